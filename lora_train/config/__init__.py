@@ -1,0 +1,28 @@
+"""What a run is: options, their checks, and automatic choices. Plain data, no torch."""
+
+from lora_train.config.automatic import Choice, Facts, resolve
+from lora_train.config.run import (
+    DataOptions,
+    ModelOptions,
+    NetworkOptions,
+    PreviewOptions,
+    RunConfig,
+    SaveOptions,
+    TrainOptions,
+)
+from lora_train.config.validate import check, problems
+
+__all__ = [
+    "Choice",
+    "DataOptions",
+    "Facts",
+    "ModelOptions",
+    "NetworkOptions",
+    "PreviewOptions",
+    "RunConfig",
+    "SaveOptions",
+    "TrainOptions",
+    "check",
+    "problems",
+    "resolve",
+]

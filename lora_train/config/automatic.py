@@ -1,0 +1,106 @@
+"""Automatic choices: what a person left open is filled in, each choice with its reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lora_train.config.run import RunConfig
+
+LOOKS_PER_PICTURE = 100
+"""How often each picture is seen in a run whose steps are chosen for the person."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known about the run's surroundings when choices are made."""
+
+    pictures: int
+    native_resolution: int
+    """Side in pixels that the base model was trained for."""
+    device: str
+    """"cuda", "mps" or "cpu"."""
+    fast_bf16: bool
+    """Whether the device computes bf16 natively."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One value that was chosen, and why."""
+
+    field: str
+    value: Any
+    why: str
+
+
+def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
+    """Fill in what `config` leaves open. What a person set is never changed."""
+    choices: list[Choice] = []
+
+    def choose(field: str, current: Any, value: Any, why: str) -> Any:
+        if current is not None:
+            return current
+        choices.append(Choice(field, value, why))
+        return value
+
+    data, network, train = config.data, config.network, config.train
+    resolution = choose(
+        "data.resolution", data.resolution, facts.native_resolution, "the size this base model was trained at"
+    )
+    smallest = choose("data.min_bucket_reso", data.min_bucket_reso, max(8, resolution // 2), "half of the resolution")
+    largest = choose("data.max_bucket_reso", data.max_bucket_reso, resolution * 2, "twice the resolution")
+    repeats = choose("data.repeats", data.repeats, 10, "usual; only sets what is called an epoch")
+    dim = choose("network.network_dim", network.network_dim, 16, "enough for one subject; the file stays small")
+    alpha = choose("network.network_alpha", network.network_alpha or None, dim / 2, "half of the dimension")
+    accumulation = train.gradient_accumulation_steps
+    if accumulation < 0:
+        accumulation = max(1, facts.pictures)
+    steps = choose(
+        "train.max_train_steps",
+        train.max_train_steps,
+        _steps(facts.pictures, data.train_batch_size * accumulation),
+        f"each of the {facts.pictures} pictures is seen about {LOOKS_PER_PICTURE} times",
+    )
+    unet_lr = choose("train.unet_lr", train.unet_lr, train.learning_rate, "the general learning rate")
+    text_lr = choose(
+        "train.text_encoder_lr", train.text_encoder_lr, train.learning_rate / 2, "half of the learning rate"
+    )
+    warmup = choose("train.lr_warmup_steps", train.lr_warmup_steps, min(100, steps // 20), "5 % of the steps")
+    precision, why = _precision(train.mixed_precision, facts)
+    if why:
+        choices.append(Choice("train.mixed_precision", precision, why))
+    return (
+        replace(
+            config,
+            data=replace(
+                data, resolution=resolution, min_bucket_reso=smallest, max_bucket_reso=largest, repeats=repeats
+            ),
+            network=replace(network, network_dim=dim, network_alpha=float(alpha)),
+            train=replace(
+                train,
+                max_train_steps=steps,
+                gradient_accumulation_steps=accumulation,
+                unet_lr=unet_lr,
+                text_encoder_lr=text_lr,
+                lr_warmup_steps=warmup,
+                mixed_precision=precision,
+                device=facts.device,
+            ),
+        ),
+        choices,
+    )
+
+
+def _steps(pictures: int, pictures_per_step: int) -> int:
+    """Steps for about LOOKS_PER_PICTURE looks, but no fewer than 600 looks and no more than 4000."""
+    looks = min(4000, max(600, LOOKS_PER_PICTURE * pictures))
+    return math.ceil(looks / pictures_per_step)
+
+
+def _precision(asked: str, facts: Facts) -> tuple[str, str]:
+    if asked != "auto":
+        return asked, ""
+    if facts.device == "cuda":
+        return ("bf16", "the GPU computes bf16") if facts.fast_bf16 else ("fp16", "the GPU has no bf16")
+    return "fp32", "the exact choice where there is no GPU"

@@ -1,0 +1,196 @@
+"""The options of a run as frozen dataclasses; JSON goes in and comes out unchanged.
+
+Names are kohya's (sd-scripts) where it has one: that is what people's presets say. `None` means
+"choose for me"; `automatic.resolve` fills these in and says why.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+from lora_train.errors import LoraTrainError, Problem
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The base model."""
+
+    path: str = ""
+    """A `.safetensors` or `.ckpt` file, or a diffusers folder."""
+    clip_skip: int = 1
+    """Which layer of the text encoder speaks, counted from the last (1)."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The pictures and how they become batches."""
+
+    folder: str = ""
+    tag: str = ""
+    """Activation tag; goes first in every caption."""
+    resolution: int | None = None
+    """Side in pixels of a square picture with the area of a bucket."""
+    repeats: int | None = None
+    """How often a picture comes in an epoch, where its folder's name (`N_concept`) does not say."""
+    train_batch_size: int = 1
+    enable_bucket: bool = True
+    min_bucket_reso: int | None = None
+    max_bucket_reso: int | None = None
+    bucket_reso_steps: int = 64
+    bucket_no_upscale: bool = False
+    flip_aug: bool = False
+    shuffle_caption: bool = False
+    keep_tokens: int = 0
+    """So many comma-separated parts at the front of a caption stay where they are when shuffled."""
+    caption_dropout_rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The network that is trained."""
+
+    kind: str = "lora"
+    network_dim: int | None = None
+    network_alpha: float | None = None
+    """Scale is alpha / dim; None (or 0) means half of `network_dim`."""
+    network_train_unet_only: bool = False
+    network_train_text_encoder_only: bool = False
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Steps, rates, noise and loss."""
+
+    max_train_steps: int | None = None
+    gradient_accumulation_steps: int = 1
+    """Micro-batches per step; negative: as many as there are pictures."""
+    learning_rate: float = 1e-4
+    unet_lr: float | None = None
+    text_encoder_lr: float | None = None
+    optimizer: str = "adamw"
+    weight_decay: float = 0.01
+    lr_scheduler: str = "cosine"
+    lr_warmup_steps: int | None = None
+    max_grad_norm: float = 1.0
+    """Gradient norm is clipped to this; 0 switches clipping off."""
+    min_snr_gamma: float | None = None
+    """Hang et al. 2023 (arXiv 2303.09556); None weighs all timesteps alike."""
+    noise_offset: float = 0.0
+    mixed_precision: str = "auto"
+    """`auto`, `fp32`, `bf16` or `fp16`. Trained weights and optimizer are fp32 always."""
+    seed: int = 42
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """The result and what is written on the way."""
+
+    output_name: str = ""
+    output_dir: str = ""
+    overwrite: bool = False
+    save_every_n_steps: int = 0
+    save_every_n_epochs: int = 0
+    save_precision: str = "fp16"
+    training_comment: str = ""
+
+
+@dataclass(frozen=True)
+class PreviewOptions:
+    """Pictures made while it trains."""
+
+    prompts: tuple[str, ...] = ()
+    sample_every_n_steps: int = 0
+    """Also at the start and at the end, when there are prompts."""
+    steps: int = 20
+    guidance: float = 7.0
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run needs to know."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    save: SaveOptions = field(default_factory=SaveOptions)
+    preview: PreviewOptions = field(default_factory=PreviewOptions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data with a version number."""
+        return {"version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> RunConfig:
+        """The inverse of `to_dict`. Missing fields get their defaults.
+
+        Raises LoraTrainError that names all unknown fields and wrong types together.
+        """
+        rest = dict(data)
+        version = rest.pop("version", VERSION)
+        if version != VERSION:
+            raise LoraTrainError(
+                f"this configuration has version {version!r}; this program reads version {VERSION}.",
+                "version",
+                "Update the extension.",
+            )
+        found: list[Problem] = []
+        config = _build(cls, rest, "", found)
+        if found:
+            raise LoraTrainError.of(found)
+        return config
+
+
+T = TypeVar("T")
+
+
+def _build(cls: type[T], data: Any, where: str, found: list[Problem]) -> T:
+    """Make a dataclass from JSON data; problems are added to `found`, their fields left out."""
+    if not isinstance(data, dict):
+        found.append(Problem(f"must be a group of options, not {data!r}.", where))
+        return cls()
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        path = f"{where}.{name}" if where else str(name)
+        if name not in known:
+            found.append(Problem("there is no such option.", path, "Remove it or check its spelling."))
+        elif is_dataclass(hints[name]):
+            values[name] = _build(typing.cast(type, hints[name]), value, path, found)
+        else:
+            ok, values[name] = _fit(hints[name], value)
+            if not ok:
+                found.append(Problem(f"{value!r} is not {_describe(hints[name])}.", path))
+                del values[name]
+    return cls(**values)
+
+
+def _fit(hint: Any, value: Any) -> tuple[bool, Any]:
+    """Whether `value` is of the type `hint`, and the value in that type."""
+    if isinstance(hint, types.UnionType):
+        parts = typing.get_args(hint)
+        if value is None:
+            return type(None) in parts, None
+        return _fit(next(part for part in parts if part is not type(None)), value)
+    if typing.get_origin(hint) is tuple:
+        ok = isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+        return ok, tuple(value) if ok else value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return True, float(value)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool)), value
+
+
+def _describe(hint: Any) -> str:
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    if typing.get_origin(hint) is tuple:
+        return "a list of texts"
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    return names[parts[0] if parts else hint]

@@ -1,0 +1,143 @@
+"""Checks of a configuration that need no files: every problem is found, not only the first."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from lora_train.config.run import RunConfig
+from lora_train.errors import LoraTrainError, Problem
+
+# field: (lowest, highest) allowed; None is always allowed where the field may be None
+RANGES: dict[str, tuple[float, float]] = {
+    "model.clip_skip": (1, 12),
+    "data.resolution": (64, 4096),
+    "data.repeats": (1, 100_000),
+    "data.train_batch_size": (1, 1024),
+    "data.min_bucket_reso": (8, 8192),
+    "data.max_bucket_reso": (8, 8192),
+    "data.bucket_reso_steps": (8, 1024),
+    "data.keep_tokens": (0, 1000),
+    "data.caption_dropout_rate": (0, 1),
+    "network.network_dim": (1, 4096),
+    "network.network_alpha": (0, 65_536),
+    "train.max_train_steps": (1, 10_000_000),
+    "train.learning_rate": (0, 10),
+    "train.unet_lr": (0, 10),
+    "train.text_encoder_lr": (0, 10),
+    "train.weight_decay": (0, 1),
+    "train.lr_warmup_steps": (0, 10_000_000),
+    "train.max_grad_norm": (0, 1e6),
+    "train.min_snr_gamma": (0.01, 1000),
+    "train.noise_offset": (0, 1),
+    "train.seed": (0, 2**63 - 1),
+    "save.save_every_n_steps": (0, 10_000_000),
+    "save.save_every_n_epochs": (0, 10_000_000),
+    "preview.sample_every_n_steps": (0, 10_000_000),
+    "preview.steps": (1, 1000),
+    "preview.guidance": (0, 100),
+    "preview.seed": (0, 2**63 - 1),
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "network.kind": ("lora",),
+    "train.optimizer": ("adamw",),
+    "train.lr_scheduler": ("constant", "cosine", "linear"),
+    "train.mixed_precision": ("auto", "fp32", "bf16", "fp16"),
+    "save.save_precision": ("fp16", "bf16", "fp32"),
+}
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def problems(config: RunConfig) -> list[Problem]:
+    """All problems of `config` that can be seen without looking at files."""
+    found = _required(config)
+    for path, (low, high) in RANGES.items():
+        value = _value(config, path)
+        if value is not None and not (math.isfinite(value) and low <= value <= high):
+            found.append(Problem(f"{value:g} is out of range.", path, f"Give a value from {low:g} to {high:g}."))
+    for path, allowed in CHOICES.items():
+        if _value(config, path) not in allowed:
+            found.append(
+                Problem(f"{_value(config, path)!r} is not known.", path, f"Choose one of: {', '.join(allowed)}.")
+            )
+    return found + _together(config)
+
+
+def check(config: RunConfig) -> None:
+    """Raise LoraTrainError with all problems of `config`, if there are any."""
+    found = problems(config)
+    if found:
+        raise LoraTrainError.of(found)
+
+
+def name_problem(name: str) -> Problem | None:
+    """What is wrong with a LoRA's name, if anything: it becomes a file name and a prompt's word."""
+    where = "save.output_name"
+    if not name.strip():
+        return Problem("the LoRA needs a name.", where, "Give --output NAME, for example lora-sara.")
+    if "/" in name or "\\" in name or ".." in name:
+        return Problem(
+            f"the name {name!r} contains '/', '\\' or '..'.",
+            where,
+            "Give a plain name; the folder is --dir (save.output_dir).",
+        )
+    if re.search(r'[<>:"|?*\x00-\x1f]', name) or name != name.strip() or name.endswith("."):
+        return Problem(
+            f"the name {name!r} cannot be a file name on every system.",
+            where,
+            'Leave out < > : " | ? *, and spaces or dots at the ends.',
+        )
+    if name.startswith(".") or _RESERVED.fullmatch(name) or len(name.encode()) > 200:
+        return Problem(f"the name {name!r} is reserved, hidden or too long.", where, "Choose another name.")
+    return None
+
+
+def _required(config: RunConfig) -> list[Problem]:
+    found = []
+    if not config.model.path:
+        found.append(Problem("no base model is given.", "model.path", "Give --model FILE_OR_FOLDER."))
+    if not config.data.folder:
+        found.append(Problem("no folder of pictures is given.", "data.folder", "Give --input FOLDER."))
+    if not config.save.output_dir:
+        found.append(Problem("no folder for the LoRA is given.", "save.output_dir", "Give --dir FOLDER."))
+    problem = name_problem(config.save.output_name)
+    return found + ([problem] if problem else [])
+
+
+def _together(config: RunConfig) -> list[Problem]:
+    """Options that do not go together."""
+    found = []
+    network, data = config.network, config.data
+    if network.network_train_unet_only and network.network_train_text_encoder_only:
+        found.append(Problem("both 'UNet only' and 'text encoder only' are set.", "network", "Set one of them."))
+    train = config.train
+    unet_lr = train.learning_rate if train.unet_lr is None else train.unet_lr
+    text_lr = train.learning_rate / 2 if train.text_encoder_lr is None else train.text_encoder_lr
+    if network.network_train_unet_only:
+        text_lr = 0
+    if network.network_train_text_encoder_only:
+        unet_lr = 0
+    if not unet_lr and not text_lr:
+        found.append(
+            Problem("all learning rates are 0: nothing would be trained.", "train.learning_rate", "1e-4 is usual.")
+        )
+    if data.min_bucket_reso and data.max_bucket_reso and data.min_bucket_reso > data.max_bucket_reso:
+        found.append(Problem("is larger than data.max_bucket_reso.", "data.min_bucket_reso", "Swap them."))
+    if data.bucket_reso_steps % 8:
+        found.append(Problem("must be a multiple of 8.", "data.bucket_reso_steps", "64 is usual."))
+    if config.train.gradient_accumulation_steps == 0:
+        found.append(
+            Problem(
+                "0 micro-batches make no step.",
+                "train.gradient_accumulation_steps",
+                "Give 1 or more; a negative number means the number of pictures.",
+            )
+        )
+    return found
+
+
+def _value(config: RunConfig, path: str) -> float | str | None:
+    group, name = path.split(".")
+    return getattr(getattr(config, group), name)  # type: ignore[no-any-return]

@@ -1,0 +1,51 @@
+"""Captions: where they come from, the tag in front, and what changes from step to step."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+CAPTION_EXTENSIONS = (".txt", ".caption")
+
+
+def read_caption(picture: Path) -> str | None:
+    """The text beside `picture` (`name.txt`, then `name.caption`), in one line; None without one."""
+    for extension in CAPTION_EXTENSIONS:
+        file = picture.with_suffix(extension)
+        if file.is_file():
+            text = file.read_text(encoding="utf-8-sig", errors="replace")
+            return " ".join(text.split())
+    return None
+
+
+def with_tag(tag: str, caption: str) -> str:
+    """Put the activation tag(s) in front of `caption`, unless the caption has them already.
+
+    >>> with_tag("sara", "a woman in a park")
+    'sara, a woman in a park'
+    >>> with_tag("sara", "photo of sara")
+    'photo of sara'
+    """
+    tag = tag.strip().strip(",").strip()
+    if not tag or f" {tag.lower()} " in f" {_words(caption)} ":
+        return caption
+    return f"{tag}, {caption}" if caption else tag
+
+
+def _words(text: str) -> str:
+    return " ".join(text.lower().replace(",", " ").split()) if "," in text else text.lower()
+
+
+def vary(caption: str, rng: random.Random, shuffle: bool, keep_tokens: int, dropout: float) -> str:
+    """The caption for one look at a picture: parts shuffled behind the kept ones, or left out whole.
+
+    `dropout` is the probability of the empty caption (classifier-free guidance needs some).
+    """
+    if dropout and rng.random() < dropout:
+        return ""
+    if not shuffle:
+        return caption
+    parts = [part.strip() for part in caption.split(",") if part.strip()]
+    kept, rest = parts[:keep_tokens], parts[keep_tokens:]
+    rng.shuffle(rest)
+    return ", ".join(kept + rest)

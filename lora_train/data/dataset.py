@@ -1,0 +1,173 @@
+"""The training set: pictures placed in buckets, their latents, and the order of batches."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from lora_train.config import DataOptions
+from lora_train.data.buckets import Placement, Size, cut, make_buckets, place, place_without_upscale
+from lora_train.data.cache import SHARD_ENTRIES, LatentCache, entry_key, file_hash
+from lora_train.data.pictures import BrokenPicture, load_picture
+from lora_train.data.scan import Manifest, Picture, Rejected
+from lora_train.errors import LoraTrainError
+
+ENCODE_BATCH = 8
+
+
+class Encoder(Protocol):
+    """What caching needs of a base model."""
+
+    vae_hash: str
+
+    def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels (B, 3, H, W) in [-1, 1] to mean and standard deviation (B, C, H/8, W/8), unscaled."""
+        ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture, its place in a bucket, and the keys of its latents (two when it is also flipped)."""
+
+    picture: Picture
+    placement: Placement
+    keys: tuple[str, ...]
+
+
+@dataclass
+class Dataset:
+    """All items with their latents in memory, by key: (mean, std), each (C, H/8, W/8)."""
+
+    items: list[Item]
+    latents: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+    def bucket_counts(self) -> dict[Size, int]:
+        """Looks an epoch per bucket size."""
+        counts: Counter[Size] = Counter()
+        for item in self.items:
+            counts[item.placement.bucket] += item.picture.repeats
+        return dict(sorted(counts.items()))
+
+    def epoch(self, batch_size: int, seed: str) -> list[list[int]]:
+        """Batches of item indices for one epoch; no batch mixes buckets. `seed` fixes the order."""
+        rng = random.Random(seed)
+        by_bucket: dict[Size, list[int]] = {}
+        for index, item in enumerate(self.items):
+            by_bucket.setdefault(item.placement.bucket, []).extend([index] * item.picture.repeats)
+        batches = []
+        for bucket in sorted(by_bucket):
+            members = by_bucket[bucket]
+            rng.shuffle(members)
+            batches += [members[i : i + batch_size] for i in range(0, len(members), batch_size)]
+        rng.shuffle(batches)
+        return batches
+
+
+def placements(pictures: Sequence[Picture], options: DataOptions, step: int) -> list[Placement]:
+    """Where each picture goes; `step` is the least size step that the model can take."""
+    assert options.resolution and options.min_bucket_reso and options.max_bucket_reso
+    size_step = max(step, options.bucket_reso_steps)
+    if not options.enable_bucket:
+        side = max(step, options.resolution // step * step)
+        return [place((p.width, p.height), [(side, side)]) for p in pictures]
+    if options.bucket_no_upscale:
+        return [place_without_upscale((p.width, p.height), options.resolution, size_step) for p in pictures]
+    buckets = make_buckets(options.resolution, options.min_bucket_reso, options.max_bucket_reso, size_step)
+    return [place((p.width, p.height), buckets) for p in pictures]
+
+
+def build_dataset(
+    manifest: Manifest,
+    options: DataOptions,
+    encoder: Encoder,
+    cache: LatentCache,
+    size_step: int,
+    progress: Callable[[int, int], None],
+    may_encode: bool = True,
+) -> Dataset:
+    """Cut and encode every picture that the cache does not hold yet, and load all latents.
+
+    Pictures that turn out to be damaged move to `manifest.rejected`. `progress(done, total)` is
+    called after each batch and may raise to stop: what was encoded so far stays in the cache.
+    Raises LoraTrainError when none is left, or when `may_encode` is false and latents are missing.
+    """
+    wanted = _keyed(manifest, options, encoder, size_step)
+    missing = [item for item in wanted if any(key not in cache for key in item.keys)]
+    if missing and not may_encode:
+        raise LoraTrainError(
+            f"the latents of {len(missing)} pictures have not been prepared.",
+            str(manifest.folder),
+            "Run once without --noprocess and --nolatents.",
+        )
+    broken = _encode(missing, encoder, cache, progress, len(wanted))
+    for picture, reason in broken.items():
+        manifest.pictures.remove(picture)
+        manifest.rejected.append(Rejected(picture.path, reason))
+    items = [item for item in wanted if item.picture not in broken]
+    if not items:
+        raise LoraTrainError("every picture in this folder is damaged.", str(manifest.folder), "Replace them.")
+    return Dataset(items, {key: cache.get(key) for item in items for key in item.keys})
+
+
+def _keyed(manifest: Manifest, options: DataOptions, encoder: Encoder, size_step: int) -> list[Item]:
+    flips = (False, True) if options.flip_aug else (False,)
+    items = []
+    for picture, placement in zip(manifest.pictures, placements(manifest.pictures, options, size_step)):
+        content = file_hash(picture.path)
+        keys = tuple(entry_key(content, placement, flip, encoder.vae_hash, "float32") for flip in flips)
+        items.append(Item(picture, placement, keys))
+    return items
+
+
+def _encode(
+    items: list[Item],
+    encoder: Encoder,
+    cache: LatentCache,
+    progress: Callable[[int, int], None],
+    total: int,
+) -> dict[Picture, str]:
+    """Encode `items` in batches of one size; returns the pictures that could not be decoded."""
+    broken: dict[Picture, str] = {}
+    fresh: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    ordered = sorted(items, key=lambda item: item.placement.bucket)
+    done = total - len(items)
+    try:
+        while ordered:
+            size = ordered[0].placement.bucket
+            batch = [item for item in ordered[:ENCODE_BATCH] if item.placement.bucket == size]
+            del ordered[: len(batch)]
+            fresh |= _encode_batch(batch, encoder, broken)
+            if len(fresh) >= SHARD_ENTRIES:
+                cache.add(fresh)
+                fresh = {}
+            done += len(batch)
+            progress(done, total)
+    finally:
+        cache.add(fresh)
+    return broken
+
+
+def _encode_batch(
+    batch: list[Item], encoder: Encoder, broken: dict[Picture, str]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    keys, pixels = [], []
+    for item in batch:
+        try:
+            image = np.asarray(cut(load_picture(item.picture.path), item.placement))
+        except BrokenPicture as error:
+            broken[item.picture] = str(error)
+            continue
+        plain = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 127.5 - 1.0
+        for key, turned in zip(item.keys, (plain, plain.flip(-1))):
+            keys.append(key)
+            pixels.append(turned)
+    if not keys:
+        return {}
+    mean, std = encoder.encode_pictures(torch.stack(pixels))
+    return {key: (mean[i].float().cpu(), std[i].float().cpu()) for i, key in enumerate(keys)}

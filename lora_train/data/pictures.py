@@ -1,0 +1,74 @@
+"""Open pictures as people have them: turned by EXIF, with alpha, animated, or broken."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jxl", ".heic"}
+MAX_PIXELS = 500_000_000
+"""More than this is refused as a decompression bomb."""
+BACKGROUND = (255, 255, 255)
+"""What shows through where a picture is transparent."""
+
+
+class BrokenPicture(Exception):
+    """A file that cannot be read as a picture; the message says why, in plain words."""
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height as displayed (EXIF orientation applied), from the file's header alone.
+
+    Raises BrokenPicture.
+    """
+    with _open(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return (height, width) if turned else (width, height)
+
+
+def load_picture(path: Path) -> Image.Image:
+    """The whole picture as RGB: first frame, EXIF orientation applied, alpha on BACKGROUND.
+
+    Raises BrokenPicture.
+    """
+    try:
+        with _open(path) as image:
+            image.load()
+            return _as_rgb(ImageOps.exif_transpose(image))
+    except BrokenPicture:
+        raise
+    except Exception as error:  # Pillow raises nearly anything on damaged data
+        raise BrokenPicture(f"the file is damaged ({error})") from error
+
+
+def _open(path: Path) -> Image.Image:
+    if path.stat().st_size == 0:
+        raise BrokenPicture("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise BrokenPicture("the picture is far too large to be opened safely") from error
+    except Image.UnidentifiedImageError as error:
+        raise BrokenPicture(f"this is not a picture, whatever its name ends in ({path.suffix})") from error
+    except Exception as error:
+        raise BrokenPicture(f"the file cannot be read ({error})") from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise BrokenPicture("the picture is far too large to be opened safely")
+    return image
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(canvas, image).convert("RGB")
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # convert("RGB") would clip 16-bit values at 255
+        return image.point(lambda value: value / 256).convert("L").convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,131 @@
+"""A folder of pictures becomes a manifest: every picture with caption, concept and repeats.
+
+Folder names follow kohya: `10_sara woman` means 10 repeats of the concept "sara woman"; any other
+sub-folder is a concept of its own with the run's repeats.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lora_train.data.captions import read_caption, with_tag
+from lora_train.data.pictures import EXTENSIONS, BrokenPicture, picture_size
+from lora_train.errors import LoraTrainError
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of the training set; size in pixels as displayed."""
+
+    path: Path
+    width: int
+    height: int
+    caption: str
+    concept: str
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that is not trained on, and why in plain words."""
+
+    path: Path
+    reason: str
+
+
+@dataclass
+class Manifest:
+    """What a scan found, in a fixed order (by path)."""
+
+    folder: Path
+    pictures: list[Picture] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+
+    @property
+    def looks_per_epoch(self) -> int:
+        """How many pictures an epoch shows, repeats counted."""
+        return sum(picture.repeats for picture in self.pictures)
+
+    def summary(self) -> str:
+        """One line for the person: how many pictures, concepts, captions, rejects."""
+        concepts = len({picture.concept for picture in self.pictures})
+        text = f"{len(self.pictures)} pictures in {concepts} concept{'s' if concepts > 1 else ''}"
+        if self.rejected:
+            text += f", {len(self.rejected)} rejected"
+        return text
+
+
+def scan(folder: Path, tag: str = "", repeats: int = 10) -> Manifest:
+    """Find all pictures below `folder`. A broken picture is listed as rejected, never fatal.
+
+    `repeats` counts where a folder's name does not. Raises LoraTrainError when the folder does not
+    exist or holds no usable picture.
+    """
+    if not folder.is_dir():
+        what = "this is a file, not a folder." if folder.exists() else "there is no such folder."
+        raise LoraTrainError(what, str(folder), "Give the folder that holds your pictures.")
+    manifest = Manifest(folder)
+    for path in _files(folder):
+        try:
+            width, height = picture_size(path)
+        except BrokenPicture as error:
+            manifest.rejected.append(Rejected(path, str(error)))
+            continue
+        own_repeats, concept = concept_of(path.parent.name)
+        caption = read_caption(path)
+        if caption is None:
+            caption = "" if tag else (concept if path.parent != folder or own_repeats else "")
+        manifest.pictures.append(Picture(path, width, height, with_tag(tag, caption), concept, own_repeats or repeats))
+    if not manifest.pictures:
+        raise _nothing_usable(manifest)
+    return manifest
+
+
+def concept_of(name: str) -> tuple[int | None, str]:
+    """Repeats and concept of a folder's name; no repeats when the name does not start with `N_`.
+
+    >>> concept_of("10_sara woman")
+    (10, 'sara woman')
+    >>> concept_of("pictures")
+    (None, 'pictures')
+    """
+    match = re.fullmatch(r"(\d{1,5})_(.*)", name)
+    if match and int(match[1]) > 0:
+        return int(match[1]), match[2].strip()
+    return None, name
+
+
+def tag_frequency(manifest: Manifest) -> dict[str, dict[str, int]]:
+    """Per folder name, how often each comma-separated part of the captions occurs (kohya's metadata)."""
+    out: dict[str, Counter[str]] = {}
+    for picture in manifest.pictures:
+        counts = out.setdefault(picture.path.parent.name, Counter())
+        counts.update(part.strip() for part in picture.caption.split(",") if part.strip())
+    return {name: dict(counts) for name, counts in out.items()}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Picture files below `folder`, sorted, hidden folders left out."""
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in EXTENSIONS and not hidden and path.is_file():
+            yield path
+
+
+def _nothing_usable(manifest: Manifest) -> LoraTrainError:
+    if not manifest.rejected:
+        kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
+        return LoraTrainError(
+            "there are no pictures in this folder.", str(manifest.folder), f"Put some there ({kinds})."
+        )
+    listed = "; ".join(f"{r.path.name}: {r.reason}" for r in manifest.rejected[:5])
+    more = f"; and {len(manifest.rejected) - 5} more" if len(manifest.rejected) > 5 else ""
+    return LoraTrainError(
+        f"none of the {len(manifest.rejected)} files in this folder can be used ({listed}{more}).",
+        str(manifest.folder),
+        "Replace them by real pictures.",
+    )

@@ -1,0 +1,1 @@
+"""Where the package runs: inside a WebUI, or alone. Everything else sees only a `Host`."""

@@ -1,0 +1,1 @@
+"""The LoRA file format: read, write, metadata."""

@@ -1,0 +1,173 @@
+"""The metadata of a trained LoRA: kohya's `ss_*` and the `modelspec.*` fields, with what really happened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+import lora_train
+from lora_train.config import RunConfig
+
+_LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What a run knows about itself when it writes a file."""
+
+    config: RunConfig
+    """With all automatic choices filled in."""
+    steps: int
+    epoch: int
+    batches_per_epoch: int
+    pictures: int
+    looks_per_epoch: int
+    buckets: dict[tuple[int, int], int]
+    folders: dict[str, tuple[int, int]]
+    """Folder name to (repeats, number of pictures)."""
+    tag_frequency: dict[str, dict[str, int]]
+    base_version: str
+    architecture: str
+    prediction_type: str
+    base_name: str
+    base_hashes: dict[str, str]
+    started_at: float
+    finished_at: float
+    session: str
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def base_hashes(path: Path) -> dict[str, str]:
+    """kohya's `ss_sd_model_hash` (legacy, 8 digits) and `ss_new_sd_model_hash` of a one-file base.
+
+    A diffusers folder has no such hash; kohya's scripts write "IsADirectory" for both.
+    """
+    if path.is_dir():
+        return {"ss_sd_model_hash": "IsADirectory", "ss_new_sd_model_hash": "IsADirectory"}
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(_LEGACY_AT)
+        legacy = hashlib.sha256(file.read(_LEGACY_LENGTH)).hexdigest()[:8]
+        file.seek(0)
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return {"ss_sd_model_hash": legacy, "ss_new_sd_model_hash": digest.hexdigest()}
+
+
+def lora_metadata(facts: TrainingFacts) -> dict[str, str]:
+    """All fields as texts; `None` is written as "None", as kohya's scripts do."""
+    fields: dict[str, object] = {
+        **_session(facts),
+        **_data(facts),
+        **_network(facts),
+        **_training(facts),
+        **facts.base_hashes,
+        **_modelspec(facts),
+        **facts.extra,
+    }
+    return {name: value if isinstance(value, str) else str(value) for name, value in fields.items()}
+
+
+def _session(facts: TrainingFacts) -> dict[str, object]:
+    return {
+        "ss_session_id": facts.session,
+        "ss_training_started_at": facts.started_at,
+        "ss_training_finished_at": facts.finished_at,
+        "ss_output_name": facts.config.save.output_name,
+        "ss_training_comment": facts.config.save.training_comment or None,
+        "ss_sd_scripts_commit_hash": f"lora-train {lora_train.__version__}",
+        "ss_sd_model_name": facts.base_name,
+        "ss_base_model_version": facts.base_version,
+        "ss_v2": False,
+    }
+
+
+def _data(facts: TrainingFacts) -> dict[str, object]:
+    data = facts.config.data
+    buckets = {
+        str(i): {"resolution": list(size), "count": count}
+        for i, (size, count) in enumerate(sorted(facts.buckets.items()))
+    }
+    folders = {name: {"n_repeats": n, "img_count": count} for name, (n, count) in facts.folders.items()}
+    return {
+        "ss_num_train_images": facts.looks_per_epoch,
+        "ss_num_reg_images": 0,
+        "ss_num_batches_per_epoch": facts.batches_per_epoch,
+        "ss_num_epochs": max(1, facts.epoch),
+        "ss_epoch": facts.epoch,
+        "ss_dataset_dirs": json.dumps(folders, ensure_ascii=False),
+        "ss_reg_dataset_dirs": "{}",
+        "ss_tag_frequency": json.dumps(facts.tag_frequency, ensure_ascii=False),
+        "ss_bucket_info": json.dumps({"buckets": buckets}),
+        "ss_resolution": f"({data.resolution}, {data.resolution})",
+        "ss_enable_bucket": data.enable_bucket,
+        "ss_bucket_no_upscale": data.bucket_no_upscale,
+        "ss_min_bucket_reso": data.min_bucket_reso,
+        "ss_max_bucket_reso": data.max_bucket_reso,
+        "ss_batch_size_per_device": data.train_batch_size,
+        "ss_total_batch_size": data.train_batch_size,
+        "ss_flip_aug": data.flip_aug,
+        "ss_color_aug": False,
+        "ss_random_crop": False,
+        "ss_shuffle_caption": data.shuffle_caption,
+        "ss_keep_tokens": data.keep_tokens,
+        "ss_caption_dropout_rate": data.caption_dropout_rate,
+        "ss_max_token_length": None,
+        "ss_cache_latents": True,
+    }
+
+
+def _network(facts: TrainingFacts) -> dict[str, object]:
+    network = facts.config.network
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": network.network_dim,
+        "ss_network_alpha": network.network_alpha,
+        "ss_network_dropout": None,
+    }
+
+
+def _training(facts: TrainingFacts) -> dict[str, object]:
+    train, network = facts.config.train, facts.config.network
+    return {
+        "ss_steps": facts.steps,
+        "ss_max_train_steps": train.max_train_steps,
+        "ss_gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "ss_gradient_checkpointing": False,
+        "ss_learning_rate": train.learning_rate,
+        "ss_unet_lr": None if network.network_train_text_encoder_only else train.unet_lr,
+        "ss_text_encoder_lr": None if network.network_train_unet_only else train.text_encoder_lr,
+        "ss_optimizer": f"torch.optim.adamw.AdamW(weight_decay={train.weight_decay})",
+        "ss_lr_scheduler": train.lr_scheduler,
+        "ss_lr_warmup_steps": train.lr_warmup_steps,
+        "ss_max_grad_norm": train.max_grad_norm,
+        "ss_min_snr_gamma": train.min_snr_gamma,
+        "ss_noise_offset": train.noise_offset or None,
+        "ss_loss_type": "l2",
+        "ss_mixed_precision": "no" if train.mixed_precision == "fp32" else train.mixed_precision,
+        "ss_seed": train.seed,
+        "ss_clip_skip": None if facts.config.model.clip_skip == 1 else facts.config.model.clip_skip,
+        "ss_prior_loss_weight": 1.0,
+        "ss_zero_terminal_snr": False,
+    }
+
+
+def _modelspec(facts: TrainingFacts) -> dict[str, object]:
+    """Stability's ModelSpec 1.0.1, the fields that kohya's scripts write."""
+    resolution = facts.config.data.resolution
+    date = datetime.fromtimestamp(facts.finished_at, tz=timezone.utc)
+    fields: dict[str, object] = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": facts.architecture,
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": facts.config.save.output_name,
+        "modelspec.resolution": f"{resolution}x{resolution}",
+        "modelspec.date": date.replace(tzinfo=None).isoformat(timespec="seconds"),
+        "modelspec.prediction_type": "v" if facts.prediction_type == "v_prediction" else "epsilon",
+    }
+    if facts.config.data.tag:
+        fields["modelspec.trigger_phrase"] = facts.config.data.tag
+    return fields

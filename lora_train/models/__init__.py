@@ -1,0 +1,1 @@
+"""Base-model families: load, encode, predict noise, name modules."""

@@ -1,0 +1,50 @@
+"""Open a base model, whatever it is: the one place that knows all families and containers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_train.errors import LoraTrainError
+
+if TYPE_CHECKING:
+    from lora_train.models.base import BaseModel, Parts
+
+
+def _sd1(parts: Parts) -> BaseModel:
+    from lora_train.models.sd1 import StableDiffusion1
+
+    return StableDiffusion1(parts)
+
+
+FAMILIES: dict[str, Callable[[Parts], BaseModel]] = {"sd1": _sd1}
+"""A family's name to its class."""
+
+
+def recognise(path: Path) -> str:
+    """The family of the base model at `path`, without loading it where that can be avoided.
+
+    Raises LoraTrainError when there is no model that can be trained.
+    """
+    from lora_train.models.folder import recognise_folder
+    from lora_train.models.single_file import recognise_file
+    from lora_train.tensors import GIVE_ANOTHER
+
+    if not path.exists():
+        raise LoraTrainError("there is no such file or folder.", str(path), GIVE_ANOTHER)
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise LoraTrainError("this folder is not a diffusers model (no model_index.json).", str(path), GIVE_ANOTHER)
+        return recognise_folder(path)
+    return recognise_file(path)
+
+
+def open_model(path: Path) -> BaseModel:
+    """Load the base model at `path` into CPU memory, fp32. Raises LoraTrainError."""
+    from lora_train.models.folder import load_folder_parts
+    from lora_train.models.single_file import load_file_parts
+
+    family = recognise(path)
+    parts = load_folder_parts(path) if path.is_dir() else load_file_parts(path)
+    return FAMILIES[family](parts)

@@ -1,0 +1,1 @@
+"""Small networks beside a frozen base: one file per kind, listed in `registry.KINDS`."""

@@ -1,0 +1,1 @@
+"""`<lora:...>` in prompts: syntax, and applying networks to a model."""

@@ -1,0 +1,110 @@
+"""Apply LoRA files to a model by adding their deltas to the weights, and remove them exactly.
+
+Works on this package's models and on diffusers pipelines. The changed weights are kept as they
+were, so that removing restores the same bits, whatever was added in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_train.errors import LoraTrainError
+from lora_train.lorafile.reading import LoraFile, read_lora
+from lora_train.models.text import file_name_of
+from lora_train.networks.base import NetworkModule
+from lora_train.networks.registry import kind_of
+from lora_train.prompt.syntax import LoraTag
+
+_ROOTS = {"lora_unet": "unet", "lora_te": "text_encoder"}
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A network as it was applied; `unmatched` are modules that the model does not have."""
+
+    tag: LoraTag
+    path: Path
+    unmatched: tuple[str, ...] = ()
+
+
+@dataclass
+class Applier:
+    """Holds one model's networks. `apply` replaces what was applied before; `remove` takes all off."""
+
+    model: Any
+    _modules: dict[str, nn.Module] = field(default_factory=dict)
+    _originals: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for prefix, attribute in _ROOTS.items():
+            root = getattr(self.model, attribute, None)
+            for path, module in root.named_modules() if root is not None else ():
+                if isinstance(module, (nn.Linear, nn.Conv2d)):
+                    spelled = file_name_of(path) if prefix == "lora_te" else path
+                    self._modules[f"{prefix}_{spelled.replace('.', '_')}"] = module
+
+    def apply(self, networks: Sequence[tuple[LoraTag, Path]]) -> list[Applied]:
+        """Apply all of `networks`, and nothing else. The same one twice counts twice.
+
+        Raises LoraTrainError, the model left without networks, when a file cannot be read or fits
+        no module of the model.
+        """
+        self.remove()
+        try:
+            return [self._add(tag, read_lora(path)) for tag, path in networks]
+        except BaseException:
+            self.remove()
+            raise
+
+    @torch.no_grad()
+    def remove(self) -> None:
+        """Put back every weight that was changed, bit for bit."""
+        for name, original in self._originals.items():
+            self._weight(name).copy_(original)
+        self._originals.clear()
+
+    def _weight(self, name: str) -> torch.Tensor:
+        weight = self._modules[name].weight
+        assert isinstance(weight, torch.Tensor)
+        return weight
+
+    @torch.no_grad()
+    def _add(self, tag: LoraTag, file: LoraFile) -> Applied:
+        loaded, unmatched = self._load(file)
+        for name, network in loaded.items():
+            strength = tag.te if name.startswith("lora_te") else tag.unet
+            if strength == 0:
+                continue
+            weight = self._weight(name)
+            if name not in self._originals:
+                self._originals[name] = weight.detach().clone()
+            delta = network.weight_delta(weight)
+            # summed in fp32, so that a half-precision weight is rounded once per network
+            weight.copy_(weight.float() + strength * delta.to(weight.device))
+        return Applied(tag, file.path, tuple(unmatched))
+
+    def _load(self, file: LoraFile) -> tuple[dict[str, NetworkModule], list[str]]:
+        """The file's networks by module, and the modules that this model lacks."""
+        loaded: dict[str, NetworkModule] = {}
+        unmatched, unfit = [], []
+        for name, tensors in file.by_module().items():
+            kind = kind_of(frozenset(tensors))
+            if kind is None or name not in self._modules:
+                unmatched.append(name)
+                continue
+            try:
+                loaded[name] = kind.load(self._modules[name], tensors)
+            except ValueError as error:
+                unfit.append(f"{name}: {error}")
+        if unfit or not loaded:
+            reason = f"{unfit[0]}" if unfit else f"no module is called {unmatched[0] if unmatched else '?'}"
+            raise LoraTrainError(
+                f"this LoRA was made for another base model ({reason}).", str(file.path), "Use it with its own base."
+            )
+        return loaded, unmatched

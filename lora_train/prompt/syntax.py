@@ -1,0 +1,80 @@
+"""The `<lora:name:strength>` syntax of the WebUI's prompts."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+DEFAULT_STRENGTH = 1.0
+
+# like the WebUI's extra_networks.parse_prompt, for the networks that are ours; `\<` is escaped
+_TAG = re.compile(r"(?<!\\)<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class LoraTag:
+    """One `<lora:...>`: the network's name and its strengths on text encoder and UNet."""
+
+    name: str
+    te: float
+    unet: float
+
+
+@dataclass(frozen=True)
+class ParsedPrompt:
+    """The prompt without its tags, the tags, and what could not be understood."""
+
+    text: str
+    tags: tuple[LoraTag, ...]
+    notes: tuple[str, ...] = ()
+
+
+def parse_prompt(prompt: str, default: float = DEFAULT_STRENGTH) -> ParsedPrompt:
+    """Split a prompt into text and `<lora:...>` tags.
+
+    `<lora:name>` counts `default`, `<lora:name:0.8>` both parts, `<lora:name:0.5:1>` text encoder
+    and UNet; `te=` and `unet=` name them. A tag that cannot be understood is taken out and noted.
+    """
+    tags: list[LoraTag] = []
+    notes: list[str] = []
+
+    def take(match: re.Match[str]) -> str:
+        try:
+            tags.append(_tag(match[1], default))
+        except ValueError as error:
+            notes.append(f"{match[0]} is ignored: {error}")
+        return ""
+
+    text = _TAG.sub(take, prompt).replace("\\<", "<")
+    return ParsedPrompt(re.sub(r"[ \t]{2,}", " ", text).strip(), tuple(tags), tuple(notes))
+
+
+def _tag(content: str, default: float) -> LoraTag:
+    name, *items = (item.strip() for item in content.split(":"))
+    if not name:
+        raise ValueError("it names no LoRA.")
+    positional = [item for item in items if "=" not in item]
+    named = dict(item.split("=", 1) for item in items if "=" in item)
+    if len(positional) > 2:
+        raise ValueError("only two strengths are understood, text encoder and UNet.")
+    te = _number(positional[0]) if positional else default
+    unet = _number(positional[1]) if len(positional) > 1 else te
+    for key, value in named.items():
+        if key.strip().lower() == "te":
+            te = _number(value)
+        elif key.strip().lower() == "unet":
+            unet = _number(value)
+        else:
+            raise ValueError(f"{key}= is not known.")
+    return LoraTag(name, te, unet)
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number.") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not a finite number.")
+    return value

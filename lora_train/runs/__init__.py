@@ -1,0 +1,1 @@
+"""Runs: their folders, their events, executing them, and the background service."""

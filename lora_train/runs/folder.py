@@ -1,0 +1,96 @@
+"""A run's folder: all that is known about a run, for every face of the program.
+
+`run.json` (what was asked, what was chosen, how it stands), `events.jsonl` (append-only), and the
+folders `checkpoints` and `samples`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from lora_train.atomic import write_json
+from lora_train.config import RunConfig
+from lora_train.errors import LoraTrainError
+
+STATES = ("preparing", "training", "finished", "stopped", "failed")
+
+Event = dict[str, Any]
+
+
+@dataclass
+class RunFolder:
+    """One run's folder. `listener` hears every event as it is written."""
+
+    path: Path
+    listener: Callable[[Event], None] | None = None
+
+    @classmethod
+    def create(cls, runs: Path, config: RunConfig, listener: Callable[[Event], None] | None = None) -> RunFolder:
+        """A new folder below `runs`, named by time and LoRA name. Raises LoraTrainError."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        name = re.sub(r"[^\w.-]+", "_", config.save.output_name)[:60]
+        path = runs / f"{stamp}-{name}-{uuid4().hex[:4]}"
+        try:
+            for folder in (path, path / "checkpoints", path / "samples"):
+                folder.mkdir(parents=True)
+        except OSError as error:
+            raise LoraTrainError(
+                f"cannot make a folder for the run: {error.strerror}.", str(path), "Allow writing there."
+            ) from error
+        run = cls(path, listener)
+        run.update(id=path.name, state="preparing", created=time.time(), config=config.to_dict())
+        return run
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    def read(self) -> dict[str, Any]:
+        """The content of `run.json`; empty when there is none yet."""
+        try:
+            content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def update(self, **values: Any) -> None:
+        """Change fields of `run.json`, atomically."""
+        write_json(self.path / "run.json", self.read() | values)
+
+    def set_state(self, state: str, **values: Any) -> None:
+        """Change the state, with an event."""
+        assert state in STATES
+        self.update(state=state, **values)
+        self.event("state", state=state)
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Append an event to `events.jsonl` and tell the listener."""
+        event = {"time": round(time.time(), 3), "kind": kind, **values}
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        if self.listener is not None:
+            self.listener(event)
+
+    def events(self, since: int = 0) -> list[Event]:
+        """Events from number `since` on; a half-written last line is left for the next call."""
+        try:
+            lines = (self.path / "events.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+        except OSError:
+            return []
+        return [json.loads(line) for line in lines[since:]]
+
+
+def list_runs(runs: Path) -> list[RunFolder]:
+    """All runs, the newest first."""
+    if not runs.is_dir():
+        return []
+    found = [RunFolder(path) for path in runs.iterdir() if (path / "run.json").is_file()]
+    return sorted(found, key=lambda run: run.id, reverse=True)

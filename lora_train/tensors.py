@@ -1,0 +1,71 @@
+"""Read tensors from what strangers made: never unpickling code, never a bare traceback."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from lora_train.errors import LoraTrainError
+
+MAX_HEADER = 100_000_000
+"""The format's own limit for a header, in bytes."""
+
+GIVE_ANOTHER = "Give a .safetensors or .ckpt file of a Stable Diffusion model, or a diffusers folder."
+
+
+def read_header(path: Path) -> dict[str, dict[str, object]]:
+    """Names, dtypes and shapes in a safetensors file, without its tensors; metadata under `__metadata__`.
+
+    Raises LoraTrainError when the file is not one.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+            if not 2 <= length <= min(MAX_HEADER, size - 8):
+                raise ValueError("its header's length makes no sense")
+            header = json.loads(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("its header is not a table")
+    except OSError as error:
+        raise LoraTrainError(f"cannot read the file: {error.strerror}.", str(path)) from error
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        raise LoraTrainError(f"this is not a safetensors file ({error}).", str(path), GIVE_ANOTHER) from error
+    return header
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a `.safetensors`, `.ckpt`, `.pt` or `.bin` file, memory-mapped where possible.
+
+    Pickles are read with `weights_only`, so no code in them runs. Raises LoraTrainError.
+    """
+    if path.suffix.lower() == ".safetensors":
+        read_header(path)
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise LoraTrainError(f"the file is damaged ({error}).", str(path), "Download it again.") from error
+    try:
+        with path.open("rb") as file:
+            # WebUI hosts replace torch.load by one that returns None; the underlying function does not
+            content = torch.serialization.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise LoraTrainError(f"cannot read the file: {error.strerror}.", str(path)) from error
+    except Exception as error:  # the unpickler raises whatever it likes on damaged or hostile data
+        raise LoraTrainError(
+            "this is not a checkpoint, or it contains more than weights, which is not loaded for safety.",
+            str(path),
+            GIVE_ANOTHER,
+        ) from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
+    if not tensors:
+        raise LoraTrainError("there are no weights in this file.", str(path), GIVE_ANOTHER)
+    return tensors

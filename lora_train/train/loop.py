@@ -1,0 +1,263 @@
+"""The training loop, in the order in which things happen."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lora_train.config import RunConfig
+from lora_train.data.captions import vary
+from lora_train.data.dataset import Dataset, Item
+from lora_train.errors import LoraTrainError
+from lora_train.models.base import BaseModel, Conditioning
+from lora_train.networks.inject import NetworkSet, create_networks
+from lora_train.train.optimizer import OPTIMIZERS
+from lora_train.train.randomness import Randomness
+from lora_train.train.schedule import lr_factor
+from lora_train.train.step import Draw, Row, backward, draw_noise, min_snr_weight
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SMOOTHING = 0.98
+"""Weight of the past in the smoothed loss."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimizer step did."""
+
+    step: int
+    """Steps done, this one included."""
+    of: int
+    """Steps asked for."""
+    epoch: int
+    loss: float
+    smoothed: float
+    grad_norm: float
+    learning_rates: dict[str, float]
+    pictures_per_second: float
+    seconds_left: float
+
+
+@dataclass
+class Callbacks:
+    """What happens around the loop; each may be left out."""
+
+    report: Callable[[StepReport], None] = lambda report: None
+    save: Callable[[int], None] = lambda step: None
+    preview: Callable[[int], None] = lambda step: None
+    stopped: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class Trainer:
+    """One run on one device. `config` has all automatic choices filled in.
+
+    `run` trains until the last step or until `callbacks.stopped()`, and leaves the networks attached.
+    """
+
+    config: RunConfig
+    model: BaseModel
+    dataset: Dataset
+    callbacks: Callbacks = field(default_factory=Callbacks)
+    steps_done: int = 0
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        options, network = self.config.train, self.config.network
+        self.random = Randomness(options.seed)
+        self.device = torch.device(options.device)
+        self.dtype = DTYPES[options.mixed_precision]
+        self.model.to(self.device, self.dtype)
+        assert network.network_dim and network.network_alpha
+        self.network: NetworkSet = create_networks(
+            self.model,
+            network.kind,
+            network.network_dim,
+            network.network_alpha,
+            self.random.torch("weights"),
+            trained_prefixes(self.config),
+        )
+        self.network.to(self.device)
+        self.autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        self._states_of: dict[str, Conditioning] = {}
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Micro-batches in one epoch."""
+        return len(self.dataset.epoch(self.config.data.train_batch_size, "count"))
+
+    def run(self) -> int:
+        """Train; returns the number of steps done. Raises LoraTrainError when the loss is not a number."""
+        options = self.config.train
+        assert options.max_train_steps and options.lr_warmup_steps is not None
+        optimizer = OPTIMIZERS[options.optimizer](self._groups(), options.weight_decay)
+        scaler = _scaler(self.device, enabled=self.dtype == torch.float16)
+        batches = self._batches()
+        self.network.attach()
+        self.callbacks.preview(0)
+        smoothed, started = math.nan, time.monotonic()
+        parameters = list(self.network.parameters())
+        while self.steps_done < options.max_train_steps and not self.callbacks.stopped():
+            factor = lr_factor(options.lr_scheduler, self.steps_done, options.max_train_steps, options.lr_warmup_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = group["base_lr"] * factor
+            losses, shown = [], 0
+            for micro in range(options.gradient_accumulation_steps):
+                items = next(batches)
+                position = self.steps_done * options.gradient_accumulation_steps + micro
+                losses.append(self._micro_batch(items, position, scaler))
+                shown += len(items)
+            loss = float(torch.stack(losses).mean())
+            self._require_number(loss, items)
+            scaler.unscale_(optimizer)
+            limit = options.max_grad_norm or math.inf
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            self.steps_done += 1
+            smoothed = loss if math.isnan(smoothed) else SMOOTHING * smoothed + (1 - SMOOTHING) * loss
+            self._report(loss, smoothed, norm, optimizer, shown, time.monotonic() - started)
+            self._save_and_preview(options.max_train_steps)
+        return self.steps_done
+
+    def _groups(self) -> list[dict[str, Any]]:
+        options = self.config.train
+        rates = {"lora_unet": options.unet_lr, "lora_te": options.text_encoder_lr}
+        groups = []
+        for prefix in trained_prefixes(self.config):
+            parameters = self.network.parameters_of(prefix)
+            if parameters:
+                groups.append({"params": parameters, "base_lr": rates[prefix], "lr": 0.0, "name": prefix})
+        return groups
+
+    def _batches(self) -> Iterator[list[Item]]:
+        """Micro-batches without end; `self.epoch` counts the epochs begun."""
+        while True:
+            order = f"{self.config.train.seed}/order/{self.epoch}"
+            batches = self.dataset.epoch(self.config.data.train_batch_size, order)
+            self.epoch += 1
+            yield from ([self.dataset.items[i] for i in batch] for batch in batches)
+
+    def _micro_batch(self, items: list[Item], position: int, scaler: Any) -> torch.Tensor:
+        """One forward and backward; returns the mean loss (a scalar tensor)."""
+        options = self.config.train
+        x = self._latents(items, position)
+        noise = draw_noise(x.shape, options.noise_offset, self.random.torch("noise", position)).to(self.device)
+        t = self.model.draw_timesteps(len(items), self.random.torch("timesteps", position))
+        weight = torch.ones(len(items), device=self.device)
+        if options.min_snr_gamma is not None:
+            weight = min_snr_weight(self.model.snr(t), options.min_snr_gamma, self.model.prediction_type)
+        accumulation = options.gradient_accumulation_steps
+        losses = backward(
+            self.model,
+            self.network,
+            [Row(x, self._captions(items, position))],
+            Draw(noise, t, weight),
+            self._encode,
+            lambda loss: scaler.scale(loss / accumulation),
+            self.autocast,
+        )
+        return losses.mean()
+
+    def _latents(self, items: list[Item], position: int) -> torch.Tensor:
+        """Scaled latents (B, C, h, w), sampled from the posterior; flipped ones by chance."""
+        choice = self.random.python("flip", position)
+        stored = [self.dataset.latents[choice.choice(item.keys)] for item in items]
+        mean = torch.stack([mean for mean, _ in stored])
+        std = torch.stack([std for _, std in stored])
+        sampled = mean + std * torch.randn(mean.shape, generator=self.random.torch("latents", position))
+        return self.model.scale_latents(sampled).to(self.device)
+
+    def _captions(self, items: list[Item], position: int) -> list[str]:
+        data = self.config.data
+        rng = self.random.python("captions", position)
+        return [
+            vary(item.picture.caption, rng, data.shuffle_caption, data.keep_tokens, data.caption_dropout_rate)
+            for item in items
+        ]
+
+    def _encode(self, captions: Any) -> Conditioning:
+        """Text conditioning; computed once per caption while the text encoder stays as it is."""
+        clip_skip = self.config.model.clip_skip
+        if "lora_te" in trained_prefixes(self.config):
+            return self.model.encode_text(captions, clip_skip)
+        with torch.no_grad():
+            for caption in captions:
+                if caption not in self._states_of:
+                    self._states_of[caption] = self.model.encode_text([caption], clip_skip)
+        stored = [self._states_of[caption] for caption in captions]
+        return {name: torch.cat([states[name] for states in stored]) for name in stored[0]}
+
+    def _require_number(self, loss: float, items: list[Item]) -> None:
+        if math.isfinite(loss):
+            return
+        named = ", ".join(item.picture.path.name for item in items[:4])
+        raise LoraTrainError(
+            f"the loss is not a number any more, at step {self.steps_done + 1} with {named}.",
+            "train",
+            "Lower the learning rate, or train in fp32 or bf16. What was saved before is still good.",
+        )
+
+    def _report(
+        self,
+        loss: float,
+        smoothed: float,
+        norm: float,
+        optimizer: torch.optim.Optimizer,
+        shown: int,
+        elapsed: float,
+    ) -> None:
+        assert self.config.train.max_train_steps
+        per_step = elapsed / self.steps_done
+        self.callbacks.report(
+            StepReport(
+                step=self.steps_done,
+                of=self.config.train.max_train_steps,
+                epoch=self.epoch,
+                loss=loss,
+                smoothed=smoothed,
+                grad_norm=norm,
+                learning_rates={group["name"]: group["lr"] for group in optimizer.param_groups},
+                pictures_per_second=shown / per_step if per_step else 0.0,
+                seconds_left=per_step * (self.config.train.max_train_steps - self.steps_done),
+            )
+        )
+
+    def _save_and_preview(self, last: int) -> None:
+        save, preview = self.config.save, self.config.preview
+        step = self.steps_done
+        if step == last:
+            return
+        per_epoch = math.ceil(self.batches_per_epoch / self.config.train.gradient_accumulation_steps)
+        if _due(step, save.save_every_n_steps) or _due(step, save.save_every_n_epochs * per_epoch):
+            self.callbacks.save(step)
+        if _due(step, preview.sample_every_n_steps):
+            self.callbacks.preview(step)
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def trained_prefixes(config: RunConfig) -> tuple[str, ...]:
+    """The roots whose networks are trained; a learning rate of 0 leaves a root out."""
+    network, train = config.network, config.train
+    prefixes = []
+    if not network.network_train_text_encoder_only and train.unet_lr:
+        prefixes.append("lora_unet")
+    if not network.network_train_unet_only and train.text_encoder_lr:
+        prefixes.append("lora_te")
+    return tuple(prefixes)
+
+
+def _scaler(device: torch.device, enabled: bool) -> Any:
+    """fp16 needs its loss scaled; torch before 2.3 has the scaler for CUDA only."""
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler(device.type, enabled=enabled)
+    return torch.cuda.amp.GradScaler(enabled=enabled)
