@@ -45,7 +45,8 @@ class ProgressBar:
     def _step(self, event: dict[str, Any]) -> None:
         step = event["step"]
         left = round(event["seconds_left"])
-        text = f"loss {event['smoothed']:.4f}  {event['pictures_per_second']:.1f} pictures/s  {left // 60}:{left % 60:02d} left"
+        speed = f"{event['pictures_per_second']:.1f} pictures/s"
+        text = f"loss {event['smoothed']:.4f}  {speed}  {left // 60}:{left % 60:02d} left"
         self._bar("Training", step, event["of"], text)
 
     def _bar(self, what: str, done: int, total: int, text: str) -> None:

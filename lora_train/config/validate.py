@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 from lora_train.config.run import RunConfig
 from lora_train.errors import LoraTrainError, Problem
@@ -138,6 +139,6 @@ def _together(config: RunConfig) -> list[Problem]:
     return found
 
 
-def _value(config: RunConfig, path: str) -> float | str | None:
+def _value(config: RunConfig, path: str) -> Any:
     group, name = path.split(".")
-    return getattr(getattr(config, group), name)  # type: ignore[no-any-return]
+    return getattr(getattr(config, group), name)

@@ -47,7 +47,7 @@ class LatentCache:
         for shard in sorted(folder.glob("*.safetensors")):
             try:
                 with safe_open(shard, framework="pt") as file:
-                    keys = {name.rsplit(".", 1)[0] for name in file.keys()}
+                    keys = {name.rsplit(".", 1)[0] for name in file.keys()}  # noqa: SIM118 - no dict
             except (SafetensorError, OSError):
                 continue  # a damaged shard is as good as none: its entries are made again
             self._shard_of.update(dict.fromkeys(keys, shard))

@@ -25,8 +25,22 @@ def picture_size(path: Path) -> tuple[int, int]:
     """
     with _open(path) as image:
         width, height = image.size
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        try:
+            turned = _orientation(image) in (5, 6, 7, 8)
+        except Exception:  # damaged EXIF; whether the picture itself is damaged shows when it is loaded
+            turned = False
     return (height, width) if turned else (width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8, without decoding the picture (Pillow's getexif decodes a whole PNG)."""
+    if image.format == "PNG":
+        exif = Image.Exif()
+        if "exif" in image.info:
+            exif.load(image.info["exif"])
+    else:
+        exif = image.getexif()
+    return int(exif.get(0x0112, 1))
 
 
 def load_picture(path: Path) -> Image.Image:

@@ -113,6 +113,7 @@ def _yaml(base: Path, text: Path) -> str:
         "linear_start": schedule["beta_start"],
         "linear_end": schedule["beta_end"],
         "num_timesteps_cond": 1,
+        "parameterization": "v" if schedule["prediction_type"] == "v_prediction" else "eps",
         "timesteps": schedule["num_train_timesteps"],
         "first_stage_key": "jpg",
         "cond_stage_key": "txt",

@@ -160,14 +160,8 @@ def _outline(shape: str) -> list[tuple[float, float]]:
         return [(0, -1), (0.75, 0), (0, 1), (-0.75, 0)]
     if shape == "cross":
         a, b = 0.33, 0.95
-        return [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a)] + [
-            (a, b),
-            (-a, b),
-            (-a, a),
-            (-b, a),
-            (-b, -a),
-            (-a, -a),
-        ]
+        quarter = [(-a, -b), (a, -b), (a, -a)]
+        return [point for turn in range(4) for point in (_quarter_turns(x, y, turn) for x, y in quarter)]
     if shape == "arrow":
         return [(0, -1), (0.85, 0), (0.35, 0), (0.35, 0.95), (-0.35, 0.95), (-0.35, 0), (-0.85, 0)]
     if shape == "heart":
@@ -176,6 +170,12 @@ def _outline(shape: str) -> list[tuple[float, float]]:
         return [_polar(0.42 if i % 2 else 1.0, i * math.pi / 5) for i in range(10)]
     corners = {"triangle": 3, "hexagon": 6}[shape]
     return [_polar(1.0, i * 2 * math.pi / corners) for i in range(corners)]
+
+
+def _quarter_turns(x: float, y: float, count: int) -> tuple[float, float]:
+    for _ in range(count):
+        x, y = -y, x
+    return x, y
 
 
 def _polar(radius: float, turn: float) -> tuple[float, float]:

@@ -38,13 +38,17 @@ class BaseModel(Protocol):
     """kohya's `ss_base_model_version`, for example "sd_v1"."""
     architecture: str
     """The `modelspec.architecture` of a LoRA for it."""
-    prediction_type: str
     source: Path
     vae_hash: str
     native_resolution: int
     size_step: int
     """Sides of pictures must be multiples of this."""
     device: torch.device
+
+    @property
+    def prediction_type(self) -> str:
+        """ "epsilon" or "v_prediction"."""
+        ...
 
     def roots(self) -> dict[str, nn.Module]:
         """The modules that networks attach to, by the file format's prefix ("lora_unet", "lora_te")."""

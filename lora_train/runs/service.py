@@ -63,10 +63,14 @@ class Service:
         """Whether a run is going on."""
         return self._thread is not None and self._thread.is_alive()
 
+    def is_running(self, run_id: str) -> bool:
+        """Whether this very run is going on in this process."""
+        return self.busy and self._current is not None and self._current.id == run_id
+
     def stop(self, run_id: str) -> bool:
         """Ask a run to stop after its present step and save; False when it is not running."""
         with self._lock:
-            if self._current is None or self._current.id != run_id or not self.busy:
+            if not self.is_running(run_id):
                 return False
             self._stop.set()
             return True

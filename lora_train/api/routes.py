@@ -1,0 +1,133 @@
+"""The routes below `/lora-train/api/v1`: plain JSON, no pydantic (both of its versions are out there).
+
+The page's own JavaScript follows a run through them, so that no long request is ever open.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+
+from lora_train.config import RunConfig
+from lora_train.errors import LoraTrainError
+from lora_train.runs.folder import RunFolder, list_runs
+from lora_train.runs.service import Service
+
+PREFIX = "/lora-train/api/v1"
+
+STATIC_FILES = {
+    "uPlot.iife.min.js": "text/javascript",
+    "lora_train.js": "text/javascript",
+    "style.css": "text/css",
+}
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return JSONResponse(content, status_code=status, headers={"Cache-Control": "no-store"})
+
+
+def _error(error: LoraTrainError, status: int = 422) -> Response:
+    return _json({"problems": [problem.to_dict() for problem in error.problems]}, status)
+
+
+def run_summary(run: RunFolder, service: Service) -> dict[str, Any]:
+    """What lists and the live view show of a run."""
+    content = run.read()
+    config = content.get("config", {})
+    return {
+        "id": run.id,
+        "name": config.get("save", {}).get("output_name", ""),
+        "state": content.get("state", ""),
+        "created": content.get("created"),
+        "steps": content.get("steps"),
+        "result": content.get("result"),
+        "running": service.is_running(run.id),
+    }
+
+
+def routes(service: Service) -> APIRouter:
+    """All routes. Protecting them is the host's part (see `hosts`)."""
+    router = APIRouter(prefix=PREFIX)
+
+    @router.get("/runs")
+    def runs() -> Response:
+        return _json([run_summary(run, service) for run in list_runs(service.runs_dir)])
+
+    @router.post("/runs")
+    async def start(request: Request) -> Response:
+        if not _is_json(request):
+            return _json({"problems": [{"what": "send JSON", "where": "", "fix": ""}]}, 415)
+        try:
+            content = await request.json()
+            if not isinstance(content, dict):
+                raise ValueError
+        except ValueError:
+            return _error(LoraTrainError("the request is not a JSON object.", "", ""), 400)
+        try:
+            return _json({"id": service.start(RunConfig.from_dict(content))}, 201)
+        except LoraTrainError as error:
+            return _error(error)
+
+    @router.get("/runs/latest")
+    def latest() -> Response:
+        run = service.latest()
+        return _json(run_summary(run, service) if run is not None else None)
+
+    @router.get("/runs/{run_id}")
+    def one(run_id: str) -> Response:
+        try:
+            return _json(service.run(run_id).read())
+        except LoraTrainError as error:
+            return _error(error, 404)
+
+    @router.get("/runs/{run_id}/events")
+    def events(run_id: str, since: int = 0) -> Response:
+        try:
+            run = service.run(run_id)
+        except LoraTrainError as error:
+            return _error(error, 404)
+        found = run.events(max(0, since))
+        return _json({"run": run_summary(run, service), "events": found, "next": max(0, since) + len(found)})
+
+    @router.post("/runs/{run_id}/stop")
+    def stop(run_id: str, request: Request) -> Response:
+        if not _is_json(request):
+            return _json({"problems": [{"what": "send JSON", "where": "", "fix": ""}]}, 415)
+        return _json({"stopping": service.stop(run_id)})
+
+    @router.get("/runs/{run_id}/samples/{name}")
+    def sample(run_id: str, name: str) -> Response:
+        try:
+            run = service.run(run_id)
+        except LoraTrainError as error:
+            return _error(error, 404)
+        path = run.path / "samples" / name
+        if not re.fullmatch(r"step\d+-\d+\.png", name) or not path.is_file():
+            return _error(LoraTrainError("there is no such picture.", name), 404)
+        return FileResponse(path, media_type="image/png")
+
+    return router
+
+
+def static_routes() -> APIRouter:
+    """The live view's script and style, for the page that has no WebUI to serve them."""
+    router = APIRouter(prefix="/lora-train/static")
+    root = Path(__file__).resolve().parents[2]
+
+    @router.get("/{name}")
+    def static(name: str) -> Response:
+        folder = root if name.endswith(".css") else root / "javascript"
+        if name not in STATIC_FILES or not (folder / name).is_file():
+            return _error(LoraTrainError("there is no such file.", name), 404)
+        return FileResponse(folder / name, media_type=STATIC_FILES[name])
+
+    return router
+
+
+def _is_json(request: Request) -> bool:
+    """A page of another site cannot send this content type without asking first (CORS)."""
+    return request.headers.get("content-type", "").split(";")[0].strip() == "application/json"

@@ -1,0 +1,110 @@
+"""The demo: train the mascot's LoRA on the shipped pictures, and show what it learned."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_train.config import (
+    DataOptions,
+    ModelOptions,
+    NetworkOptions,
+    RunConfig,
+    SaveOptions,
+    TrainOptions,
+)
+from lora_train.demo.files import base_folder, pictures_folder
+from lora_train.demo.mascot import TAG
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from lora_train.prompt.generate import Generator
+
+NAME = "mascot"
+STRENGTHS = (0.0, 0.5, 1.0)
+PROMPTS = tuple(f"{TAG} on {background}" for background in ("blue", "green", "purple", "white", "pink", "black"))
+GUIDANCE = 4.0
+"""The tiny base follows prompts best with less guidance than Stable Diffusion's 7."""
+
+
+def demo_config(output_dir: Path, overwrite: bool = True) -> RunConfig:
+    """The demo's run: small enough for two cores, long enough to learn the mascot."""
+    return RunConfig(
+        model=ModelOptions(path=str(base_folder())),
+        data=DataOptions(folder=str(pictures_folder()), tag=TAG, train_batch_size=4),
+        network=NetworkOptions(network_dim=16, network_alpha=16),
+        train=TrainOptions(
+            max_train_steps=500,
+            learning_rate=2e-3,
+            text_encoder_lr=1e-3,
+            lr_warmup_steps=20,
+            min_snr_gamma=5.0,
+        ),
+        save=SaveOptions(output_name=NAME, output_dir=str(output_dir), overwrite=overwrite),
+    )
+
+
+def run_demo(out: Path) -> int:
+    """Train, draw the contact sheet and the loss plot into `out`, and say where everything is."""
+    from lora_train.cli import train_with_progress
+    from lora_train.hosts.standalone import StandaloneHost
+    from lora_train.runs.execute import Stages
+    from lora_train.runs.folder import list_runs
+    from lora_train.runs.pictures import loss_plot, save_picture
+
+    out = out.absolute()
+    host = StandaloneHost(out / "data")
+    print(f"Training a LoRA of the mascot on the pictures in {pictures_folder()}")
+    started = time.monotonic()
+    code = train_with_progress(demo_config(out), host, Stages())
+    if code:
+        return code
+    print(f"Preparing and training took {time.monotonic() - started:.0f} seconds.")
+    steps = [event for event in list_runs(host.data_dir() / "runs")[0].events() if event["kind"] == "step"]
+    plot = loss_plot([e["step"] for e in steps], [e["loss"] for e in steps], [e["smoothed"] for e in steps])
+    save_picture(plot, out / "loss.png")
+    print("Drawing the contact sheet ...")
+    save_picture(before_and_after(out), out / "contact-sheet.png")
+    _offer_on_the_page(out)
+    _tell(out)
+    return 0
+
+
+def before_and_after(lora_dir: Path) -> Image.Image:
+    """One row per strength, one column per prompt, the same seed down each column."""
+    from lora_train.models.opening import open_model
+    from lora_train.prompt.generate import Generator
+    from lora_train.runs.pictures import contact_sheet
+
+    generator = Generator(open_model(base_folder()), lora_dir)
+    rows = []
+    for strength in STRENGTHS:
+        label = f"<lora:{NAME}:{strength:g}>" if strength else "without the LoRA"
+        rows.append((label, [_one(generator, prompt, strength, seed) for seed, prompt in enumerate(PROMPTS, 1)]))
+    return contact_sheet(rows, PROMPTS)
+
+
+def _one(generator: Generator, prompt: str, strength: float, seed: int) -> Image.Image:
+    text = f"{prompt} <lora:{NAME}:{strength:g}>" if strength else prompt
+    return generator.generate(text, [seed], guidance=GUIDANCE).pictures[0]
+
+
+def _offer_on_the_page(out: Path) -> None:
+    """Put the LoRA where the page looks for LoRAs."""
+    from lora_train.hosts.standalone import StandaloneHost
+
+    folder = StandaloneHost().lora_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(out / f"{NAME}.safetensors", folder / f"{NAME}.safetensors")
+
+
+def _tell(out: Path) -> None:
+    print()
+    print(f"LoRA           {out / f'{NAME}.safetensors'}")
+    print(f"Before, after  {out / 'contact-sheet.png'}")
+    print(f"Loss           {out / 'loss.png'}")
+    print()
+    print("Open the page with:  python3 start.py ui")

@@ -1,0 +1,1 @@
+"""The pages, built from gradio components that 3.41 to 6 have alike."""

@@ -1,0 +1,84 @@
+"""The *Generate* page: pictures from a prompt, with `<lora:name:strength>`."""
+
+from __future__ import annotations
+
+import html
+import threading
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lora_train.errors import LoraTrainError
+from lora_train.prompt.generate import Generator
+from lora_train.runs.service import Service
+
+MAX_PICTURES, MAX_STEPS = 16, 150
+
+
+class GenerateTab:
+    """Builds the page and keeps the base model that was used last in memory."""
+
+    def __init__(self, service: Service, model: str) -> None:
+        self._service = service
+        self._lock = threading.Lock()
+        self._loaded: tuple[str, Generator] | None = None
+        self._build(model)
+
+    def _build(self, model: str) -> None:
+        with gr.Row():
+            with gr.Column(scale=1):
+                self.prompt = gr.Textbox("", label="Prompt", lines=2, elem_id="lora_train_prompt")
+                self.negative = gr.Textbox("", label="Negative prompt", max_lines=1, elem_id="lora_train_negative")
+                self.model = gr.Textbox(model, label="Base model", max_lines=1, elem_id="lora_train_generate_model")
+                with gr.Row():
+                    self.steps = gr.Slider(1, MAX_STEPS, 20, step=1, label="Steps", elem_id="lora_train_generate_steps")
+                    self.guidance = gr.Slider(1, 20, 4, step=0.5, label="Guidance", elem_id="lora_train_guidance")
+                with gr.Row():
+                    self.seed = gr.Number(1, label="Seed", precision=0, elem_id="lora_train_generate_seed")
+                    self.count = gr.Slider(1, MAX_PICTURES, 4, step=1, label="Pictures", elem_id="lora_train_count")
+                button = gr.Button("Generate", variant="primary", elem_id="lora_train_generate")
+                loras = gr.HTML(self._loras_html(), elem_id="lora_train_loras")
+                refresh = gr.Button("Refresh the list", elem_id="lora_train_refresh")
+            with gr.Column(scale=1):
+                gallery = gr.Gallery(label="Pictures", columns=4, elem_id="lora_train_gallery")
+                notes = gr.HTML("", elem_id="lora_train_notes")
+        fields = {self.prompt, self.negative, self.model, self.steps, self.guidance, self.seed, self.count}
+        button.click(self._generate, inputs=fields, outputs=[gallery, notes])
+        refresh.click(self._loras_html, inputs=[], outputs=[loras])
+
+    def _loras_html(self) -> str:
+        """The LoRAs that a prompt can name."""
+        folder = self._service.host.lora_dir()
+        names = sorted(path.stem for path in folder.rglob("*.safetensors")) if folder.is_dir() else []
+        if not names:
+            return "<p>There is no LoRA yet. What you train appears here.</p>"
+        listed = ", ".join(f"<code>&lt;lora:{html.escape(name)}:1&gt;</code>" for name in names)
+        return f"<p>Add one of these to the prompt: {listed}</p>"
+
+    def _generate(self, given: dict[Any, Any]) -> tuple[list[Any], str]:
+        """Make the pictures; returns them and the notes. Never raises for what a person can mend."""
+        count = min(MAX_PICTURES, max(1, int(given[self.count] or 1)))
+        seed = max(0, int(given[self.seed] or 0))
+        try:
+            with self._lock:
+                made = self._generator(given[self.model] or "").generate(
+                    given[self.prompt] or "",
+                    range(seed, seed + count),
+                    given[self.negative] or "",
+                    steps=min(MAX_STEPS, max(1, int(given[self.steps] or 20))),
+                    guidance=float(given[self.guidance] or 1),
+                )
+        except LoraTrainError as error:
+            from lora_train.ui.train_tab import problems_html
+
+            return [], problems_html(error.problems)
+        return made.pictures, "".join(f"<p>{html.escape(note)}</p>" for note in made.notes)
+
+    def _generator(self, model: str) -> Generator:
+        from lora_train.models.opening import open_model
+
+        if self._loaded is None or self._loaded[0] != model:
+            self._loaded = None
+            self._loaded = model, Generator(open_model(Path(model).expanduser()), self._service.host.lora_dir())
+        return self._loaded[1]

@@ -1,0 +1,78 @@
+"""The page without a WebUI: two tabs on one local server."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+import webbrowser
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from lora_train.api.routes import routes, static_routes
+from lora_train.demo.files import pictures_folder
+from lora_train.demo.mascot import TAG
+from lora_train.errors import LoraTrainError
+from lora_train.hosts.standalone import StandaloneHost
+from lora_train.runs.service import Service
+from lora_train.ui.generate_tab import GenerateTab
+from lora_train.ui.train_tab import Defaults, TrainTab
+
+HEAD = """
+<link rel="stylesheet" href="lora-train/static/style.css">
+<script src="lora-train/static/uPlot.iife.min.js"></script>
+<script src="lora-train/static/lora_train.js"></script>
+"""
+
+
+def build_page(service: Service) -> gr.Blocks:
+    """The page's blocks: *Train LoRA* and *Generate*."""
+    model = service.host.default_model()
+    defaults = Defaults(model, str(pictures_folder()), TAG) if model else Defaults()
+    accepts_head = "head" in inspect.signature(gr.Blocks.__init__).parameters
+    with gr.Blocks(title="LoRA Train", analytics_enabled=False, **({"head": HEAD} if accepts_head else {})) as page:
+        with gr.Tab("Train LoRA", elem_id="lora_train_tab"):
+            TrainTab(service, defaults)
+        with gr.Tab("Generate", elem_id="lora_train_generate_tab"):
+            GenerateTab(service, model)
+    return page
+
+
+def build_app(service: Service) -> FastAPI:
+    """The whole server: routes, static files, page."""
+    app = FastAPI(title="LoRA Train", docs_url=None, redoc_url=None)
+    app.include_router(routes(service))
+    app.include_router(static_routes())
+    options: dict[str, Any] = {}
+    if "head" in inspect.signature(gr.mount_gradio_app).parameters:
+        options["head"] = HEAD
+    return gr.mount_gradio_app(app, build_page(service), path="/", **options)
+
+
+def serve(port: int, open_browser: bool) -> None:
+    """Run the server on this machine alone until Ctrl-C; a training that is going on is stopped and saved.
+
+    Raises LoraTrainError when the port is taken.
+    """
+    import socket
+
+    import uvicorn
+
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise LoraTrainError(f"the port {port} is in use.", "--port", "Give another, for example --port 7871.")
+    service = Service(StandaloneHost())
+    app = build_app(service)
+    address = f"http://127.0.0.1:{port}/"
+    print(f"LoRA Train is at {address}   (Ctrl-C ends it)")
+    if open_browser:
+        threading.Timer(1.0, webbrowser.open, [address]).start()
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+    latest = service.latest()
+    if service.busy and latest is not None:
+        print("Stopping the training and saving ...", file=sys.stderr)
+        service.stop(latest.id)
+        service.wait(60)
+        print(f"Saved: {latest.read().get('result')}", file=sys.stderr)

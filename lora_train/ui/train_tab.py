@@ -1,0 +1,158 @@
+"""The *Train LoRA* page: the first-time form, more options folded below it, and the live view."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lora_train.config import (
+    DataOptions,
+    ModelOptions,
+    NetworkOptions,
+    PreviewOptions,
+    RunConfig,
+    SaveOptions,
+    TrainOptions,
+)
+from lora_train.errors import LoraTrainError, Problem
+from lora_train.runs.service import Service
+
+LIVE_VIEW = '<div id="lora_train_live" class="lora-train-live" aria-live="polite"></div>'
+
+LABELS = {
+    "model.path": "Base model",
+    "data.folder": "Folder of pictures",
+    "save.output_name": "Name",
+    "train.max_train_steps": "Steps",
+    "train.learning_rate": "Learning rate",
+    "train.text_encoder_lr": "Text encoder's learning rate",
+    "network.network_dim": "Dimension (rank)",
+    "network.network_alpha": "Alpha",
+    "data.train_batch_size": "Batch size",
+    "data.resolution": "Resolution",
+    "train.seed": "Seed",
+}
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What the form shows at first."""
+
+    model: str = ""
+    folder: str = ""
+    tag: str = ""
+
+
+class TrainTab:
+    """Builds the page and starts runs; its components are kept by name."""
+
+    def __init__(self, service: Service, defaults: Defaults) -> None:
+        self._service = service
+        self._fields: dict[str, Any] = {}
+        self._build(defaults)
+
+    def _build(self, defaults: Defaults) -> None:
+        with gr.Row():
+            with gr.Column(scale=1):
+                self._text(
+                    "model", "Base model", defaults.model, "Checkpoint (.safetensors, .ckpt) or diffusers folder"
+                )
+                self._text(
+                    "folder", "Folder of pictures", defaults.folder, "With captions in .txt files, if there are any"
+                )
+                with gr.Row():
+                    self._text(
+                        "tag", "Tag word", defaults.tag, "Calls the subject in prompts; a word the model does not know"
+                    )
+                    self._text("name", "Name", "", "Of the LoRA file; the tag word if left empty")
+                with gr.Accordion("More options (what is left empty is chosen for you)", open=False):
+                    self._more()
+                with gr.Row():
+                    start = gr.Button("Train", variant="primary", elem_id="lora_train_start")
+                message = gr.HTML("", elem_id="lora_train_message")
+            with gr.Column(scale=1):
+                gr.HTML(LIVE_VIEW)
+        # a set of inputs makes gradio hand over a dictionary by component, whatever their order
+        start.click(self._start, inputs=set(self._fields.values()), outputs=[message])
+
+    def _more(self) -> None:
+        with gr.Row():
+            self._number("steps", "Steps", None, 0)
+            self._number("batch", "Batch size", 1, 0)
+            self._number("resolution", "Resolution", None, 0)
+        with gr.Row():
+            self._number("lr", "Learning rate", 1e-4, None)
+            self._number("textlr", "Text encoder's learning rate", None, None)
+        with gr.Row():
+            self._number("dim", "Dimension (rank)", None, 0)
+            self._number("alpha", "Alpha", None, None)
+            self._number("seed", "Seed", 42, 0)
+        self._text(
+            "preview", "Preview prompt", "", "A picture of it is made at the start and at the end, and while training"
+        )
+        self._number("preview_every", "Preview every so many steps (0: only start and end)", 100, 0)
+        self._fields["overwrite"] = gr.Checkbox(
+            False, label="Replace a LoRA of that name", elem_id="lora_train_overwrite"
+        )
+
+    def _text(self, name: str, label: str, value: str, info: str) -> None:
+        self._fields[name] = gr.Textbox(value, label=label, info=info, elem_id=f"lora_train_{name}", max_lines=1)
+
+    def _number(self, name: str, label: str, value: float | None, precision: int | None) -> None:
+        self._fields[name] = gr.Number(value, label=label, precision=precision, elem_id=f"lora_train_{name}")
+
+    def _start(self, given: dict[Any, Any]) -> str:
+        """Start a run; returns the message for the page. Never raises for what a person can mend."""
+        values = {name: given[component] for name, component in self._fields.items()}
+        try:
+            self._service.start(self.config_of(values))
+        except LoraTrainError as error:
+            return problems_html(error.problems)
+        return '<p class="lora-train-ok">Started. It goes on when you close or reload this page.</p>'
+
+    def config_of(self, values: dict[str, Any]) -> RunConfig:
+        """The run that the form asks for."""
+        tag, name = (values["tag"] or "").strip(), (values["name"] or "").strip()
+        preview = (values["preview"] or "").strip()
+
+        def number(field: str, default: Any = None) -> Any:
+            # gradio gives 0 for an emptied whole number in some versions, None in others
+            return default if values[field] in (None, "") else values[field]
+
+        return RunConfig(
+            model=ModelOptions(path=(values["model"] or "").strip()),
+            data=DataOptions(
+                folder=(values["folder"] or "").strip(),
+                tag=tag,
+                resolution=number("resolution") or None,
+                train_batch_size=number("batch", 1),
+            ),
+            network=NetworkOptions(network_dim=number("dim") or None, network_alpha=number("alpha")),
+            train=TrainOptions(
+                max_train_steps=number("steps"),
+                learning_rate=number("lr", 1e-4),
+                text_encoder_lr=number("textlr"),
+                seed=number("seed", 42),
+            ),
+            save=SaveOptions(
+                output_name=name or tag,
+                output_dir=str(self._service.host.lora_dir()),
+                overwrite=bool(values["overwrite"]),
+            ),
+            preview=PreviewOptions(
+                prompts=(preview,) if preview else (), sample_every_n_steps=number("preview_every", 0)
+            ),
+        )
+
+
+def problems_html(problems: list[Problem]) -> str:
+    """All problems as a list, with the form's own labels."""
+    items = []
+    for problem in problems:
+        where = LABELS.get(problem.where, problem.where)
+        fix = problem.fix.replace(" --input FOLDER", " one").replace(" --model FILE_OR_FOLDER", " one")
+        items.append(f"<li><b>{html.escape(where)}</b> {html.escape(f'{problem.what} {fix}'.strip())}</li>")
+    return f'<div class="lora-train-problems" role="alert"><ul>{"".join(items)}</ul></div>'

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Start LoRA Train with nothing installed but Python: makes .venv, installs, and runs.
+
+    python3 start.py demo              train the mascot's LoRA and show it
+    python3 start.py ui                open the page
+    python3 start.py train ...         train from the command line (--help tells)
+    python3 start.py generate ...      make pictures
+    python3 start.py test [...]        run the tests (further arguments go to pytest)
+
+Before the command: --torch-index URL installs torch from that package index, for example the CPU or
+a CUDA index of pytorch.org; without it pip's default is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+STAMP = VENV / "lora-train-installed"
+COMMANDS = ("demo", "ui", "train", "generate", "test")
+
+
+def main(arguments: list[str]) -> int:
+    """Install what is missing, then run the command."""
+    if sys.version_info < (3, 10):  # noqa: UP036 - this file is what an older Python meets first
+        print("LoRA Train needs Python 3.10 or newer; this is " + sys.version.split()[0], file=sys.stderr)
+        return 2
+    index = None
+    if arguments[:1] == ["--torch-index"] and len(arguments) > 1:
+        index, arguments = arguments[1], arguments[2:]
+    if not arguments or arguments[0] not in COMMANDS:
+        print(__doc__, file=sys.stderr if arguments and arguments[0] not in ("-h", "--help") else sys.stdout)
+        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
+    command, rest = arguments[0], arguments[1:]
+    try:
+        install("test" if command == "test" else "app", index)
+    except subprocess.CalledProcessError as error:
+        print(f"Installing failed (exit code {error.returncode}); the lines above say why.", file=sys.stderr)
+        return 1
+    if command == "test":
+        return run([str(PYTHON), "-m", "pytest", *rest], cwd=ROOT)
+    return run([str(PYTHON), "-m", "lora_train", command, *rest])
+
+
+def install(extra: str, torch_index: str | None) -> None:
+    """Make .venv and install the package with `extra`, unless that was done for these very versions."""
+    wanted = fingerprint()
+    done = STAMP.read_text(encoding="utf-8").split() if STAMP.is_file() and PYTHON.is_file() else []
+    if done[:1] == [wanted] and extra in done[1:]:
+        return
+    if not PYTHON.is_file():
+        print(f"Making {VENV} ...", flush=True)
+        venv.create(VENV, with_pip=True, clear=VENV.exists())
+    pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    constraints = ["--constraint", str(ROOT / "constraints.txt")]
+    print("Installing; the first time this takes some minutes ...", flush=True)
+    if torch_index:
+        subprocess.run([*pip, *constraints, "--index-url", torch_index, "torch"], check=True)
+    subprocess.run([*pip, *constraints, "--editable", f"{ROOT}[app,{extra}]"], check=True)
+    before = set(done[1:]) if done[:1] == [wanted] else set()
+    STAMP.write_text(" ".join([wanted, *sorted(before | {extra, "app"})]), encoding="utf-8")
+
+
+def fingerprint() -> str:
+    """Changes when the wanted versions do."""
+    digest = hashlib.sha256(sys.version.encode())
+    for name in ("constraints.txt", "pyproject.toml"):
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def run(command: list[str], cwd: Path | None = None) -> int:
+    """Run a command in the foreground; Ctrl-C goes to it, and its exit code is ours."""
+    process = subprocess.Popen(command, cwd=cwd)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # the child has received it too and ends in its own way
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

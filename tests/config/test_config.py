@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_train.config import Facts, RunConfig, SaveOptions, TrainOptions, check, problems, resolve
+from lora_train.config.validate import CHOICES, RANGES, name_problem
+from lora_train.errors import LoraTrainError
+
+
+def test_json_round_trip() -> None:
+    config = RunConfig(train=TrainOptions(max_train_steps=7, unet_lr=1e-3), save=SaveOptions(output_name="é x"))
+    assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_every_unknown_or_wrong_field_is_reported_together() -> None:
+    with pytest.raises(LoraTrainError) as caught:
+        RunConfig.from_dict({"trian": {}, "train": {"steps": 5, "seed": "x"}, "data": {"flip_aug": 1}, "save": 3})
+    assert {p.where for p in caught.value.problems} == {"trian", "train.steps", "train.seed", "data.flip_aug", "save"}
+
+
+def test_a_newer_version_is_refused() -> None:
+    with pytest.raises(LoraTrainError, match="version 99"):
+        RunConfig.from_dict({"version": 99})
+
+
+def test_whole_numbers_are_accepted_for_numbers_but_not_true() -> None:
+    assert RunConfig.from_dict({"train": {"learning_rate": 1}}).train.learning_rate == 1.0
+    with pytest.raises(LoraTrainError):
+        RunConfig.from_dict({"train": {"max_train_steps": True}})
+
+
+def test_all_problems_come_at_once() -> None:
+    config = RunConfig.from_dict(
+        {
+            "train": {"max_train_steps": 0, "lr_scheduler": "wavy", "learning_rate": float("nan")},
+            "save": {"output_name": "../x"},
+        }
+    )
+    where = {p.where for p in problems(config)}
+    assert where >= {
+        "train.max_train_steps",
+        "train.lr_scheduler",
+        "train.learning_rate",
+        "save.output_name",
+        "model.path",
+        "data.folder",
+        "save.output_dir",
+    }
+    with pytest.raises(LoraTrainError) as caught:
+        check(config)
+    assert len(caught.value.problems) == len(problems(config))
+
+
+def test_all_rates_zero_is_refused() -> None:
+    config = RunConfig(train=TrainOptions(unet_lr=0.0, text_encoder_lr=0.0))
+    assert any("all learning rates are 0" in p.what for p in problems(config))
+
+
+def test_tables_name_existing_fields() -> None:
+    for path in (*RANGES, *CHOICES):
+        group, name = path.split(".")
+        assert name in {f.name for f in dataclasses.fields(getattr(RunConfig(), group))}
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "..", "a..b", "", "  ", "con", "NUL.x", ".hidden", "x:", "x ", "a" * 201])
+def test_bad_names(name: str) -> None:
+    assert name_problem(name) is not None
+
+
+@pytest.mark.parametrize("name", ["sara", "lora-sara v1.2", "عربي", "猫", "console"])
+def test_good_names(name: str) -> None:
+    assert name_problem(name) is None
+
+
+@given(st.integers(1, 5000), st.integers(1, 64), st.integers(-5, 8).filter(bool))
+def test_automatic_steps_show_every_picture_and_change_nothing_given(
+    pictures: int, batch: int, accumulation: int
+) -> None:
+    config = RunConfig.from_dict(
+        {"data": {"train_batch_size": batch}, "train": {"gradient_accumulation_steps": accumulation, "unet_lr": 3e-4}}
+    )
+    resolved, choices = resolve(config, Facts(pictures, 512, "cpu", False))
+    assert resolved.train.max_train_steps
+    assert resolved.train.gradient_accumulation_steps >= 1
+    looks = resolved.train.max_train_steps * batch * resolved.train.gradient_accumulation_steps
+    assert looks >= 600
+    assert resolved.train.unet_lr == 3e-4
+    assert "train.unet_lr" not in {choice.field for choice in choices}
+    assert all(choice.why for choice in choices)
+    assert resolve(resolved, Facts(1, 64, "cpu", False))[0] == resolved
+
+
+def test_alpha_zero_means_half_of_the_dimension() -> None:
+    config = RunConfig.from_dict({"network": {"network_dim": 10, "network_alpha": 0}})
+    assert resolve(config, Facts(1, 512, "cpu", False))[0].network.network_alpha == 5.0

@@ -1,0 +1,66 @@
+"""What several tests need: the shipped base model, small folders of pictures, short runs."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+from lora_train.config import DataOptions, ModelOptions, NetworkOptions, RunConfig, SaveOptions, TrainOptions
+from lora_train.demo.files import base_folder
+from lora_train.hosts.standalone import StandaloneHost
+
+
+@pytest.fixture(scope="session")
+def base() -> Path:
+    """The tiny base model that ships with the package."""
+    return base_folder()
+
+
+def draw_pictures(folder: Path, count: int = 4, sizes: tuple[tuple[int, int], ...] = ((128, 128),)) -> Path:
+    """Write `count` pictures with captions into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(0)
+    for number in range(count):
+        colour = tuple(rng.randrange(256) for _ in range(3))
+        picture = Image.new("RGB", sizes[number % len(sizes)], colour)
+        picture.paste((255, 255, 255), (20, 20, 60, 60))
+        picture.save(folder / f"picture-{number}.png")
+        (folder / f"picture-{number}.txt").write_text(f"sks on colour {number}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Four square pictures with captions."""
+    return draw_pictures(tmp_path / "pictures")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> StandaloneHost:
+    """A host that keeps everything below the test's own folder."""
+    return StandaloneHost(tmp_path / "data")
+
+
+@pytest.fixture
+def make_config(base: Path, pictures: Path, tmp_path: Path) -> Callable[..., RunConfig]:
+    """A short run; groups of options can be given by keyword ("train={...}")."""
+
+    def make(**groups: dict[str, Any]) -> RunConfig:
+        return RunConfig(
+            model=ModelOptions(**{"path": str(base)} | groups.get("model", {})),
+            data=DataOptions(**{"folder": str(pictures), "tag": "sks", "train_batch_size": 2} | groups.get("data", {})),
+            network=NetworkOptions(**{"network_dim": 4} | groups.get("network", {})),
+            train=TrainOptions(**{"max_train_steps": 3, "device": "cpu"} | groups.get("train", {})),
+            save=SaveOptions(**{"output_name": "sara", "output_dir": str(tmp_path / "loras")} | groups.get("save", {})),
+        )
+
+    return make

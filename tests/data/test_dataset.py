@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lora_train.config import DataOptions
+from lora_train.data.buckets import place
+from lora_train.data.cache import LatentCache, entry_key
+from lora_train.data.dataset import build_dataset
+from lora_train.data.scan import scan
+from lora_train.errors import LoraTrainError
+from tests.conftest import draw_pictures
+
+OPTIONS = DataOptions(resolution=128, min_bucket_reso=64, max_bucket_reso=256, bucket_reso_steps=64)
+
+
+class FakeEncoder:
+    """Latents that are the picture itself, averaged over 8 x 8 pixels."""
+
+    vae_hash = "fake"
+
+    def __init__(self) -> None:
+        self.encoded = 0
+
+    def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.encoded += len(pixels)
+        mean = torch.nn.functional.avg_pool2d(pixels, 8)
+        return mean, torch.zeros_like(mean)
+
+
+def _build(folder: Path, cache: Path, encoder: FakeEncoder, options: DataOptions = OPTIONS, **more: bool):
+    return build_dataset(scan(folder, repeats=2), options, encoder, LatentCache(cache), 8, lambda done, total: None, **more)
+
+
+def test_latents_are_made_once_and_only_changes_again(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 4)
+    encoder = FakeEncoder()
+    first = _build(folder, tmp_path / "cache", encoder)
+    assert encoder.encoded == 4
+    again = _build(folder, tmp_path / "cache", encoder)
+    assert encoder.encoded == 4
+    for key, (mean, _) in first.latents.items():
+        assert torch.equal(mean, again.latents[key][0])
+    Image.new("RGB", (128, 128), "red").save(folder / "picture-0.png")
+    _build(folder, tmp_path / "cache", encoder)
+    assert encoder.encoded == 5
+    _build(folder, tmp_path / "cache", encoder, replace(OPTIONS, flip_aug=True))
+    assert encoder.encoded == 13
+
+
+def test_the_key_covers_everything() -> None:
+    placement = place((100, 50), [(64, 64)])
+    keys = {
+        entry_key("a", placement, False, "v", "float32"),
+        entry_key("b", placement, False, "v", "float32"),
+        entry_key("a", place((50, 100), [(64, 64)]), False, "v", "float32"),
+        entry_key("a", placement, True, "v", "float32"),
+        entry_key("a", placement, False, "w", "float32"),
+        entry_key("a", placement, False, "v", "float16"),
+    }
+    assert len(keys) == 6
+
+
+def test_flipped_latents_are_those_of_the_mirrored_picture(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 1)
+    dataset = _build(folder, tmp_path / "cache", FakeEncoder(), replace(OPTIONS, flip_aug=True))
+    plain, mirrored = (dataset.latents[key][0] for key in dataset.items[0].keys)
+    assert torch.allclose(plain.flip(-1), mirrored)
+    assert not torch.allclose(plain, mirrored)
+
+
+def test_batches_never_mix_buckets_and_show_every_look(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 7, sizes=((128, 128), (200, 100), (100, 200)))
+    dataset = _build(folder, tmp_path / "cache", FakeEncoder())
+    for batch_size in (1, 2, 3):
+        batches = dataset.epoch(batch_size, "seed")
+        assert sorted(i for batch in batches for i in batch) == sorted(list(range(7)) * 2)
+        for batch in batches:
+            assert len(batch) <= batch_size
+            assert len({dataset.items[i].placement.bucket for i in batch}) == 1
+    assert dataset.epoch(2, "a") == dataset.epoch(2, "a") != dataset.epoch(2, "b")
+
+
+def test_a_picture_that_cannot_be_decoded_is_left_out(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 3)
+    Image.effect_noise((128, 128), 90).save(folder / "half.png")
+    (folder / "half.png").write_bytes((folder / "half.png").read_bytes()[:2000])
+    manifest = scan(folder)
+    dataset = build_dataset(manifest, OPTIONS, FakeEncoder(), LatentCache(tmp_path / "c"), 8, lambda done, total: None)
+    assert len(dataset.items) == 3
+    assert "damaged" in manifest.rejected[0].reason
+
+
+def test_missing_latents_are_an_error_where_none_may_be_made(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 2)
+    with pytest.raises(LoraTrainError, match="2 pictures have not been prepared"):
+        _build(folder, tmp_path / "cache", FakeEncoder(), may_encode=False)
+
+
+def test_stopping_keeps_what_was_encoded(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 12)
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    encoder = FakeEncoder()
+    with pytest.raises(KeyboardInterrupt):
+        build_dataset(scan(folder), OPTIONS, encoder, LatentCache(tmp_path / "cache"), 8, stop)
+    assert encoder.encoded == 8
+    _build(folder, tmp_path / "cache", encoder)
+    assert encoder.encoded == 12
+
+
+def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 2)
+    encoder = FakeEncoder()
+    _build(folder, tmp_path / "cache", encoder)
+    shard = next((tmp_path / "cache").glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    _build(folder, tmp_path / "cache", encoder)
+    assert encoder.encoded == 4

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lora_train.data.captions import vary, with_tag
+from lora_train.data.scan import concept_of, scan, tag_frequency
+from lora_train.errors import LoraTrainError
+from tests.conftest import draw_pictures
+
+
+def test_folder_names_give_repeats_and_concepts(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "10_sara woman", 2)
+    draw_pictures(tmp_path / "dog", 1)
+    draw_pictures(tmp_path, 1)
+    manifest = scan(tmp_path, "sks", repeats=3)
+    found = sorted((p.concept, p.repeats) for p in manifest.pictures)
+    assert found == sorted([("dog", 3), (tmp_path.name, 3), ("sara woman", 10), ("sara woman", 10)])
+    assert manifest.looks_per_epoch == 26
+
+
+@pytest.mark.parametrize(
+    ("name", "repeats", "concept"),
+    [("10_x", 10, "x"), ("3_a b", 3, "a b"), ("x", None, "x"), ("_x", None, "_x"), ("0_x", None, "0_x"), ("5_", 5, "")],
+)
+def test_concept_of(name: str, repeats: int | None, concept: str) -> None:
+    assert concept_of(name) == (repeats, concept)
+
+
+def test_captions_from_txt_then_caption_then_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "5_sara woman"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
+    (folder / "a.txt").write_text("\ufefffirst\nline ", encoding="utf-8")
+    (folder / "a.caption").write_text("second")
+    (folder / "b.caption").write_text("from caption")
+    assert [p.caption for p in scan(tmp_path).pictures] == ["first line", "from caption", "sara woman"]
+    assert [p.caption for p in scan(tmp_path, "sks").pictures] == ["sks, first line", "sks, from caption", "sks"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "caption", "expected"),
+    [
+        ("sks", "on blue", "sks, on blue"),
+        ("sks", "sks on blue", "sks on blue"),
+        ("sks", "photo of SKS, blue", "photo of SKS, blue"),
+        ("sks", "sksy thing", "sks, sksy thing"),
+        ("sks", "", "sks"),
+        ("", "on blue", "on blue"),
+        ("sks,", "x", "sks, x"),
+    ],
+)
+def test_tag_goes_first_once(tag: str, caption: str, expected: str) -> None:
+    assert with_tag(tag, caption) == expected
+
+
+def test_shuffle_keeps_the_front_and_loses_nothing() -> None:
+    orders = {vary("a, b, c, d", random.Random(i), True, 1, 0.0) for i in range(50)}
+    assert len(orders) == 6
+    assert all(order.startswith("a, ") and sorted(order.split(", ")) == ["a", "b", "c", "d"] for order in orders)
+
+
+def test_caption_dropout_has_its_rate() -> None:
+    dropped = sum(vary("a", random.Random(i), False, 0, 0.3) == "" for i in range(2000))
+    assert 500 < dropped < 700
+
+
+def test_broken_pictures_are_listed_and_not_fatal(tmp_path: Path) -> None:
+    draw_pictures(tmp_path, 2)
+    (tmp_path / "text.png").write_text("no picture")
+    manifest = scan(tmp_path)
+    assert len(manifest.pictures) == 2
+    assert [r.path.name for r in manifest.rejected] == ["text.png"]
+
+
+def test_nothing_usable_names_the_files(tmp_path: Path) -> None:
+    with pytest.raises(LoraTrainError, match="no pictures"):
+        scan(tmp_path)
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(LoraTrainError, match=r"text\.png: this is not a picture"):
+        scan(tmp_path)
+    with pytest.raises(LoraTrainError, match="no such folder"):
+        scan(tmp_path / "nowhere")
+    with pytest.raises(LoraTrainError, match="not a folder"):
+        scan(tmp_path / "text.png")
+
+
+def test_hidden_folders_are_left_out(tmp_path: Path) -> None:
+    draw_pictures(tmp_path, 1)
+    draw_pictures(tmp_path / ".cache", 1)
+    assert len(scan(tmp_path).pictures) == 1
+
+
+def test_tag_frequency_is_kohyas(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "2_x", 2)
+    assert tag_frequency(scan(tmp_path)) == {"2_x": {"sks on colour 0": 1, "sks on colour 1": 1}}
