@@ -67,7 +67,9 @@ def test_tables_name_existing_fields() -> None:
         assert name in {f.name for f in dataclasses.fields(getattr(RunConfig(), group))}
 
 
-@pytest.mark.parametrize("name", ["a/b", "a\\b", "..", "a..b", "", "  ", "con", "NUL.x", ".hidden", "x:", "x ", "a" * 201])
+@pytest.mark.parametrize(
+    "name", ["a/b", "a\\b", "..", "a..b", "", "  ", "con", "NUL.x", ".hidden", "x:", "x ", "a" * 201]
+)
 def test_bad_names(name: str) -> None:
     assert name_problem(name) is not None
 

@@ -10,7 +10,17 @@ from lora_train.data.buckets import cut, make_buckets, place, place_without_upsc
 
 def test_the_buckets_of_sd1() -> None:
     """kohya's list for 512, 256 to 1024, step 64."""
-    expected = {(256, 832), (256, 896), (256, 960), (256, 1024), (320, 704), (320, 768), (384, 640), (448, 576), (512, 512)}
+    expected = {
+        (256, 832),
+        (256, 896),
+        (256, 960),
+        (256, 1024),
+        (320, 704),
+        (320, 768),
+        (384, 640),
+        (448, 576),
+        (512, 512),
+    }
     buckets = set(make_buckets(512, 256, 1024, 64))
     assert {(512, 512), (448, 576), (576, 448), (384, 640), (320, 768), (256, 1024)} <= buckets
     assert all(w * h <= 512 * 512 and w % 64 == h % 64 == 0 for w, h in buckets)

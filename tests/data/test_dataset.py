@@ -33,7 +33,9 @@ class FakeEncoder:
 
 
 def _build(folder: Path, cache: Path, encoder: FakeEncoder, options: DataOptions = OPTIONS, **more: bool):
-    return build_dataset(scan(folder, repeats=2), options, encoder, LatentCache(cache), 8, lambda done, total: None, **more)
+    return build_dataset(
+        scan(folder, repeats=2), options, encoder, LatentCache(cache), 8, lambda done, total: None, **more
+    )
 
 
 def test_latents_are_made_once_and_only_changes_again(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from lora_train.api.routes import PREFIX, routes, static_routes
+from lora_train.config import RunConfig
+from lora_train.hosts.standalone import StandaloneHost
+from lora_train.runs.service import Service
+from tests.runs.test_service import wait_for_step
+
+
+@pytest.fixture
+def service(host: StandaloneHost) -> Service:
+    return Service(host)
+
+
+@pytest.fixture
+def client(service: Service) -> TestClient:
+    app = FastAPI()
+    app.include_router(routes(service))
+    app.include_router(static_routes())
+    return TestClient(app)
+
+
+def test_a_run_over_the_routes(client: TestClient, service: Service, make_config: Callable[..., RunConfig]) -> None:
+    assert client.get(f"{PREFIX}/runs/latest").json() is None
+    body: dict[str, Any] = make_config(train={"max_train_steps": 100_000}).to_dict()
+    body["preview"] = {"prompts": ["sks"], "steps": 1}
+    run_id = client.post(f"{PREFIX}/runs", json=body).json()["id"]
+    wait_for_step(service.run(run_id), 2)
+    answer = client.get(f"{PREFIX}/runs/{run_id}/events").json()
+    assert answer["run"]["running"] and answer["run"]["name"] == "sara"
+    more = client.get(f"{PREFIX}/runs/{run_id}/events", params={"since": answer["next"]}).json()
+    assert more["next"] >= answer["next"]
+    picture = client.get(f"{PREFIX}/runs/{run_id}/samples/step00000000-0.png")
+    assert picture.headers["content-type"] == "image/png"
+    assert client.post(f"{PREFIX}/runs/{run_id}/stop", json={}).json() == {"stopping": True}
+    assert service.wait(60)
+    assert client.get(f"{PREFIX}/runs/{run_id}").json()["state"] == "stopped"
+    assert client.get(f"{PREFIX}/runs").json()[0]["id"] == run_id
+
+
+def test_problems_come_as_data(client: TestClient) -> None:
+    answer = client.post(f"{PREFIX}/runs", json={"train": {"max_train_steps": 0}})
+    assert answer.status_code == 422
+    assert {p["where"] for p in answer.json()["problems"]} >= {"train.max_train_steps", "model.path", "data.folder"}
+    assert client.post(f"{PREFIX}/runs", json={"x": 1}).status_code == 422
+    assert client.post(f"{PREFIX}/runs", json=[1]).status_code == 400
+    assert client.get(f"{PREFIX}/runs/none").status_code == 404
+
+
+def test_other_sites_cannot_post(client: TestClient) -> None:
+    for path in ("runs", "runs/x/stop"):
+        for kind in ("text/plain", "application/x-www-form-urlencoded"):
+            assert client.post(f"{PREFIX}/{path}", content="{}", headers={"content-type": kind}).status_code == 415
+
+
+@pytest.mark.parametrize("name", ["..%2frun.json", "run.json", "step1-1.png", "%2e%2e/run.json"])
+def test_no_other_files_are_served(client: TestClient, service: Service, make_config: Any, name: str) -> None:
+    from lora_train.runs.folder import RunFolder
+
+    run = RunFolder.create(service.runs_dir, make_config())
+    assert client.get(f"{PREFIX}/runs/{run.id}/samples/{name}").status_code in (404, 405)
+
+
+def test_static_files(client: TestClient) -> None:
+    for name in ("lora_train.js", "uPlot.iife.min.js", "style.css"):
+        assert client.get(f"/lora-train/static/{name}").status_code == 200
+    assert client.get("/lora-train/static/..%2fpyproject.toml").status_code == 404
+    assert client.get("/lora-train/static/install.py").status_code == 404

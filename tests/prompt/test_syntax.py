@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_train.prompt.syntax import LoraTag, parse_prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "tags"),
+    [
+        ("a cat", "a cat", []),
+        ("a <lora:x> cat", "a cat", [("x", 1.0, 1.0)]),
+        ("<lora:x:0.8>a", "a", [("x", 0.8, 0.8)]),
+        ("a <lora:x:0.5:1.0>", "a", [("x", 0.5, 1.0)]),
+        ("a <lora:x:te=0.2:unet=0.4>", "a", [("x", 0.2, 0.4)]),
+        ("a <lora:x:0.9:unet=0.4>", "a", [("x", 0.9, 0.4)]),
+        ("a <LORA:x:1>, b <lyco:y:-0.5>", "a , b", [("x", 1.0, 1.0), ("y", -0.5, -0.5)]),
+        ("<lora:x:1> <lora:x:1>", "", [("x", 1.0, 1.0), ("x", 1.0, 1.0)]),
+        ("<lora:my lora v1.2:1>", "", [("my lora v1.2", 1.0, 1.0)]),
+        ("<lora:عربي/猫:1>", "", [("عربي/猫", 1.0, 1.0)]),
+        (r"a \<lora:x:1>", "a <lora:x:1>", []),
+        ("<hypernet:x:1> a < b", "<hypernet:x:1> a < b", []),
+        ("<lora: x : 0.5 >", "", [("x", 0.5, 0.5)]),
+    ],
+)
+def test_forms(prompt: str, text: str, tags: list[tuple[str, float, float]]) -> None:
+    parsed = parse_prompt(prompt)
+    assert parsed.text == text
+    assert parsed.tags == tuple(LoraTag(*tag) for tag in tags)
+    assert parsed.notes == ()
+
+
+@pytest.mark.parametrize(
+    "tag", ["<lora:>", "<lora::1>", "<lora:x:strong>", "<lora:x:nan>", "<lora:x:1:1:1>", "<lora:x:a=1>"]
+)
+def test_what_is_not_understood_is_noted_and_taken_out(tag: str) -> None:
+    parsed = parse_prompt(f"a {tag} b")
+    assert parsed.text == "a b" and parsed.tags == ()
+    assert len(parsed.notes) == 1 and tag in parsed.notes[0]
+
+
+def test_the_default_strength() -> None:
+    assert parse_prompt("<lora:x>", default=0.6).tags == (LoraTag("x", 0.6, 0.6),)
+
+
+@given(st.text(max_size=80))
+def test_any_text_is_parsed(text: str) -> None:
+    parsed = parse_prompt(text)
+    assert all(tag.name for tag in parsed.tags)
+
+
+names = st.text(st.characters(blacklist_characters="<>:\\", blacklist_categories=["Cs"]), min_size=1).map(str.strip)
+
+
+@given(names.filter(bool), st.floats(-5, 5), st.floats(-5, 5))
+def test_a_written_tag_is_read_back(name: str, te: float, unet: float) -> None:
+    if "=" in name:
+        return
+    assert parse_prompt(f"<lora:{name}:{te!r}:{unet!r}>").tags == (LoraTag(name, te, unet),)

@@ -1,0 +1,153 @@
+"""Short runs from a configuration to a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lora_train.config import RunConfig
+from lora_train.errors import LoraTrainError
+from lora_train.hosts.standalone import StandaloneHost
+from lora_train.lorafile.reading import read_lora
+from lora_train.runs.execute import Stages, run_training
+from lora_train.runs.folder import RunFolder, list_runs
+
+Make = Callable[..., RunConfig]
+
+
+def test_a_run_writes_the_lora_and_tells_the_truth(make_config: Make, host: StandaloneHost, tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    config = make_config(train={"max_train_steps": 3, "seed": 5}, save={"training_comment": "hello"})
+    result = run_training(config, host, events.append)
+    assert result.path == tmp_path / "loras" / "sara.safetensors"
+    assert result.steps == 3 and not result.stopped
+    file = read_lora(result.path)
+    assert any(v.abs().max() > 0 for k, v in file.tensors.items() if k.startswith("lora_te") and "up" in k)
+    assert any(v.abs().max() > 0 for k, v in file.tensors.items() if k.startswith("lora_unet") and "up" in k)
+    told = file.metadata
+    assert (told["ss_steps"], told["ss_seed"], told["ss_network_dim"]) == ("3", "5", "4")
+    assert told["ss_training_comment"] == "hello"
+    assert told["modelspec.architecture"] == "stable-diffusion-v1/lora"
+    assert json.loads(told["ss_tag_frequency"])["pictures"]["sks on colour 0"] == 1
+    assert json.loads(told["ss_dataset_dirs"]) == {"pictures": {"n_repeats": 10, "img_count": 4}}
+    content = RunFolder(result.folder).read()
+    assert content["state"] == "finished" and content["resolved"]["data"]["resolution"] == 128
+    assert RunConfig.from_dict(content["config"]) == config
+    assert [e["step"] for e in events if e["kind"] == "step"] == [1, 2, 3]
+    assert RunFolder(result.folder).events() == events
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(make_config: Make, tmp_path: Path) -> None:
+    found = []
+    for number, seed in enumerate((1, 1, 2)):
+        host = StandaloneHost(tmp_path / f"data{number}")
+        config = make_config(
+            train={"max_train_steps": 3, "seed": seed, "noise_offset": 0.1},
+            data={"shuffle_caption": True, "flip_aug": True, "caption_dropout_rate": 0.2},
+            save={"output_name": f"run{number}", "save_precision": "fp32"},
+        )
+        path = run_training(config, host).path
+        assert path is not None
+        found.append(read_lora(path).tensors)
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
+    assert not all(torch.equal(found[0][k], found[2][k]) for k in found[0])
+
+
+def test_prepare_then_train_equals_both_at_once(make_config: Make, tmp_path: Path) -> None:
+    together = run_training(make_config(save={"output_name": "a"}), StandaloneHost(tmp_path / "one")).path
+    host = StandaloneHost(tmp_path / "two")
+    config = make_config(save={"output_name": "b"})
+    with pytest.raises(LoraTrainError, match="have not been prepared"):
+        run_training(config, host, stages=Stages(process=False))
+    assert run_training(config, host, stages=Stages(train=False)).path is None
+    apart = run_training(config, host, stages=Stages(process=False)).path
+    assert together is not None and apart is not None
+    first, second = read_lora(together).tensors, read_lora(apart).tensors
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_stopping_saves_what_there_is(make_config: Make, host: StandaloneHost) -> None:
+    seen: list[int] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        if event["kind"] == "step":
+            seen.append(event["step"])
+
+    result = run_training(make_config(train={"max_train_steps": 50}), host, listen, lambda: len(seen) >= 2)
+    assert result.stopped and result.steps == 2 and result.path is not None
+    assert read_lora(result.path).metadata["ss_steps"] == "2"
+    assert RunFolder(result.folder).read()["state"] == "stopped"
+
+
+def test_stopping_while_preparing_writes_no_lora(make_config: Make, host: StandaloneHost) -> None:
+    result = run_training(make_config(), host, stopped=lambda: True)
+    assert result.stopped and result.path is None
+    assert RunFolder(result.folder).read()["state"] == "stopped"
+
+
+def test_accumulation_is_the_mean_over_its_batches(make_config: Make, host: StandaloneHost) -> None:
+    """4 pictures at once or 2 + 2: with the posterior's, noise and times' draws apart, losses are comparable
+    only in size; what must hold exactly is the number of pictures per step and of steps."""
+    events: list[dict[str, Any]] = []
+    config = make_config(train={"max_train_steps": 2, "gradient_accumulation_steps": -1}, data={"train_batch_size": 1})
+    result = run_training(config, host, events.append)
+    content = RunFolder(result.folder).read()
+    assert content["resolved"]["train"]["gradient_accumulation_steps"] == 4
+    assert result.steps == 2
+
+
+@pytest.mark.parametrize("only", ["network_train_unet_only", "network_train_text_encoder_only"])
+def test_one_part_only(make_config: Make, host: StandaloneHost, only: str) -> None:
+    path = run_training(make_config(network={only: True}), host).path
+    assert path is not None
+    prefix = "lora_unet" if "unet" in only else "lora_te"
+    assert all(key.startswith(prefix) for key in read_lora(path).tensors)
+
+
+def test_bf16_trains_and_keeps_fp32_weights(make_config: Make, host: StandaloneHost) -> None:
+    config = make_config(train={"mixed_precision": "bf16", "max_train_steps": 2}, save={"save_precision": "fp32"})
+    path = run_training(config, host).path
+    assert path is not None
+    values = read_lora(path).tensors
+    down = next(v for k, v in values.items() if k.endswith("lora_down.weight"))
+    assert not torch.equal(down, down.bfloat16().float())
+
+
+def test_intermediate_files_and_previews(make_config: Make, host: StandaloneHost) -> None:
+    config = make_config(train={"max_train_steps": 4}, save={"save_every_n_steps": 2})
+    config = RunConfig.from_dict(
+        config.to_dict() | {"preview": {"prompts": ["sks on blue"], "sample_every_n_steps": 2, "steps": 2}}
+    )
+    result = run_training(config, host)
+    assert [p.name for p in (result.folder / "checkpoints").iterdir()] == ["sara-step00000002.safetensors"]
+    names = sorted(p.name for p in (result.folder / "samples").iterdir())
+    assert names == ["step00000000-0.png", "step00000002-0.png", "step00000004-0.png"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(make_config: Make, host: StandaloneHost) -> None:
+    with pytest.raises(LoraTrainError, match="not a number any more, at step"):
+        run_training(make_config(train={"learning_rate": 10.0, "max_train_steps": 200, "max_grad_norm": 0.0}), host)
+    run = list_runs(host.data_dir() / "runs")[0]
+    assert run.read()["state"] == "failed"
+    assert run.read()["problems"][0]["fix"].startswith("Lower the learning rate")
+
+
+def test_all_bad_input_is_told_at_once_and_nothing_is_written(host: StandaloneHost, tmp_path: Path) -> None:
+    config = RunConfig.from_dict(
+        {
+            "model": {"path": str(tmp_path / "nothing.ckpt")},
+            "data": {"folder": str(tmp_path / "nowhere")},
+            "train": {"max_train_steps": 0},
+            "save": {"output_name": "a/b", "output_dir": str(tmp_path / "loras")},
+        }
+    )
+    with pytest.raises(LoraTrainError) as caught:
+        run_training(config, host)
+    assert len(caught.value.problems) == 4
+    assert list(tmp_path.iterdir()) == []

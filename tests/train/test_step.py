@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lora_train.models.ddpm import NoiseProcess
+from lora_train.models.opening import open_model
+from lora_train.networks.inject import create_networks
+from lora_train.train.randomness import Randomness
+from lora_train.train.schedule import lr_factor
+from lora_train.train.step import BaseTerm, Draw, Row, backward, draw_noise, min_snr_weight
+
+OFF = torch.autocast("cpu", torch.bfloat16, enabled=False)
+
+
+def test_noise_process_equals_diffusers() -> None:
+    from diffusers import DDPMScheduler
+
+    for prediction in ("epsilon", "v_prediction"):
+        config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+        scheduler = DDPMScheduler(**config, prediction_type=prediction)
+        process = NoiseProcess.of_config({**config, "prediction_type": prediction})
+        x, noise, t = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0, 500, 999])
+        assert torch.allclose(process.noised(x, noise, t), scheduler.add_noise(x, noise, t), atol=1e-6)
+        target = noise if prediction == "epsilon" else scheduler.get_velocity(x, noise, t)
+        assert torch.allclose(process.target(x, noise, t), target, atol=1e-6)
+
+
+def test_min_snr_weight() -> None:
+    snr = torch.tensor([0.01, 1.0, 5.0, 50.0])
+    epsilon = [min(s, 5) / s for s in snr.tolist()]
+    v = [min(s, 5) / (s + 1) for s in snr.tolist()]
+    assert torch.allclose(min_snr_weight(snr, 5.0, "epsilon"), torch.tensor(epsilon))
+    assert torch.allclose(min_snr_weight(snr, 5.0, "v_prediction"), torch.tensor(v))
+
+
+def test_noise_offset_shifts_whole_channels() -> None:
+    shape = torch.Size((64, 4, 16, 16))
+    plain = draw_noise(shape, 0.0, torch.Generator().manual_seed(0))
+    shifted = draw_noise(shape, 0.5, torch.Generator().manual_seed(0))
+    shift = shifted - plain
+    assert torch.allclose(shift, shift[:, :, :1, :1].expand(shape), atol=1e-6)
+    assert 0.4 < shift[:, :, 0, 0].std() < 0.6
+
+
+def test_schedules() -> None:
+    assert [lr_factor("constant", s, 10, 0) for s in (0, 9)] == [1.0, 1.0]
+    assert [lr_factor("linear", s, 14, 4) for s in (0, 3, 4, 9)] == [0.25, 1.0, 1.0, 0.5]
+    assert math.isclose(lr_factor("cosine", 5, 10, 0), 0.5)
+    assert lr_factor("cosine", 9, 10, 0) > 0
+
+
+def test_randomness_depends_on_seed_name_and_position_only() -> None:
+    def draw(seed: int, name: str, position: int) -> float:
+        return float(torch.rand(1, generator=Randomness(seed).torch(name, position)))
+
+    assert draw(1, "noise", 5) == draw(1, "noise", 5)
+    assert len({draw(1, "noise", 5), draw(2, "noise", 5), draw(1, "order", 5), draw(1, "noise", 6)}) == 4
+
+
+def test_rows_follow_their_equation(base: Path) -> None:
+    """Two rows, one with a base term, against the module's formula written out."""
+    model = open_model(base)
+    networks = create_networks(model, "lora", 2, 2.0, torch.Generator().manual_seed(0), ("lora_unet", "lora_te"))
+    for network in networks.networks.values():
+        nn.init.normal_(network.up, std=0.2)
+    networks.attach()
+    generator = torch.Generator().manual_seed(1)
+    x, other = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
+    noise, t = torch.randn(2, 4, 8, 8, generator=generator), torch.tensor([100, 700])
+    weight, mask = torch.tensor([0.5, 2.0]), (torch.rand(2, 1, 8, 8, generator=generator) > 0.5).float()
+    captions = ["red star on blue", "sks"]
+    term = BaseTerm(0.7, other, ["", "blue circle on red"])
+    rows = [Row(x, captions), Row(x, captions, multiplier=0.5, weight=0.3, mask=mask, terms=(term,))]
+    found = backward(model, networks, rows, Draw(noise, t, weight), model.encode_text, lambda loss: loss, OFF)
+    gradients = {n: p.grad.clone() for n, p in networks.named_parameters() if p.grad is not None}
+
+    def predict(multiplier: float, clean: torch.Tensor, texts: list[str]) -> torch.Tensor:
+        networks.multiplier = multiplier
+        return model.predict(model.noised(clean, noise, t), t, model.encode_text(texts))
+
+    with torch.no_grad():
+        term_value = predict(0.0, other, list(term.captions)) - model.target(other, noise, t)
+        y = model.target(x, noise, t) + 0.7 * term_value
+    networks.zero_grad()
+    first = weight * ((predict(1.0, x, captions) - model.target(x, noise, t)) ** 2).mean((1, 2, 3))
+    first.mean().backward()
+    second = 0.3 * weight * (mask * (predict(0.5, x, captions) - y) ** 2).mean((1, 2, 3))
+    second.mean().backward()
+    assert torch.allclose(found, (first + second).detach(), rtol=1e-4)
+    for name, parameter in networks.named_parameters():
+        assert parameter.grad is not None
+        assert torch.allclose(parameter.grad, gradients[name], atol=1e-6, rtol=1e-3), name
+
+
+def test_the_multiplier_is_restored_even_when_the_model_fails(base: Path) -> None:
+    model = open_model(base)
+    networks = create_networks(model, "lora", 1, 1.0, torch.Generator(), ("lora_unet",))
+    with pytest.raises(ZeroDivisionError), networks.at(0.25):
+        raise ZeroDivisionError
+    assert networks.multiplier == 1.0

@@ -1,0 +1,57 @@
+"""The pages as far as they go without a browser; `test_browser.py` opens them in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from lora_train.errors import Problem
+from lora_train.hosts.standalone import StandaloneHost
+from lora_train.runs.service import Service
+from lora_train.ui.train_tab import Defaults, TrainTab, problems_html
+
+
+@pytest.fixture
+def tab(host: StandaloneHost) -> TrainTab:
+    with gr.Blocks():
+        return TrainTab(Service(host), Defaults("model", "folder", "sks"))
+
+
+def _values(**given: Any) -> dict[str, Any]:
+    empty: dict[str, Any] = {"model": "m", "folder": "f", "tag": "sks", "name": "", "preview": "", "overwrite": False}
+    empty |= dict.fromkeys(("steps", "batch", "resolution", "lr", "textlr", "dim", "alpha", "seed", "preview_every"))
+    return empty | given
+
+
+def test_what_is_left_empty_is_chosen_later(tab: TrainTab, host: StandaloneHost) -> None:
+    config = tab.config_of(_values())
+    assert config.save.output_name == "sks" and config.save.output_dir == str(host.lora_dir())
+    assert config.train.max_train_steps is None and config.network.network_dim is None
+    assert config.preview.prompts == ()
+
+
+def test_what_is_given_is_kept(tab: TrainTab) -> None:
+    config = tab.config_of(_values(steps=0, dim=8, lr=1e-3, name=" sara ", preview="sks", preview_every=5, seed=0))
+    assert config.train.max_train_steps == 0  # the check says so; it is not silently replaced
+    assert (config.network.network_dim, config.train.learning_rate, config.train.seed) == (8, 1e-3, 0)
+    assert config.save.output_name == "sara" and config.preview.prompts == ("sks",)
+
+
+def test_problems_are_escaped_and_labelled() -> None:
+    text = problems_html([Problem("bad <script>", "data.folder", "Give --input FOLDER.")])
+    assert "<script>" not in text and "<b>Folder of pictures</b>" in text and "--input" not in text
+
+
+def test_the_whole_page_builds(host: StandaloneHost, tmp_path: Path) -> None:
+    from fastapi.testclient import TestClient
+
+    from lora_train.ui.standalone import build_app
+
+    with TestClient(build_app(Service(host))) as client:
+        assert client.get("/").status_code == 200
+        config = str(client.get("/config").json())
+    for elem_id in ("lora_train_start", "lora_train_live", "lora_train_prompt", "lora_train_model"):
+        assert elem_id in config
