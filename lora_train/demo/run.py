@@ -41,7 +41,6 @@ def demo_config(output_dir: Path, overwrite: bool = True) -> RunConfig:
             learning_rate=2e-3,
             text_encoder_lr=1e-3,
             lr_warmup_steps=20,
-            min_snr_gamma=5.0,
         ),
         save=SaveOptions(output_name=NAME, output_dir=str(output_dir), overwrite=overwrite),
     )
