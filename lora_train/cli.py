@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from lora_train.config import (
 from lora_train.errors import LoraTrainError
 
 BAD_INPUT = 2
-STOPPED = 130
+ABORTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except KeyboardInterrupt:
         print("\nAborted.", file=sys.stderr)
-        return STOPPED
+        return ABORTED
     except BrokenPipeError:
         return 0
 
@@ -209,6 +207,7 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
 def _train(options: argparse.Namespace) -> int:
     from lora_train.hosts.standalone import StandaloneHost
     from lora_train.runs.execute import Stages
+    from lora_train.runs.terminal import train_with_progress
 
     if options.debug:
         import logging
@@ -219,40 +218,6 @@ def _train(options: argparse.Namespace) -> int:
     host = StandaloneHost()
     config = config_of(options, host.default_model(), str(host.lora_dir()))
     return train_with_progress(config, host, Stages(process=not options.noprocess, train=not options.notrain))
-
-
-def train_with_progress(config: RunConfig, host: Any, stages: Any) -> int:
-    """Train in the foreground with a progress bar; Ctrl-C saves and stops, a second one aborts."""
-    from lora_train.progress import ProgressBar
-    from lora_train.runs.execute import run_training
-
-    stop = threading.Event()
-
-    def interrupted(_signal: int, _frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        print("\nStopping after this step and saving; Ctrl-C again aborts.", file=sys.stderr)
-
-    before = signal.signal(signal.SIGINT, interrupted)
-    bar = ProgressBar()
-    try:
-        result = run_training(config, host, bar.on_event, stop.is_set, stages)
-    finally:
-        signal.signal(signal.SIGINT, before)
-        bar.close()
-    if result.path is None:
-        print(
-            "Stopped before the first step: there is nothing to save."
-            if result.stopped
-            else "Prepared; nothing was trained."
-        )
-    elif result.stopped:
-        print(f"Stopped after {result.steps} steps. The LoRA so far is saved: {result.path}")
-    else:
-        print(f"Saved: {result.path}")
-    print(f"Run folder: {result.folder}")
-    return STOPPED if result.stopped else 0
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -275,10 +240,17 @@ def _generate(options: argparse.Namespace) -> int:
         path = options.output
         if options.count > 1:
             path = path.with_name(f"{path.stem}-{seeds[number]}{path.suffix}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        _write_picture(picture, path)
         print(path)
     return 0
+
+
+def _write_picture(picture: Any, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except (OSError, ValueError) as error:
+        raise LoraTrainError(f"cannot write the picture: {error}.", str(path), "Give another --output.") from error
 
 
 def _demo(options: argparse.Namespace) -> int:

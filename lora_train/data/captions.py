@@ -27,13 +27,13 @@ def with_tag(tag: str, caption: str) -> str:
     'photo of sara'
     """
     tag = tag.strip().strip(",").strip()
-    if not tag or f" {tag.lower()} " in f" {_words(caption)} ":
+    if not tag or f" {_words(tag)} " in f" {_words(caption)} ":
         return caption
     return f"{tag}, {caption}" if caption else tag
 
 
 def _words(text: str) -> str:
-    return " ".join(text.lower().replace(",", " ").split()) if "," in text else text.lower()
+    return " ".join(text.lower().replace(",", " ").split())
 
 
 def vary(caption: str, rng: random.Random, shuffle: bool, keep_tokens: int, dropout: float) -> str:

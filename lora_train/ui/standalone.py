@@ -69,7 +69,7 @@ def serve(port: int, open_browser: bool) -> None:
     print(f"LoRA Train is at {address}   (Ctrl-C ends it)")
     if open_browser:
         threading.Timer(1.0, webbrowser.open, [address]).start()
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=3)
     latest = service.latest()
     if service.busy and latest is not None:
         print("Stopping the training and saving ...", file=sys.stderr)

@@ -52,6 +52,8 @@ def test_captions_from_txt_then_caption_then_the_folder(tmp_path: Path) -> None:
         ("sks", "", "sks"),
         ("", "on blue", "on blue"),
         ("sks,", "x", "sks, x"),
+        ("sara, woman", "sara, woman, red hair", "sara, woman, red hair"),
+        ("sara, woman", "sara in red", "sara, woman, sara in red"),
     ],
 )
 def test_tag_goes_first_once(tag: str, caption: str, expected: str) -> None:

@@ -1,10 +1,19 @@
-"""A live progress line in the terminal, fed by a run's events."""
+"""A run in the terminal: a live progress line fed by its events, and Ctrl-C that saves."""
 
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
+import threading
 from typing import Any, TextIO
+
+from lora_train.config import RunConfig
+from lora_train.hosts.base import Host
+from lora_train.runs.execute import Stages, run_training
+
+STOPPED_CODE = 130
+"""The exit code after Ctrl-C, as shells have it."""
 
 
 class ProgressBar:
@@ -65,3 +74,34 @@ class ProgressBar:
         self.close()
         self._stream.write(text + "\n")
         self._stream.flush()
+
+
+def train_with_progress(config: RunConfig, host: Host, stages: Stages) -> int:
+    """Train in the foreground with a progress bar; Ctrl-C saves and stops, a second one aborts."""
+    stop = threading.Event()
+
+    def interrupted(_signal: int, _frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        print("\nStopping after this step and saving; Ctrl-C again aborts.", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    bar = ProgressBar()
+    try:
+        result = run_training(config, host, bar.on_event, stop.is_set, stages)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        bar.close()
+    if result.path is None:
+        print(
+            "Stopped before the first step: there is nothing to save."
+            if result.stopped
+            else "Prepared; nothing was trained."
+        )
+    elif result.stopped:
+        print(f"Stopped after {result.steps} steps. The LoRA so far is saved: {result.path}")
+    else:
+        print(f"Saved: {result.path}")
+    print(f"Run folder: {result.folder}")
+    return STOPPED_CODE if result.stopped else 0
