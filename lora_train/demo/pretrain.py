@@ -106,6 +106,7 @@ def noise_scheduler() -> DDPMScheduler:
         beta_end=0.02,
         beta_schedule="scaled_linear",
         clip_sample=False,
+        steps_offset=1,
         prediction_type="v_prediction",
     )
 

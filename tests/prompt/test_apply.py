@@ -66,6 +66,10 @@ def _draw(pipeline: Any, **more: Any) -> np.ndarray:
 def test_the_picture_equals_diffusers(base: Path, loras: Path) -> None:
     """The same file through diffusers' load_lora_weights, through our Applier on a pipeline, and through
     our own sampler: the same picture within 2/255."""
+    from diffusers.utils import USE_PEFT_BACKEND
+
+    if not USE_PEFT_BACKEND:
+        pytest.skip("diffusers loads LoRAs only with newer transformers than the WebUI's 4.30.2")
     plain = _draw(_pipeline(base))
     theirs = _pipeline(base)
     theirs.load_lora_weights(str(loras), weight_name="one.safetensors")
