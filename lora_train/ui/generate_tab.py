@@ -33,7 +33,7 @@ class GenerateTab:
                 self.model = gr.Textbox(model, label="Base model", max_lines=1, elem_id="lora_train_generate_model")
                 with gr.Row():
                     self.steps = gr.Slider(1, MAX_STEPS, 20, step=1, label="Steps", elem_id="lora_train_generate_steps")
-                    self.guidance = gr.Slider(1, 20, 4, step=0.5, label="Guidance", elem_id="lora_train_guidance")
+                    self.guidance = gr.Slider(1, 20, 7, step=0.5, label="Guidance", elem_id="lora_train_guidance")
                 with gr.Row():
                     self.seed = gr.Number(1, label="Seed", precision=0, elem_id="lora_train_generate_seed")
                     self.count = gr.Slider(1, MAX_PICTURES, 4, step=1, label="Pictures", elem_id="lora_train_count")
