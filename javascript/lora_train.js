@@ -3,11 +3,32 @@
     "use strict";
 
     const API = "lora-train/api/v1/";
-    const POLL_MS = 1000;
+    const POLL_MS = 1000, BANNER_POLL_MS = 3000;
     const view = {element: null, run: null, next: 0, steps: [], losses: [], smoothed: [], chart: null, parts: {}};
+
+    function root() {
+        return typeof gradioApp === "function" ? gradioApp() : document;
+    }
 
     function url(path) {
         return new URL(API + path, document.baseURI);
+    }
+
+    // the page's own token: the WebUI's login does not cover an extension's routes
+    function token() {
+        const element = root().querySelector("#lora_train_live");
+        return (element && element.dataset.page) || "";
+    }
+
+    async function ask(path, method) {
+        const answer = await fetch(url(path), {
+            method: method || "GET",
+            headers: {"Content-Type": "application/json", "X-Lora-Train-Page": token()},
+            body: method === "POST" ? "{}" : undefined,
+        });
+        const content = await answer.json();
+        if (!answer.ok) throw new Error((content.problems || [{what: content.detail || answer.status}]).map((p) => p.what + " " + (p.fix || "")).join("\n"));
+        return content;
     }
 
     function make(tag, name, parent, text) {
@@ -18,17 +39,25 @@
         return element;
     }
 
+    function button(parent, id, text, action) {
+        const element = make("button", "button", parent, text);
+        element.type = "button";
+        element.id = id;
+        element.hidden = true;
+        element.addEventListener("click", action);
+        return element;
+    }
+
     function build(element) {
         element.replaceChildren();
         const parts = {};
         const head = make("div", "head", element);
         parts.title = make("b", "title", head, "No training yet");
         parts.state = make("span", "state", head);
-        parts.stop = make("button", "stop", head, "Stop and save");
-        parts.stop.type = "button";
-        parts.stop.id = "lora_train_stop";
-        parts.stop.hidden = true;
-        parts.stop.addEventListener("click", stop);
+        parts.stop = button(head, "lora_train_stop", "Stop and save", stop);
+        parts.resume = button(head, "lora_train_resume", "Resume", resume);
+        parts.copy = button(head, "lora_train_copy", "Copy for the prompt", () => copy(snippet()));
+        parts.send = button(head, "lora_train_send", "Send to txt2img", () => sendToPrompt(snippet()));
         parts.bar = make("progress", "bar", element);
         parts.bar.max = 1;
         parts.bar.value = 0;
@@ -54,11 +83,42 @@
     async function stop() {
         view.parts.stop.disabled = true;
         view.parts.stop.textContent = "Stopping ...";
-        await fetch(url("runs/" + encodeURIComponent(view.run) + "/stop"), {
-            method: "POST",
-            headers: {"Content-Type": "application/json"},
-            body: "{}",
-        });
+        await ask("runs/" + encodeURIComponent(view.run) + "/stop", "POST");
+    }
+
+    async function resume() {
+        view.parts.resume.disabled = true;
+        try {
+            await ask("runs/" + encodeURIComponent(view.run) + "/resume", "POST");
+        } catch (error) {
+            log(error.message, "error");
+        } finally {
+            view.parts.resume.disabled = false;
+        }
+    }
+
+    function snippet() {
+        return "<lora:" + view.parts.title.textContent + ":1>";
+    }
+
+    async function copy(text) {
+        try {
+            await navigator.clipboard.writeText(text);
+            view.parts.copy.textContent = "Copied";
+        } catch (error) { // no clipboard on pages without https
+            log("Copy this: " + text);
+        }
+    }
+
+    function promptField() {
+        return root().querySelector("#txt2img_prompt textarea");
+    }
+
+    function sendToPrompt(text) {
+        const field = promptField();
+        if (!field.value.includes(text)) field.value = (field.value + " " + text).trim();
+        field.dispatchEvent(new Event("input", {bubbles: true}));
+        if (typeof switch_to_txt2img === "function") switch_to_txt2img();
     }
 
     function log(text, kind) {
@@ -84,10 +144,14 @@
             view.smoothed.push(event.smoothed);
             view.last = event;
         },
+        resumed: (event) => {
+            const kept = view.steps.filter((step) => step <= event.step).length;
+            view.steps.length = view.losses.length = view.smoothed.length = kept;
+        },
         preview: (event) => {
             const figure = make("figure", "", view.parts.samples);
             const image = make("img", "", figure);
-            image.src = url("runs/" + encodeURIComponent(view.run) + "/samples/" + encodeURIComponent(event.file));
+            image.src = url("runs/" + encodeURIComponent(view.run) + "/samples/" + encodeURIComponent(event.file) + "?page=" + encodeURIComponent(token()));
             image.alt = event.prompt + ", after " + event.step + " steps";
             make("figcaption", "", figure, event.step + " steps");
         },
@@ -132,45 +196,88 @@
 
     function showRun(run) {
         view.parts.title.textContent = run.name;
-        const lost = !run.running && (run.state === "training" || run.state === "preparing");
-        view.parts.state.textContent = lost ? "interrupted" : run.state;
-        view.parts.state.dataset.state = lost ? "interrupted" : run.state;
+        view.parts.state.textContent = run.state;
+        view.parts.state.dataset.state = run.state;
         view.parts.stop.hidden = !run.running;
+        if (!run.running) {
+            view.parts.stop.disabled = false;
+            view.parts.stop.textContent = "Stop and save";
+        }
+        view.parts.resume.hidden = !run.can_resume;
+        const usable = !run.running && Boolean(run.result);
+        view.parts.copy.hidden = !usable;
+        view.parts.send.hidden = !usable || !promptField();
         if (run.state === "finished" && run.result) {
             view.parts.text.textContent = "Finished. Use it in a prompt: <lora:" + run.name + ":1>";
         } else if (run.state === "stopped") {
             view.parts.text.textContent = run.result ? "Stopped; the LoRA so far is saved: " + run.result : "Stopped before the first step.";
+        } else if (run.state === "interrupted") {
+            view.parts.text.textContent = run.can_resume ? "Interrupted: its program ended. Resume goes on from the last saved state." : "Interrupted before a state was saved; start it again.";
         }
     }
 
     async function poll() {
-        const latest = await (await fetch(url("runs/latest"))).json();
+        const latest = await ask("runs/latest");
         if (latest === null) return;
         if (latest.id !== view.run) reset(latest);
-        const path = "runs/" + encodeURIComponent(latest.id) + "/events?since=" + view.next;
-        const answer = await (await fetch(url(path))).json();
+        const answer = await ask("runs/" + encodeURIComponent(latest.id) + "/events?since=" + view.next);
         view.next = answer.next;
         view.last = null;
         answer.events.forEach((event) => SHOW[event.kind] && SHOW[event.kind](event));
         showStep();
         showRun(answer.run);
+        showInWebui(answer.run);
     }
 
-    async function tick() {
-        try {
-            const root = typeof gradioApp === "function" ? gradioApp() : document;
-            const element = root.querySelector("#lora_train_live");
-            if (element && element !== view.element) {
-                build(element);
-                view.run = null;
+    // The WebUI's own progress bar and page title
+    function showInWebui(run) {
+        if (typeof requestProgress !== "function" || !run.running || view.inWebui === run.id) return;
+        view.inWebui = run.id;
+        requestProgress("task(lora_train-" + run.id + ")", view.parts.bar, null, () => {
+            view.inWebui = null;
+        }, null, 600);
+    }
+
+    // In the WebUI's other tabs: why a picture waits
+    async function showBanner() {
+        const field = promptField();
+        if (!field || !root().querySelector("#lora_train_live")) return;
+        const run = await ask("runs/latest");
+        let banner = root().querySelector("#lora_train_banner");
+        if (!run || !run.running) {
+            if (banner) banner.remove();
+            return;
+        }
+        if (!banner) {
+            banner = make("div", "banner", null);
+            banner.id = "lora_train_banner";
+            banner.setAttribute("role", "status");
+            const tabs = root().querySelector("#tabs") || document.body;
+            tabs.parentNode.insertBefore(banner, tabs);
+        }
+        banner.textContent = "The LoRA " + run.name + " is being trained. Pictures wait until it ends or is stopped (tab Train LoRA).";
+    }
+
+    async function keepDoing(action, pause) {
+        for (;;) {
+            try {
+                await action();
+            } catch (error) {
+                // the server is away for a moment, or a login is missing; the next turn asks again
             }
-            if (element && element.offsetParent !== null) await poll();
-        } catch (error) {
-            // the server is away for a moment; the next tick asks again
-        } finally {
-            setTimeout(tick, POLL_MS);
+            await new Promise((done) => setTimeout(done, pause));
         }
     }
 
-    tick();
+    async function tick() {
+        const element = root().querySelector("#lora_train_live");
+        if (element && element !== view.element) {
+            build(element);
+            view.run = null;
+        }
+        if (element && element.offsetParent !== null) await poll();
+    }
+
+    keepDoing(tick, POLL_MS);
+    keepDoing(showBanner, BANNER_POLL_MS);
 })();

@@ -1,4 +1,4 @@
-"""The command line: `lora-train train | generate | demo | ui`."""
+"""The command line: `lora-train train | resume | generate | demo | ui`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lora_train
 from lora_train.config import (
@@ -19,6 +19,9 @@ from lora_train.config import (
     TrainOptions,
 )
 from lora_train.errors import LoraTrainError
+
+if TYPE_CHECKING:
+    from lora_train.hosts.base import Host
 
 BAD_INPUT = 2
 ABORTED = 130
@@ -47,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lora-train {lora_train.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_resume(commands)
     _add_generate(commands)
     _add_demo(commands)
     ui = commands.add_parser("ui", help="open the page in a browser")
@@ -125,10 +129,22 @@ def _add_train(commands: Any) -> None:
     )
     stages.add_argument("--offline", action="store_true", help="use nothing that needs a WebUI (so it is, without one)")
     stages.add_argument(
-        "--shutdown", action="store_true", help="stop the WebUI between preparing and training; needs one"
+        "--shutdown", action="store_true", help="stop the WebUI before training (needs its --api-server-stop)"
     )
+    server = train.add_argument_group("a WebUI that runs elsewhere, started with --api")
+    server.add_argument("--server", default="", metavar="URL", help="its address; its checkpoint is unloaded meanwhile")
+    server.add_argument("--user", default="", help="of its --api-auth")
+    server.add_argument("--password", default="", help="of its --api-auth")
     stages.add_argument("--debug", action="store_true", help="show the log with details")
     train.set_defaults(run=_train)
+
+
+def _add_resume(commands: Any) -> None:
+    resume = commands.add_parser("resume", help="go on with a training that was stopped or killed")
+    resume.add_argument(
+        "run_id", metavar="RUN", nargs="?", default="", help="the run's id (default: the newest that can go on)"
+    )
+    resume.set_defaults(run=_resume)
 
 
 def _add_generate(commands: Any) -> None:
@@ -204,20 +220,50 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
     )
 
 
-def _train(options: argparse.Namespace) -> int:
+def _host(options: argparse.Namespace) -> Host:
+    """The WebUI named with --server, or none."""
     from lora_train.hosts.standalone import StandaloneHost
-    from lora_train.runs.execute import Stages
+
+    if not options.server or options.offline:
+        if options.shutdown:
+            raise LoraTrainError("there is no WebUI to stop.", "--shutdown", "Name it with --server URL.")
+        return StandaloneHost()
+    from lora_train.hosts.remote import RemoteHost
+
+    return RemoteHost(options.server, options.user, options.password)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from lora_train.runs.stages import Stages
     from lora_train.runs.terminal import train_with_progress
 
     if options.debug:
         import logging
 
         logging.basicConfig(level=logging.DEBUG)
-    if options.shutdown:
-        raise LoraTrainError("there is no WebUI to stop.", "--shutdown", "Leave it out.")
+    host = _host(options)
+    model = "" if options.model is not None else str(host.current_checkpoint() or "")
+    config = config_of(options, model, str(host.lora_dir()))
+    stages = Stages(process=not options.noprocess, train=not options.notrain, shutdown=options.shutdown)
+    return train_with_progress(config, host, stages)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from lora_train.hosts.standalone import StandaloneHost
+    from lora_train.runs.folder import list_runs
+    from lora_train.runs.terminal import resume_with_progress
+
     host = StandaloneHost()
-    config = config_of(options, host.default_model(), str(host.lora_dir()))
-    return train_with_progress(config, host, Stages(process=not options.noprocess, train=not options.notrain))
+    runs = list_runs(host.data_dir() / "runs")
+    wanted = [run for run in runs if run.id == options.run_id or (not options.run_id and run.can_resume)]
+    if not wanted:
+        there = ", ".join(run.id for run in runs if run.can_resume) or "none"
+        raise LoraTrainError(
+            f"there is no such run to go on with (there: {there}).",
+            options.run_id or str(host.data_dir() / "runs"),
+            "Give the id of a run that was stopped.",
+        )
+    return resume_with_progress(wanted[0], host)
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -228,7 +274,7 @@ def _generate(options: argparse.Namespace) -> int:
     if options.count < 1 or options.steps < 1:
         raise LoraTrainError("the number of pictures and of steps must be at least 1.", "--count, --steps")
     host = StandaloneHost()
-    model = options.model if options.model is not None else host.default_model()
+    model = options.model if options.model is not None else str(host.current_checkpoint() or "")
     folder = Path(options.dir) if options.dir is not None else host.lora_dir()
     seeds = range(options.seed, options.seed + options.count)
     made = Generator(open_model(Path(model)), folder).generate(

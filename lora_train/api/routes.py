@@ -9,11 +9,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
+from lora_train.hosts.access import Login
 from lora_train.runs.folder import RunFolder, list_runs
 from lora_train.runs.service import Service
 
@@ -41,17 +42,23 @@ def run_summary(run: RunFolder, service: Service) -> dict[str, Any]:
     return {
         "id": run.id,
         "name": config.get("save", {}).get("output_name", ""),
-        "state": content.get("state", ""),
+        "state": service.state_of(run),
         "created": content.get("created"),
         "steps": content.get("steps"),
         "result": content.get("result"),
         "running": service.is_running(run.id),
+        "can_resume": run.can_resume and not service.busy,
     }
 
 
-def routes(service: Service) -> APIRouter:
-    """All routes. Protecting them is the host's part (see `hosts`)."""
-    router = APIRouter(prefix=PREFIX)
+def routes(service: Service, login: Login | None = None) -> APIRouter:
+    """All routes, behind the host's `login` where it has one; without it they answer 401."""
+
+    def check(request: Request) -> None:
+        if login is not None and not login.allows(request.headers, request.cookies, request.query_params):
+            raise HTTPException(401, "log in to the WebUI first")
+
+    router = APIRouter(prefix=PREFIX, dependencies=[Depends(check)])
 
     @router.get("/runs")
     def runs() -> Response:
@@ -98,6 +105,16 @@ def routes(service: Service) -> APIRouter:
         if not _is_json(request):
             return _json({"problems": [{"what": "send JSON", "where": "", "fix": ""}]}, 415)
         return _json({"stopping": service.stop(run_id)})
+
+    @router.post("/runs/{run_id}/resume")
+    def resume(run_id: str, request: Request) -> Response:
+        if not _is_json(request):
+            return _json({"problems": [{"what": "send JSON", "where": "", "fix": ""}]}, 415)
+        try:
+            service.resume(run_id)
+        except LoraTrainError as error:
+            return _error(error)
+        return _json({"resuming": True})
 
     @router.get("/runs/{run_id}/samples/{name}")
     def sample(run_id: str, name: str) -> Response:

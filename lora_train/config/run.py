@@ -96,6 +96,8 @@ class SaveOptions:
     overwrite: bool = False
     save_every_n_steps: int = 0
     save_every_n_epochs: int = 0
+    save_state_every_n_minutes: float = 2.0
+    """So often the state for a resume is saved, besides when the run is stopped; 0: only then."""
     save_precision: str = "fp16"
     training_comment: str = ""
 

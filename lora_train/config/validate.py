@@ -34,6 +34,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.seed": (0, 2**63 - 1),
     "save.save_every_n_steps": (0, 10_000_000),
     "save.save_every_n_epochs": (0, 10_000_000),
+    "save.save_state_every_n_minutes": (0, 10_000),
     "preview.sample_every_n_steps": (0, 10_000_000),
     "preview.steps": (1, 1000),
     "preview.guidance": (0, 100),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -53,6 +55,11 @@ class Dataset:
         for item in self.items:
             counts[item.placement.bucket] += item.picture.repeats
         return dict(sorted(counts.items()))
+
+    def fingerprint(self) -> str:
+        """A hash of pictures, cuts, captions and repeats: the same for the same training set."""
+        parts = [(item.keys, item.picture.caption, item.picture.repeats) for item in self.items]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def epoch(self, batch_size: int, seed: str) -> list[list[int]]:
         """Batches of item indices for one epoch; no batch mixes buckets. `seed` fixes the order."""

@@ -38,12 +38,14 @@ from lora_train.models.text import file_name_of
 
 SCENES, COLLAGES = 24_000, 12_000
 CROP = 64
-VAE_CROP_STEPS, VAE_FULL_STEPS, MODEL_STEPS = 2600, 1700, 9000
+VAE_CROP_STEPS, VAE_FULL_STEPS, MODEL_STEPS = 2600, 1700, 13_000
 KL_WEIGHT = 1e-5
 EMA_DECAY = 0.999
 FIRST_STEPS = 400
 """For so many steps only high noise and short captions are shown: reading is learned first, and quickly."""
 HIGH_NOISE = 700
+DETAIL_FROM = 9000
+"""From this step on all noise levels count alike; before, the higher of two draws: captions decide most there."""
 SHORT_TOKENS, SHORT_SHARE = 20, 0.85
 """Captions are padded to so few tokens for the first share of the steps: among 77, nearly all of them
 padding, attention is too even to find the words."""
@@ -305,8 +307,8 @@ def train_model(
         tokens = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         x = latents[torch.from_numpy(chosen)]
         noise = torch.randn(x.shape, generator=generator)
-        # the larger of two: captions decide most where noise is high
-        t = torch.randint(HIGH_NOISE if beginning else 0, 1000, (2, len(x)), generator=generator).amax(dim=0)
+        draws = 2 if progress.step < DETAIL_FROM else 1
+        t = torch.randint(HIGH_NOISE if beginning else 0, 1000, (draws, len(x)), generator=generator).amax(dim=0)
         noisy = schedule.add_noise(x, noise, t)
         with torch.autocast("cpu", torch.bfloat16):
             states = text(tokens.input_ids)[0]

@@ -49,9 +49,9 @@ def demo_config(output_dir: Path, overwrite: bool = True) -> RunConfig:
 def run_demo(out: Path) -> int:
     """Train, draw the contact sheet and the loss plot into `out`, and say where everything is."""
     from lora_train.hosts.standalone import StandaloneHost
-    from lora_train.runs.execute import Stages
     from lora_train.runs.folder import list_runs
     from lora_train.runs.pictures import loss_plot, save_picture
+    from lora_train.runs.stages import Stages
     from lora_train.runs.terminal import train_with_progress
 
     out = out.absolute()

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lora_train.hosts.settings import Settings
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Note = Callable[[str], None]
+"""Tells the person something; goes into the run's events."""
+
+CAPTION_KINDS = ("blip", "deepbooru")
+
+
+def never() -> bool:
+    """The answer of a `stopped` that nobody can say yes to."""
+    return False
 
 
 class Host(Protocol):
     """A WebUI, or the stand-in when there is none."""
 
     name: str
+
+    def checkpoints(self) -> list[Path]:
+        """Base models that the host knows; empty where it knows none."""
+        ...
+
+    def current_checkpoint(self) -> Path | None:
+        """The base model in use, offered first; None when there is none."""
+        ...
+
+    def tokenizers(self) -> list[Any]:
+        """CLIP tokenizers of the loaded model, tried for checkpoints that bring none; may be empty."""
+        ...
 
     def lora_dir(self) -> Path:
         """Where LoRA files go unless the person says otherwise."""
@@ -20,14 +48,53 @@ class Host(Protocol):
         """Where runs and caches are kept."""
         ...
 
-    def default_model(self) -> str:
-        """The base model offered first; "" when there is none."""
+    def settings(self) -> Settings:
+        """The person's settings; the defaults where the host has no settings page."""
         ...
 
-    def lend_gpu(self) -> AbstractContextManager[None]:
-        """Within the block the device is free for training; nothing to do where there is no generation model."""
+    def may_read(self, path: Path) -> bool:
+        """Whether a person at the page may read this path; True for all on one's own machine."""
         ...
 
-    def refresh_loras(self) -> None:
-        """Make the host notice new LoRA files; nothing to do where it looks each time."""
+    def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
+        """One caption ("blip") or tag list ("deepbooru") per picture, in order.
+
+        The model is loaded at the first picture and unloaded at the end, however the iteration ends.
+        Raises LoraTrainError that says what to do where the host has no such model.
+        """
+        ...
+
+    def restore_faces(self, pictures: Iterable[Image.Image], weight: float) -> Iterator[Image.Image]:
+        """Pictures with faces restored; `weight` is CodeFormer's (0: strongest). Unloads as `caption` does.
+
+        Raises LoraTrainError where the host has no restorer, or it did nothing for lack of its weights.
+        """
+        ...
+
+    def upscale(self, pictures: Iterable[Image.Image], factor: float, name: str) -> Iterator[Image.Image]:
+        """Enlarged pictures by the named upscaler ("" for the host's best). Unloads as `caption` does.
+
+        Raises LoraTrainError where the host has no upscaler of that name.
+        """
+        ...
+
+    def lend_gpu(self, stopped: Callable[[], bool] = never, note: Note = print) -> AbstractContextManager[None]:
+        """Within the block the device is free for training, and generation waits or is refused.
+
+        On leaving, whatever happened, the generation model is back and generation goes on. Raises
+        Stopped when `stopped` says so before it was the training's turn. Does nothing where there is
+        no generation model.
+        """
+        ...
+
+    def refresh_loras(self, changed: Path | None = None) -> None:
+        """Make the host notice new LoRA files, `changed` also where it has it cached."""
+        ...
+
+    def report_progress(self, run: str, done: int, total: int, text: str) -> None:
+        """Show how far the run is in the host's own progress bar; nothing where it has none."""
+        ...
+
+    def shutdown(self) -> None:
+        """Stop the host's server, to free all of its memory. Raises LoraTrainError where that cannot be."""
         ...

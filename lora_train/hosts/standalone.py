@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lora_train.demo.files import base_folder
+from lora_train.errors import LoraTrainError
+from lora_train.hosts.base import Note, never
+from lora_train.hosts.settings import Settings
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+DATA_VARIABLE, CAPTIONER_VARIABLE = "LORA_TRAIN_DATA", "LORA_TRAIN_CAPTIONER"
 
 
 class StandaloneHost:
-    """Keeps everything below one folder: `LORA_TRAIN_DATA`, or `lora-train-data` where it was started."""
+    """Keeps everything below one folder: `LORA_TRAIN_DATA`, or `lora-train-data` where it was started.
+
+    `captioner` is a transformers image-to-text model, by folder or by the id of one in the hub's cache.
+    """
 
     name = "standalone"
 
-    def __init__(self, data: Path | None = None) -> None:
-        self._data = data or Path(os.environ.get("LORA_TRAIN_DATA", "lora-train-data")).absolute()
+    def __init__(self, data: Path | None = None, captioner: str = "") -> None:
+        self._data = data or Path(os.environ.get(DATA_VARIABLE, "lora-train-data")).absolute()
+        self._captioner = captioner or os.environ.get(CAPTIONER_VARIABLE, "")
+
+    def checkpoints(self) -> list[Path]:
+        """See Host: the demo's base, when it is there."""
+        folder = base_folder()
+        return [folder] if (folder / "model_index.json").is_file() else []
+
+    def current_checkpoint(self) -> Path | None:
+        """See Host."""
+        return next(iter(self.checkpoints()), None)
+
+    def tokenizers(self) -> list[Any]:
+        """See Host."""
+        return []
 
     def lora_dir(self) -> Path:
         """See Host."""
@@ -25,14 +52,45 @@ class StandaloneHost:
         """See Host."""
         return self._data
 
-    def default_model(self) -> str:
-        """See Host: the demo's base, when it is there."""
-        folder = base_folder()
-        return str(folder) if (folder / "model_index.json").is_file() else ""
+    def settings(self) -> Settings:
+        """See Host."""
+        return Settings()
 
-    def lend_gpu(self) -> AbstractContextManager[None]:
+    def may_read(self, path: Path) -> bool:
+        """See Host: the server listens on this machine alone."""
+        return True
+
+    def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
+        """See Host: by a transformers model, tags not at all."""
+        from lora_train.data.captioner import transformers_captions
+
+        if kind != "blip" or not self._captioner:
+            raise LoraTrainError(
+                "there is nothing here that can caption pictures.",
+                "captions",
+                f"Set {CAPTIONER_VARIABLE} to the folder or id of a transformers image-to-text model, "
+                "or use a running WebUI with --server, or write .txt files beside the pictures.",
+            )
+        yield from transformers_captions(self._captioner, pictures)
+
+    def restore_faces(self, pictures: Iterable[Image.Image], weight: float) -> Iterator[Image.Image]:
+        """See Host."""
+        raise LoraTrainError("there is nothing here that can restore faces.", "restore", "Use a WebUI (--server).")
+
+    def upscale(self, pictures: Iterable[Image.Image], factor: float, name: str) -> Iterator[Image.Image]:
+        """See Host."""
+        raise LoraTrainError("there is no upscaler here.", "upscale", "Use a WebUI (--server).")
+
+    def lend_gpu(self, stopped: Callable[[], bool] = never, note: Note = print) -> AbstractContextManager[None]:
         """See Host."""
         return nullcontext()
 
-    def refresh_loras(self) -> None:
+    def refresh_loras(self, changed: Path | None = None) -> None:
+        """See Host: the folder is looked at each time."""
+
+    def report_progress(self, run: str, done: int, total: int, text: str) -> None:
         """See Host."""
+
+    def shutdown(self) -> None:
+        """See Host."""
+        raise LoraTrainError("there is no WebUI to stop.", "--shutdown", "Name it with --server URL.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_train.errors import LoraTrainError
 
@@ -40,11 +40,18 @@ def recognise(path: Path) -> str:
     return recognise_file(path)
 
 
-def open_model(path: Path) -> BaseModel:
-    """Load the base model at `path` into CPU memory, fp32. Raises LoraTrainError."""
+def _none() -> list[Any]:
+    return []
+
+
+def open_model(path: Path, tokenizers: Callable[[], list[Any]] = _none) -> BaseModel:
+    """Load the base model at `path` into CPU memory, fp32.
+
+    `tokenizers` gives those that may serve a checkpoint which brings none. Raises LoraTrainError.
+    """
     from lora_train.models.folder import load_folder_parts
     from lora_train.models.single_file import load_file_parts
 
     family = recognise(path)
-    parts = load_folder_parts(path) if path.is_dir() else load_file_parts(path)
+    parts = load_folder_parts(path) if path.is_dir() else load_file_parts(path, tokenizers)
     return FAMILIES[family](parts)

@@ -8,7 +8,7 @@ scale, the text encoder's folder).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,18 +65,19 @@ def recognise_shapes(shapes: Shapes, path: Path) -> str:
     return "sd1"
 
 
-def load_file_parts(path: Path) -> Parts:
+def load_file_parts(path: Path, tokenizers: Callable[[], list[Any]]) -> Parts:
     """Build and fill UNet, VAE, text encoder and tokenizer of an SD 1.x file. Raises LoraTrainError."""
     tensors = read_tensors(path)
     recognise_shapes({name: tuple(value.shape) for name, value in tensors.items()}, path)
     yaml = _beside(path)
     folder = _text_folder(path, yaml)
+    text = _build_text(_under(tensors, CLIP_PREFIX), folder, path)
     return Parts(
         source=path,
         unet=_build_unet(_under(tensors, UNET_PREFIX), yaml, path),
         vae=_build_vae(_under(tensors, VAE_PREFIX), yaml, path),
-        text_encoders=[_build_text(_under(tensors, CLIP_PREFIX), folder, path)],
-        tokenizers=[clip_tokenizer(folder)],
+        text_encoders=[text],
+        tokenizers=[clip_tokenizer(folder, tokenizers, text.config.vocab_size)],
         scheduler_config=_schedule(yaml),
     )
 

@@ -1,6 +1,7 @@
 """Find a tokenizer without the network.
 
-Order: beside the model, the local Hugging Face cache, the vocabulary inside an installed open_clip.
+Order: beside the model, the host's loaded model, the local Hugging Face cache, the vocabulary inside an
+installed open_clip.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import gzip
 import importlib.util
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +32,27 @@ def byte_alphabet() -> list[str]:
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
 
 
-def clip_tokenizer(beside: Path | None) -> Any:
-    """The tokenizer for a CLIP-L text encoder.
+def clip_tokenizer(beside: Path | None, loaded: Callable[[], list[Any]], vocabulary: int) -> Any:
+    """The tokenizer for a CLIP-L text encoder with so many words in its `vocabulary`.
 
-    `beside` is a folder that belongs to the model and may hold one. Raises LoraTrainError when no
-    tokenizer is on this machine; nothing is downloaded.
+    `beside` is a folder that belongs to the model and may hold one; `loaded` gives those of a host.
+    Raises LoraTrainError when no tokenizer is on this machine; nothing is downloaded.
     """
     from transformers import CLIPTokenizer
 
     if beside is not None and (beside / "vocab.json").is_file():
         return CLIPTokenizer.from_pretrained(beside)
+    for tokenizer in loaded():
+        if isinstance(tokenizer, CLIPTokenizer) and len(tokenizer) == vocabulary:
+            return tokenizer
     for repository in CLIP_L_REPOSITORIES:
         for subfolder in ("", "tokenizer"):
             folder = _cached(repository, subfolder)
             if folder is not None:
                 return CLIPTokenizer.from_pretrained(folder)
-    vocabulary = _open_clip_vocabulary()
-    if vocabulary is not None:
-        return _from_merges(vocabulary)
+    shipped = _open_clip_vocabulary()
+    if shipped is not None:
+        return _from_merges(shipped)
     raise LoraTrainError(
         "the CLIP tokenizer, which a single-file checkpoint does not contain, is not on this machine.",
         "model.path",

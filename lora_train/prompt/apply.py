@@ -24,6 +24,23 @@ from lora_train.prompt.syntax import LoraTag
 _ROOTS = {"lora_unet": "unet", "lora_te": "text_encoder"}
 
 
+def is_target(module: nn.Module) -> bool:
+    """Whether networks can change this module's weight."""
+    return isinstance(module, (nn.Linear, nn.Conv2d))
+
+
+def modules_by_file_name(model: Any) -> dict[str, nn.Module]:
+    """The modules of this package's models and of diffusers pipelines, by the names that LoRA files use."""
+    found = {}
+    for prefix, attribute in _ROOTS.items():
+        root = getattr(model, attribute, None)
+        for path, module in root.named_modules() if root is not None else ():
+            if is_target(module):
+                spelled = file_name_of(path) if prefix == "lora_te" else path
+                found[f"{prefix}_{spelled.replace('.', '_')}"] = module
+    return found
+
+
 @dataclass(frozen=True)
 class Applied:
     """A network as it was applied; `unmatched` are modules that the model does not have."""
@@ -31,23 +48,22 @@ class Applied:
     tag: LoraTag
     path: Path
     unmatched: tuple[str, ...] = ()
+    short_hash: str = ""
+    """The first 12 digits of the file's hash, as the WebUI shows it."""
 
 
 @dataclass
 class Applier:
-    """Holds one model's networks. `apply` replaces what was applied before; `remove` takes all off."""
+    """Networks on the modules of one model, by the names in files (see `modules_by_file_name`).
 
-    model: Any
-    _modules: dict[str, nn.Module] = field(default_factory=dict)
+    `apply` replaces what was applied before; `remove` takes all off. The weights' originals are kept in
+    the computer's memory.
+    """
+
+    modules: dict[str, nn.Module]
     _originals: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for prefix, attribute in _ROOTS.items():
-            root = getattr(self.model, attribute, None)
-            for path, module in root.named_modules() if root is not None else ():
-                if isinstance(module, (nn.Linear, nn.Conv2d)):
-                    spelled = file_name_of(path) if prefix == "lora_te" else path
-                    self._modules[f"{prefix}_{spelled.replace('.', '_')}"] = module
+    _on_now: list[tuple[LoraTag, Path, float]] = field(default_factory=list)
+    _applied: list[Applied] = field(default_factory=list)
 
     def apply(self, networks: Sequence[tuple[LoraTag, Path]]) -> list[Applied]:
         """Apply all of `networks`, and nothing else. The same one twice counts twice.
@@ -55,22 +71,47 @@ class Applier:
         Raises LoraTrainError, the model left without networks, when a file cannot be read or fits
         no module of the model.
         """
+        wanted = [(tag, path, _changed_at(path)) for tag, path in networks]
+        if wanted == self._on_now:
+            return self._applied
         self.remove()
         try:
-            return [self._add(tag, read_lora(path)) for tag, path in networks]
+            self._applied = [self._add(tag, read_lora(path)) for tag, path in networks]
         except BaseException:
             self.remove()
             raise
+        self._on_now = wanted
+        return self._applied
+
+    def apply_usable(self, networks: Sequence[tuple[LoraTag, Path]]) -> tuple[list[Applied], list[str]]:
+        """As `apply`, but what cannot be applied is left out; returns what was applied, and a note for each other."""
+        try:
+            return self.apply(networks), []
+        except LoraTrainError:
+            pass
+        usable, notes = [], []
+        for tag, path in networks:
+            try:
+                self.apply([(tag, path)])
+                usable.append((tag, path))
+            except LoraTrainError as error:
+                notes.append(f"<lora:{tag.name}> is left out. {error}")
+        return self.apply(usable), notes
 
     @torch.no_grad()
     def remove(self) -> None:
         """Put back every weight that was changed, bit for bit."""
         for name, original in self._originals.items():
             self._weight(name).copy_(original)
+        self.forget()
+
+    def forget(self) -> None:
+        """Take the weights as they are now for the original ones (others have been loaded into the modules)."""
         self._originals.clear()
+        self._on_now, self._applied = [], []
 
     def _weight(self, name: str) -> torch.Tensor:
-        weight = self._modules[name].weight
+        weight = self.modules[name].weight
         assert isinstance(weight, torch.Tensor)
         return weight
 
@@ -83,11 +124,11 @@ class Applier:
                 continue
             weight = self._weight(name)
             if name not in self._originals:
-                self._originals[name] = weight.detach().clone()
+                self._originals[name] = weight.detach().to("cpu", copy=True)
             delta = network.weight_delta(weight)
             # summed in fp32, so that a half-precision weight is rounded once per network
             weight.copy_(weight.float() + strength * delta.to(weight.device))
-        return Applied(tag, file.path, tuple(unmatched))
+        return Applied(tag, file.path, tuple(unmatched), file.metadata.get("sshs_model_hash", "")[:12])
 
     def _load(self, file: LoraFile) -> tuple[dict[str, NetworkModule], list[str]]:
         """The file's networks by module, and the modules that this model lacks."""
@@ -95,11 +136,11 @@ class Applier:
         unmatched, unfit = [], []
         for name, tensors in file.by_module().items():
             kind = kind_of(frozenset(tensors))
-            if kind is None or name not in self._modules:
+            if kind is None or name not in self.modules:
                 unmatched.append(name)
                 continue
             try:
-                loaded[name] = kind.load(self._modules[name], tensors)
+                loaded[name] = kind.load(self.modules[name], tensors)
             except ValueError as error:
                 unfit.append(f"{name}: {error}")
         if unfit or not loaded:
@@ -108,3 +149,10 @@ class Applier:
                 f"this LoRA was made for another base model ({reason}).", str(file.path), "Use it with its own base."
             )
         return loaded, unmatched
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -28,11 +28,11 @@ class Generator:
     """A loaded base model and a folder of LoRA files."""
 
     def __init__(self, model: BaseModel, lora_dir: Path) -> None:
-        from lora_train.prompt.apply import Applier
+        from lora_train.prompt.apply import Applier, modules_by_file_name
 
         self.model = model
         self.lora_dir = lora_dir
-        self._applier = Applier(model)
+        self._applier = Applier(modules_by_file_name(model))
 
     def generate(
         self,
@@ -62,15 +62,13 @@ class Generator:
 
     def _apply(self, tags: Sequence[LoraTag], notes: list[str]) -> None:
         """Apply what can be applied; the rest is noted."""
-        usable: list[tuple[LoraTag, Path]] = []
+        found: list[tuple[LoraTag, Path]] = []
         for tag in tags:
             try:
-                path = find_lora(self.lora_dir, tag.name)
-                self._applier.apply([(tag, path)])
-                usable.append((tag, path))
+                found.append((tag, find_lora(self.lora_dir, tag.name)))
             except LoraTrainError as error:
                 notes.append(f"<lora:{tag.name}> is left out. {error}")
-        self._applier.apply(usable)
+        notes += self._applier.apply_usable(found)[1]
 
 
 def find_lora(folder: Path, name: str) -> Path:

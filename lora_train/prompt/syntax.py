@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 DEFAULT_STRENGTH = 1.0
@@ -51,7 +52,12 @@ def parse_prompt(prompt: str, default: float = DEFAULT_STRENGTH) -> ParsedPrompt
 
 
 def _tag(content: str, default: float) -> LoraTag:
-    name, *items = (item.strip() for item in content.split(":"))
+    return tag_of_items(content.split(":"), default)
+
+
+def tag_of_items(content: Sequence[str], default: float = DEFAULT_STRENGTH) -> LoraTag:
+    """A tag from the parts between its colons. Raises ValueError that says what cannot be understood."""
+    name, *items = (item.strip() for item in content)
     if not name:
         raise ValueError("it names no LoRA.")
     positional = [item for item in items if "=" not in item]

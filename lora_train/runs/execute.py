@@ -10,10 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_train.config import Facts, RunConfig, problems, resolve
-from lora_train.data.scan import Manifest, scan, tag_frequency
-from lora_train.errors import LoraTrainError, Problem, Stopped
+from lora_train.config import Facts, RunConfig, resolve
+from lora_train.data.scan import Manifest, tag_frequency
+from lora_train.errors import LoraTrainError, Stopped
+from lora_train.hosts.base import never
+from lora_train.runs.check import check_run, output_path
 from lora_train.runs.folder import Event, RunFolder
+from lora_train.runs.lock import RunLock
+from lora_train.runs.stages import Result, Stages
 
 if TYPE_CHECKING:
     from lora_train.data.dataset import Dataset
@@ -27,69 +31,11 @@ CHECKPOINT_NAME = "{name}-step{step:08d}.safetensors"
 """kohya's pattern for intermediate files."""
 
 
-@dataclass(frozen=True)
-class Stages:
-    """Which parts of a run are done: `process` prepares pictures and latents, `train` trains."""
-
-    process: bool = True
-    train: bool = True
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended. `path` is the LoRA, None when nothing was trained."""
-
-    path: Path | None
-    steps: int
-    stopped: bool
-    folder: Path
-
-
-def output_path(config: RunConfig) -> Path:
-    """Where the LoRA goes."""
-    return Path(config.save.output_dir).expanduser() / f"{config.save.output_name}.safetensors"
-
-
-def check_run(config: RunConfig, stages: Stages = Stages()) -> Manifest:
-    """Look at everything a run depends on and raise one LoraTrainError with all problems.
-
-    Writes nothing. Returns the scanned pictures.
-    """
-    from lora_train.models.opening import recognise
-
-    found = [p for p in problems(config) if stages.train or not p.where.startswith("save.")]
-    manifest = None
-    if config.data.folder:
-        try:
-            manifest = scan(Path(config.data.folder).expanduser(), config.data.tag, config.data.repeats or 10)
-        except LoraTrainError as error:
-            found += error.problems
-    if config.model.path:
-        try:
-            recognise(Path(config.model.path).expanduser())
-        except LoraTrainError as error:
-            found += error.problems
-    if stages.train and config.save.output_name and config.save.output_dir:
-        found += _output_problems(config)
-    if found or manifest is None:
-        raise LoraTrainError.of(found)
-    return manifest
-
-
-def _output_problems(config: RunConfig) -> list[Problem]:
-    path, folder = output_path(config), Path(config.save.output_dir).expanduser()
-    if folder.exists() and not folder.is_dir():
-        return [Problem("this is a file, not a folder.", str(folder), "Give a folder for --dir (save.output_dir).")]
-    if path.exists() and not config.save.overwrite:
-        return [Problem("this LoRA exists already.", str(path), "Choose another name, or add --overwrite.")]
-    return []
-
-
 def run_training(
     config: RunConfig,
     host: Host | None = None,
     listener: Callable[[Event], None] | None = None,
-    stopped: Callable[[], bool] = lambda: False,
+    stopped: Callable[[], bool] = never,
     stages: Stages = Stages(),
 ) -> Result:
     """Check, prepare and train. The Python API's main function.
@@ -97,13 +43,38 @@ def run_training(
     `listener` hears the run's events; `stopped` is asked between steps, and when it says yes the
     LoRA so far is saved. Raises LoraTrainError; the run's folder then says "failed" and why.
     """
-    if host is None:
-        from lora_train.hosts.standalone import StandaloneHost
-
-        host = StandaloneHost()
-    manifest = check_run(config, stages)
+    host = host or _standalone()
+    manifest = check_run(config, host, stages)
     folder = RunFolder.create(host.data_dir() / "runs", config, listener)
     return execute(folder, config, manifest, host, stopped, stages)
+
+
+def resume_training(folder: RunFolder, host: Host | None = None, stopped: Callable[[], bool] = never) -> Result:
+    """Go on with a run that was stopped, killed or failed, from its last saved state.
+
+    Raises LoraTrainError when there is nothing to resume, or what it depends on is gone.
+    """
+    host = host or _standalone()
+    config, manifest = check_resume(folder, host)
+    return execute(folder, config, manifest, host, stopped, Stages())
+
+
+def check_resume(folder: RunFolder, host: Host) -> tuple[RunConfig, Manifest]:
+    """What `resume_training` needs, checked. Raises LoraTrainError."""
+    if not folder.state_path.is_file():
+        raise LoraTrainError("this run has no saved state to go on from.", folder.id, "Start it anew.")
+    content = folder.read()
+    if content.get("state") == "finished":
+        raise LoraTrainError("this run is finished.", folder.id, "Start a new one.")
+    config = RunConfig.from_dict(content.get("config", {}))
+    own = Path(content["result"]) if content.get("result") else None
+    return config, check_run(config, host, own_output=own)
+
+
+def _standalone() -> Host:
+    from lora_train.hosts.standalone import StandaloneHost
+
+    return StandaloneHost()
 
 
 def execute(
@@ -115,11 +86,36 @@ def execute(
     stages: Stages,
 ) -> Result:
     """A checked run in its folder; every way it can end is written there."""
+    lock = RunLock(folder.path)
+    lock.acquire()
     try:
-        with host.lend_gpu():
-            result = _Execution(folder, config, manifest, host, stopped, stages).run()
+        result = _execute(folder, config, manifest, host, stopped, stages)
+    finally:
+        lock.release()
+    host.refresh_loras(result.path)
+    return result
+
+
+def _execute(
+    folder: RunFolder,
+    config: RunConfig,
+    manifest: Manifest,
+    host: Host,
+    stopped: Callable[[], bool],
+    stages: Stages,
+) -> Result:
+    def note(text: str) -> None:
+        folder.event("note", text=text)
+
+    try:
+        if stages.shutdown:
+            host.shutdown()
+            note("The WebUI was told to stop.")
+        note("Waiting for the WebUI to finish what it is doing ..." if host.name != "standalone" else "Starting ...")
+        with host.lend_gpu(stopped, note):
+            return _Execution(folder, config, manifest, host, stopped, stages).run()
     except Stopped:
-        folder.set_state("stopped", finished=time.time(), result=None)
+        folder.set_state("stopped", finished=time.time())
         return Result(None, 0, True, folder.path)
     except LoraTrainError as error:
         _failed(folder, error)
@@ -132,8 +128,6 @@ def execute(
         wrapped = _unexpected(error, folder)
         _failed(folder, wrapped)
         raise wrapped from error
-    host.refresh_loras()
-    return result
 
 
 def _failed(folder: RunFolder, error: LoraTrainError) -> None:
@@ -178,7 +172,7 @@ class _Execution:
             self.folder.event("rejected", file=rejected.path.name, reason=rejected.reason)
         self.folder.event("note", text=f"Found {self.manifest.summary()}.")
         self.folder.event("note", text=f"Loading the base model {Path(self.config.model.path).name} ...")
-        model = open_model(Path(self.config.model.path).expanduser())
+        model = open_model(Path(self.config.model.path).expanduser(), self.host.tokenizers)
         config = self._choose(model)
         dataset = self._prepare(model, config)
         if not self.stages.train:
@@ -187,7 +181,10 @@ class _Execution:
         return self._train(model, config, dataset)
 
     def _choose(self, model: BaseModel) -> RunConfig:
-        """Fill in the automatic choices, and say so."""
+        """Fill in the automatic choices, and say so; a resumed run keeps what was chosen at first."""
+        resolved = self.folder.read().get("resolved")
+        if resolved is not None and self.folder.state_path.is_file():
+            return RunConfig.from_dict(resolved)
         facts = Facts(
             pictures=len(self.manifest.pictures),
             native_resolution=model.native_resolution,
@@ -207,6 +204,7 @@ class _Execution:
 
         def progress(done: int, total: int) -> None:
             self.folder.event("prepare", done=done, total=total)
+            self.host.report_progress(self.folder.id, done, total, "Preparing")
             if self.stopped():
                 raise Stopped
 
@@ -230,30 +228,53 @@ class _Execution:
 
         def report(step: StepReport) -> None:
             self.folder.event("step", **_rounded(asdict(step)))
+            self.host.report_progress(self.folder.id, step.step, step.of, f"Training, loss {step.smoothed:.4f}")
 
         def save(step: int) -> None:
             name = CHECKPOINT_NAME.format(name=config.save.output_name, step=step)
-            path = self.folder.path / "checkpoints" / name
-            self._save(path, trainer, overwrite=True)
+            self._save(self.folder.path / "checkpoints" / name, trainer, overwrite=True)
 
         def preview(step: int) -> None:
             self._preview(step, trainer)
 
-        trainer = Trainer(config, model, dataset, Callbacks(report, save, preview, self.stopped))
+        def state(_step: int) -> None:
+            try:
+                trainer.write_state(self.folder.state_path)
+            except LoraTrainError as error:  # the training itself can go on without
+                self.folder.event("note", text=f"The state for a resume was not saved: {error}")
+
+        trainer = Trainer(config, model, dataset, Callbacks(report, save, state, preview, self.stopped))
+        self._go_on(trainer)
         self.folder.set_state("training", steps=config.train.max_train_steps)
         steps = trainer.run()
         if steps == 0:
             raise Stopped
-        path = output_path(config)
-        stopped = steps < (config.train.max_train_steps or 0)
-        self._save(path, trainer, overwrite=config.save.overwrite)
+        path, stopped = output_path(config), steps < (config.train.max_train_steps or 0)
+        own = self.folder.read().get("result") == str(path)
+        try:
+            self._save(path, trainer, overwrite=config.save.overwrite or own)
+        except LoraTrainError as error:
+            raise self._rescued(path, trainer, error) from error
         if not stopped:
             preview(steps)
         trainer.network.detach()
+        self._beside(path, trainer)
         self.folder.set_state(
             "stopped" if stopped else "finished", finished=time.time(), result=str(path), steps_done=steps
         )
+        if not stopped:
+            self.folder.state_path.unlink(missing_ok=True)
         return Result(path, steps, stopped, self.folder.path)
+
+    def _go_on(self, trainer: Trainer) -> None:
+        """Take up the saved state, if this run has one."""
+        if not self.folder.state_path.is_file():
+            return
+        same = trainer.read_state(self.folder.state_path)
+        self.folder.event("resumed", step=trainer.steps_done)
+        self.folder.event("note", text=f"Going on after step {trainer.steps_done}.")
+        if not same:
+            self.folder.event("note", text="The pictures or captions have changed meanwhile; the new ones are used.")
 
     def _save(self, path: Path, trainer: Trainer, overwrite: bool) -> None:
         from lora_train.lorafile.metadata import lora_metadata
@@ -262,6 +283,42 @@ class _Execution:
         metadata = lora_metadata(self._facts(trainer))
         write_lora(path, trainer.network.file_tensors(), metadata, trainer.config.save.save_precision, overwrite)
         self.folder.event("saved", step=trainer.steps_done, path=str(path))
+
+    def _rescued(self, path: Path, trainer: Trainer, error: LoraTrainError) -> LoraTrainError:
+        """The LoRA in the run's own folder, when it cannot be written where it should be."""
+        rescued = self.folder.path / path.name
+        try:
+            self._save(rescued, trainer, overwrite=True)
+        except LoraTrainError:
+            return error
+        problem = error.problems[0]
+        return LoraTrainError(problem.what, problem.where, f"The LoRA is saved here instead: {rescued}")
+
+    def _beside(self, path: Path, trainer: Trainer) -> None:
+        """The sidecar and the preview; the LoRA is saved already, so their failing is only noted."""
+        from lora_train.lorafile.sidecar import write_preview, write_sidecar
+
+        samples = sorted((self.folder.path / "samples").glob("*.png"))
+        try:
+            notes = f"Trained by LoRA Train on {len(trainer.dataset.items)} pictures, {trainer.steps_done} steps."
+            write_sidecar(path, trainer.config.data.tag, trainer.model.version, notes)
+            write_preview(path, samples[-1].read_bytes() if samples else self._thumbnail(trainer))
+        except (LoraTrainError, OSError) as error:
+            self.folder.event("note", text=f"The card beside the LoRA was not written: {error}")
+
+    @staticmethod
+    def _thumbnail(trainer: Trainer) -> bytes:
+        """The first training picture, as it was cut, as PNG."""
+        from io import BytesIO
+
+        from lora_train.data.buckets import cut
+        from lora_train.data.pictures import load_picture
+
+        item, buffer = trainer.dataset.items[0], BytesIO()
+        picture = cut(load_picture(item.picture.path), item.placement)
+        picture.thumbnail((512, 512))
+        picture.save(buffer, "PNG")
+        return buffer.getvalue()
 
     def _facts(self, trainer: Trainer) -> Any:
         from lora_train.lorafile.metadata import TrainingFacts, base_hashes

@@ -18,6 +18,7 @@ from uuid import uuid4
 from lora_train.atomic import write_json
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
+from lora_train.runs.lock import is_held
 
 STATES = ("preparing", "training", "finished", "stopped", "failed")
 
@@ -52,6 +53,21 @@ class RunFolder:
     def id(self) -> str:
         """The folder's name."""
         return self.path.name
+
+    @property
+    def state_path(self) -> Path:
+        """Where the training's state is saved for a resume."""
+        return self.path / "state" / "state.safetensors"
+
+    @property
+    def going_on(self) -> bool:
+        """Whether some process is executing this run now."""
+        return is_held(self.path)
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether it can go on from a saved state."""
+        return self.state_path.is_file() and self.read().get("state") != "finished" and not self.going_on
 
     def read(self) -> dict[str, Any]:
         """The content of `run.json`; empty when there is none yet."""

@@ -10,8 +10,10 @@ from typing import Any
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.base import Host
-from lora_train.runs.execute import Stages, check_run, execute
+from lora_train.runs.check import check_run
+from lora_train.runs.execute import check_resume, execute
 from lora_train.runs.folder import RunFolder, list_runs
+from lora_train.runs.stages import Stages
 
 log = logging.getLogger("lora_train")
 
@@ -36,21 +38,40 @@ class Service:
 
         Raises LoraTrainError with all problems, or when a run is going on already.
         """
-        manifest = check_run(config, stages)
+        manifest = check_run(config, self.host, stages)
         with self._lock:
-            if self.busy:
-                raise LoraTrainError("a training is running already.", "", "Wait for it, or stop it first.")
+            self._require_idle()
             folder = RunFolder.create(self.runs_dir, config)
-            self._stop = threading.Event()
-            self._current = folder
-            self._thread = threading.Thread(
-                target=self._work,
-                args=(folder, config, manifest, self._stop, stages),
-                name=f"lora-train {folder.id}",
-                daemon=True,
-            )
-            self._thread.start()
+            self._begin(folder, config, manifest, stages)
         return folder.id
+
+    def resume(self, run_id: str) -> None:
+        """Go on with a run from its saved state. Raises LoraTrainError as `start`, or when it cannot be."""
+        folder = self.run(run_id)
+        config, manifest = check_resume(folder, self.host)
+        with self._lock:
+            self._require_idle()
+            self._begin(folder, config, manifest, Stages())
+
+    def _require_idle(self) -> None:
+        running = self._elsewhere() if not self.busy else self._current
+        if running is not None:
+            raise LoraTrainError("a training is running already.", running.id, "Wait for it, or stop it first.")
+
+    def _elsewhere(self) -> RunFolder | None:
+        """A run that another process executes in the same folder."""
+        return next((run for run in list_runs(self.runs_dir)[:20] if run.going_on), None)
+
+    def _begin(self, folder: RunFolder, config: RunConfig, manifest: Any, stages: Stages) -> None:
+        self._stop = threading.Event()
+        self._current = folder
+        self._thread = threading.Thread(
+            target=self._work,
+            args=(folder, config, manifest, self._stop, stages),
+            name=f"lora-train {folder.id}",
+            daemon=True,
+        )
+        self._thread.start()
 
     def _work(self, folder: RunFolder, config: RunConfig, manifest: Any, stop: threading.Event, stages: Stages) -> None:
         try:
@@ -66,6 +87,12 @@ class Service:
     def is_running(self, run_id: str) -> bool:
         """Whether this very run is going on in this process."""
         return self.busy and self._current is not None and self._current.id == run_id
+
+    def state_of(self, run: RunFolder) -> str:
+        """The run's state as it really is: "interrupted" where its process ended without a word."""
+        state = str(run.read().get("state", ""))
+        unfinished = state in ("preparing", "training")
+        return "interrupted" if unfinished and not self.is_running(run.id) and not run.going_on else state
 
     def stop(self, run_id: str) -> bool:
         """Ask a run to stop after its present step and save; False when it is not running."""
@@ -90,8 +117,8 @@ class Service:
         raise LoraTrainError("there is no such run.", run_id, "Look at the list of runs.")
 
     def latest(self) -> RunFolder | None:
-        """The run that is going on, or else the newest."""
-        if self._current is not None:
+        """The run that is going on, here or in another process, or else the newest."""
+        if self.busy:
             return self._current
         runs = list_runs(self.runs_dir)
-        return runs[0] if runs else None
+        return next((run for run in runs[:20] if run.going_on), runs[0] if runs else None)

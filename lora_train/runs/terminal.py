@@ -6,11 +6,16 @@ import shutil
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from lora_train.config import RunConfig
 from lora_train.hosts.base import Host
-from lora_train.runs.execute import Stages, run_training
+from lora_train.runs.execute import resume_training, run_training
+from lora_train.runs.folder import RunFolder
+from lora_train.runs.stages import Result, Stages
+
+Listener = Callable[[dict[str, Any]], None]
 
 STOPPED_CODE = 130
 """The exit code after Ctrl-C, as shells have it."""
@@ -78,6 +83,20 @@ class ProgressBar:
 
 def train_with_progress(config: RunConfig, host: Host, stages: Stages) -> int:
     """Train in the foreground with a progress bar; Ctrl-C saves and stops, a second one aborts."""
+    return _with_progress(lambda listen, stopped: run_training(config, host, listen, stopped, stages))
+
+
+def resume_with_progress(folder: RunFolder, host: Host) -> int:
+    """Go on with a run in the foreground, as `train_with_progress`."""
+
+    def go_on(listen: Listener, stopped: Callable[[], bool]) -> Result:
+        folder.listener = listen
+        return resume_training(folder, host, stopped)
+
+    return _with_progress(go_on)
+
+
+def _with_progress(run: Callable[[Listener, Callable[[], bool]], Result]) -> int:
     stop = threading.Event()
 
     def interrupted(_signal: int, _frame: Any) -> None:
@@ -89,7 +108,7 @@ def train_with_progress(config: RunConfig, host: Host, stages: Stages) -> int:
     before = signal.signal(signal.SIGINT, interrupted)
     bar = ProgressBar()
     try:
-        result = run_training(config, host, bar.on_event, stop.is_set, stages)
+        result = run(bar.on_event, stop.is_set)
     finally:
         signal.signal(signal.SIGINT, before)
         bar.close()
@@ -101,6 +120,7 @@ def train_with_progress(config: RunConfig, host: Host, stages: Stages) -> int:
         )
     elif result.stopped:
         print(f"Stopped after {result.steps} steps. The LoRA so far is saved: {result.path}")
+        print(f"Go on with it:  lora-train resume {result.folder.name}")
     else:
         print(f"Saved: {result.path}")
     print(f"Run folder: {result.folder}")

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from lora_train.networks.inject import NetworkSet, create_networks
 from lora_train.train.optimizer import OPTIMIZERS
 from lora_train.train.randomness import Randomness
 from lora_train.train.schedule import lr_factor
+from lora_train.train.state import read_state, write_state
 from lora_train.train.step import Draw, Row, backward, draw_noise, min_snr_weight
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -49,6 +51,8 @@ class Callbacks:
 
     report: Callable[[StepReport], None] = lambda report: None
     save: Callable[[int], None] = lambda step: None
+    state: Callable[[int], None] = lambda step: None
+    """Called when the state should be saved: every few minutes, and when the run is stopped."""
     preview: Callable[[int], None] = lambda step: None
     stopped: Callable[[], bool] = lambda: False
 
@@ -66,6 +70,7 @@ class Trainer:
     callbacks: Callbacks = field(default_factory=Callbacks)
     steps_done: int = 0
     epoch: int = 0
+    smoothed: float = math.nan
 
     def __post_init__(self) -> None:
         options, network = self.config.train, self.config.network
@@ -85,6 +90,8 @@ class Trainer:
         self.network.to(self.device)
         self.autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
         self._states_of: dict[str, Conditioning] = {}
+        self.optimizer = OPTIMIZERS[options.optimizer](self._groups(), options.weight_decay)
+        self.scaler = _scaler(self.device, enabled=self.dtype == torch.float16)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -95,14 +102,17 @@ class Trainer:
         """Train; returns the number of steps done. Raises LoraTrainError when the loss is not a number."""
         options = self.config.train
         assert options.max_train_steps and options.lr_warmup_steps is not None
-        optimizer = OPTIMIZERS[options.optimizer](self._groups(), options.weight_decay)
-        scaler = _scaler(self.device, enabled=self.dtype == torch.float16)
-        batches = self._batches()
+        optimizer, scaler = self.optimizer, self.scaler
+        batches = self._batches(self.steps_done * options.gradient_accumulation_steps)
         self.network.attach()
-        self.callbacks.preview(0)
-        smoothed, started = math.nan, time.monotonic()
+        if self.steps_done == 0:
+            self.callbacks.preview(0)
+        pace = Pace(self.steps_done)
         parameters = list(self.network.parameters())
-        while self.steps_done < options.max_train_steps and not self.callbacks.stopped():
+        while self.steps_done < options.max_train_steps:
+            if self.callbacks.stopped():
+                self.callbacks.state(self.steps_done)
+                break
             factor = lr_factor(options.lr_scheduler, self.steps_done, options.max_train_steps, options.lr_warmup_steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
@@ -121,9 +131,12 @@ class Trainer:
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
             self.steps_done += 1
-            smoothed = loss if math.isnan(smoothed) else SMOOTHING * smoothed + (1 - SMOOTHING) * loss
-            self._report(loss, smoothed, norm, optimizer, shown, time.monotonic() - started)
+            first = math.isnan(self.smoothed)
+            self.smoothed = loss if first else SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
+            self._report(loss, norm, shown, pace.seconds_per_step(self.steps_done))
             self._save_and_preview(options.max_train_steps)
+            if pace.due(self.config.save.save_state_every_n_minutes):
+                self.callbacks.state(self.steps_done)
         return self.steps_done
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -136,13 +149,32 @@ class Trainer:
                 groups.append({"params": parameters, "base_lr": rates[prefix], "lr": 0.0, "name": prefix})
         return groups
 
-    def _batches(self) -> Iterator[list[Item]]:
-        """Micro-batches without end; `self.epoch` counts the epochs begun."""
+    def _batches(self, skip: int) -> Iterator[list[Item]]:
+        """Micro-batches without end, from number `skip` on; `self.epoch` counts the epochs begun."""
+        self.epoch, skip = divmod(skip, self.batches_per_epoch)
         while True:
             order = f"{self.config.train.seed}/order/{self.epoch}"
             batches = self.dataset.epoch(self.config.data.train_batch_size, order)
             self.epoch += 1
-            yield from ([self.dataset.items[i] for i in batch] for batch in batches)
+            yield from ([self.dataset.items[i] for i in batch] for batch in batches[skip:])
+            skip = 0
+
+    def write_state(self, path: Path) -> None:
+        """Save what `read_state` needs to go on. Raises LoraTrainError when it cannot be written."""
+        numbers = {"step": self.steps_done, "smoothed": self.smoothed, "data": self.dataset.fingerprint()}
+        write_state(path, self.network, self.optimizer, numbers | {"scaler": self.scaler.state_dict()})
+
+    def read_state(self, path: Path) -> bool:
+        """Go on from a saved state; returns whether the pictures and captions are the same as then.
+
+        Raises LoraTrainError when the state cannot be used.
+        """
+        told = read_state(path, self.network, self.optimizer)
+        self.network.to(self.device)
+        self.steps_done, self.smoothed = int(told["step"]), float(told["smoothed"])
+        if told["scaler"]:
+            self.scaler.load_state_dict(told["scaler"])
+        return bool(told["data"] == self.dataset.fingerprint())
 
     def _micro_batch(self, items: list[Item], position: int, scaler: Any) -> torch.Tensor:
         """One forward and backward; returns the mean loss (a scalar tensor)."""
@@ -204,26 +236,17 @@ class Trainer:
             "Lower the learning rate, or train in fp32 or bf16. What was saved before is still good.",
         )
 
-    def _report(
-        self,
-        loss: float,
-        smoothed: float,
-        norm: float,
-        optimizer: torch.optim.Optimizer,
-        shown: int,
-        elapsed: float,
-    ) -> None:
+    def _report(self, loss: float, norm: float, shown: int, per_step: float) -> None:
         assert self.config.train.max_train_steps
-        per_step = elapsed / self.steps_done
         self.callbacks.report(
             StepReport(
                 step=self.steps_done,
                 of=self.config.train.max_train_steps,
                 epoch=self.epoch,
                 loss=loss,
-                smoothed=smoothed,
+                smoothed=self.smoothed,
                 grad_norm=norm,
-                learning_rates={group["name"]: group["lr"] for group in optimizer.param_groups},
+                learning_rates={group["name"]: group["lr"] for group in self.optimizer.param_groups},
                 pictures_per_second=shown / per_step if per_step else 0.0,
                 seconds_left=per_step * (self.config.train.max_train_steps - self.steps_done),
             )
@@ -239,6 +262,26 @@ class Trainer:
             self.callbacks.save(step)
         if _due(step, preview.sample_every_n_steps):
             self.callbacks.preview(step)
+
+
+class Pace:
+    """How fast it goes, and when the state was saved last."""
+
+    def __init__(self, step: int) -> None:
+        self._first, self._started = step, time.monotonic()
+        self._saved = self._started
+
+    def seconds_per_step(self, step: int) -> float:
+        """Mean since the start (or the resume)."""
+        return (time.monotonic() - self._started) / max(1, step - self._first)
+
+    def due(self, minutes: float) -> bool:
+        """Whether `minutes` have gone by since the last time this was true; never for 0."""
+        now = time.monotonic()
+        if not minutes or now - self._saved < minutes * 60:
+            return False
+        self._saved = now
+        return True
 
 
 def _due(step: int, every: int) -> bool:

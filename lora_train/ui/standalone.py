@@ -29,7 +29,7 @@ HEAD = """
 
 def build_page(service: Service) -> gr.Blocks:
     """The page's blocks: *Train LoRA* and *Generate*."""
-    model = service.host.default_model()
+    model = str(service.host.current_checkpoint() or "")
     defaults = Defaults(model, str(pictures_folder()), TAG) if model else Defaults()
     accepts_head = "head" in inspect.signature(gr.Blocks.__init__).parameters
     with gr.Blocks(title="LoRA Train", analytics_enabled=False, **({"head": HEAD} if accepts_head else {})) as page:

@@ -20,7 +20,8 @@ from lora_train.config import (
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.runs.service import Service
 
-LIVE_VIEW = '<div id="lora_train_live" class="lora-train-live" aria-live="polite"></div>'
+LIVE_VIEW = '<div id="lora_train_live" class="lora-train-live" aria-live="polite" data-page="{page}"></div>'
+"""The page's script fills it; `page` is the token that its requests carry."""
 
 LABELS = {
     "model.path": "Base model",
@@ -44,22 +45,24 @@ class Defaults:
     model: str = ""
     folder: str = ""
     tag: str = ""
+    preview_every: int = 100
 
 
 class TrainTab:
     """Builds the page and starts runs; its components are kept by name."""
 
-    def __init__(self, service: Service, defaults: Defaults) -> None:
+    def __init__(self, service: Service, defaults: Defaults, page_token: str = "") -> None:
         self._service = service
         self._fields: dict[str, Any] = {}
-        self._build(defaults)
+        self._build(defaults, page_token)
+        for component in self._fields.values():
+            # the WebUI would keep values by label, and later defaults would never reach anybody
+            component.do_not_save_to_config = True
 
-    def _build(self, defaults: Defaults) -> None:
+    def _build(self, defaults: Defaults, page_token: str) -> None:
         with gr.Row():
             with gr.Column(scale=1):
-                self._text(
-                    "model", "Base model", defaults.model, "Checkpoint (.safetensors, .ckpt) or diffusers folder"
-                )
+                self._model(defaults.model)
                 self._text(
                     "folder", "Folder of pictures", defaults.folder, "With captions in .txt files, if there are any"
                 )
@@ -69,16 +72,33 @@ class TrainTab:
                     )
                     self._text("name", "Name", "", "Of the LoRA file; the tag word if left empty")
                 with gr.Accordion("More options (what is left empty is chosen for you)", open=False):
-                    self._more()
+                    self._more(defaults)
                 with gr.Row():
                     start = gr.Button("Train", variant="primary", elem_id="lora_train_start")
                 message = gr.HTML("", elem_id="lora_train_message")
             with gr.Column(scale=1):
-                gr.HTML(LIVE_VIEW)
+                gr.HTML(LIVE_VIEW.format(page=html.escape(page_token)))
         # a set of inputs makes gradio hand over a dictionary by component, whatever their order
         start.click(self._start, inputs=set(self._fields.values()), outputs=[message])
 
-    def _more(self) -> None:
+    def _model(self, chosen: str) -> None:
+        with gr.Row():
+            self._fields["model"] = gr.Dropdown(
+                self._checkpoints(),
+                value=chosen or None,
+                label="Base model",
+                info="Checkpoint (.safetensors, .ckpt) or diffusers folder; a path can be typed",
+                allow_custom_value=True,
+                elem_id="lora_train_model",
+                scale=5,
+            )
+            refresh = gr.Button("Refresh", elem_id="lora_train_model_refresh", scale=1, min_width=80)
+        refresh.click(lambda: gr.update(choices=self._checkpoints()), inputs=[], outputs=[self._fields["model"]])
+
+    def _checkpoints(self) -> list[str]:
+        return [str(path) for path in self._service.host.checkpoints()]
+
+    def _more(self, defaults: Defaults) -> None:
         with gr.Row():
             self._number("steps", "Steps", None, 0)
             self._number("batch", "Batch size", 1, 0)
@@ -93,7 +113,7 @@ class TrainTab:
         self._text(
             "preview", "Preview prompt", "", "A picture of it is made at the start and at the end, and while training"
         )
-        self._number("preview_every", "Preview every so many steps (0: only start and end)", 100, 0)
+        self._number("preview_every", "Preview every so many steps (0: only start and end)", defaults.preview_every, 0)
         self._fields["overwrite"] = gr.Checkbox(
             False, label="Replace a LoRA of that name", elem_id="lora_train_overwrite"
         )
@@ -108,6 +128,9 @@ class TrainTab:
         """Start a run; returns the message for the page. Never raises for what a person can mend."""
         values = {name: given[component] for name, component in self._fields.items()}
         try:
+            # a dropdown that may be typed into gives a list in some versions of gradio
+            if isinstance(values["model"], list):
+                values["model"] = values["model"][0] if values["model"] else ""
             self._service.start(self.config_of(values))
         except LoraTrainError as error:
             return problems_html(error.problems)
@@ -141,6 +164,7 @@ class TrainTab:
                 output_name=name or tag,
                 output_dir=str(self._service.host.lora_dir()),
                 overwrite=bool(values["overwrite"]),
+                save_state_every_n_minutes=self._service.host.settings()["state_minutes"],
             ),
             preview=PreviewOptions(
                 prompts=(preview,) if preview else (), sample_every_n_steps=number("preview_every", 0)

@@ -14,7 +14,7 @@ from lora_train.errors import LoraTrainError
 from lora_train.lorafile.writing import write_lora
 from lora_train.models.opening import open_model
 from lora_train.networks.inject import create_networks
-from lora_train.prompt.apply import Applier
+from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.generate import Generator, find_lora
 from lora_train.prompt.syntax import LoraTag
 
@@ -75,7 +75,7 @@ def test_the_picture_equals_diffusers(base: Path, loras: Path) -> None:
     theirs.load_lora_weights(str(loras), weight_name="one.safetensors")
     expected = _draw(theirs)
     ours = _pipeline(base)
-    Applier(ours).apply([(LoraTag("one", 1.0, 1.0), loras / "one.safetensors")])
+    Applier(modules_by_file_name(ours)).apply([(LoraTag("one", 1.0, 1.0), loras / "one.safetensors")])
     found = _draw(ours)
     assert np.abs(expected - plain).max() > 20 / 255
     assert np.abs(expected - found).max() <= 2 / 255
@@ -87,7 +87,7 @@ def test_the_picture_equals_diffusers(base: Path, loras: Path) -> None:
 def test_removing_restores_every_bit(base: Path, loras: Path) -> None:
     model: Any = open_model(base)
     before = {n: v.clone() for root in model.roots().values() for n, v in root.state_dict().items()}
-    applier = Applier(model)
+    applier = Applier(modules_by_file_name(model))
     one, two = loras / "one.safetensors", loras / "two.safetensors"
     applier.apply([(LoraTag("one", 0.7, -0.3), one), (LoraTag("two", 1.0, 1.0), two)])
     applier.apply([(LoraTag("one", 1.0, 1.0), one), (LoraTag("one", 1.0, 1.0), one)])
@@ -103,7 +103,7 @@ def test_twice_is_double_and_parts_are_apart(base: Path, loras: Path) -> None:
 
     def weights(*tags: LoraTag) -> dict[str, torch.Tensor]:
         model: Any = open_model(base)
-        Applier(model).apply([(tag, one) for tag in tags])
+        Applier(modules_by_file_name(model)).apply([(tag, one) for tag in tags])
         return {f"{p}.{n}": v for p, root in model.roots().items() for n, v in root.state_dict().items()}
 
     plain, double = weights(), weights(LoraTag("one", 2.0, 2.0))
@@ -123,7 +123,7 @@ def test_a_lora_for_another_base_is_named_and_leaves_nothing(base: Path, tmp_pat
     before = {n: v.clone() for n, v in model.unet.state_dict().items()}
     tag = LoraTag("x", 1.0, 1.0)
     with pytest.raises(LoraTrainError, match="another base model"):
-        Applier(model).apply([(tag, loras / "one.safetensors"), (tag, other)])
+        Applier(modules_by_file_name(model)).apply([(tag, loras / "one.safetensors"), (tag, other)])
     assert all(torch.equal(before[n], v) for n, v in model.unet.state_dict().items())
 
 

@@ -14,8 +14,9 @@ from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lorafile.reading import read_lora
-from lora_train.runs.execute import Stages, run_training
+from lora_train.runs.execute import run_training
 from lora_train.runs.folder import RunFolder, list_runs
+from lora_train.runs.stages import Stages
 
 Make = Callable[..., RunConfig]
 

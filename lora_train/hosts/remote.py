@@ -1,0 +1,146 @@
+"""A WebUI elsewhere, over its HTTP API (`--api`): captions, restoring, upscaling, and its GPU memory."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_train.errors import LoraTrainError
+from lora_train.hosts.base import Note, never
+from lora_train.hosts.standalone import StandaloneHost
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+TIMEOUT_S = 300
+
+
+class RemoteHost(StandaloneHost):
+    """Trains here and uses the models of the WebUI at `url`; its files count only when they are on this machine."""
+
+    name = "remote WebUI"
+
+    def __init__(self, url: str, user: str = "", password: str = "", data: Path | None = None) -> None:
+        super().__init__(data)
+        if not url.startswith(("http://", "https://")):
+            raise LoraTrainError(
+                "this is not an address of a WebUI.", url, "Give --server http://127.0.0.1:7860, for example."
+            )
+        self._url = url.rstrip("/")
+        self._login = base64.b64encode(f"{user}:{password}".encode()).decode() if user else ""
+
+    def _ask(self, path: str, content: dict[str, Any] | None = None) -> Any:
+        """GET, or POST with `content`. Raises LoraTrainError that says what to do."""
+        headers = {"Content-Type": "application/json"}
+        if self._login:
+            headers["Authorization"] = f"Basic {self._login}"
+        data = json.dumps(content).encode() if content is not None else None
+        request = urllib.request.Request(f"{self._url}{path}", data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            raise self._refused(path, error) from error
+        except (OSError, ValueError) as error:
+            raise LoraTrainError(
+                f"the WebUI does not answer ({getattr(error, 'reason', error)}).",
+                f"{self._url}{path}",
+                "Check that it runs, and the address given with --server.",
+            ) from error
+
+    def _refused(self, path: str, error: urllib.error.HTTPError) -> LoraTrainError:
+        where = f"{self._url}{path}"
+        if error.code in (401, 403):
+            return LoraTrainError("the WebUI wants a login.", where, "Give --user and --password (its --api-auth).")
+        if error.code == 404:
+            hint = "--api-server-stop" if path.endswith("server-stop") else "--api"
+            return LoraTrainError("the WebUI does not offer this.", where, f"Start it with {hint}.")
+        try:
+            told = json.loads(error.read())
+            reason = told.get("errors") or told.get("detail") or told
+        except (ValueError, AttributeError, OSError):
+            reason = error.reason
+        return LoraTrainError(f"the WebUI answered {error.code}: {reason}.", where, "Its own log says more.")
+
+    def checkpoints(self) -> list[Path]:
+        """See Host: those that are on this machine, too."""
+        listed = [Path(str(entry.get("filename"))) for entry in self._ask("/sdapi/v1/sd-models") or []]
+        return [path for path in listed if path.is_file()]
+
+    def current_checkpoint(self) -> Path | None:
+        """See Host."""
+        chosen = (self._ask("/sdapi/v1/options") or {}).get("sd_model_checkpoint") or ""
+        named = chosen.split(" [")[0].replace("\\", "/").rsplit("/", 1)[-1]
+        there = self.checkpoints()
+        return next((path for path in there if path.name == named), next(iter(there), None))
+
+    def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
+        """See Host."""
+        model = "deepdanbooru" if kind == "deepbooru" else "clip"
+        for picture in pictures:
+            text = str(self._ask("/sdapi/v1/interrogate", {"image": _encoded(picture), "model": model})["caption"])
+            if text.rstrip().endswith("<error>"):
+                raise LoraTrainError(
+                    "the WebUI's captioner failed.", self._url, "Its log says why; its model may be missing."
+                )
+            yield text
+
+    def restore_faces(self, pictures: Iterable[Image.Image], weight: float) -> Iterator[Image.Image]:
+        """See Host."""
+        for picture in pictures:
+            yield self._extra(picture, {"codeformer_visibility": 1, "codeformer_weight": weight, "upscaling_resize": 1})
+
+    def upscale(self, pictures: Iterable[Image.Image], factor: float, name: str) -> Iterator[Image.Image]:
+        """See Host."""
+        there = [str(entry.get("name")) for entry in self._ask("/sdapi/v1/upscalers") or []]
+        wanted = [name] if name else ["SwinIR_4x", "SwinIR 4x", "R-ESRGAN 4x+", "Lanczos"]
+        chosen = next((t for w in wanted for t in there if t.lower() == w.lower()), None)
+        if chosen is None:
+            raise LoraTrainError(f"the WebUI has no upscaler {name!r} (there: {', '.join(there)}).", "upscale")
+        for picture in pictures:
+            yield self._extra(picture, {"upscaler_1": chosen, "upscaling_resize": factor})
+
+    def _extra(self, picture: Image.Image, options: dict[str, Any]) -> Image.Image:
+        from PIL import Image
+
+        answer = self._ask("/sdapi/v1/extra-single-image", {"image": _encoded(picture), **options})
+        return Image.open(io.BytesIO(base64.b64decode(answer["image"]))).convert("RGB")
+
+    @contextmanager
+    def lend_gpu(self, stopped: Callable[[], bool] = never, note: Note = print) -> Iterator[None]:
+        """See Host: its checkpoint is unloaded, and loaded again at the end. It does not know to wait."""
+        try:
+            self._ask("/sdapi/v1/unload-checkpoint", {})
+        except LoraTrainError as error:  # it may have been shut down on purpose
+            note(f"The WebUI's checkpoint was not unloaded: {error}")
+            yield
+            return
+        try:
+            yield
+        finally:
+            try:
+                self._ask("/sdapi/v1/reload-checkpoint", {})
+            except LoraTrainError as error:
+                note(f"The WebUI's checkpoint was not loaded again: {error}")
+
+    def refresh_loras(self, changed: Path | None = None) -> None:
+        """See Host; a WebUI that is away is no reason to fail: it looks when it starts."""
+        with suppress(LoraTrainError):
+            self._ask("/sdapi/v1/refresh-loras", {})
+
+    def shutdown(self) -> None:
+        """See Host."""
+        self._ask("/sdapi/v1/server-stop", {})
+
+
+def _encoded(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()

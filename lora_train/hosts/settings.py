@@ -1,0 +1,72 @@
+"""The settings that a person can change in the host's settings page, in one table.
+
+A WebUI shows them in its own page (`on_ui_settings`); without one they have their defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+PREFIX = "lora_train_"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting. `choices` makes it a choice; otherwise the default's type decides what it is."""
+
+    key: str
+    default: Any
+    label: str
+    info: str = ""
+    choices: tuple[str, ...] = ()
+    lowest: float = 0
+    highest: float = 0
+    needs_reload: bool = False
+
+
+WAIT, REFUSE = "Wait until the training ends", "Refuse with a message"
+KEEP_IN_RAM, FREE_FULLY = "Move it to the computer's memory", "Free it fully, load it again afterwards"
+APPLY_AUTO, APPLY_HOST, APPLY_OURS = "The WebUI's Lora extension, or ours where it is off", "Never ours", "Always ours"
+NO_CAPTIONS, BLIP, DEEPBOORU, BOTH = "None", "BLIP", "DeepDanbooru", "BLIP and DeepDanbooru"
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("data_dir", "", "Folder for runs and caches", "empty: lora-train in the WebUI's data folder"),
+    Setting("generation", WAIT, "Making pictures while a LoRA trains", choices=(WAIT, REFUSE)),
+    Setting("model", FREE_FULLY, "The loaded checkpoint while a LoRA trains", choices=(KEEP_IN_RAM, FREE_FULLY)),
+    Setting(
+        "apply",
+        APPLY_AUTO,
+        "Who applies <lora:...> in prompts",
+        choices=(APPLY_AUTO, APPLY_HOST, APPLY_OURS),
+        needs_reload=True,
+    ),
+    Setting("preview_every", 100, "Preview every so many steps", "0: only at start and end", highest=10_000),
+    Setting("state_minutes", 2.0, "Save the state of a training every so many minutes", "0: never", highest=120),
+    Setting("api", True, "Offer the REST API to other programs", "the page's own requests always work"),
+    Setting(
+        "readable",
+        "",
+        "More folders that pictures may be read from",
+        "one per line or separated by commas; matters where the page can be reached from other machines",
+    ),
+)
+BY_KEY = {setting.key: setting for setting in SETTINGS}
+
+
+class Settings:
+    """Reads settings from a host's options (an object with attributes), or gives the defaults."""
+
+    def __init__(self, options: Any = None) -> None:
+        self._options = options
+
+    def __getitem__(self, key: str) -> Any:
+        """The value of a setting. Raises KeyError for one that does not exist."""
+        setting = BY_KEY[key]
+        value = getattr(self._options, PREFIX + key, setting.default)
+        if setting.choices:
+            return value if value in setting.choices else setting.default
+        try:
+            return type(setting.default)(value)
+        except (TypeError, ValueError):  # an emptied number field
+            return setting.default

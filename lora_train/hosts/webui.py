@@ -1,0 +1,293 @@
+"""The AUTOMATIC1111 WebUI, and what its forks share with it. Written for 1.10.1."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_train.errors import LoraTrainError
+from lora_train.hosts.base import Note, never
+from lora_train.hosts.queueing import refusing, turn
+from lora_train.hosts.settings import KEEP_IN_RAM, REFUSE, Settings
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+log = logging.getLogger("lora_train")
+CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
+
+
+def task_id(run: str) -> str:
+    """What the WebUI's progress routes call a run."""
+    return f"task(lora_train-{run})"
+
+
+class WebuiHost:
+    """See Host. Every method imports what it needs, so that a WebUI that lacks one thing loses only that."""
+
+    name = "AUTOMATIC1111 WebUI"
+
+    def checkpoints(self) -> list[Path]:
+        """See Host."""
+        from modules import sd_models
+
+        files = [Path(info.filename) for info in sd_models.checkpoints_list.values()]
+        return [path for path in files if path.suffix.lower() in CHECKPOINT_SUFFIXES]
+
+    def current_checkpoint(self) -> Path | None:
+        """See Host: the loaded one, else the one chosen in the settings; nothing is loaded for this."""
+        from modules import sd_models, shared
+
+        info = getattr(self._loaded_model(), "sd_checkpoint_info", None)
+        if info is None:
+            chosen = getattr(shared.opts, "sd_model_checkpoint", None)
+            info = sd_models.checkpoint_aliases.get(chosen) if chosen else None
+        if info is None:
+            info = next(iter(sd_models.checkpoints_list.values()), None)
+        return Path(info.filename) if info is not None else None
+
+    def _loaded_model(self) -> Any:
+        from modules import sd_models
+
+        return sd_models.model_data.sd_model
+
+    def tokenizers(self) -> list[Any]:
+        """See Host: those of the CLIP text encoders in the loaded model."""
+        stage = getattr(self._loaded_model(), "cond_stage_model", None)
+        found = [getattr(part, "tokenizer", None) for part in (stage, getattr(stage, "wrapped", None))]
+        return [tokenizer for tokenizer in found if hasattr(tokenizer, "get_vocab")]
+
+    def lora_dir(self) -> Path:
+        """See Host."""
+        from modules import paths, shared
+
+        named = getattr(shared.cmd_opts, "lora_dir", None)
+        if named is None:  # forks with several folders
+            named = next(iter(getattr(shared.cmd_opts, "lora_dirs", None) or ()), None)
+        return Path(named or Path(paths.models_path) / "Lora").absolute()
+
+    def data_dir(self) -> Path:
+        """See Host."""
+        from modules import paths_internal
+
+        named = str(self.settings()["data_dir"]).strip()
+        return (Path(named) if named else Path(paths_internal.data_path) / "lora-train").absolute()
+
+    def settings(self) -> Settings:
+        """See Host."""
+        from modules import shared
+
+        return Settings(shared.opts)
+
+    def may_read(self, path: Path) -> bool:
+        """See Host: anything on one's own machine; else only the WebUI's folders and those named in settings."""
+        from modules import shared
+
+        options = shared.cmd_opts
+        exposed = any(getattr(options, name, None) for name in ("share", "listen", "ngrok", "server_name"))
+        if not exposed and not getattr(options, "hide_ui_dir_config", False):
+            return True
+        resolved = path.expanduser().resolve()
+        return any(resolved.is_relative_to(folder) for folder in self._readable_folders())
+
+    def _readable_folders(self) -> list[Path]:
+        from modules import paths_internal, shared
+
+        named = str(self.settings()["readable"]).replace("\n", ",").split(",")
+        folders = [paths_internal.data_path, paths_internal.models_path, self.lora_dir(), self.data_dir()]
+        folders += [name.strip() for name in named if name.strip()]
+        folders += getattr(shared.cmd_opts, "gradio_allowed_path", None) or []
+        return [Path(folder).expanduser().resolve() for folder in folders]
+
+    def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
+        """See Host: BLIP and DeepDanbooru as the WebUI has them."""
+        start, one, unload = self._deepbooru() if kind == "deepbooru" else self._blip()
+        yield from self._by_model(pictures, start, one, unload, f"the WebUI's captioner ({kind})")
+
+    def _blip(self) -> tuple[Callable[[], Any], Callable[[Any], str], Callable[[], Any]]:
+        from modules import shared
+
+        interrogator = shared.interrogator
+        # not .interrogate(): it adds CLIP's artists, resets the job state, and hides errors in its text
+        return interrogator.load, interrogator.generate_caption, self._unload_helpers
+
+    def _deepbooru(self) -> tuple[Callable[[], Any], Callable[[Any], str], Callable[[], Any]]:
+        from modules import deepbooru
+
+        model = deepbooru.model
+        return model.start, lambda picture: model.tag_multi(picture, True), self._unload_helpers
+
+    def restore_faces(self, pictures: Iterable[Image.Image], weight: float) -> Iterator[Image.Image]:
+        """See Host: CodeFormer, else GFPGAN."""
+        import numpy as np
+        from modules import shared
+        from PIL import Image
+
+        by_name = {restorer.name(): restorer for restorer in shared.face_restorers}
+        restorer = by_name.get("CodeFormer") or by_name.get("GFPGAN")
+        if restorer is None:
+            raise LoraTrainError("the WebUI has no face restoration.", "restore", "Switch it off.")
+
+        def one(picture: Image.Image) -> Image.Image:
+            before = np.array(picture.convert("RGB"))
+            after = restorer.restore(before, w=weight) if restorer.name() == "CodeFormer" else restorer.restore(before)
+            # without its weights the WebUI only warns; a picture without a face comes back as it was, too
+            if getattr(restorer, "net", before) is None:
+                raise RuntimeError("its weights are not there and could not be downloaded")
+            return Image.fromarray(after)
+
+        yield from self._by_model(pictures, lambda: None, one, self._unload_helpers, f"{restorer.name()}")
+
+    def upscale(self, pictures: Iterable[Image.Image], factor: float, name: str) -> Iterator[Image.Image]:
+        """See Host. SwinIR is taken where no name is given, then any ESRGAN, then Lanczos."""
+        from modules import shared
+
+        upscaler = self._upscaler(list(shared.sd_upscalers), name)
+
+        def one(picture: Image.Image) -> Image.Image:
+            before = picture.convert("RGB")
+            after: Image.Image = upscaler.scaler.upscale(before, factor, upscaler.data_path)
+            return after
+
+        yield from self._by_model(pictures, lambda: None, one, self._unload_helpers, f"the upscaler {upscaler.name}")
+
+    @staticmethod
+    def _upscaler(there: list[Any], name: str) -> Any:
+        for wanted in [name] if name else ["SwinIR_4x", "SwinIR 4x", "R-ESRGAN 4x+", "ESRGAN_4x", "Lanczos"]:
+            for upscaler in there:
+                if upscaler.name.lower() == wanted.lower():
+                    return upscaler
+        listed = ", ".join(upscaler.name for upscaler in there) or "none"
+        raise LoraTrainError(f"the WebUI has no upscaler {name!r} (there: {listed}).", "upscale", "Choose another.")
+
+    def _by_model(
+        self,
+        pictures: Iterable[Any],
+        start: Callable[[], Any],
+        one: Callable[[Any], Any],
+        unload: Callable[[], Any],
+        what: str,
+    ) -> Iterator[Any]:
+        """Apply a model of the WebUI to each picture, between others' work in its queue, and unload it at the end."""
+        from modules import call_queue
+
+        used = False
+        try:
+            for picture in pictures:
+                with call_queue.queue_lock:
+                    try:
+                        if not used:
+                            used = True
+                            start()
+                        result = one(picture)
+                    except LoraTrainError:
+                        raise
+                    except Exception as error:
+                        log.exception("%s failed", what)
+                        raise LoraTrainError(
+                            f"{what} failed ({type(error).__name__}: {error}).",
+                            "",
+                            "Its model may be missing: use it once in the WebUI's own tabs, so that it is downloaded.",
+                        ) from error
+                yield result
+        finally:
+            if used:
+                with call_queue.queue_lock:
+                    unload()
+
+    def _unload_helpers(self) -> None:
+        from modules import devices
+
+        from lora_train.hosts.lending import unload_helpers
+
+        unload_helpers(keep=True)
+        devices.torch_gc()
+
+    @contextmanager
+    def lend_gpu(self, stopped: Callable[[], bool] = never, note: Note = print) -> Iterator[None]:
+        """See Host."""
+        from modules import call_queue
+
+        settings = self.settings()
+        with ExitStack() as stack:
+            stack.enter_context(turn(call_queue.queue_lock, stopped))
+            if settings["generation"] == REFUSE:
+                stack.enter_context(refusing(call_queue.queue_lock, self._refusal))
+            stack.enter_context(self._job())
+            stack.enter_context(self._models_off(settings["model"] == KEEP_IN_RAM, note))
+            yield
+
+    @staticmethod
+    def _refusal() -> str:
+        return (
+            "A LoRA is being trained, and pictures are refused meanwhile. "
+            "See the Train LoRA tab; the setting is on its settings page."
+        )
+
+    def _models_off(self, keep: bool, note: Note) -> AbstractContextManager[None]:
+        from lora_train.hosts.lending import models_off_the_gpu
+
+        return models_off_the_gpu(keep, note)
+
+    @contextmanager
+    def _job(self) -> Iterator[None]:
+        """The training as the WebUI's present job, for its progress bar and `/sdapi/v1/progress`.
+
+        Its Interrupt button does not stop a training: "Reload UI" sets the same flag.
+        """
+        from modules import progress, shared
+
+        shared.state.begin(job="lora_train")
+        try:
+            yield
+        finally:
+            if progress.current_task and str(progress.current_task).startswith("task(lora_train-"):
+                progress.finish_task(progress.current_task)
+            shared.state.end()
+
+    def report_progress(self, run: str, done: int, total: int, text: str) -> None:
+        """See Host."""
+        from modules import progress, shared
+
+        if shared.state.job != "lora_train":
+            return
+        if progress.current_task != task_id(run):
+            progress.start_task(task_id(run))
+        shared.state.job_count, shared.state.job_no = 1, 0
+        shared.state.sampling_steps, shared.state.sampling_step = total, done
+        shared.state.textinfo = text
+
+    def refresh_loras(self, changed: Path | None = None) -> None:
+        """See Host: the bundled Lora extension lists them; what it has applied of `changed` is taken off."""
+        networks = sys.modules.get("networks")
+        if networks is None or not hasattr(networks, "list_available_networks"):
+            return
+        try:
+            if changed is not None:
+                self._forget_applied(networks, changed)
+            networks.list_available_networks()
+        except Exception:  # the LoRA is written; the list can also be refreshed by hand
+            log.exception("the WebUI's list of LoRAs could not be refreshed")
+
+    def _forget_applied(self, networks: Any, changed: Path) -> None:
+        """A file that was overwritten while applied would change nothing: its name and strength are the same."""
+
+        def is_it(network: Any) -> bool:
+            return Path(network.network_on_disk.filename).absolute() == changed.absolute()
+
+        if not any(is_it(network) for network in networks.loaded_networks):
+            return
+        networks.loaded_networks.clear()
+        networks.networks_in_memory.clear()
+        model = self._loaded_model()
+        for module in model.modules() if model is not None else ():
+            if getattr(module, "network_current_names", ()):
+                networks.network_restore_weights_from_backup(module)
+                module.network_current_names = ()
+
+    def shutdown(self) -> None:
+        """See Host: in-process, `lend_gpu` frees the memory; the server goes on."""

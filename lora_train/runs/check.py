@@ -1,0 +1,86 @@
+"""What a run depends on, looked at before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_train.config import RunConfig, problems
+from lora_train.data.scan import Manifest, scan
+from lora_train.errors import LoraTrainError, Problem
+from lora_train.runs.stages import Stages
+
+if TYPE_CHECKING:
+    from lora_train.hosts.base import Host
+
+DEFAULT_REPEATS = 10
+
+
+def output_path(config: RunConfig) -> Path:
+    """Where the LoRA goes."""
+    return Path(config.save.output_dir).expanduser() / f"{config.save.output_name}.safetensors"
+
+
+def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_output: Path | None = None) -> Manifest:
+    """Look at everything a run depends on and raise one LoraTrainError with all problems.
+
+    Writes nothing. Returns the scanned pictures. `own_output` is a file that this run itself wrote.
+    """
+    from lora_train.models.opening import recognise
+
+    found = [p for p in problems(config) if stages.train or not p.where.startswith("save.")]
+    manifest = None
+    if config.data.folder:
+        try:
+            folder = _allowed(config.data.folder, host, "data.folder")
+            manifest = scan(folder, config.data.tag, config.data.repeats or DEFAULT_REPEATS)
+        except LoraTrainError as error:
+            found += error.problems
+    if config.model.path:
+        try:
+            recognise(_allowed(config.model.path, host, "model.path"))
+        except LoraTrainError as error:
+            found += error.problems
+    if stages.train and config.save.output_name and config.save.output_dir:
+        found += _output_problems(config, host, own_output)
+    if found or manifest is None:
+        raise LoraTrainError.of(found)
+    return manifest
+
+
+def _allowed(named: str, host: Host, where: str) -> Path:
+    path = Path(named).expanduser()
+    if not host.may_read(path):
+        raise LoraTrainError(
+            f"{named} is outside the folders that may be used from this page.",
+            where,
+            "Choose one below the WebUI's folder, or add its folder to the settings (Train LoRA).",
+        )
+    return path
+
+
+def _output_problems(config: RunConfig, host: Host, own_output: Path | None) -> list[Problem]:
+    path = output_path(config)
+    if not host.may_read(path.parent):
+        return [Problem("is outside the folders that may be used from this page.", str(path.parent))]
+    parent = path.parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        return [Problem("this is a file, not a folder.", str(parent), "Give a folder for --dir (save.output_dir).")]
+    if not _writable(parent):
+        return [Problem("this folder cannot be written.", str(parent), "Allow writing there, or give another (--dir).")]
+    if path.exists() and not config.save.overwrite and path != own_output:
+        return [Problem("this LoRA exists already.", str(path), "Choose another name, or add --overwrite.")]
+    return []
+
+
+def _writable(folder: Path) -> bool:
+    """Tried, not asked: permissions are only half of it (read-only file systems)."""
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

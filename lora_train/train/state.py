@@ -1,0 +1,82 @@
+"""The state of a training, from which it goes on with the same bits as if it had not stopped.
+
+Trained weights, the optimizer's tensors and a few numbers; randomness has no state (it is a function
+of seed, name and position), so this is all. A safetensors file with its numbers as metadata: no
+pickle, written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from lora_train.atomic import write_bytes
+from lora_train.errors import LoraTrainError
+from lora_train.lorafile.writing import serialise
+
+VERSION = 1
+
+
+def write_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, numbers: dict[str, Any]) -> None:
+    """Write the state atomically; `numbers` are JSON data. Raises LoraTrainError when it cannot be written."""
+    tensors = {f"network.{name}": value.detach().cpu() for name, value in network.state_dict().items()}
+    plain: dict[str, dict[str, Any]] = {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
+            else:
+                plain.setdefault(str(index), {})[name] = value
+    told = {"version": VERSION, "optimizer": plain, **numbers}
+    write_bytes(path, serialise(tensors, {"lora_train_state": json.dumps(told)}))
+
+
+def read_numbers(path: Path) -> dict[str, Any] | None:
+    """The numbers of a state file; None when there is none that can be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = json.loads((file.metadata() or {})["lora_train_state"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+    return told if isinstance(told, dict) and told.get("version") == VERSION else None
+
+
+def read_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put the state into `network` and `optimizer`; returns the numbers.
+
+    Raises LoraTrainError when the file is damaged or belongs to another configuration.
+    """
+    told = read_numbers(path)
+    if told is None:
+        raise LoraTrainError("the saved state cannot be read.", str(path), "Start the training anew.")
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    try:
+        network.load_state_dict(
+            {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
+        )
+        optimizer.load_state_dict(
+            {
+                "state": _optimizer_state(tensors, told["optimizer"]),
+                "param_groups": optimizer.state_dict()["param_groups"],
+            }
+        )
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise LoraTrainError(
+            "the saved state belongs to another configuration.", str(path), "Start the training anew."
+        ) from error
+    return told
+
+
+def _optimizer_state(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in plain.items()}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    return state
