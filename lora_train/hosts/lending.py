@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from lora_train.errors import LoraTrainError
 from lora_train.hosts.base import Note
 
 log = logging.getLogger("lora_train")
@@ -42,12 +43,17 @@ def models_off_the_gpu(keep: bool, note: Note) -> Iterator[None]:
 
     before = _allocated()
     data = sd_models.model_data
-    loaded = _Loaded(data.sd_model, _all_models(data), data.was_loaded_at_least_once)
+    loaded = _Loaded(data.sd_model, _all_models(data), getattr(data, "was_loaded_at_least_once", False))
     data.was_loaded_at_least_once = True  # else any look at shared.sd_model would load one meanwhile
     try:
-        _unload(data, loaded, keep)
-        unload_helpers(keep)
-        _empty_caches()
+        try:
+            _unload(data, loaded, keep)
+            unload_helpers(keep)
+            _empty_caches()
+        except (AttributeError, ImportError) as error:
+            raise LoraTrainError(
+                f"this WebUI lacks something that is needed to free the GPU ({error}).", "", "Update the WebUI."
+            ) from error
         freed = before - _allocated()
         if freed > 1 << 20:
             note(f"Freed {freed / 2**30:.1f} GB of GPU memory.")
@@ -59,13 +65,13 @@ def models_off_the_gpu(keep: bool, note: Note) -> Iterator[None]:
         except Exception as error:
             log.exception("the generation model could not be brought back")
             data.sd_model = None
-            data.loaded_sd_models.clear()
+            getattr(data, "loaded_sd_models", []).clear()
             data.was_loaded_at_least_once = False
             note(f"The checkpoint could not be loaded again ({error}); the WebUI tries again at the next picture.")
 
 
 def _all_models(data: Any) -> list[Any]:
-    models = list(data.loaded_sd_models)
+    models = list(getattr(data, "loaded_sd_models", ()))  # before 1.6 there was only one
     if data.sd_model is not None and not any(model is data.sd_model for model in models):
         models.insert(0, data.sd_model)
     return models
@@ -84,7 +90,7 @@ def _unload(data: Any, loaded: _Loaded, keep: bool) -> None:
             model.to(devices.cpu)
     if not keep:
         data.sd_model = None
-        data.loaded_sd_models.clear()
+        getattr(data, "loaded_sd_models", []).clear()
         sd_models.checkpoints_loaded.clear()
 
 

@@ -105,7 +105,10 @@ class WebuiHost:
 
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
         """See Host: BLIP and DeepDanbooru as the WebUI has them."""
-        start, one, unload = self._deepbooru() if kind == "deepbooru" else self._blip()
+        try:
+            start, one, unload = self._deepbooru() if kind == "deepbooru" else self._blip()
+        except (AttributeError, ImportError) as error:
+            raise LoraTrainError(f"this {self.name} has no {kind} ({error}).", "captions", "Update it.") from error
         yield from self._by_model(pictures, start, one, unload, f"the WebUI's captioner ({kind})")
 
     def _blip(self) -> tuple[Callable[[], Any], Callable[[Any], str], Callable[[], Any]]:

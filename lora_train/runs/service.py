@@ -38,6 +38,7 @@ class Service:
 
         Raises LoraTrainError with all problems, or when a run is going on already.
         """
+        self._require_idle()
         manifest = check_run(config, self.host, stages)
         with self._lock:
             self._require_idle()
@@ -47,6 +48,7 @@ class Service:
 
     def resume(self, run_id: str) -> None:
         """Go on with a run from its saved state. Raises LoraTrainError as `start`, or when it cannot be."""
+        self._require_idle()
         folder = self.run(run_id)
         config, manifest = check_resume(folder, self.host)
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from lora_train.config import (
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.runs.service import Service
 
+DEFAULT_RATE, DEFAULT_SEED = 1e-4, 42
+
 LIVE_VIEW = '<div id="lora_train_live" class="lora-train-live" aria-live="polite" data-page="{page}"></div>'
 """The page's script fills it; `page` is the token that its requests carry."""
 
@@ -35,6 +38,7 @@ LABELS = {
     "data.train_batch_size": "Batch size",
     "data.resolution": "Resolution",
     "train.seed": "Seed",
+    "preview.sample_every_n_steps": "Preview every so many steps",
 }
 
 
@@ -100,20 +104,20 @@ class TrainTab:
 
     def _more(self, defaults: Defaults) -> None:
         with gr.Row():
-            self._number("steps", "Steps", None, 0)
-            self._number("batch", "Batch size", 1, 0)
-            self._number("resolution", "Resolution", None, 0)
+            self._number("steps", "Steps", None)
+            self._number("batch", "Batch size", 1)
+            self._number("resolution", "Resolution", None)
         with gr.Row():
-            self._number("lr", "Learning rate", 1e-4, None)
-            self._number("textlr", "Text encoder's learning rate", None, None)
+            self._number("lr", "Learning rate", 1e-4)
+            self._number("textlr", "Text encoder's learning rate", None)
         with gr.Row():
-            self._number("dim", "Dimension (rank)", None, 0)
-            self._number("alpha", "Alpha", None, None)
-            self._number("seed", "Seed", 42, 0)
+            self._number("dim", "Dimension (rank)", None)
+            self._number("alpha", "Alpha", None)
+            self._number("seed", "Seed", 42)
         self._text(
             "preview", "Preview prompt", "", "A picture of it is made at the start and at the end, and while training"
         )
-        self._number("preview_every", "Preview every so many steps (0: only start and end)", defaults.preview_every, 0)
+        self._number("preview_every", "Preview every so many steps (0: only start and end)", defaults.preview_every)
         self._fields["overwrite"] = gr.Checkbox(
             False, label="Replace a LoRA of that name", elem_id="lora_train_overwrite"
         )
@@ -121,8 +125,12 @@ class TrainTab:
     def _text(self, name: str, label: str, value: str, info: str) -> None:
         self._fields[name] = gr.Textbox(value, label=label, info=info, elem_id=f"lora_train_{name}", max_lines=1)
 
-    def _number(self, name: str, label: str, value: float | None, precision: int | None) -> None:
-        self._fields[name] = gr.Number(value, label=label, precision=precision, elem_id=f"lora_train_{name}")
+    def _number(self, name: str, label: str, value: float | None) -> None:
+        """A number that may be left open. A text field: number fields turn empty into 0 in some versions of gradio."""
+        shown = "" if value is None else f"{value:g}"
+        self._fields[name] = gr.Textbox(
+            shown, label=label, placeholder="automatic", elem_id=f"lora_train_{name}", max_lines=1
+        )
 
     def _start(self, given: dict[Any, Any]) -> str:
         """Start a run; returns the message for the page. Never raises for what a person can mend."""
@@ -140,25 +148,25 @@ class TrainTab:
         """The run that the form asks for."""
         tag, name = (values["tag"] or "").strip(), (values["name"] or "").strip()
         preview = (values["preview"] or "").strip()
-
-        def number(field: str, default: Any = None) -> Any:
-            # gradio gives 0 for an emptied whole number in some versions, None in others
-            return default if values[field] in (None, "") else values[field]
-
-        return RunConfig(
+        number = Numbers(values)
+        whole = number.whole
+        config = RunConfig(
             model=ModelOptions(path=(values["model"] or "").strip()),
             data=DataOptions(
                 folder=(values["folder"] or "").strip(),
                 tag=tag,
-                resolution=number("resolution") or None,
-                train_batch_size=number("batch", 1),
+                resolution=whole("resolution", "data.resolution"),
+                train_batch_size=whole("batch", "data.train_batch_size") or 1,
             ),
-            network=NetworkOptions(network_dim=number("dim") or None, network_alpha=number("alpha")),
+            network=NetworkOptions(
+                network_dim=whole("dim", "network.network_dim"),
+                network_alpha=number("alpha", "network.network_alpha"),
+            ),
             train=TrainOptions(
-                max_train_steps=number("steps"),
-                learning_rate=number("lr", 1e-4),
-                text_encoder_lr=number("textlr"),
-                seed=number("seed", 42),
+                max_train_steps=whole("steps", "train.max_train_steps"),
+                learning_rate=DEFAULT_RATE if (rate := number("lr", "train.learning_rate")) is None else rate,
+                text_encoder_lr=number("textlr", "train.text_encoder_lr"),
+                seed=DEFAULT_SEED if (seed := whole("seed", "train.seed")) is None else seed,
             ),
             save=SaveOptions(
                 output_name=name or tag,
@@ -167,9 +175,44 @@ class TrainTab:
                 save_state_every_n_minutes=self._service.host.settings()["state_minutes"],
             ),
             preview=PreviewOptions(
-                prompts=(preview,) if preview else (), sample_every_n_steps=number("preview_every", 0)
+                prompts=(preview,) if preview else (),
+                sample_every_n_steps=whole("preview_every", "preview.sample_every_n_steps") or 0,
             ),
         )
+        number.check()
+        return config
+
+
+class Numbers:
+    """Reads the form's number fields; what is no number is told together by `check`."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+        self._problems: list[Problem] = []
+
+    def __call__(self, name: str, field: str) -> float | None:
+        """The number in the form's field `name`, None when it is empty; `field` is its name in the config."""
+        text = str(self._values[name] if self._values[name] is not None else "").strip().replace(",", ".")
+        if not text:
+            return None
+        try:
+            return float(text)
+        except ValueError:
+            self._problems.append(Problem(f"{text!r} is not a number.", field, "Give a number, or leave it empty."))
+            return None
+
+    def whole(self, name: str, field: str) -> int | None:
+        """As calling it, for whole numbers."""
+        value = self(name, field)
+        if value is None or (math.isfinite(value) and value == int(value)):
+            return None if value is None else int(value)
+        self._problems.append(Problem(f"{value:g} is not a whole number.", field))
+        return None
+
+    def check(self) -> None:
+        """Raises LoraTrainError with every field that held no number."""
+        if self._problems:
+            raise LoraTrainError.of(self._problems)
 
 
 def problems_html(problems: list[Problem]) -> str:

@@ -1,0 +1,122 @@
+"""Forge and SD.Next against fakes of what they do differently."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lora_train.hosts.detect import detect
+from lora_train.hosts.forge import ForgeHost
+from lora_train.hosts.sdnext import SdNextHost
+from tests.hosts.fake_webui import Fake
+
+PICTURE = Image.new("RGB", (8, 8))
+
+
+class ModelData:
+    """Forge's: before the first picture there is a stand-in."""
+
+    def __init__(self) -> None:
+        self.sd_model: Any = SimpleNamespace(name="stand-in")
+        self.forge_hash = ""
+        self.forge_loading_parameters: dict[str, Any] = {}
+
+
+@pytest.fixture
+def forge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
+    fake = Fake(monkeypatch, tmp_path)
+    fake.module("modules_forge")
+    fake.sd_models.model_data = fake.data = ModelData()
+    fake.calls = []  # type: ignore[attr-defined]
+    fake.module("backend")
+    fake.module(
+        "backend.memory_management",
+        unload_all_models=lambda: fake.calls.append("unload"),  # type: ignore[attr-defined]
+        soft_empty_cache=lambda: fake.calls.append("empty"),  # type: ignore[attr-defined]
+    )
+    return fake
+
+
+def test_forge_unloads_by_its_own_management(forge: Fake) -> None:
+    host = detect()
+    assert type(host) is ForgeHost
+    model = SimpleNamespace(forge_objects=SimpleNamespace(clip=None), current_lora_hash="x")
+    forge.data.sd_model, forge.data.forge_hash = model, "hash"
+    with host.lend_gpu():
+        assert forge.calls == ["unload", "empty"]  # type: ignore[attr-defined]
+        assert forge.data.sd_model is not model and forge.data.forge_hash == "", "loaded anew at the next picture"
+    assert forge.call_queue.queue_lock.acquire(blocking=False)
+
+
+def test_forge_offers_the_chosen_checkpoint_before_it_is_loaded(forge: Fake, tmp_path: Path) -> None:
+    chosen = SimpleNamespace(filename=str(tmp_path / "two.safetensors"))
+    forge.data.forge_loading_parameters = {"checkpoint_info": chosen}
+    assert ForgeHost().current_checkpoint() == tmp_path / "two.safetensors"
+    assert ForgeHost().tokenizers() == []
+
+
+def test_forge_applies_an_overwritten_lora_anew(forge: Fake, tmp_path: Path) -> None:
+    file, cleared = tmp_path / "a.safetensors", []
+    network = SimpleNamespace(network_on_disk=SimpleNamespace(filename=str(file)))
+    load = SimpleNamespace(cache_clear=lambda: cleared.append(True))
+    forge.module("networks", loaded_networks=[network], load_lora_state_dict=load, list_available_networks=lambda: None)
+    forge.data.sd_model = SimpleNamespace(forge_objects=1, current_lora_hash="old")
+    ForgeHost().refresh_loras(file)
+    assert forge.data.sd_model.current_lora_hash == "" and cleared == [True]
+
+
+def test_several_lora_folders(forge: Fake, tmp_path: Path) -> None:
+    forge.commands.lora_dir = None
+    forge.commands.lora_dirs = [str(tmp_path / "first"), str(tmp_path / "second")]
+    assert ForgeHost().lora_dir() == tmp_path / "first"
+
+
+@pytest.fixture
+def sdnext(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
+    fake = Fake(monkeypatch, tmp_path)
+    fake.calls = []  # type: ignore[attr-defined]
+    fake.module("modules.lora")
+    fake.module("modules.lora.lora_load", list_available_networks=lambda: fake.calls.append("list"))  # type: ignore[attr-defined]
+    fake.options.lora_dir = str(tmp_path / "loras")
+    fake.sd_models.unload_model_weights = lambda op: fake.calls.append(f"unload {op}")  # type: ignore[attr-defined]
+    fake.sd_models.reload_model_weights = lambda op: fake.calls.append(f"reload {op}")  # type: ignore[attr-defined]
+    ended: list[Any] = []
+    fake.state.begin = lambda job="": setattr(fake.state, "job", job) or "id7"  # type: ignore[method-assign, assignment, func-returns-value]
+    fake.state.end = lambda job: ended.append(job)  # type: ignore[method-assign, assignment, misc]
+    fake.ended = ended  # type: ignore[attr-defined]
+    return fake
+
+
+def test_sdnext_unloads_and_reloads(sdnext: Fake, tmp_path: Path) -> None:
+    host = detect()
+    assert type(host) is SdNextHost
+    assert host.lora_dir() == tmp_path / "loras"
+    sdnext.data.sd_model = SimpleNamespace(tokenizer=SimpleNamespace(get_vocab=dict))
+    assert len(host.tokenizers()) == 1
+    with host.lend_gpu():
+        assert sdnext.calls == ["unload model"]  # type: ignore[attr-defined]
+    host.refresh_loras()
+    assert sdnext.calls == ["unload model", "reload model", "list"]  # type: ignore[attr-defined]
+    assert sdnext.ended == ["id7"]  # type: ignore[attr-defined]
+
+
+def test_sdnext_whose_model_does_not_come_back_says_so(sdnext: Fake) -> None:
+    def broken(op: str) -> None:
+        raise RuntimeError("gone")
+
+    sdnext.data.sd_model = SimpleNamespace()
+    sdnext.sd_models.reload_model_weights = broken
+    notes: list[str] = []
+    with SdNextHost().lend_gpu(note=notes.append):
+        pass
+    assert "gone" in notes[0]
+
+
+def test_sdnext_captions(sdnext: Fake) -> None:
+    sdnext.module("modules.interrogate")
+    sdnext.module("modules.interrogate.interrogate", interrogate=lambda picture: f"{picture.width} wide")
+    assert list(SdNextHost().caption([PICTURE, PICTURE], "blip")) == ["8 wide", "8 wide"]
