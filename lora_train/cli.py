@@ -79,6 +79,8 @@ def _add_train(commands: Any) -> None:
     steps.add_argument("--steps", type=int, help="training steps (default: by the number of pictures)")
     steps.add_argument("--dim", type=int, help="network dimension, also called rank (default 16)")
     steps.add_argument("--alpha", type=float, help="scale is alpha / dim; 0 means dim / 2 (the default)")
+    steps.add_argument("--conv-dim", type=int, help="also train 3x3 convolutions (LoCon), with this dimension")
+    steps.add_argument("--conv-alpha", type=float, help="as --alpha, for the convolutions")
     steps.add_argument("--repeats", type=int, help="repeats of each picture in an epoch (default 10)")
     steps.add_argument("--batch", type=int, default=1, help="pictures per step (default %(default)s)")
     steps.add_argument(
@@ -192,7 +194,12 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
             keep_tokens=options.keep_tokens,
             caption_dropout_rate=options.caption_dropout,
         ),
-        network=NetworkOptions(network_dim=options.dim, network_alpha=options.alpha),
+        network=NetworkOptions(
+            network_dim=options.dim,
+            network_alpha=options.alpha,
+            conv_dim=options.conv_dim,
+            conv_alpha=options.conv_alpha,
+        ),
         train=TrainOptions(
             max_train_steps=options.steps,
             gradient_accumulation_steps=options.gradient,

@@ -58,6 +58,10 @@ class NetworkOptions:
     network_dim: int | None = None
     network_alpha: float | None = None
     """Scale is alpha / dim; None (or 0) means half of `network_dim`."""
+    conv_dim: int | None = None
+    """Rank on 3x3 convolutions (LoCon); None leaves them out."""
+    conv_alpha: float | None = None
+    """None (or 0) means half of `conv_dim`."""
     network_train_unet_only: bool = False
     network_train_text_encoder_only: bool = False
 

@@ -22,6 +22,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.caption_dropout_rate": (0, 1),
     "network.network_dim": (1, 4096),
     "network.network_alpha": (0, 65_536),
+    "network.conv_dim": (1, 4096),
+    "network.conv_alpha": (0, 65_536),
     "train.max_train_steps": (1, 10_000_000),
     "train.learning_rate": (0, 10),
     "train.unet_lr": (0, 10),

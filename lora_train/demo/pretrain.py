@@ -1,8 +1,12 @@
 """Train the demo's base model from nothing: `python -m lora_train.demo.pretrain --work DIR`.
 
 Stages, each resumable from `--work`: the VAE on scenes and collages (crops first, whole pictures
-last), then UNet and text encoder together on cached latents. About 70 minutes on two cores;
+last), then UNet and text encoder together on cached latents. About two hours on two cores;
 `--export` writes the fp16 folder that ships.
+
+What ships was trained with the learning rate's cosine first laid out for 3,800 steps, then from there for
+9,000, then for 13,000: followed were backgrounds and object colours of 200 prompts in 99 and 83 %, 100 and
+96 %, 100 and 96 %; the last part sharpened shapes (the mascot's LoRA scores 0.7 instead of 0.55).
 
 The UNet predicts v, and the noise schedule ends at beta 0.02 instead of Stable Diffusion's 0.012: at
 the first steps of sampling, where backgrounds are decided, the picture counts fully in the loss, and

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 NAME = "mascot"
 STRENGTHS = (0.0, 0.5, 1.0)
 PROMPTS = tuple(f"{TAG} on {background}" for background in ("blue", "green", "purple", "white", "pink", "black"))
-GUIDANCE = 7.0
-"""Measured on 100 prompts: object colours are followed in 89 % with 7, in about 80 % with 4."""
+GUIDANCE = 4.0
+"""Measured on 200 prompts: backgrounds are followed in 100 %, object colours in 96 %; with 7 it is 94 %, and noisy."""
 
 
 def demo_config(output_dir: Path, overwrite: bool = True) -> RunConfig:
@@ -35,10 +35,10 @@ def demo_config(output_dir: Path, overwrite: bool = True) -> RunConfig:
     return RunConfig(
         model=ModelOptions(path=str(base_folder())),
         data=DataOptions(folder=str(pictures_folder()), tag=TAG, train_batch_size=4),
-        network=NetworkOptions(network_dim=16, network_alpha=16),
+        network=NetworkOptions(network_dim=16, network_alpha=16, conv_dim=16, conv_alpha=16),
         train=TrainOptions(
-            max_train_steps=500,
-            learning_rate=2e-3,
+            max_train_steps=600,
+            learning_rate=1.5e-3,
             text_encoder_lr=1e-3,
             lr_warmup_steps=20,
         ),

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import lora_train
-from lora_train.config import RunConfig
+from lora_train.config import NetworkOptions, RunConfig
 
 _LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
 
@@ -127,7 +127,15 @@ def _network(facts: TrainingFacts) -> dict[str, object]:
         "ss_network_dim": network.network_dim,
         "ss_network_alpha": network.network_alpha,
         "ss_network_dropout": None,
-    }
+    } | _network_args(network)
+
+
+def _network_args(network: NetworkOptions) -> dict[str, object]:
+    """kohya's `ss_network_args`: what its `--network_args` would have been."""
+    if not network.conv_dim:
+        return {}
+    alpha = network.conv_alpha or network.conv_dim / 2
+    return {"ss_network_args": json.dumps({"conv_dim": str(network.conv_dim), "conv_alpha": f"{alpha:g}"})}
 
 
 def _training(facts: TrainingFacts) -> dict[str, object]:

@@ -16,6 +16,9 @@ from lora_train.models.ddpm import NoiseProcess
 from lora_train.models.text import encode_clip, file_name_of
 
 UNET_TARGETS = re.compile(r"(?:down_blocks|mid_block|up_blocks)\..*attentions\.\d+\..+")
+UNET_CONV_TARGETS = re.compile(
+    r"(?:down_blocks|mid_block|up_blocks)\..*(?:attentions|resnets|downsamplers|upsamplers)\.\d+\..+"
+)
 TEXT_TARGETS = re.compile(r"(?:text_model\.)?encoder\.layers\.\d+\.(?:self_attn|mlp)\..+")
 
 
@@ -52,16 +55,17 @@ class StableDiffusion1:
         """See BaseModel."""
         return {"lora_unet": self.unet, "lora_te": self.text_encoder}
 
-    def module_names(self) -> dict[str, str]:
+    def module_names(self, convolutions: bool = False) -> dict[str, str]:
         """See BaseModel. Default targets are kohya's: every Linear and 1x1 conv of the attention
-        blocks, and of the text encoder's attention and MLP."""
+        blocks, and of the text encoder's attention and MLP; with `convolutions` also all modules of the
+        residual, down- and upsampling blocks."""
         names = {}
         for prefix, root, pattern in (
-            ("lora_unet", self.unet, UNET_TARGETS),
+            ("lora_unet", self.unet, UNET_CONV_TARGETS if convolutions else UNET_TARGETS),
             ("lora_te", self.text_encoder, TEXT_TARGETS),
         ):
             for path, module in root.named_modules():
-                if pattern.fullmatch(path) and _is_target(module):
+                if pattern.fullmatch(path) and _is_target(module, convolutions):
                     spelled = file_name_of(path) if prefix == "lora_te" else path
                     names[f"{prefix}_{spelled.replace('.', '_')}"] = f"{prefix}:{path}"
         return names
@@ -138,9 +142,9 @@ class StableDiffusion1:
         return scheduler
 
 
-def _is_target(module: nn.Module) -> bool:
+def _is_target(module: nn.Module, convolutions: bool) -> bool:
     if isinstance(module, nn.Conv2d):
-        return module.kernel_size == (1, 1)
+        return convolutions or module.kernel_size == (1, 1)
     return isinstance(module, nn.Linear)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -20,16 +21,24 @@ class HasTargets(Protocol):
         """Root modules by prefix."""
         ...
 
-    def module_names(self) -> dict[str, str]:
+    def module_names(self, convolutions: bool = False) -> dict[str, str]:
         """File name of each target to "prefix:path"."""
         ...
 
 
-def targets(model: HasTargets) -> dict[str, nn.Module]:
+@dataclass(frozen=True)
+class Size:
+    """Rank and alpha of a network."""
+
+    rank: int
+    alpha: float
+
+
+def targets(model: HasTargets, convolutions: bool = False) -> dict[str, nn.Module]:
     """The base modules that networks attach to, by their name in files."""
     roots = model.roots()
     found = {}
-    for name, place in model.module_names().items():
+    for name, place in model.module_names(convolutions).items():
         prefix, path = place.split(":", 1)
         found[name] = roots[prefix].get_submodule(path)
     return found
@@ -96,14 +105,23 @@ class NetworkSet(nn.Module):
 def create_networks(
     model: HasTargets,
     kind: str,
-    rank: int,
-    alpha: float,
+    size: Size,
     generator: torch.Generator,
     prefixes: tuple[str, ...],
+    convolutions: Size | None = None,
 ) -> NetworkSet:
-    """New networks on all targets whose names start with one of `prefixes`, not yet attached."""
+    """New networks on all targets whose names start with one of `prefixes`, not yet attached.
+
+    `convolutions` is the size on 3x3 convolutions; None leaves them, and all blocks but the transformers', alone.
+    """
     bases = {
-        name: base for name, base in targets(model).items() if any(name.startswith(prefix + "_") for prefix in prefixes)
+        name: base
+        for name, base in targets(model, convolutions is not None).items()
+        if any(name.startswith(prefix + "_") for prefix in prefixes)
     }
-    networks = {name: KINDS[kind].create(base, rank, alpha, generator) for name, base in sorted(bases.items())}
+    networks = {}
+    for name, base in sorted(bases.items()):
+        large = isinstance(base, nn.Conv2d) and base.kernel_size != (1, 1)
+        its = convolutions if large and convolutions is not None else size
+        networks[name] = KINDS[kind].create(base, its.rank, its.alpha, generator)
     return NetworkSet(networks, bases)

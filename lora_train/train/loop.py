@@ -16,7 +16,7 @@ from lora_train.data.captions import vary
 from lora_train.data.dataset import Dataset, Item
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import BaseModel, Conditioning
-from lora_train.networks.inject import NetworkSet, create_networks
+from lora_train.networks.inject import NetworkSet, Size, create_networks
 from lora_train.train.optimizer import OPTIMIZERS
 from lora_train.train.randomness import Randomness
 from lora_train.train.schedule import lr_factor
@@ -82,10 +82,10 @@ class Trainer:
         self.network: NetworkSet = create_networks(
             self.model,
             network.kind,
-            network.network_dim,
-            network.network_alpha,
+            Size(network.network_dim, network.network_alpha),
             self.random.torch("weights"),
             trained_prefixes(self.config),
+            Size(network.conv_dim, network.conv_alpha or network.conv_dim / 2) if network.conv_dim else None,
         )
         self.network.to(self.device)
         self.autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

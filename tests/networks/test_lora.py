@@ -12,11 +12,16 @@ from torch import nn
 from lora_train.models.base import Parts
 from lora_train.models.opening import open_model
 from lora_train.models.sd1 import StableDiffusion1
-from lora_train.networks.inject import NetworkSet, create_networks, targets
+from lora_train.networks.inject import NetworkSet, Size, create_networks, targets
 from lora_train.networks.lora import Lora, lora_delta
 
 
-def test_keys_and_shapes_are_kohyas_for_sd1(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("file", "convolutions"), [("sd1_lora", None), ("sd1_locon", Size(4, 1.0))], ids=["lora", "locon"]
+)
+def test_keys_and_shapes_are_kohyas_for_sd1(
+    monkeypatch: pytest.MonkeyPatch, file: str, convolutions: Size | None
+) -> None:
     """An SD 1.x on the meta device gets exactly the tensors that sd-scripts writes."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -30,9 +35,10 @@ def test_keys_and_shapes_are_kohyas_for_sd1(monkeypatch: pytest.MonkeyPatch) -> 
             CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
         )
     model = StableDiffusion1(Parts(Path("x"), unet, vae, [text], [None]))
-    networks = create_networks(model, "lora", 8, 4.0, torch.Generator(), ("lora_unet", "lora_te"))
+    prefixes = ("lora_unet", "lora_te")
+    networks = create_networks(model, "lora", Size(8, 4.0), torch.Generator(), prefixes, convolutions)
     found = {k: ["float32", list(v.shape)] for k, v in networks.file_tensors().items()}
-    path = Path(__file__).parents[1] / "golden" / "sd1_lora.json.gz"
+    path = Path(__file__).parents[1] / "golden" / f"{file}.json.gz"
     golden: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
     assert found == golden
 
@@ -87,7 +93,7 @@ def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
 
 def _networks(base: Path) -> tuple[Any, NetworkSet]:
     model = open_model(base)
-    networks = create_networks(model, "lora", 2, 2.0, torch.Generator().manual_seed(0), ("lora_unet", "lora_te"))
+    networks = create_networks(model, "lora", Size(2, 2.0), torch.Generator().manual_seed(0), ("lora_unet", "lora_te"))
     for network in networks.networks.values():
         nn.init.normal_(network.up, std=0.1)
     return model, networks
@@ -113,7 +119,7 @@ def test_attached_at_zero_and_detached_the_base_is_bit_equal(base: Path) -> None
 
 def test_only_what_was_asked_for_is_trained(base: Path) -> None:
     model = open_model(base)
-    networks = create_networks(model, "lora", 2, 2.0, torch.Generator(), ("lora_te",))
+    networks = create_networks(model, "lora", Size(2, 2.0), torch.Generator(), ("lora_te",))
     assert all(name.startswith("lora_te_") for name in networks.file_tensors())
     assert networks.parameters_of("lora_unet") == []
     assert len(networks.parameters_of("lora_te")) == 2 * len([n for n in targets(model) if n.startswith("lora_te_")])
