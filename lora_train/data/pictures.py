@@ -62,9 +62,7 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def load_picture(
-    path: Path, at_least: int | None = None, background: tuple[int, int, int] = BACKGROUND
-) -> Image.Image:
+def load_picture(path: Path, at_least: int | None = None, background: tuple[int, int, int] = BACKGROUND) -> Image.Image:
     """The whole picture as RGB: first frame, EXIF orientation applied, alpha on `background`.
 
     With `at_least`, a JPEG may come at 1/2, 1/4 or 1/8 of its size (quicker to decode), its longest

@@ -113,7 +113,7 @@ class Plan:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Plan:
         """The inverse of `to_dict`, also after a trip through JSON."""
-        options = {name: tuple(v) if isinstance(v, list) else v for name, v in data["options"].items()}
+        options: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data["options"].items()}
         return cls(**{**data, "options": PrepareOptions(**options), "weights": tuple(data["weights"])})
 
 

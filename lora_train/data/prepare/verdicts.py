@@ -2,26 +2,68 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from lora_train.data.prepare.base import Plan
-from lora_train.data.prepare.operations import Check, active
+from lora_train.data.prepare.operations import Check, Comparison, active
+from lora_train.data.prepare.operations.similar import Kept
+from lora_train.data.prepare.operations.similar import reason as similar_reason
 from lora_train.data.prepare.operations.upscale import FACTOR
-from lora_train.data.prepare.records import ViewRecord
+from lora_train.data.prepare.records import Record, ViewRecord
+from lora_train.data.prepare.report import Entry, Verdict, entry_key
 
 _FOUND = {"face": "face found but only", "body": "body found but only", "original": "the picture is only"}
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Kept, or rejected by a rule ("blur") for a reason in plain words."""
-
-    kept: bool
-    rule: str = ""
-    reason: str = ""
-
-
 KEPT = Verdict(True)
+LEFT_OUT = Verdict(False, "left out by you", "left out by you")
+
+
+@dataclass
+class Input:
+    """A file of the input folder, and what is known of it."""
+
+    path: Path
+    relative: Path
+    record: Record = field(default_factory=lambda: Record(""))
+
+
+def decide(inputs: list[Input], plan: Plan, overrules: dict[str, bool]) -> list[Entry]:
+    """The verdict on every view, in the order of paths: of similar pictures the first stays.
+
+    `overrules` is what a person decided, by the entries' keys.
+    """
+    kept, compare = Kept(), bool(active(Comparison, plan))
+    entries = []
+    for one in inputs:
+        record = one.record
+        if record.broken:
+            key = entry_key(one.relative, record.content, "file")
+            entries.append(Entry(key, one.path, one.relative, record, None, broken(record.broken)))
+        for view in record.views:
+            key = entry_key(one.relative, record.content, view.operation)
+            entry = Entry(key, one.path, one.relative, record, view, verdict(view, plan))
+            entry.overruled = overrules.get(key) if entry.possible else None
+            if entry.overruled is not None:
+                entry.verdict = KEPT if entry.overruled else LEFT_OUT
+            if compare and entry.verdict.kept:
+                _compare(entry, view, kept, plan)
+            entries.append(entry)
+    return entries
+
+
+def broken(reason: str) -> Verdict:
+    """The verdict on what cannot be used; the reason's detail, in brackets, is no part of the rule."""
+    return Verdict(False, reason.split(" (")[0], reason)
+
+
+def _compare(entry: Entry, view: ViewRecord, kept: Kept, plan: Plan) -> None:
+    entry.similarity, other = kept.nearest(view.signature)
+    if entry.similarity > plan.options.max_similarity and entry.overruled is None:
+        entry.verdict = Verdict(False, "similar", similar_reason(entry.similarity, other))
+    else:
+        kept.add(f"{entry.relative.as_posix()} ({view.operation})", view.signature)
 
 
 def verdict(view: ViewRecord, plan: Plan) -> Verdict:

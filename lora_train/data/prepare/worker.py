@@ -39,22 +39,23 @@ class Worker:
 
     def do(self, task: dict[str, Any]) -> dict[str, Any]:
         """A task is {"path", "content" (the hash, if known), "make" (operations to be finished even if rejected)},
-        or {"content", "operation", "served" (a file)} for a picture that the host's services have worked on.
+        or {"content", "served" (operation: a file)} for pictures that the host's services have worked on.
 
         Gives the picture's record as JSON data. What is wrong with a picture is in the record; only a
         LoraTrainError (the disk is full) is raised.
         """
-        if "served" in task:
-            return self._finish_served(task).to_dict()
-        path, content = Path(task["path"]), task.get("content", "")
+        path, content = Path(task.get("path", "")), task.get("content", "")
         try:
+            if "served" in task:
+                return self._finish_served(task).to_dict()
             content = content or file_hash(path)
             record = self._store.read(content) or Record(content)
             if not record.broken and self._work_on(path, record, task.get("make", ())):
                 self._store.write(record)
         except BrokenPicture as error:
             record = Record(content, broken=str(error))
-            self._store.write(record)
+            if "served" not in task:
+                self._store.write(record)
         except LoraTrainError:
             raise
         except OSError as error:  # not stored: the next run tries again
@@ -126,8 +127,9 @@ class Worker:
             raise LoraTrainError("the record of a picture is gone.", self._plan.store, "Prepare the pictures again.")
         folder = self._store.folder(record.content)
         for found in record.views:
-            if found.operation == task["operation"] and found.crop:
-                self._edit(View(found.operation, load_picture(folder / task["served"]), found.size), found, folder)
+            served = task["served"].get(found.operation)
+            if served and found.crop:
+                self._edit(View(found.operation, load_picture(folder / served), found.size), found, folder)
                 found.crop = ""
         self._store.write(record)
         return record

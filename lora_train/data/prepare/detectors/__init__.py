@@ -40,6 +40,11 @@ def choose(plan: Plan, roles: set[str]) -> tuple[Plan, list[str]]:
     return replace(plan, detectors=chosen), notes
 
 
+def title_of(role: str, plan: Plan) -> str:
+    """What fills a role, for the report."""
+    return str(_module(plan.detectors[role]).title(role, plan))
+
+
 def shared_memory(plan: Plan) -> bool:
     """Whether a chosen detector is so large that it should be loaded once, not once per process."""
     return any(getattr(_module(name), "LARGE", False) for name in plan.detectors.values())
@@ -54,7 +59,7 @@ class Detectors:
 
     def title(self, role: str) -> str:
         """What fills a role, for the report."""
-        return str(_module(self._plan.detectors[role]).title(role, self._plan))
+        return title_of(role, self._plan)
 
     def face(self) -> FaceDetector:
         """The face detector."""
@@ -78,4 +83,14 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-__all__ = ["BodyDetector", "Detectors", "FaceDetector", "Found", "Missing", "Segmenter", "choose", "shared_memory"]
+__all__ = [
+    "BodyDetector",
+    "Detectors",
+    "FaceDetector",
+    "Found",
+    "Missing",
+    "Segmenter",
+    "choose",
+    "shared_memory",
+    "title_of",
+]

@@ -59,7 +59,7 @@ class Hog:
         import cv2
 
         self._hog = cv2.HOGDescriptor()
-        self._hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
+        self._hog.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())
 
     def body(self, picture: Image.Image) -> Found | None:
         """The score is the distance from the support vector machine's border, at most 1; parts are not known."""

@@ -47,7 +47,11 @@ class RetinaFace:
         width, height = picture.size
         return [
             Found(
-                float(row[0]) / width, float(row[1]) / height, float(row[2]) / width, float(row[3]) / height, float(row[4])
+                float(row[0]) / width,
+                float(row[1]) / height,
+                float(row[2]) / width,
+                float(row[3]) / height,
+                float(row[4]),
             )
             for row in rows
         ]
