@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -17,6 +19,7 @@ class Opened:
         self.size = picture_size(path)
         self._background = background
         self._decoded: Image.Image | None = None
+        self._once: dict[str, Any] = {}
 
     def at_least(self, side: int) -> Image.Image:
         """The picture in any size whose longest side is `side` or more (or the full size, when that is less)."""
@@ -28,3 +31,9 @@ class Opened:
     def full(self) -> Image.Image:
         """The picture in full size."""
         return self.at_least(max(self.size))
+
+    def once(self, what: str, find: Callable[[], Any]) -> Any:
+        """What `find` gives, the first time that this is asked for; several operations need the same face."""
+        if what not in self._once:
+            self._once[what] = find()
+        return self._once[what]

@@ -49,7 +49,8 @@ class Outputs:
         before = self._published()
         after = {path: made.relative_to(self._work).as_posix() for path, made in self._links.items()}
         after |= {path: _digest(text) for path, text in self._captions.items()}
-        write_json(self._work / PUBLISHED, {**before, **after} if before != after else after)
+        if before != after:
+            write_json(self._work / PUBLISHED, {**before, **after})
         for path in before.keys() - after.keys():
             self._remove(path, before[path])
         for path, made in self._links.items():

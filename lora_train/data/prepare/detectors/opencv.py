@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lora_train.data.prepare.base import Plan
+from lora_train.data.prepare.base import Plan, fit
 from lora_train.data.prepare.detectors.base import Found, Missing
 
 _CASCADE = "haarcascade_frontalface_default.xml"
@@ -49,7 +49,7 @@ class Haar:
         boxes, _, sums = self._cascade.detectMultiScale3(
             grey, scaleFactor=1.1, minNeighbors=3, minSize=(least, least), outputRejectLevels=True
         )
-        return [_found(box, picture, min(1.0, float(total) / _SURE)) for box, total in zip(boxes, sums)]
+        return [_found(box, picture, float(total) / _SURE) for box, total in zip(boxes, sums)]
 
 
 class Hog:
@@ -65,7 +65,7 @@ class Hog:
         """The score is the distance from the support vector machine's border, at most 1; parts are not known."""
         pixels = np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])
         boxes, sums = self._hog.detectMultiScale(pixels, winStride=(8, 8), padding=(16, 16), scale=1.05)
-        found = [_found(box, picture, min(1.0, float(total))) for box, total in zip(boxes, np.ravel(sums))]
+        found = [_found(box, picture, float(total)) for box, total in zip(boxes, np.ravel(sums))]
         return max(found, key=lambda body: body.score, default=None)
 
 
@@ -74,12 +74,14 @@ class GrabCut:
 
     _BORDER = 0.05
     _ROUNDS = 4
+    _SIDE = 320
+    """It works on a copy with this longest side: its time grows with the pixels, its borders are coarse anyway."""
 
     def mask(self, picture: Image.Image, threshold: float) -> Image.Image:
         """It says yes or no, so the threshold does not matter. A picture in which it finds nothing stays whole."""
         import cv2
 
-        pixels = np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])
+        pixels = np.ascontiguousarray(np.asarray(fit(picture, self._SIDE))[:, :, ::-1])
         height, width = pixels.shape[:2]
         x, y = max(1, int(width * self._BORDER)), max(1, int(height * self._BORDER))
         labels = np.zeros((height, width), np.uint8)
@@ -92,7 +94,8 @@ class GrabCut:
         except cv2.error:  # too small, or of one colour
             return Image.new("L", picture.size, 255)
         foreground = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-        return Image.fromarray(np.where(foreground, 255, 0).astype(np.uint8))
+        mask = Image.fromarray(np.where(foreground, 255, 0).astype(np.uint8))
+        return mask.resize(picture.size, Image.Resampling.BILINEAR)
 
 
 def _cascade_file(cv2: Any) -> Path:
@@ -106,5 +109,5 @@ def _found(box: Any, picture: Image.Image, score: float) -> Found:
         top / picture.height,
         (left + width) / picture.width,
         (top + height) / picture.height,
-        score,
+        min(1.0, max(0.0, score)),
     )

@@ -24,8 +24,11 @@ def make(opened: Opened, tools: Tools) -> View:
 
 def find_face(opened: Opened, tools: Tools) -> Found:
     """The face that the detector is surest of, in parts of the picture's sides. Raises NoView."""
-    detector = tools.detectors.face()
-    faces = detector.faces(fit(opened.at_least(tools.plan.target), tools.plan.target))
+
+    def detect() -> list[Found]:
+        return tools.detectors.face().faces(fit(opened.at_least(tools.plan.target), tools.plan.target))
+
+    faces: list[Found] = opened.once("faces", detect)
     title, needed = tools.detectors.title("face"), tools.plan.options.face_score
     if not faces:
         raise NoView("no face", f"no face was found ({title})")
