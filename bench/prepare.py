@@ -100,11 +100,13 @@ def plain(folder: Path, out: Path) -> int:
 def timed(what: str, folder: Path, work: Path) -> dict[str, float]:
     """One side in a process of its own: seconds, pictures kept, peak memory (of it and its largest child) in MB."""
     command = [sys.executable, __file__, "--work", str(work), "--only", what, "--folder", str(folder)]
-    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout or "{}"))
 
 
 def run_one(what: str, folder: Path, work: Path) -> None:
-    """What `timed` starts."""
+    """What `timed` starts; each in its own process, since a process's peak memory counts for its children too."""
+    if what == "generate":
+        return generate(folder, int(folder.name.rsplit("-", 1)[1]))
     begin = time.perf_counter()
     kept = plain(folder, work / "plain") if what == "plain" else prepare(folder, OPTIONS, work / "ours").summary["kept"]
     seconds = time.perf_counter() - begin
@@ -117,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--work", type=Path, default=Path("bench-prepare"))
-    parser.add_argument("--only", choices=("plain", "first", "second"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=("generate", "plain", "first", "second"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
@@ -126,7 +128,7 @@ def main() -> None:
     from lora_train.data.prepare.pool import count
 
     folder = options.work / f"pictures-{options.pictures}"
-    generate(folder, options.pictures)
+    timed("generate", folder, options.work)
     for name in ("plain", "ours"):
         shutil.rmtree(options.work / name, ignore_errors=True)
     workers = count(Plan(OPTIONS, ""))

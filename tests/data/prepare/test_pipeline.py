@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -230,6 +232,14 @@ def test_processes_give_what_threads_give(folder: Path, tmp_path: Path, monkeypa
         prepared = prepare(folder, chosen, work)
         results.append((lines(prepared), {p.name: p.read_bytes() for p in prepared.folder.rglob("*.png")}))
     assert results[0] == results[1]
+
+
+def test_a_worker_imports_only_what_it_needs() -> None:
+    code = (
+        "import sys, lora_train.data.prepare.worker; print([n for n in ('torch', 'cv2', 'scipy') if n in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_a_process_that_dies_costs_one_picture(folder: Path, tmp_path: Path) -> None:
