@@ -51,6 +51,46 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
+class PrepareOptions:
+    """What is done to the pictures before they are trained on; defaults are SD.Next's where it has one."""
+
+    operations: tuple[str, ...] = ()
+    """Which operations are on; they run in their fixed order. None: the pictures are used as they are."""
+    target: int | None = None
+    """Longest side in pixels of a finished picture; None means `data.resolution`."""
+    min_size: int | None = None
+    """A picture with both sides shorter is rejected; None means the target, 0 lets all pass."""
+    background: str = "#c0c0c0"
+    """What transparent parts, replaced backgrounds and the borders of squares are filled with."""
+    face_score: float = 0.7
+    """How sure the detector must be, 0 to 1."""
+    face_pad: float = 0.1
+    """Room on each side of a face, as a share of the longer side of its box."""
+    body_score: float = 0.9
+    body_pad: float = 0.2
+    body_visibility: float = 0.5
+    """From this visibility on a part of the body counts as seen."""
+    body_parts: int = 15
+    """So many parts (of 33) must be seen."""
+    upscaler: str = ""
+    """The host's upscaler by name; empty: its best."""
+    restore_weight: float = 0.15
+    """CodeFormer's weight; 0 restores most."""
+    segment_threshold: float = 0.1
+    """From this probability on a pixel belongs to the person."""
+    max_blur: float = 1.8
+    """The blur score above which a picture is rejected."""
+    min_range: float = 0.15
+    """The dynamic range score below which a picture is rejected."""
+    max_similarity: float = 0.8
+    """The similarity to a kept picture above which a picture is rejected."""
+    tag_limit: int = 5
+    """So many tags of the interrogation are kept."""
+    workers: int = 0
+    """Pictures in work at the same time; 0: as many as the machine has cores."""
+
+
+@dataclass(frozen=True)
 class NetworkOptions:
     """The network that is trained."""
 
@@ -124,6 +164,7 @@ class RunConfig:
 
     model: ModelOptions = field(default_factory=ModelOptions)
     data: DataOptions = field(default_factory=DataOptions)
+    prepare: PrepareOptions = field(default_factory=PrepareOptions)
     network: NetworkOptions = field(default_factory=NetworkOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     save: SaveOptions = field(default_factory=SaveOptions)

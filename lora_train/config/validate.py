@@ -20,6 +20,21 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.bucket_reso_steps": (8, 1024),
     "data.keep_tokens": (0, 1000),
     "data.caption_dropout_rate": (0, 1),
+    "prepare.target": (64, 4096),
+    "prepare.min_size": (0, 16_384),
+    "prepare.face_score": (0, 1),
+    "prepare.face_pad": (0, 2),
+    "prepare.body_score": (0, 1),
+    "prepare.body_pad": (0, 2),
+    "prepare.body_visibility": (0, 1),
+    "prepare.body_parts": (0, 33),
+    "prepare.restore_weight": (0, 1),
+    "prepare.segment_threshold": (0, 1),
+    "prepare.max_blur": (-100, 100),
+    "prepare.min_range": (0, 1),
+    "prepare.max_similarity": (-1, 1),
+    "prepare.tag_limit": (0, 1000),
+    "prepare.workers": (0, 256),
     "network.network_dim": (1, 4096),
     "network.network_alpha": (0, 65_536),
     "network.conv_dim": (1, 4096),
@@ -43,7 +58,25 @@ RANGES: dict[str, tuple[float, float]] = {
     "preview.seed": (0, 2**63 - 1),
 }
 
+# in the order in which they run
+PREPARE_OPERATIONS = (
+    "original",
+    "face",
+    "body",
+    "blur",
+    "range",
+    "similar",
+    "upscale",
+    "restore",
+    "segment",
+    "resize",
+    "square",
+    "interrogate",
+)
+
+# of a field that is a list, every item must be one of these
 CHOICES: dict[str, tuple[str, ...]] = {
+    "prepare.operations": PREPARE_OPERATIONS,
     "network.kind": ("lora",),
     "train.optimizer": ("adamw",),
     "train.lr_scheduler": ("constant", "cosine", "linear"),
@@ -62,10 +95,10 @@ def problems(config: RunConfig) -> list[Problem]:
         if value is not None and not (math.isfinite(value) and low <= value <= high):
             found.append(Problem(f"{value:g} is out of range.", path, f"Give a value from {low:g} to {high:g}."))
     for path, allowed in CHOICES.items():
-        if _value(config, path) not in allowed:
-            found.append(
-                Problem(f"{_value(config, path)!r} is not known.", path, f"Choose one of: {', '.join(allowed)}.")
-            )
+        value = _value(config, path)
+        for one in value if isinstance(value, tuple) else (value,):
+            if one not in allowed:
+                found.append(Problem(f"{one!r} is not known.", path, f"Choose from: {', '.join(allowed)}."))
     return found + _together(config)
 
 
@@ -129,6 +162,10 @@ def _together(config: RunConfig) -> list[Problem]:
         )
     if data.min_bucket_reso and data.max_bucket_reso and data.min_bucket_reso > data.max_bucket_reso:
         found.append(Problem("is larger than data.max_bucket_reso.", "data.min_bucket_reso", "Swap them."))
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", config.prepare.background):
+        found.append(
+            Problem(f"{config.prepare.background!r} is no colour.", "prepare.background", "#c0c0c0 is the usual grey.")
+        )
     if data.bucket_reso_steps % 8:
         found.append(Problem("must be a multiple of 8.", "data.bucket_reso_steps", "64 is usual."))
     if config.train.gradient_accumulation_steps == 0:

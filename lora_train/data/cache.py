@@ -23,15 +23,6 @@ from lora_train.data.buckets import Placement
 SHARD_ENTRIES = 256
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def entry_key(content: str, placement: Placement, flip: bool, vae: str, dtype: str) -> str:
     """The cache key of one picture's latents; `content` and `vae` are hashes."""
     parts = [content, placement.bucket, placement.scaled, placement.left, placement.top, flip, vae, dtype]

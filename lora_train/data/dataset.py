@@ -15,8 +15,8 @@ import torch
 
 from lora_train.config import DataOptions
 from lora_train.data.buckets import Placement, Size, cut, make_buckets, place, place_without_upscale
-from lora_train.data.cache import SHARD_ENTRIES, LatentCache, entry_key, file_hash
-from lora_train.data.pictures import BrokenPicture, load_picture
+from lora_train.data.cache import SHARD_ENTRIES, LatentCache, entry_key
+from lora_train.data.pictures import BrokenPicture, file_hash, load_picture
 from lora_train.data.scan import Manifest, Picture, Rejected
 from lora_train.errors import LoraTrainError
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import math
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -12,6 +16,12 @@ MAX_PIXELS = 500_000_000
 """More than this is refused as a decompression bomb."""
 BACKGROUND = (255, 255, 255)
 """What shows through where a picture is transparent."""
+# ending: the package that teaches Pillow to read it, the module, its function to call (if not import alone)
+READERS = {
+    ".heic": ("pillow-heif", "pillow_heif", "register_heif_opener"),
+    ".avif": ("pillow-avif-plugin", "pillow_avif", ""),
+    ".jxl": ("pillow-jxl-plugin", "pillow_jxl", ""),
+}
 
 
 class BrokenPicture(Exception):
@@ -43,22 +53,54 @@ def _orientation(image: Image.Image) -> int:
     return int(exif.get(0x0112, 1))
 
 
-def load_picture(path: Path) -> Image.Image:
-    """The whole picture as RGB: first frame, EXIF orientation applied, alpha on BACKGROUND.
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
-    Raises BrokenPicture.
+
+def load_picture(path: Path, at_least: int | None = None, background: tuple[int, int, int] = BACKGROUND) -> Image.Image:
+    """The whole picture as RGB: first frame, EXIF orientation applied, alpha on `background`.
+
+    With `at_least`, a JPEG may come at 1/2, 1/4 or 1/8 of its size (quicker to decode), its longest
+    side still that many pixels or more. Raises BrokenPicture.
     """
     try:
         with _open(path) as image:
+            if at_least and at_least < max(image.size):
+                ratio = at_least / max(image.size)
+                image.draft("", (math.ceil(image.width * ratio), math.ceil(image.height * ratio)))
             image.load()
-            return _as_rgb(ImageOps.exif_transpose(image))
+            return _as_rgb(ImageOps.exif_transpose(image), background)
     except BrokenPicture:
         raise
     except Exception as error:  # Pillow raises nearly anything on damaged data
         raise BrokenPicture(f"the file is damaged ({error})") from error
 
 
+def has_alpha(path: Path) -> bool:
+    """Whether the picture can be transparent somewhere, from the file's header alone. Raises BrokenPicture."""
+    with _open(path) as image:
+        return _alpha(image)
+
+
+@lru_cache
+def _register_readers() -> None:
+    """Let Pillow read what installed packages teach it."""
+    for _, module, function in READERS.values():
+        try:
+            reader = importlib.import_module(module)
+            if function:
+                getattr(reader, function)()
+        except Exception:  # absent or unfit for this Pillow: pictures of the kind are reported
+            continue
+
+
 def _open(path: Path) -> Image.Image:
+    _register_readers()
     if path.stat().st_size == 0:
         raise BrokenPicture("the file is empty")
     try:
@@ -68,6 +110,10 @@ def _open(path: Path) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise BrokenPicture("the picture is far too large to be opened safely") from error
     except Image.UnidentifiedImageError as error:
+        suffix = path.suffix.lower()
+        if suffix in READERS and suffix not in Image.registered_extensions():
+            package = READERS[suffix][0]
+            raise BrokenPicture(f"no reader for {suffix} files is installed (pip install {package})") from error
         raise BrokenPicture(f"this is not a picture, whatever its name ends in ({path.suffix})") from error
     except Exception as error:
         raise BrokenPicture(f"the file cannot be read ({error})") from error
@@ -77,10 +123,14 @@ def _open(path: Path) -> Image.Image:
     return image
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
+def _alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info)
+
+
+def _as_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if _alpha(image):
         image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        canvas = Image.new("RGBA", image.size, (*background, 255))
         return Image.alpha_composite(canvas, image).convert("RGB")
     if image.mode.startswith("I;16") or image.mode == "I":
         # convert("RGB") would clip 16-bit values at 255

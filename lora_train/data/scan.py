@@ -69,7 +69,7 @@ def scan(folder: Path, tag: str = "", repeats: int = 10) -> Manifest:
         what = "this is a file, not a folder." if folder.exists() else "there is no such folder."
         raise LoraTrainError(what, str(folder), "Give the folder that holds your pictures.")
     manifest = Manifest(folder)
-    for path in _files(folder):
+    for path in picture_files(folder):
         try:
             width, height = picture_size(path)
         except BrokenPicture as error:
@@ -108,7 +108,7 @@ def tag_frequency(manifest: Manifest) -> dict[str, dict[str, int]]:
     return {name: dict(counts) for name, counts in out.items()}
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def picture_files(folder: Path) -> Iterator[Path]:
     """Picture files below `folder`, sorted, hidden folders left out."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)

@@ -1,0 +1,12 @@
+"""The longest side at the target, aspect kept."""
+
+from __future__ import annotations
+
+from lora_train.data.prepare.base import Tools, View, fit
+
+
+def apply(view: View, tools: Tools) -> None:
+    """Resize the picture, and the mask with it."""
+    view.picture = fit(view.picture, tools.plan.target, enlarge=True)
+    if view.mask is not None:
+        view.mask = view.mask.resize(view.picture.size)

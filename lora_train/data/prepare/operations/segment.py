@@ -1,0 +1,16 @@
+"""The background replaced by one colour; the mask is kept for a masked loss."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from lora_train.data.prepare.base import Tools, View, fit
+
+
+def apply(view: View, tools: Tools) -> None:
+    """Separate the person on a copy reduced to the target size, and keep only it. White in the mask is the person."""
+    reduced = fit(view.picture, tools.plan.target)
+    mask = tools.detectors.segment().mask(reduced, tools.plan.options.segment_threshold)
+    view.mask = mask.resize(view.picture.size, Image.Resampling.BILINEAR)
+    empty = Image.new("RGB", view.picture.size, tools.plan.background)
+    view.picture = Image.composite(view.picture, empty, view.mask)

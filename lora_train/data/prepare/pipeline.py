@@ -1,0 +1,196 @@
+"""From a folder of pictures to a folder of better ones, with a report on each.
+
+Nothing is written in the input folder. Below the work folder: `pictures/NAME/` (what is kept, for `data.scan`, in the
+structure of the input), `masks/NAME/`, `report.json`, `overrules.json`, and what a later run needs: `store/`,
+`index.json`, `published.json`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_train.config import PrepareOptions
+from lora_train.data.prepare.base import Plan, Services
+from lora_train.data.prepare.detectors import choose, shared_memory, title_of
+from lora_train.data.prepare.index import Index
+from lora_train.data.prepare.operations import TABLE, Edit, Source, active
+from lora_train.data.prepare.pool import run_tasks
+from lora_train.data.prepare.publish import Outputs, output_names
+from lora_train.data.prepare.records import Record, Store
+from lora_train.data.prepare.report import REPORT, Entry, read_overrules, summarise, summary_line, write_report
+from lora_train.data.prepare.serving import caption, finish_overruled, serve
+from lora_train.data.prepare.verdicts import Input, decide
+from lora_train.data.prepare.worker import wants
+from lora_train.data.scan import picture_files
+from lora_train.errors import LoraTrainError, Stopped
+
+Progress = Callable[[int, int], None]
+Stop = Callable[[], bool]
+LACKING = {
+    "upscale": "Nothing is upscaled: there is no host that could.",
+    "restore": "No faces are restored: there is no host that could.",
+    "interrogate": "No captions are made: there is no host that could.",
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What came of a preparation."""
+
+    folder: Path
+    """The pictures to train on: give it to `data.scan`."""
+    masks: Path | None = None
+    """Masks at the same relative paths as the pictures (as PNG), where `segment` was on."""
+    report: Path | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What cannot be done here, and what would help."""
+
+    def line(self) -> str:
+        """The summary in one line for the person."""
+        return summary_line(self.summary) if self.summary else "The pictures are used as they are."
+
+
+def prepare(
+    folder: Path,
+    options: PrepareOptions,
+    work: Path,
+    services: Services = Services(),
+    progress: Progress = lambda done, total: None,
+    stopped: Stop = lambda: False,
+) -> Prepared:
+    """Do the operations of `options` to all pictures below `folder`; only what changed since the last time in `work`.
+
+    A bad picture is reported, never fatal. Raises LoraTrainError when there are no pictures, when the disk is full, or
+    when a service of the host fails; Stopped when `stopped` says so, and what is done by then is done.
+    """
+    if not options.operations:
+        return Prepared(folder)
+    inputs = [Input(path, path.relative_to(folder)) for path in _files(folder, work)]
+    plan, notes = _plan(options, work, services)
+    index = Index(work)
+    try:
+        _examine(inputs, plan, index, progress, stopped)
+    finally:
+        index.write()
+    entries = decide(inputs, plan, read_overrules(work))
+    finish_overruled(entries, plan, stopped)
+    serve(entries, plan, services, stopped)
+    outputs = Outputs(work)
+    bare = _place(entries, inputs, plan, outputs, folder, work)
+    if plan.has("interrogate") and services.caption:
+        caption(bare, plan, services.caption, outputs, stopped)
+    outputs.publish()
+    about = {
+        "folder": str(folder),
+        "operations": [name for name in (*TABLE, "interrogate") if plan.has(name)],
+        "detectors": {role: title_of(role, plan) for role in plan.detectors},
+        "notes": notes,
+    }
+    write_report(work, entries, about)
+    _prune(inputs, plan)
+    masks = work / "masks" / _name(folder) if "segment" in active(Edit, plan) else None
+    return Prepared(work / "pictures" / _name(folder), masks, work / REPORT, summarise(entries), notes)
+
+
+def _files(folder: Path, work: Path) -> list[Path]:
+    if not folder.is_dir():
+        what = "this is a file, not a folder." if folder.exists() else "there is no such folder."
+        raise LoraTrainError(what, str(folder), "Give the folder that holds your pictures.")
+    below = work.resolve()
+    files = [path for path in picture_files(folder) if not path.resolve().is_relative_to(below)]
+    if not files:
+        raise LoraTrainError("there are no pictures in this folder.", str(folder), "Put some there.")
+    return files
+
+
+def _plan(options: PrepareOptions, work: Path, services: Services) -> tuple[Plan, list[str]]:
+    """What will be done here, and a note on each thing that cannot be."""
+    plan = Plan(
+        options,
+        str(work / "store"),
+        upscale="upscale" in options.operations and services.upscale is not None,
+        restore="restore" in options.operations and services.restore is not None,
+        weights=services.weights,
+    )
+    roles = {role for name, one in TABLE.items() if plan.has(name) for role in getattr(one, "roles", ())}
+    plan, notes = choose(plan, roles)
+    available = {"upscale": services.upscale, "restore": services.restore, "interrogate": services.caption}
+    notes += [text for name, text in LACKING.items() if plan.has(name) and available[name] is None]
+    if not active(Source, plan):
+        raise LoraTrainError("; ".join(notes), "prepare.operations", "Or switch on 'original'.")
+    return plan, notes
+
+
+def _examine(inputs: list[Input], plan: Plan, index: Index, progress: Progress, stopped: Stop) -> None:
+    """A record for every input, from the store or by the workers."""
+    store, todo, tasks = Store(plan), [], []
+    for one in inputs:
+        content = index.content(one.path, one.relative)
+        known = store.read(content) if content else None
+        if known is None or not _complete(known, plan, store):
+            todo.append(one)
+            tasks.append({"path": str(one.path), "content": content})
+        else:
+            one.record = known
+    done = len(inputs) - len(todo)
+    progress(done, len(inputs))
+    if stopped():
+        raise Stopped
+    for number, answer in run_tasks(tasks, plan, not shared_memory(plan), stopped):
+        one = todo[number]
+        one.record = Record.from_dict(answer)
+        index.put(one.path, one.relative, one.record.content)
+        done += 1
+        progress(done, len(inputs))
+
+
+def _complete(record: Record, plan: Plan, store: Store) -> bool:
+    """Whether nothing is left for the workers to do, and the files are there."""
+    folder = store.folder(record.content)
+    for view in record.views:
+        if (view.file or wants(view, plan, [])) and not (folder / (view.file or view.crop or ".absent")).is_file():
+            return False
+    return True
+
+
+def _place(
+    entries: list[Entry], inputs: list[Input], plan: Plan, outputs: Outputs, folder: Path, work: Path
+) -> list[Entry]:
+    """Say where all that is kept goes, with its captions; gives the entries that have no caption yet."""
+    store, bare = Store(plan), []
+    names = output_names([one.relative for one in inputs], list(active(Source, plan)))
+    for entry in entries:
+        made, view = store.folder(entry.record.content), entry.view
+        thumbnails = entry.record.thumbnails
+        thumbnail = thumbnails.get(view.operation if view else "") or thumbnails.get("original")
+        entry.thumbnail = (made / thumbnail).relative_to(work).as_posix() if thumbnail else ""
+        if not entry.verdict.kept or view is None:
+            continue
+        place = f"{_name(folder)}/{names[entry.relative, view.operation]}"
+        entry.output = f"pictures/{place}{Path(view.file).suffix}"
+        outputs.add(entry.output, made / view.file)
+        if view.mask:
+            entry.mask = f"masks/{place}.png"
+            outputs.add(entry.mask, made / view.mask)
+        if not outputs.add_captions(entry.output, entry.path):
+            bare.append(entry)
+    return bare
+
+
+def _prune(inputs: list[Input], plan: Plan) -> None:
+    """Drop what the store holds of other pictures and other options."""
+    store, root = Store(plan), Path(plan.store)
+    used = {store.folder(one.record.content) for one in inputs}
+    for entry in root.glob("*/*"):
+        if entry not in used:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _name(folder: Path) -> str:
+    """The input folder's name, which may say repeats and concept (`10_sara`)."""
+    return folder.resolve().name or "pictures"

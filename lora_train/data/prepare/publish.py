@@ -1,0 +1,120 @@
+"""The output folders: exactly the kept pictures, their masks, and captions; nothing left of earlier runs.
+
+`pictures/` and `masks/` hold links to the store's files (copies where there are no links), so publishing anew takes
+no time. Captions are copies: one that a person edited in the output stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from uuid import uuid4
+
+from lora_train.atomic import write_bytes, write_json
+from lora_train.data.captions import CAPTION_EXTENSIONS
+
+PUBLISHED = "published.json"
+
+
+class Outputs:
+    """What is wanted below the work folder; keys are paths relative to it, with forward slashes."""
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        self._links: dict[str, Path] = {}
+        self._captions: dict[str, bytes] = {}
+
+    def add(self, output: str, made: Path) -> None:
+        """Want a file of the store at a place."""
+        self._links[output] = made
+
+    def add_captions(self, output: str, source: Path) -> bool:
+        """Want copies of the caption files beside an input, beside its output; whether there are any."""
+        found = False
+        for extension in CAPTION_EXTENSIONS:
+            file = source.with_suffix(extension)
+            if file.is_file():
+                self._captions[Path(output).with_suffix(extension).as_posix()] = file.read_bytes()
+                found = True
+        return found
+
+    def add_caption(self, output: str, text: str) -> None:
+        """Want this caption beside an output."""
+        self._captions[Path(output).with_suffix(CAPTION_EXTENSIONS[0]).as_posix()] = text.encode("utf-8")
+
+    def publish(self) -> None:
+        """Make the folders so. A crash leaves whole files only, and the next call mends the rest."""
+        before = self._published()
+        after = {path: made.relative_to(self._work).as_posix() for path, made in self._links.items()}
+        after |= {path: _digest(text) for path, text in self._captions.items()}
+        if before != after:
+            write_json(self._work / PUBLISHED, {**before, **after})
+        for path in before.keys() - after.keys():
+            self._remove(path, before[path])
+        for path, made in self._links.items():
+            target = self._work / path
+            if before.get(path) != after[path] or not target.is_file():
+                _link(made, target)
+        for path, text in self._captions.items():
+            self._caption(self._work / path, text, before.get(path))
+        if before != after:
+            write_json(self._work / PUBLISHED, after)
+
+    def _caption(self, target: Path, text: bytes, before: str | None) -> None:
+        """Write a caption, unless the one that is there is a person's own."""
+        there = target.read_bytes() if target.is_file() else None
+        if there != text and (there is None or _digest(there) == before):
+            write_bytes(target, text)
+
+    def _remove(self, path: str, before: str) -> None:
+        """Remove what is no longer wanted; a caption only as it was written."""
+        target = self._work / path
+        if target.suffix in CAPTION_EXTENSIONS and target.is_file() and _digest(target.read_bytes()) != before:
+            return
+        target.unlink(missing_ok=True)
+        for folder in target.parents:
+            if folder == self._work or not folder.is_dir() or any(folder.iterdir()):
+                break
+            folder.rmdir()
+
+    def _published(self) -> dict[str, str]:
+        try:
+            return dict(json.loads((self._work / PUBLISHED).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+
+def output_names(files: list[Path], operations: list[str]) -> dict[tuple[Path, str], str]:
+    """A stem for every view of every file, with its folder; no two alike, also where case does not count.
+
+    The original keeps its name, others add their operation's: `sub/a`, `sub/a-face`.
+    """
+    names: dict[tuple[Path, str], str] = {}
+    taken: set[str] = set()
+    for file in files:
+        for operation in operations:
+            stem = file.with_suffix("").as_posix() + ("" if operation == "original" else f"-{operation}")
+            name, number = stem, 2
+            while name.casefold() in taken:
+                name, number = f"{stem}-{number}", number + 1
+            taken.add(name.casefold())
+            names[file, operation] = name
+    return names
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
+def _link(made: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.parent / f".{uuid4().hex}.part"
+    try:
+        os.link(made, part)
+        os.replace(part, target)
+    except OSError:  # another disk, or a file system without links
+        write_bytes(target, made.read_bytes())
+    finally:
+        part.unlink(missing_ok=True)  # replacing a link by another to the same file leaves both

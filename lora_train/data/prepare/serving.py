@@ -1,0 +1,122 @@
+"""What follows the verdicts: finishing what a person wants, and what the host's services do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lora_train.atomic import write_text
+from lora_train.data.pictures import load_picture
+from lora_train.data.prepare.base import Plan, Services
+from lora_train.data.prepare.detectors import shared_memory
+from lora_train.data.prepare.operations import Service, active
+from lora_train.data.prepare.pool import run_tasks
+from lora_train.data.prepare.publish import Outputs
+from lora_train.data.prepare.records import Record, Store
+from lora_train.data.prepare.report import Entry
+from lora_train.data.prepare.verdicts import broken
+from lora_train.data.prepare.worker import write_picture
+from lora_train.errors import Stopped
+
+Stop = Callable[[], bool]
+
+
+def finish_overruled(entries: list[Entry], plan: Plan, stopped: Stop) -> None:
+    """Finish the pictures that the rules reject and a person wants."""
+    wanted = [entry for entry in entries if entry.verdict.kept and entry.view and not entry.view.file]
+    tasks: dict[str, dict[str, Any]] = {}
+    for entry in wanted:
+        if entry.view and not entry.view.crop:
+            task = tasks.setdefault(entry.record.content, {"path": str(entry.path), "make": []})
+            task["make"].append(entry.view.operation)
+    _run(tasks, wanted, plan, stopped)
+
+
+def serve(entries: list[Entry], plan: Plan, services: Services, stopped: Stop) -> None:
+    """Let the host work on the kept pictures that need it, then finish them. What is done outlives a stop."""
+    store = Store(plan)
+    waiting = [entry for entry in entries if entry.verdict.kept and entry.view and entry.view.crop]
+    calls = {"upscale": services.upscale, "restore": services.restore}
+    tasks: dict[str, dict[str, Any]] = {}
+    for entry in waiting:
+        if entry.view:
+            task = tasks.setdefault(entry.record.content, {"served": {}})
+            task["served"][entry.view.operation] = entry.view.crop
+    for name, service in active(Service, plan).items():
+        call, todo = calls[name], []
+        assert call is not None
+        for entry in waiting:
+            if entry.view and service.wanted(entry.view.size, plan):
+                folder, served = store.folder(entry.record.content), tasks[entry.record.content]["served"]
+                before, after = served[entry.view.operation], f"{entry.view.operation}.{name}.png"
+                served[entry.view.operation] = after
+                if before != after and not (folder / after).is_file():  # else: the same file twice, or done before
+                    todo.append((folder / before, folder / after))
+        _apply(call, todo, stopped)
+    _run(tasks, waiting, plan, stopped)
+    for content in tasks:
+        for part in store.folder(content).glob("*.*.png"):
+            if part.name.split(".")[1] in ("crop", *calls):
+                part.unlink(missing_ok=True)
+
+
+def caption(
+    entries: list[Entry],
+    plan: Plan,
+    call: Callable[[Iterable[Image.Image]], Iterator[str]],
+    outputs: Outputs,
+    stopped: Stop,
+) -> None:
+    """Have the host caption what has no caption, once per picture."""
+    store = Store(plan)
+    files = {}
+    for entry in entries:
+        if entry.view:
+            files[entry.key] = store.folder(entry.record.content) / entry.view.file
+    todo = [file for file in dict.fromkeys(files.values()) if not _caption_of(file).is_file()]
+    if todo:
+        for file, text in zip(todo, call(load_picture(file) for file in todo)):
+            write_text(_caption_of(file), text)
+            if stopped():
+                raise Stopped
+    for entry in entries:
+        if entry.key in files:
+            outputs.add_caption(entry.output, _caption_of(files[entry.key]).read_text(encoding="utf-8"))
+
+
+def _caption_of(file: Path) -> Path:
+    return file.with_suffix(".caption.txt")
+
+
+def _apply(
+    call: Callable[[Iterable[Image.Image]], Iterator[Image.Image]], todo: list[tuple[Path, Path]], stopped: Stop
+) -> None:
+    """Let a service of the host make files of files."""
+    if not todo:
+        return
+    for (_, after), picture in zip(todo, call(load_picture(before) for before, _ in todo)):
+        write_picture(after, picture.convert("RGB"))
+        if stopped():
+            raise Stopped
+
+
+def _run(tasks: dict[str, dict[str, Any]], entries: list[Entry], plan: Plan, stopped: Stop) -> None:
+    """Do tasks, one for each content, and take the answers into all entries with that content."""
+    contents = list(tasks)
+    listed = [{"content": content, **tasks[content]} for content in contents]
+    for number, answer in run_tasks(listed, plan, not shared_memory(plan), stopped):
+        record = Record.from_dict(answer)
+        for entry in entries:
+            if entry.record.content == contents[number]:
+                _update(entry, record)
+
+
+def _update(entry: Entry, record: Record) -> None:
+    view = next((view for view in record.views if entry.view and view.operation == entry.view.operation), None)
+    if view is None or not (view.file or view.crop):
+        entry.verdict = broken(record.broken or "the file changed while it was worked on")
+    else:
+        entry.view, entry.record = view, record

@@ -1,0 +1,116 @@
+"""Each score against the page's formula, written plainly with numpy, scipy and scikit-image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lora_train.config import PrepareOptions
+from lora_train.config.validate import PREPARE_OPERATIONS
+from lora_train.data.prepare.base import Box, fit
+from lora_train.data.prepare.detectors import Found
+from lora_train.data.prepare.operations import TABLE, blur, dynamic_range, similar
+from lora_train.data.prepare.operations.body import padded
+from lora_train.data.prepare.operations.face import padded_square
+from tests.data.prepare.samples import noise, real
+
+NAMES = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower")
+
+
+def test_the_table_and_the_options_name_the_same_operations() -> None:
+    assert (*TABLE, "interrogate") == PREPARE_OPERATIONS
+
+
+def plain_blur(picture: Image.Image) -> float:
+    grey = np.asarray(picture.convert("L"))
+    middle_y, middle_x = grey.shape[0] // 2, grey.shape[1] // 2
+    shifted = np.fft.fftshift(np.fft.fft2(grey))
+    shifted[middle_y - 60 : middle_y + 60, middle_x - 60 : middle_x + 60] = 0
+    return float(np.mean(np.log(np.abs(np.fft.ifft2(np.fft.ifftshift(shifted))))))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blur_is_the_formula(name: str) -> None:
+    picture = fit(real(name), 512)
+    assert blur.score(picture) == pytest.approx(plain_blur(picture), abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [(121, 121), (122, 140), (151, 200), (200, 151), (257, 123)])
+def test_blur_is_the_formula_at_odd_sizes(size: tuple[int, int]) -> None:
+    picture = Image.effect_noise(size, 60).convert("RGB")
+    assert blur.score(picture) == pytest.approx(plain_blur(picture), abs=1e-6)
+
+
+def test_blur_of_flat_and_small_pictures_is_a_number() -> None:
+    for picture in (Image.new("RGB", (300, 300), "red"), Image.new("RGB", (1, 1)), noise(0, (100, 60))):
+        assert -30 < blur.score(picture) < -20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dynamic_range_is_the_formula(name: str) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    picture = fit(real(name), 512)
+    red, green, blue = np.moveaxis(np.asarray(picture, dtype=np.float64), -1, 0)
+    brightness = np.sqrt(0.299 * red**2 + 0.587 * green**2 + 0.114 * blue**2)
+    counts, _ = np.histogram(np.minimum(brightness, 255), bins=256, range=(0, 255))
+    wanted = stats.beta(2, 2).pdf(np.linspace(0, 1, 256))
+    expected = counts @ wanted / np.linalg.norm(counts) / np.linalg.norm(wanted)
+    assert dynamic_range.score(picture) == pytest.approx(expected, abs=1e-6)
+
+
+def test_similarity_is_scikit_images() -> None:
+    metrics = pytest.importorskip("skimage.metrics")
+    greys = [np.asarray(real(name).convert("L").resize((64, 64), Image.Resampling.BICUBIC)) for name in NAMES]
+    greys += [np.full((64, 64), 200, np.uint8), np.asarray(Image.fromarray(greys[0]).rotate(1))]
+    for one in greys:
+        expected = [metrics.structural_similarity(one, other, data_range=255) for other in greys]
+        assert similar.ssim(one, np.stack(greys)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_hash_misses_no_similar_picture() -> None:
+    """All pairs by SSIM alone, against the prefiltered search."""
+    base = [real(name) for name in NAMES]
+    pictures = [*base, *(p.crop((3, 3, p.width - 4, p.height - 4)) for p in base)]
+    pictures += [p.resize((100, 80)) for p in base] + [Image.new("RGB", (80, 80), (v, v, v)) for v in (90, 95, 240)]
+    signatures = [similar.signature(picture) for picture in pictures]
+    greys = np.stack([np.asarray(p.convert("L").resize((64, 64), Image.Resampling.BICUBIC)) for p in pictures])
+    kept = similar.Kept()
+    for number, text in enumerate(signatures):
+        found, name = kept.nearest(text)
+        scores = similar.ssim(greys[number], greys[:number]) if number else np.zeros(1)
+        if scores.max() > 0.8:
+            assert found == pytest.approx(float(scores.max()))
+            assert scores[int(name)] == pytest.approx(found)
+        else:
+            assert found <= 0.8
+        kept.add(str(number), text)
+
+
+def test_thresholds_act_on_their_side() -> None:
+    options = PrepareOptions()
+    assert blur.verdict(1.81, options) and not blur.verdict(1.8, options)
+    assert dynamic_range.verdict(0.149, options) and not dynamic_range.verdict(0.15, options)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (Found(0.4, 0.4, 0.5, 0.6, 1), Box(390, 190, 510, 310)),  # longer side 100, padded to 120
+        (Found(0.0, 0.0, 0.1, 0.2, 1), Box(0, 0, 120, 120)),  # moved into the frame
+        (Found(0.1, 0.0, 0.9, 1.0, 1), Box(250, 0, 750, 500)),  # no larger than the shorter side
+    ],
+)
+def test_the_box_around_a_face(found: Found, expected: Box) -> None:
+    assert padded_square(found, (1000, 500), 0.1) == expected
+
+
+def test_the_box_around_a_body() -> None:
+    assert padded(Found(0.4, 0.2, 0.6, 0.9, 1), (1000, 500), 0.2) == Box(360, 30, 640, 500)
+
+
+def test_fit_keeps_the_aspect() -> None:
+    assert fit(Image.new("RGB", (1000, 400)), 512).size == (512, 205)
+    assert fit(Image.new("RGB", (100, 40)), 512).size == (100, 40)
+    assert fit(Image.new("RGB", (100, 40)), 512, enlarge=True).size == (512, 205)
+    assert fit(Image.new("RGB", (20_000, 3)), 512).size == (512, 1)
