@@ -1,4 +1,4 @@
-"""The command line: `lora-train train | resume | generate | demo | ui`."""
+"""The command line: `lora-train train | prepare | resume | generate | demo | ui`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from lora_train.config import (
     DataOptions,
     ModelOptions,
     NetworkOptions,
+    PrepareOptions,
     PreviewOptions,
     RunConfig,
     SaveOptions,
     TrainOptions,
 )
-from lora_train.errors import LoraTrainError
+from lora_train.config.validate import PREPARE_OPERATIONS
+from lora_train.errors import LoraTrainError, Problem
 
 if TYPE_CHECKING:
     from lora_train.hosts.base import Host
@@ -50,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lora-train {lora_train.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
+    _add_prepare(commands)
     _add_resume(commands)
     _add_generate(commands)
     _add_demo(commands)
@@ -133,12 +136,46 @@ def _add_train(commands: Any) -> None:
     stages.add_argument(
         "--shutdown", action="store_true", help="stop the WebUI before training (needs its --api-server-stop)"
     )
-    server = train.add_argument_group("a WebUI that runs elsewhere, started with --api")
+    _add_operations(train, "")
+    _add_server(train)
+    stages.add_argument("--debug", action="store_true", help="show the log with details")
+    train.set_defaults(run=_train)
+
+
+def _add_prepare(commands: Any) -> None:
+    prepare = commands.add_parser(
+        "prepare",
+        help="prepare a folder of pictures: crop faces and bodies, reject blurred and similar ones ...",
+        description="Do the operations to a copy of the pictures, and say what became of each and why.",
+    )
+    prepare.add_argument(
+        "--input", required=True, metavar="FOLDER", help="folder of pictures; nothing is written there"
+    )
+    _add_operations(prepare, "original,blur,range,similar,resize")
+    _add_server(prepare)
+    prepare.set_defaults(run=_prepare, offline=False, shutdown=False)
+
+
+def _add_operations(parser: Any, default: str) -> None:
+    group = parser.add_argument_group("operations on the pictures")
+    group.add_argument(
+        "--process",
+        default=default,
+        metavar="LIST",
+        help=f"operations separated by commas, of: {', '.join(PREPARE_OPERATIONS)} (default: {default or 'none'})",
+    )
+    group.add_argument("--target", type=int, metavar="PIXELS", help="longest side of a prepared picture (default 512)")
+    group.add_argument("--min-size", type=int, metavar="PIXELS", help="reject what is smaller (default: the target)")
+    group.add_argument("--blur-score", type=float, default=1.8, help="reject above it (default %(default)s)")
+    group.add_argument("--range-score", type=float, default=0.15, help="reject below it (default %(default)s)")
+    group.add_argument("--similar-score", type=float, default=0.8, help="reject above it (default %(default)s)")
+
+
+def _add_server(parser: Any) -> None:
+    server = parser.add_argument_group("a WebUI that runs elsewhere, started with --api")
     server.add_argument("--server", default="", metavar="URL", help="its address; its checkpoint is unloaded meanwhile")
     server.add_argument("--user", default="", help="of its --api-auth")
     server.add_argument("--password", default="", help="of its --api-auth")
-    stages.add_argument("--debug", action="store_true", help="show the log with details")
-    train.set_defaults(run=_train)
 
 
 def _add_resume(commands: Any) -> None:
@@ -194,6 +231,7 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
             keep_tokens=options.keep_tokens,
             caption_dropout_rate=options.caption_dropout,
         ),
+        prepare=prepare_of(options),
         network=NetworkOptions(
             network_dim=options.dim,
             network_alpha=options.alpha,
@@ -225,6 +263,47 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
         ),
         preview=PreviewOptions(prompts=tuple(options.preview), sample_every_n_steps=options.preview_every),
     )
+
+
+def prepare_of(options: argparse.Namespace) -> PrepareOptions:
+    """The preparation that the options ask for."""
+    return PrepareOptions(
+        operations=tuple(name.strip() for name in options.process.split(",") if name.strip()),
+        target=options.target,
+        min_size=options.min_size,
+        max_blur=options.blur_score,
+        min_range=options.range_score,
+        max_similarity=options.similar_score,
+    )
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from lora_train.config import problems
+    from lora_train.data.prepare import prepare
+    from lora_train.runs.preparing import services_of, work_folder
+    from lora_train.runs.terminal import ProgressBar
+
+    host, wanted, folder = _host(options), prepare_of(options), Path(options.input)
+    found = [p for p in problems(RunConfig(prepare=wanted)) if p.where.startswith("prepare.")]
+    if not folder.is_dir():
+        found.append(Problem("there is no such folder.", str(folder), "Give the folder that holds your pictures."))
+    if found:
+        raise LoraTrainError.of(found)
+    bar, work = ProgressBar(), work_folder(folder, host)
+    prepared = prepare(
+        folder,
+        wanted,
+        work,
+        services_of(host, wanted),
+        lambda done, total: bar.on_event({"kind": "prepare", "done": done, "total": total}),
+    )
+    bar.close()
+    for note in prepared.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(prepared.line())
+    print(f"Pictures  {prepared.folder}")
+    print(f"Report    {prepared.report}")
+    return 0
 
 
 def _host(options: argparse.Namespace) -> Host:

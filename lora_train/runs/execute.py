@@ -17,6 +17,7 @@ from lora_train.hosts.base import never
 from lora_train.runs.check import check_run, output_path
 from lora_train.runs.folder import Event, RunFolder
 from lora_train.runs.lock import RunLock
+from lora_train.runs.preparing import prepare_pictures, prepared_before
 from lora_train.runs.stages import Result, Stages
 
 if TYPE_CHECKING:
@@ -108,10 +109,15 @@ def _execute(
         folder.event("note", text=text)
 
     try:
+        if stages.process and config.prepare.operations:
+            manifest = prepare_pictures(folder, config, host, stopped)
+        elif config.prepare.operations:
+            manifest = prepared_before(config, host)
+        if host.name != "standalone":
+            note("Waiting for the WebUI to finish what it is doing ...")
         if stages.shutdown:
             host.shutdown()
             note("The WebUI was told to stop.")
-        note("Waiting for the WebUI to finish what it is doing ..." if host.name != "standalone" else "Starting ...")
         with host.lend_gpu(stopped, note):
             return _Execution(folder, config, manifest, host, stopped, stages).run()
     except Stopped:
