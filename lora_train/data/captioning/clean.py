@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable
 
 KAOMOJI = frozenset(
-    ("0_0", "(o)_(o)", "+_+", "+_-", "._.", "<o>_<o>", "<|>_<|>", "=_=", ">_<", "3_3")
-    + ("6_9", ">_o", "@_@", "^_^", "o_o", "u_u", "x_x", "|_|", "||_||")
+    "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split()  # noqa: SIM905
 )
 """Danbooru tags whose underscore is a mouth; the list is that of SmilingWolf's taggers."""
 

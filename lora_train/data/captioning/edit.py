@@ -118,7 +118,12 @@ def edited(text: str, edits: Iterable[Edit], counts: Counter[str]) -> str:
         parts = edit.apply(list(parts), counts)
     if parts == before:
         return text
-    return ", ".join(parts) + "\n"
+    after = ", ".join(parts) + "\n"
+    try:
+        after.encode()
+    except UnicodeEncodeError as error:
+        raise LoraTrainError("the edit puts in half a character.", repr(after), "Type it again.") from error
+    return after
 
 
 def count_parts(texts: Iterable[str]) -> Counter[str]:

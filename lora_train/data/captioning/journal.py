@@ -152,7 +152,10 @@ def _texts(folder: Path, skipped: list[Rejected]) -> Iterator[tuple[Path, str]]:
             skipped.append(Rejected(file, "it is a link, and what it points to may belong elsewhere"))
             continue
         try:
+            str(file).encode()
             yield file, file.read_bytes().decode("utf-8")
+        except UnicodeEncodeError:
+            skipped.append(Rejected(file, "its name is not UTF-8 text"))
         except UnicodeDecodeError:
             skipped.append(Rejected(file, "it is not UTF-8 text"))
         except OSError as error:

@@ -49,7 +49,8 @@ def store_caption(picture: Path, text: str, recaption: bool = False, backup: boo
     if existing and backup:
         keep_backup(existing)
     # the line end matters: kohya's loader refuses a caption file without any line
-    write_text(file, " ".join(text.split()) + "\n")
+    line = " ".join(text.encode("utf-8", "replace").decode().split())
+    write_text(file, f"{line}\n")
     return Stored(picture, file, "written")
 
 
