@@ -12,7 +12,7 @@ KAOMOJI = frozenset(
 
 _ARTICLE = re.compile(r"(?:a|an|the)(?:\s+|$)", re.IGNORECASE)
 _ESCAPED = re.compile(r"\\([\\()\[\]{}:,])")
-_WEIGHT = re.compile(r"\((?!\s*:)([^()]*(?:\([^()]*\)[^()]*)*):\s*[+-]?\d*\.?\d+\s*\)")
+_WEIGHT = re.compile(r"\((?!\s*:\s*[\d.]+\s*\))([^()]*(?:\([^()]*\)[^()]*)*):\s*[+-]?\d*\.?\d+\s*\)")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 # escaped characters stand aside in Unicode's private area while emphasis is removed
 _ASIDE = {ord(character): 0xF8D0 + number for number, character in enumerate("\\()[]{}:,")}

@@ -28,13 +28,13 @@ class Edit:
 def add(tags: Iterable[str], where: Literal["front", "back"] = "front") -> Edit:
     """Put `tags` in front or at the back; those that a caption has already move there."""
     wanted = _listed(tags)
-    if where == "front":
-        return Edit(f"add in front: {', '.join(wanted)}", lambda parts, _: unique(wanted + parts))
     forms = set(map(same_form, wanted))
-    return Edit(
-        f"add at the back: {', '.join(wanted)}",
-        lambda parts, _: [part for part in parts if same_form(part) not in forms] + wanted,
-    )
+
+    def apply(parts: list[str], counts: Counter[str]) -> list[str]:
+        others = [part for part in parts if same_form(part) not in forms]
+        return wanted + others if where == "front" else others + wanted
+
+    return Edit(f"add {'in front' if where == 'front' else 'at the back'}: {', '.join(wanted)}", apply)
 
 
 def remove(tags: Iterable[str]) -> Edit:
