@@ -2,8 +2,9 @@
 
 sd-scripts takes every entry for a picture to train on, so what was rejected goes to a file of the same
 shape beside it (`meta.json` and `meta.rejected.json`). How it finds the picture changed: earlier versions
-append an extension to the key (style "stem"), those of 2026 open it as it stands ("name"). Both open a full
-path ("path"), and both take "stem" where latents lie beside the pictures and `image_size` is known.
+(0.8 and 0.9 were tried) append an extension to the key (style "stem"), those of 2026 open it as it stands
+("name"); both open a full path ("path"). The former take a picture's size from `train_resolution`, the latter
+from `image_size`.
 """
 
 from __future__ import annotations
@@ -100,12 +101,13 @@ def _merged(file: Path, entries: Mapping[str, MetadataEntry]) -> dict[str, Any]:
     old = _read(file) if file.exists() else {}
     kept = {key: raw for key, raw in old.items() if key in entries or OWN_KEY not in raw}
     for key, entry in entries.items():
-        raw: dict[str, Any] = {"caption": entry.caption, "tags": entry.tags}
+        # an empty caption is left out: sd-scripts up to 0.9 would begin the joined text with a comma
+        raw: dict[str, Any] = {name: text for name in ("caption", "tags") if (text := getattr(entry, name))}
         raw |= {name: list(size) for name in ("train_resolution", "image_size") if (size := getattr(entry, name))}
-        before = kept.get(key, {})
+        before = {name: value for name, value in kept.get(key, {}).items() if name not in ("caption", "tags")}
         own = before.get(OWN_KEY)
         own = (own if isinstance(own, dict) else {}) | asdict(entry.origin or Origin())
-        kept[key] = before | raw | {OWN_KEY: own}
+        kept[key] = raw | {name: value for name, value in before.items() if name not in raw} | {OWN_KEY: own}
     return kept
 
 

@@ -75,12 +75,21 @@ def _members(shard: Path) -> Iterator[tuple[str, bytes | str]]:
                     continue
                 reason = _why_not(member)
                 yield _printable(member.name), reason or _content(tar, member)
+            _check_end(tar)
     except OSError as error:
         raise LoraTrainError(f"cannot read the shard: {error.strerror or error}.", str(shard)) from error
     except Exception as error:  # tarfile raises nearly anything on damaged or hostile data
         raise LoraTrainError(
             f"this is not an uncompressed tar file, or it is damaged ({error}).", str(shard), "Get it again, as .tar."
         ) from error
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """tarfile takes a damaged header for the end; what lies there tells."""
+    assert tar.fileobj
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError("it breaks off in the middle")
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

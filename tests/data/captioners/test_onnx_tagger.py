@@ -65,7 +65,8 @@ def _stand_in(shape: list[int | str]) -> Any:
 
         def run(self, _: None, given: dict[str, np.ndarray]) -> list[np.ndarray]:
             pixels = given["x"]
-            assert pixels.dtype == np.float32 and isinstance(shape[0], str) or len(pixels) == shape[0]
+            assert pixels.dtype == np.float32
+            assert isinstance(shape[0], str) or len(pixels) == shape[0]
             return [pixels.mean(axis=(1, 2)) / 255]
 
     return SimpleNamespace(InferenceSession=Session, get_available_providers=lambda: ["CPUExecutionProvider"])
