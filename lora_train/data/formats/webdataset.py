@@ -39,7 +39,7 @@ def read_shards(shards: Iterable[Path]) -> Iterator[Sample | Rejected]:
 
     As in webdataset, a sample's members follow each other, and the key ends at the first dot of the
     file's name. The caption is that of .txt or .caption, else text, caption or prompt of .json. Raises
-    LoraTrainError at a shard that is damaged, after the samples before the damage.
+    LoraTrainError at a shard that is damaged; the sample right before the damage may be lost with it.
     """
     for shard in shards:
         yield from _read_shard(shard)
