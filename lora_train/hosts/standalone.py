@@ -62,7 +62,7 @@ class StandaloneHost:
 
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
         """See Host: by a transformers model, tags not at all."""
-        from lora_train.data.captioner import transformers_captions
+        from lora_train.data.captioners.transformers_model import transformers_captions
 
         if kind != "blip" or not self._captioner:
             raise LoraTrainError(

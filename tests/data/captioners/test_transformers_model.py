@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lora_train.data.captioner import transformers_captions
+from lora_train.data.captioners.transformers_model import transformers_captions
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
 

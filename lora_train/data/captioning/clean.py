@@ -1,0 +1,112 @@
+"""What a captioner or a tagger says, made fit for a caption file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+KAOMOJI = frozenset(
+    "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split()  # noqa: SIM905
+)
+"""Danbooru tags whose underscore is a mouth; the list is that of SmilingWolf's taggers."""
+
+_ARTICLE = re.compile(r"(?:a|an|the)(?:\s+|$)", re.IGNORECASE)
+_ESCAPED = re.compile(r"\\([\\()\[\]{}:,])")
+_WEIGHT = re.compile(r"\((?!\s*:\s*[\d.]+\s*\))([^()]*(?:\([^()]*\)[^()]*)*):\s*[+-]?\d*\.?\d+\s*\)")
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+# escaped characters stand aside in Unicode's private area while emphasis is removed
+_ASIDE = {ord(character): 0xF8D0 + number for number, character in enumerate("\\()[]{}:,")}
+_BACK = {aside: character for character, aside in _ASIDE.items()}
+
+
+def split_parts(text: str) -> list[str]:
+    """The comma-separated parts of a caption, whitespace collapsed, empty ones left out.
+
+    >>> split_parts(" red  hair,, park ")
+    ['red hair', 'park']
+    """
+    return [part for part in (" ".join(piece.split()) for piece in text.split(",")) if part]
+
+
+def same_form(tag: str) -> str:
+    """The form in which tags are compared: case, underscores and runs of whitespace make no difference."""
+    return " ".join(tag.replace("_", " ").casefold().split())
+
+
+def unique(parts: Iterable[str]) -> list[str]:
+    """The parts in their order, each once (compared by `same_form`); the first spelling stays."""
+    first: dict[str, str] = {}
+    for part in parts:
+        first.setdefault(same_form(part), part)
+    return list(first.values())
+
+
+def without(parts: Iterable[str], blacklist: Iterable[str]) -> list[str]:
+    """The parts that no entry of `blacklist` names; `*` in an entry stands for any characters.
+
+    >>> without(["1girl", "red hair", "blue hair"], ["* hair", "1GIRL"])
+    []
+    """
+    forms = [form for form in map(same_form, blacklist) if form]
+    if not forms:
+        return list(parts)
+    pattern = re.compile("|".join(re.escape(form).replace(r"\*", ".*") for form in forms))
+    return [part for part in parts if not pattern.fullmatch(same_form(part))]
+
+
+def clean_caption(text: str) -> str:
+    """A captioner's sentence: up to the first comma, one leading article dropped, whitespace collapsed.
+
+    >>> clean_caption("a panda  on a car, in the snow")
+    'panda on a car'
+    """
+    first = next(iter(split_parts(text)), "")
+    return _ARTICLE.sub("", first, count=1) if _ARTICLE.match(first) else first
+
+
+def clean_tags(text: str, limit: int = 0, blacklist: Iterable[str] = ()) -> list[str]:
+    r"""A tagger's list: weights, emphasis and escapes removed, each tag once, at most `limit` (0: all).
+
+    Blacklisted tags go before the limit counts. Underscores become spaces, except in kaomoji.
+
+    >>> clean_tags(r"(long_hair:0.98), ((smile)), saber_\(fate\), ^_^, Smile")
+    ['long hair', 'smile', 'saber (fate)', '^_^']
+    """
+    aside = _ESCAPED.sub(lambda match: match[1].translate(_ASIDE), text)
+    while (weightless := _WEIGHT.sub(r"\1", aside)) != aside:
+        aside = weightless
+    tags = [_spaced(_without_emphasis(part).translate(_BACK)) for part in split_parts(aside)]
+    kept = without(unique(tag for tag in tags if tag), blacklist)
+    return kept[:limit] if limit > 0 else kept
+
+
+def _spaced(tag: str) -> str:
+    return tag if tag in KAOMOJI else " ".join(tag.replace("_", " ").split())
+
+
+def _without_emphasis(part: str) -> str:
+    """`part` without brackets around the whole of it, or left over from a group across commas."""
+    while part:
+        pairs = _pairs(part)
+        last = len(part) - 1
+        if pairs.get(0) == last and last > 0:
+            part = part[1:-1].strip()
+        elif part[0] in _CLOSING and 0 not in pairs:
+            part = part[1:].strip()
+        elif part[-1] in _CLOSING.values() and last not in pairs.values():
+            part = re.sub(r":\s*[+-]?\d*\.?\d+$", "", part[:-1].strip()).strip()
+        else:
+            return part
+    return part
+
+
+def _pairs(text: str) -> dict[int, int]:
+    """Positions of matching brackets, opening to closing."""
+    pairs: dict[int, int] = {}
+    waiting: list[int] = []
+    for position, character in enumerate(text):
+        if character in _CLOSING:
+            waiting.append(position)
+        elif waiting and character == _CLOSING[text[waiting[-1]]]:
+            pairs[waiting.pop()] = position
+    return pairs

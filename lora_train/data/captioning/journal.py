@@ -1,0 +1,250 @@
+"""Bulk edits on disk, each of which can be undone, also after a restart.
+
+An edit is written to the journal before the first caption file changes: every file's text before, and
+the hash of its text after. With these a file's own bytes say whether it holds the edit, so that undo
+needs no state beside the entry and can be cut off anywhere and begun again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from uuid import uuid4
+
+from lora_train.atomic import write_bytes, write_json
+from lora_train.data.captioning.edit import Edit, count_parts, edited
+from lora_train.data.captioning.store import caption_file, keep_backup
+from lora_train.data.captions import CAPTION_EXTENSIONS
+from lora_train.data.pictures import EXTENSIONS
+from lora_train.data.scan import Rejected
+from lora_train.errors import LoraTrainError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Change:
+    """One caption file before and after an edit."""
+
+    file: Path
+    before: str
+    after: str
+
+
+@dataclass
+class Report:
+    """What an edit or an undo did: files changed, files left alone with the reason, copies made."""
+
+    name: str
+    changed: list[Path] = field(default_factory=list)
+    skipped: list[Rejected] = field(default_factory=list)
+    backups: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An edit in the journal; `files` are relative to `folder`, with text before and SHA-256 after."""
+
+    folder: str
+    name: str
+    time: float
+    files: tuple[FileRecord, ...]
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of an entry."""
+
+    path: str
+    before: str
+    after_sha256: str
+
+
+def count_tags(folder: Path) -> Counter[str]:
+    """In how many captions below `folder` each tag occurs, by its lower-case form without underscores."""
+    return count_parts(text.removeprefix("\ufeff") for _, text in _texts(folder, []))
+
+
+def preview_edits(folder: Path, edits: Iterable[Edit]) -> tuple[list[Change], list[Rejected]]:
+    """What `edits` would change in the caption files of the pictures below `folder`, and what cannot be edited.
+
+    Links and files that are not UTF-8 are left alone. Raises LoraTrainError when there is no such folder.
+    """
+    skipped: list[Rejected] = []
+    texts = list(_texts(folder, skipped))
+    counts = count_parts(text.removeprefix("\ufeff") for _, text in texts)
+    wanted = list(edits)
+    changes = []
+    for file, before in texts:
+        plain = before.removeprefix("\ufeff")
+        after = edited(plain, wanted, counts)
+        if after != plain:
+            changes.append(Change(file, before, after))
+    return changes, skipped
+
+
+def edit_captions(folder: Path, edits: Iterable[Edit], journal: Path) -> Report:
+    """Apply `edits` in one go, as one entry of `journal`; nothing is written when nothing changes.
+
+    When a file cannot be written, those written before it are put back. Raises LoraTrainError.
+    """
+    wanted = list(edits)
+    changes, skipped = preview_edits(folder, wanted)
+    report = Report("; ".join(edit.name for edit in wanted), [change.file for change in changes], skipped)
+    if not changes:
+        return report
+    root = folder.resolve()
+    records = tuple(
+        FileRecord(change.file.relative_to(folder).as_posix(), change.before, _hash(change.after.encode()))
+        for change in changes
+    )
+    entry = journal / f"{_next_number(journal):08d}-{uuid4().hex[:8]}.json"
+    write_json(entry, asdict(Entry(str(root), report.name, time.time(), records)))
+    try:
+        for change in changes:
+            _write_if_unchanged(change)
+    except BaseException:
+        _roll_back(changes)  # when this fails too, the entry stays, and undo can finish the work
+        entry.unlink()
+        raise
+    return report
+
+
+def undo(folder: Path, journal: Path) -> Report:
+    """Put back what the newest edit of `folder` in `journal` changed, and take the edit out of the journal.
+
+    A file that somebody changed since is kept as `.bak` first; one that was deleted comes back. Raises
+    LoraTrainError when there is nothing to undo, and when a file cannot be written; undo goes on from there.
+    """
+    newest = next(reversed(_entries(folder, journal)), None)
+    if newest is None:
+        raise LoraTrainError("there is no edit to undo.", str(folder), "Edit captions first.")
+    path, entry = newest
+    report = Report(entry.name)
+    for file, record in [(_inside(folder, record.path, path), record) for record in entry.files]:
+        if file.is_symlink():
+            report.skipped.append(Rejected(file, "it is a link now"))
+        else:
+            _restore(file, record.before.encode(), record.after_sha256, report)
+    path.unlink(missing_ok=True)
+    return report
+
+
+def history(folder: Path, journal: Path) -> list[Entry]:
+    """The edits of `folder` that can be undone, oldest first."""
+    return [entry for _, entry in _entries(folder, journal)]
+
+
+def _texts(folder: Path, skipped: list[Rejected]) -> Iterator[tuple[Path, str]]:
+    """Caption files that count for a picture below `folder`, with their text to the last byte, sorted."""
+    if not folder.is_dir():
+        raise LoraTrainError("there is no such folder.", str(folder), "Give the folder that holds your pictures.")
+    for file in sorted(_caption_files(folder)):
+        if file.is_symlink():
+            skipped.append(Rejected(file, "it is a link, and what it points to may belong elsewhere"))
+            continue
+        try:
+            str(file).encode()
+            yield file, file.read_bytes().decode("utf-8")
+        except UnicodeEncodeError:
+            skipped.append(Rejected(file, "its name is not UTF-8 text"))
+        except UnicodeDecodeError:
+            skipped.append(Rejected(file, "it is not UTF-8 text"))
+        except OSError as error:
+            skipped.append(Rejected(file, f"it cannot be read ({error.strerror})"))
+
+
+def _caption_files(folder: Path) -> set[Path]:
+    """Only files beside a picture: other text files in the folder are none of our business."""
+    found: set[Path] = set()
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        pictures = (Path(place, name) for name in names if not name.startswith("."))
+        files = (caption_file(picture) for picture in pictures if picture.suffix.lower() in EXTENSIONS)
+        found.update(file for file in files if file)
+    return found
+
+
+def _write_if_unchanged(change: Change) -> None:
+    """Write the new text, unless the file is no longer what the edit was made from."""
+    if _bytes(change.file) != change.before.encode():
+        raise LoraTrainError("the file changed while it was edited.", str(change.file), "Edit again.")
+    write_bytes(change.file, change.after.encode())
+
+
+def _roll_back(changes: Iterable[Change]) -> None:
+    """Put back the files that hold the edit's text; others were not written, or are somebody else's by now."""
+    for change in changes:
+        if _bytes(change.file) == change.after.encode():
+            write_bytes(change.file, change.before.encode())
+
+
+def _restore(file: Path, before: bytes, after_sha256: str, report: Report) -> None:
+    data = _bytes(file)
+    if data == before:
+        return
+    if data is not None and _hash(data) != after_sha256:
+        report.backups.append(keep_backup(file))
+    write_bytes(file, before)
+    report.changed.append(file)
+
+
+def _entries(folder: Path, journal: Path) -> list[tuple[Path, Entry]]:
+    root = str(folder.resolve())
+    entries = ((path, _read_entry(path)) for path in sorted(journal.glob("*.json")))
+    return [(path, entry) for path, entry in entries if entry.folder == root]
+
+
+def _read_entry(path: Path) -> Entry:
+    try:
+        data: dict[str, Any] = json.loads(path.read_bytes())
+        if data["version"] != VERSION:
+            raise ValueError(f"its version is {data['version']}")
+        files = tuple(FileRecord(*(_text(r[key]) for key in ("path", "before", "after_sha256"))) for r in data["files"])
+        return Entry(_text(data["folder"]), _text(data["name"]), float(data["time"]), files)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise LoraTrainError(
+            f"the journal of edits is damaged ({error}).", str(path), "Move this file away to undo other edits."
+        ) from error
+
+
+def _inside(folder: Path, relative: str, entry: Path) -> Path:
+    """The caption file that an entry names; LoraTrainError when it is none, or not below `folder`."""
+    path = PurePosixPath(relative)
+    file = folder / path
+    plain = not path.is_absolute() and ".." not in path.parts and path.suffix in CAPTION_EXTENSIONS
+    if not plain or not file.parent.resolve().is_relative_to(folder.resolve()):
+        raise LoraTrainError(f"the journal names a file that is not ours to write ({relative}).", str(entry))
+    return file
+
+
+def _next_number(journal: Path) -> int:
+    numbers = (path.name.split("-")[0] for path in journal.glob("*.json"))
+    return max((int(number) for number in numbers if number.isdecimal()), default=0) + 1
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value
+
+
+def _bytes(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LoraTrainError(f"cannot read the file: {error.strerror}.", str(file)) from error
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,164 @@
+"""kohya's dataset config (`--dataset_config`, TOML or JSON) as a list of folders and how to train on each.
+
+After sd-scripts' `library/config_util.py`: a subset's value wins over its dataset's, that over [general].
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lora_train.data.buckets import Size
+from lora_train.errors import LoraTrainError, Problem
+
+
+@dataclass(frozen=True)
+class Subset:
+    """One folder of a dataset; defaults are kohya's. `where` is its place in the file."""
+
+    where: str = ""
+    image_dir: str = ""
+    metadata_file: str = ""
+    is_reg: bool = False
+    num_repeats: int = 1
+    class_tokens: str = ""
+    caption_extension: str = ".caption"
+    shuffle_caption: bool = False
+    keep_tokens: int = 0
+    caption_prefix: str = ""
+    caption_suffix: str = ""
+    caption_dropout_rate: float = 0.0
+    flip_aug: bool = False
+    resolution: Size | None = None
+    """Width and height."""
+    batch_size: int = 1
+    enable_bucket: bool = False
+    min_bucket_reso: int = 256
+    max_bucket_reso: int = 1024
+    bucket_reso_steps: int = 64
+    bucket_no_upscale: bool = False
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """The subsets in the file's order, and the keys that were not honoured ("datasets[0].color_aug")."""
+
+    subsets: list[Subset]
+    ignored: list[str] = field(default_factory=list)
+
+
+_OWN = ("image_dir", "metadata_file", "is_reg")
+"""Read in a subset alone."""
+_DATASET = ("resolution", "batch_size", "enable_bucket", *(f.name for f in fields(Subset) if "bucket_" in f.name))
+"""Read in a dataset or [general], not in a subset."""
+_KINDS: dict[str, type] = {f.name: type(f.default) for f in fields(Subset) if f.name not in ("where", "resolution")}
+_POSITIVE = ("batch_size", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
+
+
+def read_dataset_config(file: Path) -> DatasetConfig:
+    """Read a dataset config. Paths are as written; whoever opens them checks them.
+
+    Raises LoraTrainError with all mistakes together, or when TOML cannot be read by this Python.
+    """
+    data = _load(file)
+    problems: list[Problem] = []
+    ignored: list[str] = []
+    subsets: list[Subset] = []
+    general = _table(data, "general", problems)
+    _note_ignored(general, "general", _OWN, ignored)
+    ignored += [key for key in data if key not in ("general", "datasets")]
+    for number, dataset in enumerate(_tables(data, "datasets", "", problems)):
+        where = f"datasets[{number}]"
+        _note_ignored(dataset, where, _OWN, ignored)
+        for index, own in enumerate(_tables(dataset, "subsets", f"{where}.", problems)):
+            place = f"{where}.subsets[{index}]"
+            _note_ignored(own, place, _DATASET, ignored)
+            subsets.append(_subset(place, own, [(f"{where}.", dataset), ("general.", general)], problems))
+    if not subsets and not problems:
+        problems.append(Problem("there is no [[datasets.subsets]] in this file.", str(file), "Add one with image_dir."))
+    if problems:
+        raise LoraTrainError.of(list(dict.fromkeys(problems)))
+    return DatasetConfig(subsets, ignored)
+
+
+def _subset(
+    where: str, own: dict[str, Any], wider: list[tuple[str, dict[str, Any]]], problems: list[Problem]
+) -> Subset:
+    values: dict[str, Any] = {}
+    for name in (*_KINDS, "resolution"):
+        places = [] if name in _DATASET else [(f"{where}.", own)]
+        places += [] if name in _OWN else wider
+        for place, table in places:
+            if table.get(name) is not None:
+                values[name] = _value(name, table[name], place + name, problems)
+                break
+    if not values.get("image_dir") and not values.get("metadata_file"):
+        problems.append(Problem("a subset needs image_dir or metadata_file.", where, "Name its folder."))
+    return Subset(where, **values)
+
+
+def _value(name: str, value: object, where: str, problems: list[Problem]) -> Any:
+    if name == "resolution":
+        sides = value if isinstance(value, list) else [value, value]
+        if len(sides) == 2 and all(type(side) is int and side > 0 for side in sides):
+            return sides[0], sides[1]
+        problems.append(Problem("this must be one positive whole number or two.", where, "Write 512 or [512, 768]."))
+        return None
+    kind = _KINDS[name]
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        said = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+        problems.append(Problem(f"this must be {said}, not {value!r}.", where, "Correct it."))
+    elif kind in (int, float) and value < (1 if name in _POSITIVE else 0):  # type: ignore[operator]
+        problems.append(Problem(f"this is too small: {value}.", where, "Correct it."))
+    return value
+
+
+def _note_ignored(table: dict[str, Any], where: str, elsewhere: tuple[str, ...], ignored: list[str]) -> None:
+    known = {*_KINDS, "resolution", "subsets"} - set(elsewhere)
+    ignored += [f"{where}.{key}" for key in table if key not in known]
+
+
+def _table(data: dict[str, Any], name: str, problems: list[Problem]) -> dict[str, Any]:
+    value = data.get(name, {})
+    if isinstance(value, dict):
+        return value
+    problems.append(Problem("this must be a table.", name, f"Write [{name}]."))
+    return {}
+
+
+def _tables(data: dict[str, Any], name: str, prefix: str, problems: list[Problem]) -> list[dict[str, Any]]:
+    value = data.get(name, [])
+    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+        return value
+    problems.append(Problem("this must be a list of tables.", prefix + name, f"Write [[{name}]]."))
+    return []
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        data = json.loads(text) if file.suffix.lower() == ".json" else _toml().loads(text)
+        if not isinstance(data, dict):
+            raise ValueError("it is not a table")
+    except OSError as error:
+        raise LoraTrainError(f"cannot read the dataset config: {error.strerror}.", str(file)) from error
+    except (ValueError, RecursionError) as error:
+        raise LoraTrainError(f"this is not a dataset config ({error}).", str(file), "Correct the file.") from error
+    return data
+
+
+def _toml() -> Any:
+    """A TOML reader: Python's own since 3.11, else tomli."""
+    for name in ("tomllib", "tomli"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise LoraTrainError(
+        "this Python cannot read TOML.", "dataset config", "pip install tomli, or write the config as .json."
+    )

@@ -1,0 +1,85 @@
+"""Hugging Face's imagefolder: `metadata.jsonl` beside the pictures, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from lora_train.data.pictures import EXTENSIONS
+from lora_train.data.scan import Rejected
+from lora_train.errors import LoraTrainError
+
+CAPTION_COLUMNS = ("text", "caption", "prompt")
+
+
+@dataclass
+class ImageFolder:
+    """Captions by picture, in the file's order, and what cannot be used."""
+
+    captions: dict[Path, str] = field(default_factory=dict)
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+def read_imagefolder(file: Path) -> ImageFolder:
+    """Read a `metadata.jsonl`: `file_name` relative to it, the caption in `text`, `caption` or `prompt`.
+
+    Pictures outside the file's folder, or missing, are rejected with a reason. Raises LoraTrainError
+    for a file that is not such metadata, naming the line.
+    """
+    found = ImageFolder()
+    root = file.parent.resolve()
+    for number, row in _rows(file):
+        where = f"{file}: line {number}"
+        name, caption = row.get("file_name"), _caption(row, where)
+        if not isinstance(name, str) or not name:
+            raise LoraTrainError("file_name is missing.", where, "Each line names its picture in file_name.")
+        picture = file.parent / name
+        if reason := _why_not(name, picture, root):
+            found.rejected.append(Rejected(picture, reason))
+        else:
+            found.captions[picture] = caption
+    return found
+
+
+def _rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
+    rows = []
+    number = 0
+    try:
+        for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
+            if line.strip():
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("this is not a JSON object")
+                rows.append((number, row))
+    except OSError as error:
+        raise LoraTrainError(f"cannot read the metadata: {error.strerror}.", str(file)) from error
+    except (ValueError, RecursionError) as error:
+        raise LoraTrainError(
+            f"this is not a metadata.jsonl ({error}).", f"{file}: line {number}", "Write one JSON object a line."
+        ) from error
+    return rows
+
+
+def _caption(row: dict[str, Any], where: str) -> str:
+    value = next((row[column] for column in CAPTION_COLUMNS if row.get(column) is not None), None)
+    if not isinstance(value, str):
+        columns = ", ".join(CAPTION_COLUMNS)
+        raise LoraTrainError(f"there is no caption ({columns}).", where, "Write it as text in one of these.")
+    return " ".join(value.split())
+
+
+def _why_not(name: str, picture: Path, root: Path) -> str:
+    windows = PureWindowsPath(name)
+    if windows.drive or windows.root or ".." in windows.parts:
+        return "it lies outside the dataset's folder"
+    try:
+        if not picture.resolve().is_relative_to(root):
+            return "it lies outside the dataset's folder"
+        there = picture.is_file()
+    except (OSError, ValueError):  # a name too long, or with a NUL in it
+        there = False
+    if not there:
+        return "there is no such file"
+    return "" if picture.suffix.lower() in EXTENSIONS else f"this is not a kind of picture we know ({picture.suffix})"

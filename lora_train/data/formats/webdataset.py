@@ -1,0 +1,144 @@
+"""webdataset's tar shards: members of one stem make a sample, picture and caption. Read in order, never unpacked.
+
+Shards come from strangers. Members that are no plain files, that would lie outside, or that are huge
+are passed over with a reason; nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from lora_train.data.captions import CAPTION_EXTENSIONS
+from lora_train.data.formats.imagefolder import CAPTION_COLUMNS
+from lora_train.data.pictures import EXTENSIONS
+from lora_train.data.scan import Rejected
+from lora_train.errors import LoraTrainError
+
+MAX_PICTURE = 256 << 20
+MAX_TEXT = 1 << 20
+"""In bytes; larger members are passed over."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a shard: `key` is its path without extensions, `data` the picture file's bytes."""
+
+    shard: Path
+    key: str
+    extension: str
+    data: bytes
+    caption: str | None
+
+
+def read_shards(shards: Iterable[Path]) -> Iterator[Sample | Rejected]:
+    """Samples of uncompressed tar files, and what is passed over (`path` is shard/member), as they come.
+
+    As in webdataset, a sample's members follow each other, and the key ends at the first dot of the
+    file's name. The caption is that of .txt or .caption, else text, caption or prompt of .json. Raises
+    LoraTrainError at a shard that is damaged; the sample right before the damage may be lost with it.
+    """
+    for shard in shards:
+        yield from _read_shard(shard)
+
+
+def _read_shard(shard: Path) -> Iterator[Sample | Rejected]:
+    key, files = "", dict[str, bytes]()
+    for name, data in _members(shard):
+        if isinstance(data, str):
+            yield Rejected(shard / name, data)
+            continue
+        stem, _, extension = PurePosixPath(name).name.partition(".")
+        member_key = str(PurePosixPath(name).with_name(stem or "."))
+        if member_key != key:
+            yield from _sample(shard, key, files)
+            key, files = member_key, {}
+        files[f".{extension.lower()}"] = data
+    yield from _sample(shard, key, files)
+
+
+def _members(shard: Path) -> Iterator[tuple[str, bytes | str]]:
+    """Name and bytes of each member, or why it is passed over."""
+    try:
+        # compressed shards could hide far more than they seem to hold, even in their headers
+        with tarfile.open(shard, "r:", errorlevel=1) as tar:
+            end = -1
+            while (member := tar.next()) is not None:
+                if member.offset <= end:
+                    raise tarfile.ReadError("it runs in a circle")
+                end = member.offset
+                tar.members = []  # type: ignore[attr-defined] # or it remembers each
+                if member.isdir():
+                    continue
+                reason = _why_not(member)
+                yield _printable(member.name), reason or _content(tar, member)
+            _check_end(tar)
+    except OSError as error:
+        raise LoraTrainError(f"cannot read the shard: {error.strerror or error}.", str(shard)) from error
+    except Exception as error:  # tarfile raises nearly anything on damaged or hostile data
+        raise LoraTrainError(
+            f"this is not an uncompressed tar file, or it is damaged ({error}).", str(shard), "Get it again, as .tar."
+        ) from error
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """tarfile takes a damaged header for the end; what lies there tells."""
+    assert tar.fileobj
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError("it breaks off in the middle")
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    data = file.read() if file else b""
+    if len(data) != member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return data
+
+
+def _why_not(member: tarfile.TarInfo) -> str:
+    windows = PureWindowsPath(member.name)
+    if windows.drive or windows.root or ".." in windows.parts:
+        return "its name leads out of the shard"
+    if not member.isreg() or member.issparse():
+        return "it is not a plain file"
+    if not member.name.strip("/") or "\0" in member.name:
+        return "it has no proper name"
+    suffix = PurePosixPath(member.name).suffix.lower()
+    if suffix in EXTENSIONS:
+        limit = MAX_PICTURE
+    elif suffix in (*CAPTION_EXTENSIONS, ".json"):
+        limit = MAX_TEXT
+    else:
+        return f"files of this kind are not used ({suffix or 'no extension'})"
+    return f"it is too large ({member.size} bytes)" if member.size > limit else ""
+
+
+def _sample(shard: Path, key: str, files: dict[str, bytes]) -> Iterator[Sample | Rejected]:
+    pictures = [extension for extension in files if PurePosixPath(f"x{extension}").suffix in EXTENSIONS]
+    if pictures:
+        yield Sample(shard, key, pictures[0], files[pictures[0]], _caption(files))
+        yield from (Rejected(shard / f"{key}{other}", "a sample has one picture") for other in pictures[1:])
+    elif files:
+        yield Rejected(shard / key, "there is no picture in this sample")
+
+
+def _caption(files: dict[str, bytes]) -> str | None:
+    for extension in CAPTION_EXTENSIONS:
+        if extension in files:
+            return " ".join(files[extension].decode("utf-8-sig", "replace").split())
+    try:
+        row = json.loads(files.get(".json", b"null"))
+    except (ValueError, RecursionError):
+        return None
+    values = (row.get(column) for column in CAPTION_COLUMNS) if isinstance(row, dict) else ()
+    return next((" ".join(value.split()) for value in values if isinstance(value, str)), None)
+
+
+def _printable(name: str) -> str:
+    """A member's name that every report can show: bytes that were no UTF-8 are escaped, as is what follows a NUL."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").lstrip("/").replace("\0", "\\0")

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_train.data.formats.imagefolder import read_imagefolder
+from lora_train.errors import LoraTrainError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Empty files named as pictures: nobody opens them here."""
+    folder = tmp_path / "dataset"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.png", "b.JPG", "sub/c.webp", "sub/d.png", "e.csv", "../outside.png"):
+        (folder / name).touch()
+    (folder / "link.png").symlink_to(tmp_path / "outside.png")
+    return folder
+
+
+def _write(folder: Path, *rows: object) -> Path:
+    file = folder / "metadata.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8-sig")
+    return file
+
+
+def test_captions_by_any_column_in_order(folder: Path) -> None:
+    rows = (
+        {"file_name": "b.JPG", "text": "first\n line", "label": 3},
+        {"file_name": "a.png", "caption": "été", "text": None},
+        {"file_name": "sub/c.webp", "prompt": "p"},
+        {"file_name": "./sub/d.png", "text": "wins", "caption": "loses", "prompt": 1},
+    )
+    found = read_imagefolder(_write(folder, *rows))
+    assert list(found.captions.values()) == ["first line", "été", "p", "wins"]
+    assert [path.name for path in found.captions] == ["b.JPG", "a.png", "c.webp", "d.png"]
+    assert not found.rejected
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("../outside.png", "outside"),
+        ("sub/../../outside.png", "outside"),
+        ("/etc/passwd", "outside"),
+        ("C:\\x.png", "outside"),
+        ("\\\\server\\x.png", "outside"),
+        ("link.png", "outside"),
+        ("z.png", "no such file"),
+        ("sub", "no such file"),
+        ("x\0.png", "no such file"),
+        ("y" * 5000, "no such file"),
+        ("e.csv", "not a kind of picture"),
+    ],
+)
+def test_what_cannot_be_used_is_told(folder: Path, name: str, reason: str) -> None:
+    found = read_imagefolder(_write(folder, {"file_name": name, "text": "x"}, {"file_name": "a.png", "text": "y"}))
+    assert [reason in rejected.reason for rejected in found.rejected] == [True]
+    assert list(found.captions.values()) == ["y"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "1",
+        "{}",
+        '{"file_name": 1, "text": "x"}',
+        '{"file_name": "a.png"}',
+        '{"file_name": "a.png", "text": 5}',
+        "[" * 50_000,
+    ],
+)
+def test_other_files_are_refused(folder: Path, line: str) -> None:
+    file = folder / "metadata.jsonl"
+    file.write_text('{"file_name": "a.png", "text": "fine"}\n' + line)
+    with pytest.raises(LoraTrainError, match="line 2"):
+        read_imagefolder(file)
+
+
+def test_what_cannot_be_read(folder: Path) -> None:
+    with pytest.raises(LoraTrainError, match="cannot read"):
+        read_imagefolder(folder / "nowhere.jsonl")
+    (folder / "metadata.jsonl").write_bytes(b"\xff")
+    with pytest.raises(LoraTrainError, match=r"not a metadata\.jsonl"):
+        read_imagefolder(folder / "metadata.jsonl")
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.jsonl"
+    file.write_bytes(data)
+    with suppress(LoraTrainError):
+        read_imagefolder(file)

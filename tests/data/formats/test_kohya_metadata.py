@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from lora_train.data.formats.kohya_metadata import (
+    KeyStyle,
+    MetadataEntry,
+    Origin,
+    find_picture,
+    metadata_key,
+    read_metadata,
+    rejected_file,
+    write_metadata,
+)
+from lora_train.errors import LoraTrainError
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "kohya_metadata.json"
+ENTRIES = {
+    "10_sara/a": MetadataEntry(
+        "woman in a park",
+        "red hair,hat",
+        (512, 448),
+        (1024, 900),
+        Origin("input/a.jpg", "face", (10, 20, 522.5, 532), {"face": 0.93, "blur": 1.25}),
+    ),
+    "10_sara/été": MetadataEntry("", "1girl", (512, 512), None, Origin("input/b.png", "original")),
+}
+
+
+def test_what_we_write_is_what_sd_scripts_was_seen_to_read(tmp_path: Path) -> None:
+    write_metadata(tmp_path / "meta.json", ENTRIES)
+    assert (tmp_path / "meta.json").read_bytes() == GOLDEN.read_bytes()
+    assert read_metadata(GOLDEN) == ENTRIES
+
+
+def test_what_sd_scripts_writes_is_read(tmp_path: Path) -> None:
+    """As its merge and bucket scripts write it: ASCII, keys with or without a path, parts missing."""
+    kohyas = {
+        "a": {"caption": "été", "tags": "1girl, hat", "train_resolution": [512, 448]},
+        "/data/b.png": {"tags": "1girl"},
+        "c": {},
+        "d": {"caption": None, "image_size": [10, 20]},
+    }
+    (tmp_path / "meta.json").write_text(json.dumps(kohyas, indent=2))
+    assert read_metadata(tmp_path / "meta.json") == {
+        "a": MetadataEntry("été", "1girl, hat", (512, 448)),
+        "/data/b.png": MetadataEntry("", "1girl"),
+        "c": MetadataEntry(),
+        "d": MetadataEntry(image_size=(10, 20)),
+    }
+
+
+def test_a_rewrite_keeps_what_others_added_and_drops_what_is_gone(tmp_path: Path) -> None:
+    file = tmp_path / "meta.json"
+    write_metadata(file, ENTRIES)
+    data = json.loads(file.read_text())
+    data["10_sara/a"]["score"] = 7
+    data["10_sara/a"]["lora_train"]["overruled"] = True
+    data["theirs"] = {"caption": "not ours"}
+    file.write_text(json.dumps(data))
+    write_metadata(file, {"10_sara/a": replace(ENTRIES["10_sara/a"], caption="", train_resolution=None)})
+    after = json.loads(file.read_text())
+    assert set(after) == {"10_sara/a", "theirs"}
+    assert after["theirs"] == {"caption": "not ours"}
+    assert "caption" not in after["10_sara/a"] and after["10_sara/a"]["score"] == 7
+    assert after["10_sara/a"]["train_resolution"] == [512, 448]
+    assert after["10_sara/a"]["lora_train"]["overruled"] is True
+
+
+def test_rejected_pictures_are_told_beside(tmp_path: Path) -> None:
+    """sd-scripts would look for a picture of each key."""
+    file = tmp_path / "meta.json"
+    bad = MetadataEntry(origin=Origin("input/c.jpg", "face", None, {"face": 0.1}, "no face found"))
+    write_metadata(file, ENTRIES | {"10_sara/c": bad})
+    assert set(read_metadata(file)) == set(ENTRIES)
+    assert rejected_file(file).name == "meta.rejected.json"
+    assert read_metadata(rejected_file(file)) == {"10_sara/c": bad}
+    write_metadata(file, ENTRIES)
+    assert read_metadata(rejected_file(file)) == {}
+
+
+@pytest.mark.parametrize(
+    ("style", "expected"), [("stem", "10_sara/b.c"), ("name", "10_sara/b.c.png"), ("path", "{root}/10_sara/b.c.png")]
+)
+def test_keys_lead_back_to_their_pictures(tmp_path: Path, style: KeyStyle, expected: str) -> None:
+    picture = tmp_path / "10_sara" / "b.c.png"
+    picture.parent.mkdir()
+    Image.new("RGB", (8, 8)).save(picture)
+    key = metadata_key(picture, tmp_path, style)
+    assert key == expected.format(root=tmp_path)
+    assert find_picture(key, tmp_path) == picture
+    assert find_picture("10_sara\\b.c", tmp_path) == picture
+
+
+@pytest.mark.parametrize("key", ["../a", "../a.png", "/etc/passwd", "", ".", "x\0", "y" * 5000, "10_sara", "link"])
+def test_no_key_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
+    inside = tmp_path / "in"
+    (inside / "10_sara").mkdir(parents=True)
+    (tmp_path / "a.png").touch()
+    (inside / "link.png").symlink_to(tmp_path / "a.png")
+    assert find_picture(key, inside) is None
+    assert find_picture(str(tmp_path / "a.png"), inside) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        '{"a": 1}',
+        '{"a": {"caption": 1}}',
+        '{"a": {"tags": ["x"]}}',
+        '{"a": {"train_resolution": [1]}}',
+        '{"a": {"train_resolution": [1, 0.5]}}',
+        '{"a": {"image_size": "x"}}',
+        '{"a": {"lora_train": 1}}',
+        '{"a": {"lora_train": {"box": "x"}}}',
+        '{"a": {"lora_train": {"scores": {"x": "y"}}}}',
+        '{"a": {"lora_train": {"reason": null}}}',
+        "\xff",
+        "[" * 100_000,
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "meta.json"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(LoraTrainError, match=r"meta\.json"):
+        read_metadata(file)
+
+
+def test_a_damaged_file_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text("{ half")
+    with pytest.raises(LoraTrainError, match="not a metadata file"):
+        write_metadata(tmp_path / "meta.json", ENTRIES)
+    assert (tmp_path / "meta.json").read_text() == "{ half"
+    with pytest.raises(LoraTrainError, match="cannot read"):
+        read_metadata(tmp_path / "nowhere.json")
+    with pytest.raises(LoraTrainError, match="UTF-8"):
+        write_metadata(tmp_path / "new.json", {"\udcff": MetadataEntry()})
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["a", "caption", "tags", "image_size", "lora_train", "box", "scores", "source"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(json_values)
+def test_any_json_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.json"
+    file.write_text(json.dumps(value))
+    with suppress(LoraTrainError):
+        read_metadata(file)
