@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from lora_train.models.base import BaseModel
+from lora_train.models.base import BaseModel, Conditioning
 
 
 @dataclass(frozen=True)
 class Request:
-    """Pictures to make: one per entry of `seeds`; sides in pixels."""
+    """Pictures to make: one per entry of `seeds`; sides in pixels. `prompt` may be one for each picture."""
 
-    prompt: str
+    prompt: str | Sequence[str]
     seeds: Sequence[int]
     width: int
     height: int
@@ -41,11 +41,10 @@ def sample(
     sampler = model.sampler(request.steps)
     x = torch.stack(noise).to(model.device) * sampler.init_noise_sigma
     guided = request.guidance != 1.0
-    texts = [request.negative, request.prompt] if guided else [request.prompt]
-    encoded = model.encode_text(texts, request.clip_skip)
-    conditioning = {k: v.repeat_interleave(len(x), dim=0) for k, v in encoded.items()}
+    conditioning = _conditioning(model, request, guided)
+    rows_per_picture = 2 if guided else 1
     for done, t in enumerate(sampler.timesteps, start=1):
-        rows = sampler.scale_model_input(torch.cat([x] * len(texts)), t)
+        rows = sampler.scale_model_input(torch.cat([x] * rows_per_picture), t)
         predicted = model.predict(rows, t.expand(len(rows)), conditioning).float()
         if guided:
             without, with_prompt = predicted.chunk(2)
@@ -53,6 +52,17 @@ def sample(
         x = sampler.step(predicted, t, x).prev_sample
         progress(done, len(sampler.timesteps))
     return [_as_picture(pixels) for pixels in model.decode_latents(x)]
+
+
+def _conditioning(model: BaseModel, request: Request, guided: bool) -> Conditioning:
+    """A row for each picture's negative prompt (when guided), then one for each picture's prompt."""
+    count = len(request.seeds)
+    prompts = [request.prompt] * count if isinstance(request.prompt, str) else list(request.prompt)
+    rows = [request.negative] * count + prompts if guided else prompts
+    different = list(dict.fromkeys(rows))
+    encoded = model.encode_text(different, request.clip_skip)
+    index = torch.tensor([different.index(text) for text in rows], device=model.device)
+    return {name: states[index] for name, states in encoded.items()}
 
 
 def _as_picture(pixels: torch.Tensor) -> Image.Image:
