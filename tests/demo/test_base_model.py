@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lora_train.demo.mascot import BACKGROUNDS, TAG
-from lora_train.demo.run import GUIDANCE, NAME, demo_config
+from lora_train.demo.run import GUIDANCE, NAME, demo_config, write_pictures
 from lora_train.demo.scenes import Scene, caption, random_scene
 from lora_train.demo.score import background_followed, mascot_score, object_followed, rate
 from lora_train.hosts.standalone import StandaloneHost
@@ -74,6 +74,7 @@ class Mascot:
 def mascot(tmp_path_factory: pytest.TempPathFactory) -> Mascot:
     """The demo's own LoRA, trained here."""
     folder = tmp_path_factory.mktemp("demo")
+    write_pictures(folder / "pictures")
     result = run_training(demo_config(folder), StandaloneHost(folder / "data"))
     assert result.path == folder / f"{NAME}.safetensors"
     model = open_model(Path(demo_config(folder).model.path))

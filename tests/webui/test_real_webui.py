@@ -97,13 +97,15 @@ def test_train_from_the_tab_while_a_picture_waits(server: WebuiServer, browser: 
     profile = server.ask("/internal/profile-startup")["records"]
     ours = {name: seconds for name, seconds in profile.items() if "lora_train" in name}
     print("startup", ours)
-    before, _ = server.pictures("sks on blue")
+    # Forge knows checkpoints by their shapes, and the tiny one by none: there it can be trained on, not drawn with
+    before = [] if server.is_forge else server.pictures("sks on blue")[0]
     page = _open(browser, server)
     live = _start(page, server, "sara", 60)
     waiting: dict[str, Any] = {}
 
     def ask_for_a_picture() -> None:
-        waiting["pictures"], _ = server.pictures("sks on blue")
+        if not server.is_forge:
+            waiting["pictures"], _ = server.pictures("sks on blue")
         waiting["state"] = _state(server)["state"]
 
     thread = threading.Thread(target=ask_for_a_picture)
@@ -114,23 +116,26 @@ def test_train_from_the_tab_while_a_picture_waits(server: WebuiServer, browser: 
     _shot(page, server, "training")
     live.get_by_text("Finished. Use it in a prompt").wait_for()
     thread.join(300)
-    assert waiting["state"] == "finished"  # it had to wait, and then was made, by the model that came back
-    assert _difference(before[0], waiting["pictures"][0]) <= 2
+    if not server.is_forge:
+        assert waiting["state"] == "finished"  # it had to wait, and then was made, by the model that came back
+        assert _difference(before[0], waiting["pictures"][0]) <= 2
     page.locator("#lora_train_send").click()
     prompt = page.locator("#txt2img_prompt textarea")
     assert "<lora:sara:1>" in prompt.input_value()
     _shot(page, server, "sent")
     assert json.loads((server.loras / "sara.json").read_text())["activation text"] == "sks"
     assert (server.loras / "sara.preview.png").is_file()
-    assert page.locator("#lora_train_banner").count() == 0
+    page.locator("#lora_train_banner").wait_for(state="detached")
     page.close()
 
 
 def test_the_bundled_extension_applies_it(server: WebuiServer) -> None:
+    if server.is_forge:
+        pytest.skip("Forge cannot draw with the tiny checkpoint")
     without, _ = server.pictures("sks on blue")
     with_lora, infotext = server.pictures("sks on blue <lora:sara:1>")
     assert _difference(without[0], with_lora[0]) > 20
-    assert "Lora hashes" in infotext or server.is_forge
+    assert "Lora hashes" in infotext
     log = server.text()
     assert "didn't match keys" not in log and "lora key not loaded" not in log
     with_lora[0].save(server.data / "bundled.png")
@@ -198,7 +203,8 @@ def test_refusing_generation_by_setting(server: WebuiServer, browser: Any) -> No
     assert caught.value.code == 503 and "A LoRA is being trained" in caught.value.read().decode()
     page.locator("#lora_train_stop").click()
     _wait_for_state(server, "stopped")
-    server.pictures("sks on blue")
+    if not server.is_forge:
+        server.pictures("sks on blue")
     page.close()
 
 
