@@ -19,11 +19,13 @@ from lora_train.prompt.generate import Generator, find_lora
 from lora_train.prompt.syntax import LoraTag
 
 
-def _write(base: Path, path: Path, seed: int = 0, std: float = 0.1) -> None:
+def _write(base: Path, path: Path, seed: int = 0, std: float = 0.1, convolutions: bool = False) -> None:
     """A LoRA with random weights, strong enough to change the picture."""
     model = open_model(base)
     generator = torch.Generator().manual_seed(seed)
-    networks = create_networks(model, "lora", Size(4, 4.0), generator, ("lora_unet", "lora_te"))
+    networks = create_networks(
+        model, "lora", Size(4, 4.0), generator, ("lora_unet", "lora_te"), Size(2, 2.0) if convolutions else None
+    )
     for network in networks.networks.values():
         nn.init.normal_(network.up, std=std, generator=generator)
     write_lora(path, networks.file_tensors(), {}, "fp16", overwrite=True)
@@ -34,6 +36,7 @@ def loras(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loras")
     for seed, name in enumerate(("one", "two")):
         _write(base, folder / f"{name}.safetensors", seed)
+    _write(base, folder / "locon.safetensors", 2, 0.05, convolutions=True)
     return folder
 
 
@@ -63,7 +66,8 @@ def _draw(pipeline: Any, **more: Any) -> np.ndarray:
     return np.asarray(made.images[0])
 
 
-def test_the_picture_equals_diffusers(base: Path, loras: Path) -> None:
+@pytest.mark.parametrize("name", ["one", "locon"])
+def test_the_picture_equals_diffusers(base: Path, loras: Path, name: str) -> None:
     """The same file through diffusers' load_lora_weights, through our Applier on a pipeline, and through
     our own sampler: the same picture within 2/255."""
     from diffusers.utils import USE_PEFT_BACKEND
@@ -72,15 +76,15 @@ def test_the_picture_equals_diffusers(base: Path, loras: Path) -> None:
         pytest.skip("diffusers loads LoRAs only with newer transformers than the WebUI's 4.30.2")
     plain = _draw(_pipeline(base))
     theirs = _pipeline(base)
-    theirs.load_lora_weights(str(loras), weight_name="one.safetensors")
+    theirs.load_lora_weights(str(loras), weight_name=f"{name}.safetensors")
     expected = _draw(theirs)
     ours = _pipeline(base)
-    Applier(modules_by_file_name(ours)).apply([(LoraTag("one", 1.0, 1.0), loras / "one.safetensors")])
+    Applier(modules_by_file_name(ours)).apply([(LoraTag(name, 1.0, 1.0), loras / f"{name}.safetensors")])
     found = _draw(ours)
     assert np.abs(expected - plain).max() > 20 / 255
     assert np.abs(expected - found).max() <= 2 / 255
     generator = Generator(open_model(base), loras)
-    picture = generator.generate("red star on blue <lora:one:1>", [3], steps=4, guidance=4.0).pictures[0]
+    picture = generator.generate(f"red star on blue <lora:{name}:1>", [3], steps=4, guidance=4.0).pictures[0]
     assert np.abs(np.asarray(picture) / 255 - expected).max() <= 2 / 255
 
 
