@@ -58,7 +58,7 @@ def demo_config(output_dir: Path, overwrite: bool = True) -> RunConfig:
         data=DataOptions(folder=str(output_dir / "pictures"), train_batch_size=4),
         network=NetworkOptions(network_dim=16, network_alpha=16, conv_dim=16, conv_alpha=16),
         train=TrainOptions(
-            max_train_steps=640,
+            max_train_steps=700,
             learning_rate=1.5e-3,
             text_encoder_lr=1e-3,
             lr_warmup_steps=20,
