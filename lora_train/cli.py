@@ -20,7 +20,7 @@ from lora_train.config import (
     TrainOptions,
 )
 from lora_train.config.validate import PREPARE_OPERATIONS
-from lora_train.errors import LoraTrainError, Problem
+from lora_train.errors import LoraTrainError
 
 if TYPE_CHECKING:
     from lora_train.hosts.base import Host
@@ -280,13 +280,16 @@ def prepare_of(options: argparse.Namespace) -> PrepareOptions:
 def _prepare(options: argparse.Namespace) -> int:
     from lora_train.config import problems
     from lora_train.data.prepare import prepare
+    from lora_train.data.scan import require_folder
     from lora_train.runs.preparing import services_of, work_folder
     from lora_train.runs.terminal import ProgressBar
 
     host, wanted, folder = _host(options), prepare_of(options), Path(options.input)
     found = [p for p in problems(RunConfig(prepare=wanted)) if p.where.startswith("prepare.")]
-    if not folder.is_dir():
-        found.append(Problem("there is no such folder.", str(folder), "Give the folder that holds your pictures."))
+    try:
+        require_folder(folder)
+    except LoraTrainError as error:
+        found += error.problems
     if found:
         raise LoraTrainError.of(found)
     bar, work = ProgressBar(), work_folder(folder, host)

@@ -67,7 +67,7 @@ def routes(service: Service, login: Login | None = None) -> APIRouter:
     @router.post("/runs")
     async def start(request: Request) -> Response:
         if not _is_json(request):
-            return _json({"problems": [{"what": "send JSON", "where": "", "fix": ""}]}, 415)
+            return _error(LoraTrainError("send JSON"), 415)
         try:
             content = await request.json()
             if not isinstance(content, dict):
@@ -103,13 +103,13 @@ def routes(service: Service, login: Login | None = None) -> APIRouter:
     @router.post("/runs/{run_id}/stop")
     def stop(run_id: str, request: Request) -> Response:
         if not _is_json(request):
-            return _json({"problems": [{"what": "send JSON", "where": "", "fix": ""}]}, 415)
+            return _error(LoraTrainError("send JSON"), 415)
         return _json({"stopping": service.stop(run_id)})
 
     @router.post("/runs/{run_id}/resume")
     def resume(run_id: str, request: Request) -> Response:
         if not _is_json(request):
-            return _json({"problems": [{"what": "send JSON", "where": "", "fix": ""}]}, 415)
+            return _error(LoraTrainError("send JSON"), 415)
         try:
             service.resume(run_id)
         except LoraTrainError as error:

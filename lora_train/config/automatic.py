@@ -53,6 +53,9 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     repeats = choose("data.repeats", data.repeats, 10, "usual; only sets what is called an epoch")
     dim = choose("network.network_dim", network.network_dim, 16, "enough for one subject; the file stays small")
     alpha = choose("network.network_alpha", network.network_alpha or None, dim / 2, "half of the dimension")
+    conv_alpha = network.conv_alpha or None
+    if network.conv_dim:
+        conv_alpha = choose("network.conv_alpha", conv_alpha, network.conv_dim / 2, "half of the dimension")
     accumulation = train.gradient_accumulation_steps
     if accumulation < 0:
         accumulation = max(1, facts.pictures)
@@ -76,7 +79,7 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
             data=replace(
                 data, resolution=resolution, min_bucket_reso=smallest, max_bucket_reso=largest, repeats=repeats
             ),
-            network=replace(network, network_dim=dim, network_alpha=float(alpha)),
+            network=replace(network, network_dim=dim, network_alpha=float(alpha), conv_alpha=conv_alpha),
             train=replace(
                 train,
                 max_train_steps=steps,

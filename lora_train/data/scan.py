@@ -65,9 +65,7 @@ def scan(folder: Path, tag: str = "", repeats: int = 10) -> Manifest:
     `repeats` counts where a folder's name does not. Raises LoraTrainError when the folder does not
     exist or holds no usable picture.
     """
-    if not folder.is_dir():
-        what = "this is a file, not a folder." if folder.exists() else "there is no such folder."
-        raise LoraTrainError(what, str(folder), "Give the folder that holds your pictures.")
+    require_folder(folder)
     manifest = Manifest(folder)
     for path in picture_files(folder):
         try:
@@ -83,6 +81,13 @@ def scan(folder: Path, tag: str = "", repeats: int = 10) -> Manifest:
     if not manifest.pictures:
         raise _nothing_usable(manifest)
     return manifest
+
+
+def require_folder(folder: Path) -> None:
+    """Raise LoraTrainError unless this is a folder."""
+    if not folder.is_dir():
+        what = "this is a file, not a folder." if folder.exists() else "there is no such folder."
+        raise LoraTrainError(what, str(folder), "Give the folder that holds your pictures.")
 
 
 def concept_of(name: str) -> tuple[int | None, str]:

@@ -134,8 +134,7 @@ def _network_args(network: NetworkOptions) -> dict[str, object]:
     """kohya's `ss_network_args`: what its `--network_args` would have been."""
     if not network.conv_dim:
         return {}
-    alpha = network.conv_alpha or network.conv_dim / 2
-    return {"ss_network_args": json.dumps({"conv_dim": str(network.conv_dim), "conv_alpha": f"{alpha:g}"})}
+    return {"ss_network_args": json.dumps({"conv_dim": str(network.conv_dim), "conv_alpha": f"{network.conv_alpha:g}"})}
 
 
 def _training(facts: TrainingFacts) -> dict[str, object]:

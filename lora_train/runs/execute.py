@@ -87,39 +87,17 @@ def execute(
     stages: Stages,
 ) -> Result:
     """A checked run in its folder; every way it can end is written there."""
-    lock = RunLock(folder.path)
-    lock.acquire()
-    try:
-        result = _execute(folder, config, manifest, host, stopped, stages)
-    finally:
-        lock.release()
+    with RunLock(folder.path):
+        result = _execute(_Execution(folder, config, manifest, host, stopped, stages))
     host.refresh_loras(result.path)
     return result
 
 
-def _execute(
-    folder: RunFolder,
-    config: RunConfig,
-    manifest: Manifest,
-    host: Host,
-    stopped: Callable[[], bool],
-    stages: Stages,
-) -> Result:
-    def note(text: str) -> None:
-        folder.event("note", text=text)
-
+def _execute(run: _Execution) -> Result:
+    folder = run.folder
     try:
-        if stages.process and config.prepare.operations:
-            manifest = prepare_pictures(folder, config, host, stopped)
-        elif config.prepare.operations:
-            manifest = prepared_before(config, host)
-        if host.name != "standalone":
-            note("Waiting for the WebUI to finish what it is doing ...")
-        if stages.shutdown:
-            host.shutdown()
-            note("The WebUI was told to stop.")
-        with host.lend_gpu(stopped, note):
-            return _Execution(folder, config, manifest, host, stopped, stages).run()
+        run.prepare_pictures()
+        return run.with_the_gpu()
     except Stopped:
         folder.set_state("stopped", finished=time.time())
         return Result(None, 0, True, folder.path)
@@ -169,6 +147,29 @@ class _Execution:
     host: Host
     stopped: Callable[[], bool]
     stages: Stages
+
+    def prepare_pictures(self) -> None:
+        """The operations on the pictures, if any are asked for, with the host's models still loaded."""
+        if not self.config.prepare.operations:
+            return
+        if self.stages.process:
+            self.manifest = prepare_pictures(self.folder, self.config, self.host, self.stopped)
+        else:
+            self.manifest = prepared_before(self.config, self.host)
+
+    def with_the_gpu(self) -> Result:
+        """All that needs the device, lent by the host."""
+
+        def note(text: str) -> None:
+            self.folder.event("note", text=text)
+
+        if self.host.name != "standalone":
+            note("Waiting for the WebUI to finish what it is doing ...")
+        if self.stages.shutdown:
+            self.host.shutdown()
+            note("The WebUI was told to stop.")
+        with self.host.lend_gpu(self.stopped, note):
+            return self.run()
 
     def run(self) -> Result:
         from lora_train.models.opening import open_model

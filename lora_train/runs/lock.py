@@ -16,7 +16,7 @@ NAME = "running.lock"
 
 
 class RunLock:
-    """Held from `acquire` to `release`."""
+    """Held from `acquire` to `release`, or within a `with`."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
@@ -31,6 +31,13 @@ class RunLock:
                 "this run is going on already, in this program or another.", str(self._path.parent), "Wait for it."
             )
         self._file = file
+
+    def __enter__(self) -> RunLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Give it back; nothing to do when it is not held."""

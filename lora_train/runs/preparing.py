@@ -74,11 +74,10 @@ def services_of(host: Host, options: PrepareOptions) -> Services:
     """The host's models, as the preparation calls them; a host without one raises when it is first used."""
     from lora_train.data.prepare import Services
 
-    if host.name == "standalone" and "interrogate" not in options.operations:
-        return Services()  # nothing here upscales or restores: the preparation says so once
+    alone = host.name == "standalone"  # nothing here upscales or restores: the preparation says so once
     return Services(
-        upscale=None if host.name == "standalone" else lambda p: host.upscale(p, 2, options.upscaler),
-        restore=None if host.name == "standalone" else lambda p: host.restore_faces(p, options.restore_weight),
+        upscale=None if alone else lambda p: host.upscale(p, 2, options.upscaler),
+        restore=None if alone else lambda p: host.restore_faces(p, options.restore_weight),
         caption=lambda p: host.caption(p, "blip"),
     )
 

@@ -85,7 +85,7 @@ class Trainer:
             Size(network.network_dim, network.network_alpha),
             self.random.torch("weights"),
             trained_prefixes(self.config),
-            Size(network.conv_dim, network.conv_alpha or network.conv_dim / 2) if network.conv_dim else None,
+            Size(network.conv_dim, network.conv_alpha) if network.conv_dim and network.conv_alpha else None,
         )
         self.network.to(self.device)
         self.autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

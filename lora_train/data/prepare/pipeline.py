@@ -25,7 +25,7 @@ from lora_train.data.prepare.report import REPORT, Entry, read_overrules, summar
 from lora_train.data.prepare.serving import caption, finish_overruled, serve
 from lora_train.data.prepare.verdicts import Input, decide
 from lora_train.data.prepare.worker import wants
-from lora_train.data.scan import picture_files
+from lora_train.data.scan import picture_files, require_folder
 from lora_train.errors import LoraTrainError, Stopped
 
 Progress = Callable[[int, int], None]
@@ -98,9 +98,7 @@ def prepare(
 
 
 def _files(folder: Path, work: Path) -> list[Path]:
-    if not folder.is_dir():
-        what = "this is a file, not a folder." if folder.exists() else "there is no such folder."
-        raise LoraTrainError(what, str(folder), "Give the folder that holds your pictures.")
+    require_folder(folder)
     below = work.resolve()
     files = [path for path in picture_files(folder) if not path.resolve().is_relative_to(below)]
     if not files:
