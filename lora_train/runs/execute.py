@@ -17,6 +17,7 @@ from lora_train.hosts.base import never
 from lora_train.runs.check import check_run, output_path
 from lora_train.runs.folder import Event, RunFolder
 from lora_train.runs.lock import RunLock
+from lora_train.runs.memory import memory_given_back
 from lora_train.runs.preparing import prepare_pictures, prepared_before
 from lora_train.runs.stages import Result, Stages
 
@@ -168,7 +169,7 @@ class _Execution:
         if self.stages.shutdown:
             self.host.shutdown()
             note("The WebUI was told to stop.")
-        with self.host.lend_gpu(self.stopped, note):
+        with self.host.lend_gpu(self.stopped, note), memory_given_back():
             return self.run()
 
     def run(self) -> Result:

@@ -1,0 +1,56 @@
+"""A run's model is gone when its end is told, so that the WebUI's own fits in again."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from lora_train.config import RunConfig
+from lora_train.errors import LoraTrainError
+from lora_train.hosts.standalone import StandaloneHost
+from lora_train.models import opening
+from lora_train.runs.execute import run_training
+from lora_train.train.loop import Trainer
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Weak references to the models that were opened; the cyclic collector only runs where it is asked to."""
+    models: list[Any] = []
+    real = opening.open_model
+
+    def open_model(*args: Any) -> Any:
+        model = real(*args)
+        models.append(weakref.ref(model.unet))
+        return model
+
+    monkeypatch.setattr(opening, "open_model", open_model)
+    gc.disable()
+    yield models
+    gc.enable()
+
+
+def test_after_a_run(opened: list[Any], make_config: Callable[..., RunConfig], host: StandaloneHost) -> None:
+    run_training(make_config(), host)
+    assert [model() for model in opened] == [None]
+
+
+def test_after_a_failure(
+    opened: list[Any],
+    make_config: Callable[..., RunConfig],
+    host: StandaloneHost,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(trainer: Trainer, *_args: Any) -> None:
+        kept = trainer
+        raise RuntimeError(f"step {kept.steps_done}")
+
+    monkeypatch.setattr(Trainer, "_micro_batch", fail)
+    with pytest.raises(LoraTrainError, match="step 0") as caught:
+        run_training(make_config(), host)
+    assert [model() for model in opened] == [None]
+    assert caught.value.__cause__ is not None
