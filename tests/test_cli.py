@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_train.cli import build_parser, config_of, main
+from lora_train.cli import build_parser, main
+from lora_train.cli.training import config_of
 from tests.conftest import draw_pictures
 
 

@@ -1,0 +1,49 @@
+"""The command line: one file a command, listed in `ADD`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import lora_train
+from lora_train.cli.demo import add_demo
+from lora_train.cli.generate import add_generate
+from lora_train.cli.page import add_ui
+from lora_train.cli.preparing import add_prepare
+from lora_train.cli.training import add_resume, add_train
+from lora_train.errors import LoraTrainError
+
+BAD_INPUT = 2
+ABORTED = 130
+
+ADD: tuple[Callable[[Any], None], ...] = (add_train, add_prepare, add_resume, add_generate, add_demo, add_ui)
+"""Each adds its command to the parser."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 2 for what the person can mend, 130 when stopped."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except LoraTrainError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\nAborted.", file=sys.stderr)
+        return ABORTED
+    except BrokenPipeError:
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(prog="lora-train", description="Train LoRAs for Stable Diffusion.")
+    parser.add_argument("--version", action="version", version=f"lora-train {lora_train.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in ADD:
+        add(commands)
+    return parser

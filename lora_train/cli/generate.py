@@ -1,0 +1,60 @@
+"""`lora-train generate`: pictures without a page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from lora_train.errors import LoraTrainError
+
+
+def add_generate(commands: Any) -> None:
+    """The command "generate"."""
+    generate = commands.add_parser("generate", help="make pictures; <lora:name:strength> works in the prompt")
+    generate.add_argument("prompt")
+    generate.add_argument("--model", default=None, metavar="PATH", help="base model")
+    generate.add_argument("--dir", default=None, metavar="FOLDER", help="folder of LoRAs")
+    generate.add_argument("--negative", default="", help="negative prompt")
+    generate.add_argument("--seed", type=int, default=1, help="first seed (default %(default)s)")
+    generate.add_argument("--count", type=int, default=1, help="number of pictures (default %(default)s)")
+    generate.add_argument("--steps", type=int, default=20, help="default %(default)s")
+    generate.add_argument("--guidance", type=float, default=7.0, help="default %(default)s")
+    generate.add_argument(
+        "--output", type=Path, default=Path("picture.png"), help="file to write (default %(default)s)"
+    )
+    generate.set_defaults(run=_generate)
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from lora_train.hosts.standalone import StandaloneHost
+    from lora_train.models.opening import open_model
+    from lora_train.prompt.generate import Generator
+
+    if options.count < 1 or options.steps < 1:
+        raise LoraTrainError("the number of pictures and of steps must be at least 1.", "--count, --steps")
+    host = StandaloneHost()
+    model = options.model if options.model is not None else str(host.current_checkpoint() or "")
+    folder = Path(options.dir) if options.dir is not None else host.lora_dir()
+    seeds = range(options.seed, options.seed + options.count)
+    made = Generator(open_model(Path(model)), folder).generate(
+        options.prompt, seeds, options.negative, options.steps, options.guidance
+    )
+    for note in made.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for number, picture in enumerate(made.pictures):
+        path = options.output
+        if options.count > 1:
+            path = path.with_name(f"{path.stem}-{seeds[number]}{path.suffix}")
+        _write_picture(picture, path)
+        print(path)
+    return 0
+
+
+def _write_picture(picture: Any, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except (OSError, ValueError) as error:
+        raise LoraTrainError(f"cannot write the picture: {error}.", str(path), "Give another --output.") from error

@@ -1,0 +1,32 @@
+"""The WebUI that a command is about, or none."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from lora_train.errors import LoraTrainError
+
+if TYPE_CHECKING:
+    from lora_train.hosts.base import Host
+
+
+def add_server(parser: Any) -> None:
+    """Which WebUI over HTTP."""
+    server = parser.add_argument_group("a WebUI that runs elsewhere, started with --api")
+    server.add_argument("--server", default="", metavar="URL", help="its address; its checkpoint is unloaded meanwhile")
+    server.add_argument("--user", default="", help="of its --api-auth")
+    server.add_argument("--password", default="", help="of its --api-auth")
+
+
+def host_of(options: argparse.Namespace) -> Host:
+    """The WebUI named with --server, or none."""
+    from lora_train.hosts.standalone import StandaloneHost
+
+    if not options.server or options.offline:
+        if options.shutdown:
+            raise LoraTrainError("there is no WebUI to stop.", "--shutdown", "Name it with --server URL.")
+        return StandaloneHost()
+    from lora_train.hosts.remote import RemoteHost
+
+    return RemoteHost(options.server, options.user, options.password)

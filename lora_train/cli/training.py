@@ -1,0 +1,191 @@
+"""`lora-train train` and `resume`: the options of a run, and running it in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lora_train.cli.hosts import add_server, host_of
+from lora_train.cli.preparing import add_operations, prepare_of
+from lora_train.config import (
+    DataOptions,
+    ModelOptions,
+    NetworkOptions,
+    PreviewOptions,
+    RunConfig,
+    SaveOptions,
+    TrainOptions,
+)
+from lora_train.errors import LoraTrainError
+
+
+def add_train(commands: Any) -> None:
+    """The command "train"."""
+    train = commands.add_parser(
+        "train",
+        help="train a LoRA on a folder of pictures",
+        description="Train a LoRA. What is not given is chosen, and the choices are shown.",
+    )
+    must = train.add_argument_group("what a person gives")
+    must.add_argument(
+        "--model", default=None, metavar="PATH", help="base model: .safetensors, .ckpt or diffusers folder"
+    )
+    must.add_argument("--input", default="", metavar="FOLDER", help="folder of pictures")
+    must.add_argument("--output", "--name", default="", metavar="NAME", help="name of the LoRA")
+    must.add_argument("--tag", default="", help="activation tag(s), put in front of every caption")
+    must.add_argument("--dir", default=None, metavar="FOLDER", help="folder for LoRAs")
+    must.add_argument("--overwrite", action="store_true", help="replace a LoRA of that name")
+    steps = train.add_argument_group("steps and rates")
+    steps.add_argument("--steps", type=int, help="training steps (default: by the number of pictures)")
+    steps.add_argument("--dim", type=int, help="network dimension, also called rank (default 16)")
+    steps.add_argument("--alpha", type=float, help="scale is alpha / dim; 0 means dim / 2 (the default)")
+    steps.add_argument("--conv-dim", type=int, help="also train 3x3 convolutions (LoCon), with this dimension")
+    steps.add_argument("--conv-alpha", type=float, help="as --alpha, for the convolutions")
+    steps.add_argument("--repeats", type=int, help="repeats of each picture in an epoch (default 10)")
+    steps.add_argument("--batch", type=int, default=1, help="pictures per step (default %(default)s)")
+    steps.add_argument(
+        "--gradient", type=int, default=1, help="accumulated batches per step; negative: the number of pictures"
+    )
+    steps.add_argument("--lr", type=float, default=1e-4, help="learning rate (default %(default)s)")
+    steps.add_argument("--unetlr", type=float, help="learning rate of the UNet (default: --lr)")
+    steps.add_argument(
+        "--textlr", type=float, help="learning rate of the text encoder (default: half of --lr); 0: not trained"
+    )
+    steps.add_argument(
+        "--scheduler", default="cosine", choices=("constant", "cosine", "linear"), help="default %(default)s"
+    )
+    steps.add_argument("--warmup", type=int, help="warm-up steps (default: 5 %% of the steps)")
+    steps.add_argument("--optimizer", default="adamw", choices=("adamw",), help="default %(default)s")
+    more = train.add_argument_group("data, noise and numbers")
+    more.add_argument("--resolution", type=int, help="training size in pixels (default: the base model's)")
+    more.add_argument("--flip", action="store_true", help="also train on mirrored pictures")
+    more.add_argument("--shuffle", action="store_true", help="shuffle the caption's parts")
+    more.add_argument("--keep-tokens", type=int, default=0, help="parts that stay in front when shuffled")
+    more.add_argument("--caption-dropout", type=float, default=0.0, metavar="P", help="chance of an empty caption")
+    more.add_argument("--no-upscale", action="store_true", help="never enlarge small pictures")
+    more.add_argument("--min-snr", type=float, metavar="GAMMA", help="min-SNR loss weighting; 5 is usual")
+    more.add_argument("--noise-offset", type=float, default=0.0, help="default %(default)s")
+    more.add_argument("--clip-skip", type=int, default=1, help="default %(default)s")
+    more.add_argument(
+        "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="default %(default)s"
+    )
+    more.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    more.add_argument("--seed", type=int, default=42, help="default %(default)s")
+    saving = train.add_argument_group("saving and previews")
+    saving.add_argument("--interim", type=int, default=0, metavar="N", help="also save every N epochs; 0: off")
+    saving.add_argument("--save-every", type=int, default=0, metavar="N", help="also save every N steps; 0: off")
+    saving.add_argument("--comments", default="", help="a comment for the file's metadata")
+    saving.add_argument(
+        "--preview",
+        action="append",
+        default=[],
+        metavar="PROMPT",
+        help="make a picture at start and end; may be repeated",
+    )
+    saving.add_argument("--preview-every", type=int, default=0, metavar="N", help="and every N steps")
+    stages = train.add_argument_group("stages")
+    stages.add_argument("--notrain", action="store_true", help="prepare only: scan the pictures, cache their latents")
+    stages.add_argument("--noprocess", "--nolatents", action="store_true", help="train on what was prepared before")
+    stages.add_argument(
+        "--nocaptions", action="store_true", help="make no captions (none are made yet: yours are read)"
+    )
+    stages.add_argument("--offline", action="store_true", help="use nothing that needs a WebUI (so it is, without one)")
+    stages.add_argument(
+        "--shutdown", action="store_true", help="stop the WebUI before training (needs its --api-server-stop)"
+    )
+    add_operations(train, "")
+    add_server(train)
+    stages.add_argument("--debug", action="store_true", help="show the log with details")
+    train.set_defaults(run=_train)
+
+
+def add_resume(commands: Any) -> None:
+    """The command "resume"."""
+    resume = commands.add_parser("resume", help="go on with a training that was stopped or killed")
+    resume.add_argument(
+        "run_id", metavar="RUN", nargs="?", default="", help="the run's id (default: the newest that can go on)"
+    )
+    resume.set_defaults(run=_resume)
+
+
+def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConfig:
+    """The run that the options of `train` ask for; `model` and `lora_dir` are the defaults."""
+    return RunConfig(
+        model=ModelOptions(path=model if options.model is None else options.model, clip_skip=options.clip_skip),
+        data=DataOptions(
+            folder=options.input,
+            tag=options.tag,
+            resolution=options.resolution,
+            repeats=options.repeats,
+            train_batch_size=options.batch,
+            bucket_no_upscale=options.no_upscale,
+            flip_aug=options.flip,
+            shuffle_caption=options.shuffle,
+            keep_tokens=options.keep_tokens,
+            caption_dropout_rate=options.caption_dropout,
+        ),
+        prepare=prepare_of(options),
+        network=NetworkOptions(
+            network_dim=options.dim,
+            network_alpha=options.alpha,
+            conv_dim=options.conv_dim,
+            conv_alpha=options.conv_alpha,
+        ),
+        train=TrainOptions(
+            max_train_steps=options.steps,
+            gradient_accumulation_steps=options.gradient,
+            learning_rate=options.lr,
+            unet_lr=options.unetlr,
+            text_encoder_lr=options.textlr,
+            optimizer=options.optimizer,
+            lr_scheduler=options.scheduler,
+            lr_warmup_steps=options.warmup,
+            min_snr_gamma=options.min_snr,
+            noise_offset=options.noise_offset,
+            mixed_precision=options.precision,
+            seed=options.seed,
+            device=options.device,
+        ),
+        save=SaveOptions(
+            output_name=options.output.removesuffix(".safetensors"),
+            output_dir=lora_dir if options.dir is None else options.dir,
+            overwrite=options.overwrite,
+            save_every_n_steps=options.save_every,
+            save_every_n_epochs=options.interim,
+            training_comment=options.comments,
+        ),
+        preview=PreviewOptions(prompts=tuple(options.preview), sample_every_n_steps=options.preview_every),
+    )
+
+
+def _train(options: argparse.Namespace) -> int:
+    from lora_train.runs.stages import Stages
+    from lora_train.runs.terminal import train_with_progress
+
+    if options.debug:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG)
+    host = host_of(options)
+    model = "" if options.model is not None else str(host.current_checkpoint() or "")
+    config = config_of(options, model, str(host.lora_dir()))
+    stages = Stages(process=not options.noprocess, train=not options.notrain, shutdown=options.shutdown)
+    return train_with_progress(config, host, stages)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from lora_train.hosts.standalone import StandaloneHost
+    from lora_train.runs.folder import list_runs
+    from lora_train.runs.terminal import resume_with_progress
+
+    host = StandaloneHost()
+    runs = list_runs(host.data_dir() / "runs")
+    wanted = [run for run in runs if run.id == options.run_id or (not options.run_id and run.can_resume)]
+    if not wanted:
+        there = ", ".join(run.id for run in runs if run.can_resume) or "none"
+        raise LoraTrainError(
+            f"there is no such run to go on with (there: {there}).",
+            options.run_id or str(host.data_dir() / "runs"),
+            "Give the id of a run that was stopped.",
+        )
+    return resume_with_progress(wanted[0], host)
