@@ -23,7 +23,9 @@ class ModelOptions:
     path: str = ""
     """A `.safetensors` or `.ckpt` file, or a diffusers folder."""
     clip_skip: int = 1
-    """Which layer of the text encoder speaks, counted from the last (1)."""
+    """Which layer of the text encoder speaks, counted from the last (1). SDXL's is fixed."""
+    v_parameterization: bool | None = None
+    """Whether the base predicts v; None: as its files say, else as is usual for its family."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,9 @@ class TrainOptions:
     learning_rate: float = 1e-4
     unet_lr: float | None = None
     text_encoder_lr: float | None = None
+    text_encoder_lr1: float | None = None
+    """Rate of the first text encoder of a base with two; None means `text_encoder_lr`."""
+    text_encoder_lr2: float | None = None
     optimizer: str = "adamw"
     weight_decay: float = 0.01
     lr_scheduler: str = "cosine"
@@ -125,6 +130,8 @@ class TrainOptions:
     min_snr_gamma: float | None = None
     """Hang et al. 2023 (arXiv 2303.09556); None weighs all timesteps alike."""
     noise_offset: float = 0.0
+    zero_terminal_snr: bool | None = None
+    """Lin et al. 2023 (arXiv 2305.08891), for bases that predict v; None: as the base was trained."""
     mixed_precision: str = "auto"
     """`auto`, `fp32`, `bf16` or `fp16`. Trained weights and optimizer are fp32 always."""
     seed: int = 42
@@ -154,7 +161,8 @@ class PreviewOptions:
     sample_every_n_steps: int = 0
     """Also at the start and at the end, when there are prompts."""
     steps: int = 20
-    guidance: float = 7.0
+    guidance: float | None = None
+    """None means the usual one of the base model's family."""
     seed: int = 1
 
 

@@ -43,6 +43,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.learning_rate": (0, 10),
     "train.unet_lr": (0, 10),
     "train.text_encoder_lr": (0, 10),
+    "train.text_encoder_lr1": (0, 10),
+    "train.text_encoder_lr2": (0, 10),
     "train.weight_decay": (0, 1),
     "train.lr_warmup_steps": (0, 10_000_000),
     "train.max_grad_norm": (0, 1e6),
@@ -152,6 +154,7 @@ def _together(config: RunConfig) -> list[Problem]:
     train = config.train
     unet_lr = train.learning_rate if train.unet_lr is None else train.unet_lr
     text_lr = train.learning_rate / 2 if train.text_encoder_lr is None else train.text_encoder_lr
+    text_lr = max(text_lr, train.text_encoder_lr1 or 0, train.text_encoder_lr2 or 0)
     if network.network_train_unet_only:
         text_lr = 0
     if network.network_train_text_encoder_only:

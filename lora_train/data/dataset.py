@@ -19,6 +19,7 @@ from lora_train.data.cache import SHARD_ENTRIES, LatentCache, entry_key
 from lora_train.data.pictures import BrokenPicture, file_hash, load_picture
 from lora_train.data.scan import Manifest, Picture, Rejected
 from lora_train.errors import LoraTrainError
+from lora_train.models.base import Frame
 
 ENCODE_BATCH = 8
 
@@ -26,7 +27,10 @@ ENCODE_BATCH = 8
 class Encoder(Protocol):
     """What caching needs of a base model."""
 
-    vae_hash: str
+    @property
+    def vae_hash(self) -> str:
+        """Names the VAE and its weights."""
+        ...
 
     def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels (B, 3, H, W) in [-1, 1] to mean and standard deviation (B, C, H/8, W/8), unscaled."""
@@ -40,6 +44,12 @@ class Item:
     picture: Picture
     placement: Placement
     keys: tuple[str, ...]
+
+    def frame(self, flipped: bool) -> Frame:
+        """How the picture was cut; `left` counts from the other side when it is flipped."""
+        place = self.placement
+        left = place.scaled[0] - place.bucket[0] - place.left if flipped else place.left
+        return Frame((self.picture.width, self.picture.height), (left, place.top), place.bucket)
 
 
 @dataclass

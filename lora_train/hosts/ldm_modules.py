@@ -8,8 +8,8 @@ from torch import nn
 
 from lora_train.errors import LoraTrainError
 from lora_train.models.ldm_keys import Translator, UnetShape, unet_pairs
+from lora_train.models.names import is_layer as is_target
 from lora_train.models.text import file_name_of
-from lora_train.prompt.apply import is_target
 
 
 def modules_by_file_name(model: Any) -> dict[str, nn.Module]:

@@ -6,20 +6,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_train.errors import LoraTrainError
+from lora_train.config import RunConfig
+from lora_train.errors import LoraTrainError, Problem
 
 if TYPE_CHECKING:
-    from lora_train.models.base import BaseModel, Parts
+    from lora_train.models.base import BaseModel
+    from lora_train.models.prediction import Assumed
 
 
-def _sd1(parts: Parts) -> BaseModel:
+def _sd1() -> type[Any]:
     from lora_train.models.sd1 import StableDiffusion1
 
-    return StableDiffusion1(parts)
+    return StableDiffusion1
 
 
-FAMILIES: dict[str, Callable[[Parts], BaseModel]] = {"sd1": _sd1}
-"""A family's name to its class."""
+def _sd2() -> type[Any]:
+    from lora_train.models.sd2 import StableDiffusion2
+
+    return StableDiffusion2
+
+
+def _sdxl() -> type[Any]:
+    from lora_train.models.sdxl import StableDiffusionXL
+
+    return StableDiffusionXL
+
+
+FAMILIES: dict[str, Callable[[], type[Any]]] = {"sd1": _sd1, "sd2": _sd2, "sdxl": _sdxl}
+"""A family's name to its class, imported when it is needed."""
 
 
 def recognise(path: Path) -> str:
@@ -40,18 +54,53 @@ def recognise(path: Path) -> str:
     return recognise_file(path)
 
 
+def assumed_by(config: RunConfig) -> Assumed:
+    """What a run's configuration says about its base model."""
+    from lora_train.models.prediction import Assumed
+
+    return Assumed(config.model.v_parameterization, config.train.zero_terminal_snr)
+
+
+def refusals(path: Path, config: RunConfig) -> list[Problem]:
+    """Options of `config` that mean nothing for the base model at `path`, each with the reason.
+
+    As `recognise`, no weights are loaded where that can be avoided. Raises LoraTrainError as it does.
+    """
+    from lora_train.models.folder import folder_schedule
+    from lora_train.models.prediction import settle
+    from lora_train.models.single_file import file_schedule
+
+    family = recognise(path)
+    schedule, _ = settle(folder_schedule(path) if path.is_dir() else file_schedule(path), assumed_by(config))
+    return list(FAMILIES[family]().refusals(config, schedule))
+
+
 def _none() -> list[Any]:
     return []
 
 
-def open_model(path: Path, tokenizers: Callable[[], list[Any]] = _none) -> BaseModel:
-    """Load the base model at `path` into CPU memory, fp32.
+def open_model(
+    path: Path,
+    tokenizers: Callable[[], list[Any]] = _none,
+    assumed: Assumed | None = None,
+    keep_dtype: bool = False,
+) -> BaseModel:
+    """Load the base model at `path` into CPU memory.
 
-    `tokenizers` gives those that may serve a checkpoint which brings none. Raises LoraTrainError.
+    `tokenizers` gives those that may serve a checkpoint which brings none; `assumed` is what a person says
+    about it. UNet and text encoders become fp32, ready to compute. With `keep_dtype` they stay as they lie in
+    the file, memory-mapped, for whoever then moves them to a device and its dtype. Raises LoraTrainError.
     """
+    import torch
+
     from lora_train.models.folder import load_folder_parts
+    from lora_train.models.prediction import Assumed
     from lora_train.models.single_file import load_file_parts
 
     family = recognise(path)
-    parts = load_folder_parts(path) if path.is_dir() else load_file_parts(path, tokenizers)
-    return FAMILIES[family](parts)
+    assumed = assumed or Assumed()
+    parts = load_folder_parts(path, assumed) if path.is_dir() else load_file_parts(path, tokenizers, assumed)
+    model: BaseModel = FAMILIES[family]()(parts)
+    if not keep_dtype:
+        model.to(torch.device("cpu"), torch.float32)
+    return model

@@ -26,7 +26,7 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
 
     Writes nothing. Returns the scanned pictures. `own_output` is a file that this run itself wrote.
     """
-    from lora_train.models.opening import recognise
+    from lora_train.models.opening import refusals
 
     found = [p for p in problems(config) if stages.train or not p.where.startswith("save.")]
     manifest = None
@@ -38,7 +38,7 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
             found += error.problems
     if config.model.path:
         try:
-            recognise(_allowed(config.model.path, host, "model.path"))
+            found += refusals(_allowed(config.model.path, host, "model.path"), config)
         except LoraTrainError as error:
             found += error.problems
     if stages.train and config.save.output_name and config.save.output_dir:

@@ -173,14 +173,17 @@ class _Execution:
             return self.run()
 
     def run(self) -> Result:
-        from lora_train.models.opening import open_model
+        from lora_train.models.opening import assumed_by, open_model
 
         self.started = time.time()
         for rejected in self.manifest.rejected:
             self.folder.event("rejected", file=rejected.path.name, reason=rejected.reason)
         self.folder.event("note", text=f"Found {self.manifest.summary()}.")
         self.folder.event("note", text=f"Loading the base model {Path(self.config.model.path).name} ...")
-        model = open_model(Path(self.config.model.path).expanduser(), self.host.tokenizers)
+        path = Path(self.config.model.path).expanduser()
+        model = open_model(path, self.host.tokenizers, assumed_by(self.config), keep_dtype=True)
+        for text in model.notes:
+            self.folder.event("note", text=text)
         config = self._choose(model)
         dataset = self._prepare(model, config)
         if not self.stages.train:
@@ -209,6 +212,7 @@ class _Execution:
 
         from lora_train.data.cache import LatentCache
         from lora_train.data.dataset import build_dataset
+        from lora_train.train.loop import DTYPES
 
         def progress(done: int, total: int) -> None:
             self.folder.event("prepare", done=done, total=total)
@@ -216,7 +220,7 @@ class _Execution:
             if self.stopped():
                 raise Stopped
 
-        model.to(torch.device(config.train.device), torch.float32)
+        model.to(torch.device(config.train.device), DTYPES[config.train.mixed_precision])
         known = len(self.manifest.rejected)
         dataset = build_dataset(
             self.manifest,
@@ -348,7 +352,9 @@ class _Execution:
             tag_frequency=tag_frequency(self.manifest),
             base_version=trainer.model.version,
             architecture=trainer.model.architecture,
+            implementation=trainer.model.implementation,
             prediction_type=trainer.model.prediction_type,
+            zero_terminal_snr=trainer.model.zero_terminal_snr,
             base_name=trainer.model.source.name,
             base_hashes=self._base_hashes,
             started_at=self.started,
@@ -368,7 +374,7 @@ class _Execution:
                 data.resolution,
                 data.resolution,
                 steps=options.steps,
-                guidance=options.guidance,
+                guidance=trainer.model.guidance if options.guidance is None else options.guidance,
                 clip_skip=trainer.config.model.clip_skip,
             )
             with trainer.autocast:

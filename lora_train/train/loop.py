@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class Trainer:
             network.kind,
             Size(network.network_dim, network.network_alpha),
             self.random.torch("weights"),
-            trained_prefixes(self.config),
+            tuple(learning_rates(self.config, self.model.text_prefixes)),
             Size(network.conv_dim, network.conv_alpha) if network.conv_dim and network.conv_alpha else None,
         )
         self.network.to(self.device)
@@ -140,13 +140,11 @@ class Trainer:
         return self.steps_done
 
     def _groups(self) -> list[dict[str, Any]]:
-        options = self.config.train
-        rates = {"lora_unet": options.unet_lr, "lora_te": options.text_encoder_lr}
         groups = []
-        for prefix in trained_prefixes(self.config):
+        for prefix, rate in learning_rates(self.config, self.model.text_prefixes).items():
             parameters = self.network.parameters_of(prefix)
             if parameters:
-                groups.append({"params": parameters, "base_lr": rates[prefix], "lr": 0.0, "name": prefix})
+                groups.append({"params": parameters, "base_lr": rate, "lr": 0.0, "name": prefix})
         return groups
 
     def _batches(self, skip: int) -> Iterator[list[Item]]:
@@ -179,7 +177,8 @@ class Trainer:
     def _micro_batch(self, items: list[Item], position: int, scaler: Any) -> torch.Tensor:
         """One forward and backward; returns the mean loss (a scalar tensor)."""
         options = self.config.train
-        x = self._latents(items, position)
+        looks = self._looks(items, position)
+        x = self._latents(items, looks, position)
         noise = draw_noise(x.shape, options.noise_offset, self.random.torch("noise", position)).to(self.device)
         t = self.model.draw_timesteps(len(items), self.random.torch("timesteps", position))
         weight = torch.ones(len(items), device=self.device)
@@ -189,7 +188,7 @@ class Trainer:
         losses = backward(
             self.model,
             self.network,
-            [Row(x, self._captions(items, position))],
+            [Row(x, self._captions(items, position), self._extra(items, looks))],
             Draw(noise, t, weight),
             self._encode,
             lambda loss: scaler.scale(loss / accumulation),
@@ -197,10 +196,18 @@ class Trainer:
         )
         return losses.mean()
 
-    def _latents(self, items: list[Item], position: int) -> torch.Tensor:
-        """Scaled latents (B, C, h, w), sampled from the posterior; flipped ones by chance."""
+    def _looks(self, items: list[Item], position: int) -> list[int]:
+        """Which of its latents each picture shows: 0, or 1 for the flipped ones, by chance."""
         choice = self.random.python("flip", position)
-        stored = [self.dataset.latents[choice.choice(item.keys)] for item in items]
+        return [choice.choice(range(len(item.keys))) for item in items]
+
+    def _extra(self, items: list[Item], looks: list[int]) -> Conditioning:
+        """What the model is told of the pictures besides their captions."""
+        return self.model.extra_inputs([item.frame(flipped=look == 1) for item, look in zip(items, looks)])
+
+    def _latents(self, items: list[Item], looks: list[int], position: int) -> torch.Tensor:
+        """Scaled latents (B, C, h, w), sampled from the posterior."""
+        stored = [self.dataset.latents[item.keys[look]] for item, look in zip(items, looks)]
         mean = torch.stack([mean for mean, _ in stored])
         std = torch.stack([std for _, std in stored])
         sampled = mean + std * torch.randn(mean.shape, generator=self.random.torch("latents", position))
@@ -217,7 +224,7 @@ class Trainer:
     def _encode(self, captions: Any) -> Conditioning:
         """Text conditioning; computed once per caption while the text encoder stays as it is."""
         clip_skip = self.config.model.clip_skip
-        if "lora_te" in trained_prefixes(self.config):
+        if set(self.model.text_prefixes) & learning_rates(self.config, self.model.text_prefixes).keys():
             return self.model.encode_text(captions, clip_skip)
         with torch.no_grad():
             for caption in captions:
@@ -288,15 +295,19 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def trained_prefixes(config: RunConfig) -> tuple[str, ...]:
-    """The roots whose networks are trained; a learning rate of 0 leaves a root out."""
+def learning_rates(config: RunConfig, text_prefixes: Sequence[str]) -> dict[str, float]:
+    """The rate of each root whose networks are trained; a rate of 0 leaves a root out.
+
+    `text_prefixes` are the model's text encoders; of two each can have its own rate.
+    """
     network, train = config.network, config.train
-    prefixes = []
-    if not network.network_train_text_encoder_only and train.unet_lr:
-        prefixes.append("lora_unet")
-    if not network.network_train_unet_only and train.text_encoder_lr:
-        prefixes.append("lora_te")
-    return tuple(prefixes)
+    own = (train.text_encoder_lr1, train.text_encoder_lr2) if len(text_prefixes) > 1 else (None,)
+    rates = {}
+    if not network.network_train_text_encoder_only:
+        rates["lora_unet"] = train.unet_lr
+    if not network.network_train_unet_only:
+        rates |= {prefix: train.text_encoder_lr if rate is None else rate for prefix, rate in zip(text_prefixes, own)}
+    return {prefix: rate for prefix, rate in rates.items() if rate}
 
 
 def _scaler(device: torch.device, enabled: bool) -> Any:
