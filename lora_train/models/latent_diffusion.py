@@ -19,6 +19,9 @@ from lora_train.models.names import ONE_ENCODER, UNET, UnetNames, target_names
 from lora_train.models.prediction import EPSILON
 from lora_train.models.text import encode_clip, tokenize
 
+ENCODE_PIXELS = 8 * 512 * 512
+"""The VAE takes no more than this at once, which is two pictures of 1024 pixels."""
+
 
 class LatentDiffusion:
     """See BaseModel. A family says its names, and overrides what it does in its own way."""
@@ -99,10 +102,15 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See BaseModel."""
+        """See BaseModel. So many at a time as make `ENCODE_PIXELS`: their memory grows with the pixels."""
+        count = max(1, ENCODE_PIXELS // (pixels.shape[-1] * pixels.shape[-2]))
+        means, stds = [], []
         with torch.autocast(self.device.type, enabled=False):
-            posterior = self.vae.encode(pixels.to(self.device, torch.float32)).latent_dist
-        return posterior.mean, posterior.std
+            for some in pixels.split(count):
+                posterior = self.vae.encode(some.to(self.device, torch.float32)).latent_dist
+                means.append(posterior.mean)
+                stds.append(posterior.std)
+        return torch.cat(means), torch.cat(stds)
 
     def scale_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """See BaseModel."""

@@ -108,6 +108,13 @@ class Beside:
         part = self.params.get("unet_config") or self.params.get("network_config") or {}
         return part.get("params") or {}
 
+    @property
+    def sample_size(self) -> int:
+        """Side of the latents; 0 where nothing is said. Stability's yaml of SD 2.x for 768 pixels says 64 too,
+        which LDM's code never reads, so 64 means nothing."""
+        said = int(self.params.get("image_size", 64))
+        return 0 if said == 64 else said
+
 
 def file_schedule(path: Path) -> dict[str, Any]:
     """The scheduler configuration of a checkpoint, from what lies in it and beside it. Raises LoraTrainError."""
@@ -198,7 +205,7 @@ def _build_unet(
     with _shape_errors(path, "UNet"):
         shapes = {name: tuple(value.shape) for name, value in weights.items()}
         config, shape = unet_config(shapes, layout, beside.unet)
-        config["sample_size"] = int(beside.params.get("image_size", sample_size))
+        config["sample_size"] = beside.sample_size or sample_size
         if "label_emb.0.0.weight" in shapes:
             config |= picture_size_inputs(shapes, text.projection_dim)
         translator = Translator(unet_pairs(shape))

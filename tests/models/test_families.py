@@ -241,6 +241,13 @@ def test_the_yaml_says_what_is_predicted(params: dict[str, Any], expected: str, 
     assert open_model(file).prediction_type == expected
 
 
+def test_the_64_in_stabilitys_yaml_for_768_pixels_means_nothing(tmp_path: Path) -> None:
+    file = write_checkpoint(tiny_sd2(), tmp_path / "one.safetensors")
+    for said, expected in (({"parameterization": "v", "image_size": 64}, 768), ({"image_size": 16}, 128)):
+        file.with_suffix(".yaml").write_text(json.dumps({"model": {"params": said}}))
+        assert open_model(file).native_resolution == expected
+
+
 def test_a_person_has_the_last_word(tmp_path: Path) -> None:
     tiny = tiny_sd2()
     file, folder = write_checkpoint(tiny, tmp_path / "768.safetensors"), write_folder(tiny, tmp_path / "folder")
@@ -349,3 +356,72 @@ def test_blocks_have_the_names_of_the_block_weight_extensions(tmp_path: Path) ->
     assert model.block_of("lora_unet_input_blocks_4_1_proj_in") == "IN04"
     assert model.block_of("lora_unet_middle_block_1_proj_in") == "M00"
     assert model.block_of("lora_te2_text_model_encoder_layers_0_mlp_fc1") == "BASE"
+
+
+# the text as OpenCLIP computes it
+
+
+class OpenClipText(torch.nn.Module):
+    """OpenCLIP's text tower (`transformer.py`): fused attention, a projection from the right."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor], heads: int) -> None:
+        super().__init__()
+        self.tensors = tensors
+        self.layers = []
+        width = tensors["ln_final.weight"].shape[0]
+        for number in range(sum(name.endswith("in_proj_bias") for name in tensors)):
+            layer = torch.nn.ModuleDict({"attn": torch.nn.MultiheadAttention(width, heads, batch_first=True)})
+            inner = tensors[f"transformer.resblocks.{number}.mlp.c_fc.bias"].shape[0]
+            layer["mlp"] = torch.nn.ModuleDict(
+                {"c_fc": torch.nn.Linear(width, inner), "c_proj": torch.nn.Linear(inner, width)}
+            )
+            layer["ln_1"], layer["ln_2"] = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
+            start = f"transformer.resblocks.{number}."
+            layer.load_state_dict({n.removeprefix(start): v for n, v in tensors.items() if n.startswith(start)})
+            self.layers.append(layer)
+
+    def normed(self, x: torch.Tensor) -> torch.Tensor:
+        """The final norm."""
+        return torch.nn.functional.layer_norm(
+            x, x.shape[-1:], self.tensors["ln_final.weight"], self.tensors["ln_final.bias"]
+        )
+
+    @torch.no_grad()
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """States before the last layer, and the pooled state of the end token, projected."""
+        x = self.tensors["token_embedding.weight"][tokens] + self.tensors["positional_embedding"]
+        mask = torch.full((77, 77), float("-inf")).triu(1)
+        for layer in self.layers:
+            before = x
+            y = layer["ln_1"](x)
+            x = x + layer["attn"](y, y, y, need_weights=False, attn_mask=mask)[0]
+            x = x + layer["mlp"]["c_proj"](torch.nn.functional.gelu(layer["mlp"]["c_fc"](layer["ln_2"](x))))
+        at_end = self.normed(x)[torch.arange(len(tokens)), tokens.argmax(-1)]
+        return before, at_end @ self.tensors["text_projection"]
+
+
+def _ids(model: Any, number: int) -> torch.Tensor:
+    """Tokens by hand: begin, words, end, then zeros."""
+    rows = [model.tokenizers[number](caption, add_special_tokens=False).input_ids for caption in CAPTIONS]
+    return torch.tensor([[641, *row, 642] + [0] * (75 - len(row)) for row in rows])
+
+
+def test_sd2_text_is_the_last_but_one_layer_through_the_final_norm(tmp_path: Path) -> None:
+    model: Any = open_model(write_checkpoint(tiny_sd2(), tmp_path / "one.safetensors"))
+    prefix = "cond_stage_model.model."
+    tensors = {n.removeprefix(prefix): v for n, v in checkpoint_tensors(tiny_sd2()).items() if n.startswith(prefix)}
+    theirs = OpenClipText(tensors, heads=1)
+    assert len(theirs.layers) == 4
+    expected = theirs.normed(theirs(_ids(model, 0))[0])
+    assert torch.allclose(model.encode_text(CAPTIONS)["states"], expected, atol=1e-5)
+
+
+def test_sdxls_second_encoder_is_open_clips(tmp_path: Path) -> None:
+    model: Any = open_model(write_checkpoint(tiny_sdxl(), tmp_path / "one.safetensors"))
+    prefix = "conditioner.embedders.1.model."
+    tensors = {n.removeprefix(prefix): v for n, v in checkpoint_tensors(tiny_sdxl()).items() if n.startswith(prefix)}
+    states, pooled = OpenClipText(tensors, heads=2)(_ids(model, 1))
+    found = model.encode_text(CAPTIONS)
+    assert found["states"].shape == (3, 77, 64 + 128) and found["pooled"].shape == (3, 96)
+    assert torch.allclose(found["states"][..., 64:], states, atol=1e-5)
+    assert torch.allclose(found["pooled"], pooled, atol=1e-4)
