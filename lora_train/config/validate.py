@@ -154,7 +154,7 @@ def _together(config: RunConfig) -> list[Problem]:
     train = config.train
     unet_lr = train.learning_rate if train.unet_lr is None else train.unet_lr
     text_lr = train.learning_rate / 2 if train.text_encoder_lr is None else train.text_encoder_lr
-    text_lr = max(text_lr, train.text_encoder_lr1 or 0, train.text_encoder_lr2 or 0)
+    text_lr = max(text_lr if rate is None else rate for rate in (train.text_encoder_lr1, train.text_encoder_lr2))
     if network.network_train_unet_only:
         text_lr = 0
     if network.network_train_text_encoder_only:

@@ -51,6 +51,8 @@ class Parts:
     """With `prediction_type` and `rescale_betas_zero_snr`, as diffusers has them."""
     notes: tuple[str, ...] = ()
     """What had to be assumed, for the person."""
+    family: str = ""
+    """The family's name, see `opening.FAMILIES`."""
 
 
 class BaseModel(Protocol):

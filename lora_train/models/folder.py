@@ -53,10 +53,10 @@ def recognise_folder(path: Path) -> str:
     return family
 
 
-def folder_schedule(path: Path) -> dict[str, Any]:
-    """The scheduler configuration of a diffusers folder; empty without one. Raises LoraTrainError."""
+def look_at_folder(path: Path) -> tuple[str, dict[str, Any]]:
+    """Family and scheduler configuration (empty without one) of a diffusers folder. Raises LoraTrainError."""
     file = path / "scheduler" / "scheduler_config.json"
-    return _json(file) if file.is_file() else {}
+    return recognise_folder(path), _json(file) if file.is_file() else {}
 
 
 def load_folder_parts(path: Path, assumed: Assumed = Assumed()) -> Parts:
@@ -67,8 +67,9 @@ def load_folder_parts(path: Path, assumed: Assumed = Assumed()) -> Parts:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTokenizer
 
-    encoders = _ENCODERS[recognise_folder(path)]
-    schedule, notes = settle(folder_schedule(path), assumed)
+    family, schedule = look_at_folder(path)
+    encoders = _ENCODERS[family]
+    schedule, notes = settle(schedule, assumed)
     try:
         return Parts(
             source=path,
@@ -79,6 +80,7 @@ def load_folder_parts(path: Path, assumed: Assumed = Assumed()) -> Parts:
             padding=(None,) * len(encoders),
             scheduler_config=schedule,
             notes=notes,
+            family=family,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise LoraTrainError(f"the model folder is damaged ({error}).", str(path), "Copy it again.") from error

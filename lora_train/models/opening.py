@@ -36,22 +36,30 @@ FAMILIES: dict[str, Callable[[], type[Any]]] = {"sd1": _sd1, "sd2": _sd2, "sdxl"
 """A family's name to its class, imported when it is needed."""
 
 
-def recognise(path: Path) -> str:
-    """The family of the base model at `path`, without loading it where that can be avoided.
+def look(path: Path) -> tuple[str, dict[str, Any]]:
+    """Family and scheduler configuration of the base model at `path`, not loaded where that can be avoided.
 
     Raises LoraTrainError when there is no model that can be trained.
     """
-    from lora_train.models.folder import recognise_folder
-    from lora_train.models.single_file import recognise_file
+    from lora_train.models.folder import look_at_folder
+    from lora_train.models.single_file import look_at_file
+
+    _require(path)
+    return look_at_folder(path) if path.is_dir() else look_at_file(path)
+
+
+def recognise(path: Path) -> str:
+    """The family of the base model at `path`; see `look`."""
+    return look(path)[0]
+
+
+def _require(path: Path) -> None:
     from lora_train.tensors import GIVE_ANOTHER
 
     if not path.exists():
         raise LoraTrainError("there is no such file or folder.", str(path), GIVE_ANOTHER)
-    if path.is_dir():
-        if not (path / "model_index.json").is_file():
-            raise LoraTrainError("this folder is not a diffusers model (no model_index.json).", str(path), GIVE_ANOTHER)
-        return recognise_folder(path)
-    return recognise_file(path)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise LoraTrainError("this folder is not a diffusers model (no model_index.json).", str(path), GIVE_ANOTHER)
 
 
 def assumed_by(config: RunConfig) -> Assumed:
@@ -64,15 +72,12 @@ def assumed_by(config: RunConfig) -> Assumed:
 def refusals(path: Path, config: RunConfig) -> list[Problem]:
     """Options of `config` that mean nothing for the base model at `path`, each with the reason.
 
-    As `recognise`, no weights are loaded where that can be avoided. Raises LoraTrainError as it does.
+    Raises LoraTrainError as `look` does.
     """
-    from lora_train.models.folder import folder_schedule
     from lora_train.models.prediction import settle
-    from lora_train.models.single_file import file_schedule
 
-    family = recognise(path)
-    schedule, _ = settle(folder_schedule(path) if path.is_dir() else file_schedule(path), assumed_by(config))
-    return list(FAMILIES[family]().refusals(config, schedule))
+    family, schedule = look(path)
+    return list(FAMILIES[family]().refusals(config, settle(schedule, assumed_by(config))[0]))
 
 
 def _none() -> list[Any]:
@@ -97,10 +102,10 @@ def open_model(
     from lora_train.models.prediction import Assumed
     from lora_train.models.single_file import load_file_parts
 
-    family = recognise(path)
+    _require(path)
     assumed = assumed or Assumed()
     parts = load_folder_parts(path, assumed) if path.is_dir() else load_file_parts(path, tokenizers, assumed)
-    model: BaseModel = FAMILIES[family]()(parts)
+    model: BaseModel = FAMILIES[parts.family]()(parts)
     if not keep_dtype:
         model.to(torch.device("cpu"), torch.float32)
     return model

@@ -45,16 +45,11 @@ from lora_train.models.tokenizers import OPEN_CLIP_PAD, clip_tokenizer
 from lora_train.tensors import GIVE_ANOTHER, read_header, read_tensors
 
 
-def recognise_file(path: Path) -> str:
+def recognise_shapes(shapes: Shapes, path: Path) -> str:
     """The family of a one-file checkpoint, from its names and shapes.
 
-    For safetensors only the header is read. Raises LoraTrainError when it is none that can be trained.
+    Raises LoraTrainError when it is none that can be trained.
     """
-    return recognise_shapes(_shapes(path), path)
-
-
-def recognise_shapes(shapes: Shapes, path: Path) -> str:
-    """As `recognise_file`, from names and shapes."""
     if not any(name.startswith(UNET_PREFIX) for name in shapes):
         if any("lora_" in name for name in shapes):
             raise LoraTrainError("this is a LoRA, not a base model.", str(path), GIVE_ANOTHER)
@@ -116,11 +111,14 @@ class Beside:
         return 0 if said == 64 else said
 
 
-def file_schedule(path: Path) -> dict[str, Any]:
-    """The scheduler configuration of a checkpoint, from what lies in it and beside it. Raises LoraTrainError."""
-    shapes = _shapes(path)
-    beside = _beside(path)
-    return _schedule(beside, _prediction(recognise_shapes(shapes, path), path, shapes, beside))
+def look_at_file(path: Path) -> tuple[str, dict[str, Any]]:
+    """Family and scheduler configuration of a one-file checkpoint, from what lies in it and beside it.
+
+    For safetensors only the header is read. Raises LoraTrainError.
+    """
+    shapes, beside = _shapes(path), _beside(path)
+    family = recognise_shapes(shapes, path)
+    return family, _schedule(beside, _prediction(family, path, shapes, beside))
 
 
 def load_file_parts(path: Path, tokenizers: Callable[[], list[Any]], assumed: Assumed = Assumed()) -> Parts:
@@ -147,6 +145,7 @@ def load_file_parts(path: Path, tokenizers: Callable[[], list[Any]], assumed: As
         padding=tuple(OPEN_CLIP_PAD if text.open_clip else None for text in layout.text),
         scheduler_config=schedule,
         notes=tuple(filter(None, notes or (said.note,))),
+        family=family,
     )
 
 

@@ -188,7 +188,7 @@ class Trainer:
         losses = backward(
             self.model,
             self.network,
-            [Row(x, self._captions(items, position), self._extra(items, looks))],
+            [Row(x, self._captions(items, position), extra=self._extra(items, looks))],
             Draw(noise, t, weight),
             self._encode,
             lambda loss: scaler.scale(loss / accumulation),

@@ -38,12 +38,12 @@ class Row:
 
     x: torch.Tensor
     captions: Sequence[str]
-    extra: Conditioning = field(default_factory=dict)
-    """The family's extra inputs for these pictures, in the row's own prediction and in its terms'."""
     multiplier: float = 1.0
     weight: float = 1.0
     mask: torch.Tensor | None = None
     terms: tuple[BaseTerm, ...] = ()
+    extra: Conditioning = field(default_factory=dict)
+    """The family's extra inputs for these pictures, in the row's own prediction and in its terms'."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,23 @@ def test_folder_and_file_give_the_same_weights(made: Any) -> None:
             assert all(torch.equal(found.state_dict()[n], value) for n, value in values.items())
 
 
+def test_pickles_and_split_folders_give_the_same_weights(tmp_path: Path) -> None:
+    tiny = tiny_sdxl()
+    file = write_checkpoint(tiny, tmp_path / "one.safetensors")  # for the tokenizer beside it
+    pickle = file.with_name("two.ckpt")
+    torch.save({"state_dict": checkpoint_tensors(tiny), "global_step": 1}, pickle)
+    folder = write_folder(tiny, tmp_path / "folder")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    tiny.unet.save_pretrained(folder / "unet", max_shard_size="3MB")
+    assert (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").is_file()
+    for path in (pickle, folder):
+        state = open_model(path).unet.state_dict()  # type: ignore[attr-defined]
+        assert all(torch.equal(state[name], value) for name, value in tiny.unet.state_dict().items())
+    next((folder / "unet").glob("*-00002-of-*")).unlink()
+    with pytest.raises(LoraTrainError, match="no weights"):
+        recognise(folder)
+
+
 def test_folder_and_file_have_the_same_configuration(made: Any) -> None:
     """What the file does not say is known of the family: heads, activation, sizes, scale."""
     _, _, folder, file = made

@@ -19,7 +19,7 @@ from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lorafile.reading import read_lora
 from lora_train.models.ddpm import NoiseProcess
 from lora_train.models.sdxl import StableDiffusionXL
-from lora_train.runs.execute import run_training
+from lora_train.runs.execute import resume_training, run_training
 from lora_train.runs.folder import RunFolder
 from lora_train.train.loop import learning_rates
 from tests.conftest import draw_pictures
@@ -95,6 +95,24 @@ def test_the_same_seed_gives_the_same_bits(small_run: Make, tmp_path: Path) -> N
         found.append(read_lora(result.path).tensors)
         result.path.unlink()
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def test_a_stopped_run_goes_on_with_the_same_bits(small_run: Make, tmp_path: Path) -> None:
+    """The last layer of SDXL's first encoder has no gradient and no optimizer state."""
+    path = write_checkpoint(tiny_sdxl(), tmp_path / "xl.safetensors")
+    config = small_run(path, train={"max_train_steps": 3}, preview={"prompts": []})
+    whole = run_training(config, StandaloneHost(tmp_path / "a")).path
+    assert whole is not None
+    expected = read_lora(whole).tensors
+    whole.unlink()
+    seen: list[str] = []
+    host = StandaloneHost(tmp_path / "b")
+    first = run_training(config, host, lambda e: seen.append(e["kind"]), lambda: "step" in seen)
+    assert first.stopped and first.steps == 1
+    last = resume_training(RunFolder(first.folder), host).path
+    assert last is not None
+    found = read_lora(last).tensors
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
 def test_each_text_encoder_has_its_rate(small_run: Make, host: StandaloneHost, tmp_path: Path) -> None:
