@@ -70,9 +70,11 @@ class WebuiServer:
         config = self.data / "config.json"
         config.write_text(json.dumps({"sd_model_checkpoint": self.checkpoint, **(settings or {})}))
         python = os.environ.get("WEBUI_PYTHON") or str(self.folder / "venv" / "bin" / "python")
-        cpu = ["--always-cpu"] if self.is_forge else ["--use-cpu", "all"]
+        # Forge may serve files of its data folder only; without this its own scripts are missing in the page
+        forge = ["--always-cpu", "--gradio-allowed-path", str(self.folder)]
+        own = forge if self.is_forge else ["--use-cpu", "all"]
         arguments = ["--skip-prepare-environment", "--no-half", "--skip-torch-cuda-test", "--no-download-sd-model"]
-        arguments += ["--api", "--port", str(port), "--data-dir", str(self.data), "--loglevel", "DEBUG", *cpu, *more]
+        arguments += ["--api", "--port", str(port), "--data-dir", str(self.data), "--loglevel", "DEBUG", *own, *more]
         log = self.log.open("ab")
         log.truncate(0)
         self._process = subprocess.Popen(
