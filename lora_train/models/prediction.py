@@ -77,7 +77,8 @@ def _of_yaml(clues: Clues) -> Prediction | None:
 
 
 def _of_metadata(clues: Clues) -> Prediction | None:
-    said = clues.metadata.get("modelspec.prediction_type", "").lower()
+    # ComfyUI writes predict_key
+    said = (clues.metadata.get("modelspec.prediction_type") or clues.metadata.get("modelspec.predict_key", "")).lower()
     if said in ("v", V, "v-prediction"):
         return Prediction(V, "its metadata says so")
     if said in ("epsilon", "eps"):
@@ -116,6 +117,8 @@ def settle(config: Mapping[str, Any], assumed: Assumed) -> tuple[dict[str, Any],
         if wanted != settled.get("prediction_type", EPSILON):
             notes.append(f"The base model is taken to predict {word}, as model.v_parameterization says.")
         settled["prediction_type"] = wanted
+        if wanted == EPSILON:
+            settled["rescale_betas_zero_snr"] = False  # unless the person says that too, which is refused
     if assumed.zero_terminal_snr is not None:
         settled["rescale_betas_zero_snr"] = assumed.zero_terminal_snr
     return settled, tuple(notes)

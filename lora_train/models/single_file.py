@@ -83,9 +83,9 @@ def _family(shapes: Shapes, path: Path) -> str:
     words = shapes.get(f"{CLIP_PREFIX}text_model.embeddings.token_embedding.weight", (0, 0))
     if words[1] == 1024:
         raise LoraTrainError(
-            "this is an SD 2.x checkpoint whose text encoder has transformers' names, which no program writes.",
+            "this is an SD 2.x checkpoint with its text encoder under transformers' names.",
             str(path),
-            GIVE_ANOTHER,
+            "Convert it to a diffusers folder.",
         )
     return "sd1"
 

@@ -224,6 +224,7 @@ def _pipeline(folder: Path) -> tuple[Any, Any]:
         (tiny_sd2, "mine", {"modelspec.architecture": "stable-diffusion-v2-512"}, (), ("epsilon", "sd_v2", 512)),
         (tiny_sdxl, "mine", {}, (), ("epsilon", "sdxl_base_v1-0", 1024)),
         (tiny_sdxl, "mine", {"modelspec.prediction_type": "v"}, (), ("v_prediction", "sdxl_base_v1-0", 1024)),
+        (tiny_sdxl, "mine", {"modelspec.predict_key": "v"}, (), ("v_prediction", "sdxl_base_v1-0", 1024)),
         (tiny_sdxl, "mine", {}, ("v_pred",), ("v_prediction", "sdxl_base_v1-0", 1024)),
     ],
 )
@@ -306,11 +307,13 @@ def test_options_that_mean_nothing_are_refused(make: Any, config: Any, where: st
     [
         (tiny_sdxl, {"model": {"clip_skip": 2}, "train": {"text_encoder_lr1": 1e-5, "text_encoder_lr2": 0.0}}),
         (tiny_sdxl, {"model": {"v_parameterization": True}, "train": {"zero_terminal_snr": True}}),
+        (tiny_sdxl, {"model": {"v_parameterization": False}}),
         (tiny_sd2, {"model": {"clip_skip": 2}, "train": {"zero_terminal_snr": True}}),
     ],
 )
 def test_options_that_mean_something_are_not(make: Any, config: Any, tmp_path: Path) -> None:
-    assert refusals(write_checkpoint(make(), tmp_path / "one.safetensors"), _config(**config)) == []
+    file = write_checkpoint(make(), tmp_path / "one.safetensors", keys=("v_pred", "ztsnr"))
+    assert refusals(file, _config(**config)) == []
 
 
 # what is no base model of these families

@@ -24,7 +24,7 @@ from lora_train.models.ldm_keys import (
 )
 from lora_train.models.open_clip_keys import to_open_clip
 from lora_train.models.text import file_name_of
-from tests.models.test_full_size import _write_tokenizer
+from tests.full_size import write_tokenizer
 from tests.models.test_real_sizes import texts_of, unet_of, vae
 
 pytestmark = pytest.mark.slow
@@ -90,7 +90,7 @@ def test_peak_memory_is_little_more_than_the_file(tmp_path: Path) -> None:
     path = tmp_path / "xl.safetensors"
     try:
         _write(path)
-        _write_tokenizer(tmp_path / "tokenizer")
+        write_tokenizer(tmp_path / "tokenizer")
         size = path.stat().st_size
         told = subprocess.run([sys.executable, "-c", OPEN, str(path)], capture_output=True, text=True, check=True)
         first, peak = told.stdout.strip().splitlines()[-2:]
