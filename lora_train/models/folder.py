@@ -22,6 +22,8 @@ _ENCODERS = {
     "sdxl": (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")),
 }
 """A family's sub-folders with text encoders, and those with their tokenizers."""
+_PROJECTED = ("text_encoder_2",)
+"""Those whose pooled, projected state the UNet is given."""
 
 
 def recognise_folder(path: Path) -> str:
@@ -89,7 +91,8 @@ def load_folder_parts(path: Path, assumed: Assumed = Assumed()) -> Parts:
 def _text(folder: Path) -> Any:
     from transformers import CLIPTextConfig
 
-    model, missing = build_text_encoder(CLIPTextConfig.from_pretrained(folder), _weights(folder, _TEXT))
+    config = CLIPTextConfig.from_pretrained(folder)
+    model, missing = build_text_encoder(config, _weights(folder, _TEXT), projected=folder.name in _PROJECTED)
     if missing:
         raise ValueError(f"{folder.name} lacks {missing[0]}")
     return model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from lora_train.models.base import Parts
 from lora_train.models.latent_diffusion import LatentDiffusion
+from lora_train.models.prediction import EPSILON
 
 
 class StableDiffusion1(LatentDiffusion):
@@ -11,3 +13,8 @@ class StableDiffusion1(LatentDiffusion):
     family = "sd1"
     version = "sd_v1"
     architecture = "stable-diffusion-v1/lora"
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        if self.prediction_type != EPSILON:
+            self.version = "sd_v1_v"

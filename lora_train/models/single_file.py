@@ -242,11 +242,8 @@ def _build_text(weights: dict[str, torch.Tensor], layout: TextLayout, folder: Pa
             config = CLIPTextConfig.from_pretrained(folder)
         else:
             config = text_config({name: tuple(v.shape) for name, v in weights.items()}, layout.open_clip)
-        projection = weights.get("text_projection.weight")
-        if not layout.projected:
-            weights = {name: value for name, value in weights.items() if not name.startswith("text_projection")}
-        model, missing = build_text_encoder(config, weights)
-    _complain(missing + ["text_projection"] * (layout.projected and projection is None), path, "text encoder")
+        model, missing = build_text_encoder(config, weights, layout.projected)
+    _complain(missing, path, "text encoder")
     return model
 
 

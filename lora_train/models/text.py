@@ -24,14 +24,14 @@ def file_name_of(path: str) -> str:
     return path if path.startswith((_INNER, _PROJECTION)) else _INNER + path
 
 
-def build_text_encoder(config: Any, weights: Mapping[str, torch.Tensor]) -> tuple[Any, list[str]]:
+def build_text_encoder(config: Any, weights: Mapping[str, torch.Tensor], projected: bool) -> tuple[Any, list[str]]:
     """A text model of `config` with `weights`, named with or without `text_model.`; and what it lacks.
 
-    With a `text_projection` among the weights it is one with the pooled, projected state (SDXL's second).
+    With `projected` it is one with the pooled, projected state (SDXL's second); else a projection is left out.
     """
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-    kind = CLIPTextModelWithProjection if f"{_PROJECTION}.weight" in weights else CLIPTextModel
+    kind = CLIPTextModelWithProjection if projected else CLIPTextModel
     with torch.device("meta"):
         inner = hasattr(kind(config), _INNER.rstrip("."))
     named = {}

@@ -63,6 +63,18 @@ def test_pickles_and_split_folders_give_the_same_weights(tmp_path: Path) -> None
         recognise(folder)
 
 
+def test_a_projection_that_is_not_wanted_changes_nothing(tmp_path: Path) -> None:
+    """Some folders hold the first text encoder with its projection."""
+    from safetensors.torch import save_file
+
+    tiny = tiny_sd2()
+    folder = write_folder(tiny, tmp_path / "folder")
+    expected = open_model(folder).encode_text(CAPTIONS)["states"]
+    more = tiny.text_encoders[0].state_dict() | {"text_projection.weight": torch.randn(64, 64)}
+    save_file({name: value.contiguous() for name, value in more.items()}, folder / "text_encoder" / "model.safetensors")
+    assert torch.equal(open_model(folder).encode_text(CAPTIONS)["states"], expected)
+
+
 def test_folder_and_file_have_the_same_configuration(made: Any) -> None:
     """What the file does not say is known of the family: heads, activation, sizes, scale."""
     _, _, folder, file = made
