@@ -36,6 +36,17 @@ class Frame:
         return cls((width, height), (0, 0), (width, height))
 
 
+@dataclass(frozen=True)
+class Look:
+    """What is known of a base model before it is loaded."""
+
+    family: str
+    schedule: dict[str, Any]
+    """A scheduler configuration, see `Parts`."""
+    native_resolution: int
+    """Side in pixels that it was trained at."""
+
+
 @dataclass
 class Parts:
     """The loaded pieces of a base model, before a family makes sense of them."""
@@ -96,16 +107,20 @@ class BaseModel(Protocol):
         """The modules that networks attach to, by the file format's prefix ("lora_unet", "lora_te")."""
         ...
 
-    def module_names(self, convolutions: bool = False) -> dict[str, str]:
+    def module_names(self, convolutions: bool = False, norms: bool = False) -> dict[str, str]:
         """For each targeted module: name in files ("lora_unet_...") to its path ("lora_unet:down...").
 
-        With `convolutions` also those outside the transformer blocks (LoCon)."""
+        With `convolutions` also those outside the transformer blocks (LoCon), with `norms` the UNet's norms."""
         ...
 
     def block_of(self, name: str) -> str:
         """The block of a module by its name in files: "IN00" ..., "M00", "OUT00" ..., or "BASE" (all else).
 
         The names of the block-weight extensions of the WebUI."""
+        ...
+
+    def vae_to(self, device: torch.device) -> None:
+        """Move what `encode_pictures` needs to `device`, in fp32, and nothing else."""
         ...
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:

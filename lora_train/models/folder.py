@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from lora_train.errors import LoraTrainError
-from lora_train.models.base import Parts
+from lora_train.models.base import Look, Parts
 from lora_train.models.filling import fill
+from lora_train.models.ldm_configs import LAYOUTS
 from lora_train.models.prediction import Assumed, settle
 from lora_train.models.text import build_text_encoder
 from lora_train.tensors import read_tensors
@@ -55,10 +56,13 @@ def recognise_folder(path: Path) -> str:
     return family
 
 
-def look_at_folder(path: Path) -> tuple[str, dict[str, Any]]:
-    """Family and scheduler configuration (empty without one) of a diffusers folder. Raises LoraTrainError."""
+def look_at_folder(path: Path) -> Look:
+    """A diffusers folder by its index and configurations. Raises LoraTrainError."""
+    family = recognise_folder(path)
     file = path / "scheduler" / "scheduler_config.json"
-    return recognise_folder(path), _json(file) if file.is_file() else {}
+    schedule = _json(file) if file.is_file() else {}
+    side = _json(path / "unet" / "config.json").get("sample_size")
+    return Look(family, schedule, 8 * (side if isinstance(side, int) else LAYOUTS[family].sample_size[0]))
 
 
 def load_folder_parts(path: Path, assumed: Assumed = Assumed()) -> Parts:
@@ -69,9 +73,9 @@ def load_folder_parts(path: Path, assumed: Assumed = Assumed()) -> Parts:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTokenizer
 
-    family, schedule = look_at_folder(path)
-    encoders = _ENCODERS[family]
-    schedule, notes = settle(schedule, assumed)
+    look = look_at_folder(path)
+    encoders = _ENCODERS[look.family]
+    schedule, notes = settle(look.schedule, assumed)
     try:
         return Parts(
             source=path,
@@ -82,7 +86,7 @@ def load_folder_parts(path: Path, assumed: Assumed = Assumed()) -> Parts:
             padding=(None,) * len(encoders),
             scheduler_config=schedule,
             notes=notes,
-            family=family,
+            family=look.family,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise LoraTrainError(f"the model folder is damaged ({error}).", str(path), "Copy it again.") from error

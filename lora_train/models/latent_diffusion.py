@@ -84,30 +84,34 @@ class LatentDiffusion:
         """See BaseModel."""
         return {UNET: self.unet} | dict(zip(self.text_prefixes, self.text_encoders))
 
-    def module_names(self, convolutions: bool = False) -> dict[str, str]:
+    def module_names(self, convolutions: bool = False, norms: bool = False) -> dict[str, str]:
         """See BaseModel; kohya's default targets."""
-        return target_names(self.unet, self._names, self.text_encoders, convolutions)
+        return target_names(self.unet, self._names, self.text_encoders, convolutions, norms)
 
     def block_of(self, name: str) -> str:
         """See BaseModel."""
         return self._names.block_of(name)
+
+    def vae_to(self, device: torch.device) -> None:
+        """See BaseModel."""
+        nn.Module.to(self.vae, device, torch.float32)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """See BaseModel."""
         self.device = device
         for module, its_dtype in ((self.unet, dtype), *((text, dtype) for text in self.text_encoders)):
             nn.Module.to(module, device, its_dtype)  # diffusers' own `to` warns about what it does not do
-        nn.Module.to(self.vae, device, torch.float32)
+        self.vae_to(device)
         self.process.to(device)
 
     @torch.no_grad()
     def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See BaseModel. So many at a time as make `ENCODE_PIXELS`: their memory grows with the pixels."""
         count = max(1, ENCODE_PIXELS // (pixels.shape[-1] * pixels.shape[-2]))
-        means, stds = [], []
-        with torch.autocast(self.device.type, enabled=False):
+        means, stds, device = [], [], self.vae.device
+        with torch.autocast(device.type, enabled=False):
             for some in pixels.split(count):
-                posterior = self.vae.encode(some.to(self.device, torch.float32)).latent_dist
+                posterior = self.vae.encode(some.to(device, torch.float32)).latent_dist
                 means.append(posterior.mean)
                 stds.append(posterior.std)
         return torch.cat(means), torch.cat(stds)

@@ -26,6 +26,9 @@ UNET_CONV_TARGETS = re.compile(
 )
 TEXT_TARGETS = re.compile(r"(?:text_model\.)?encoder\.layers\.\d+\.(?:self_attn|mlp)\..+")
 
+MATRICES = (nn.Linear, nn.Conv2d)
+NORMS = (nn.LayerNorm, nn.GroupNorm)
+
 _BLOCK = re.compile(r"(input|output)_blocks\.(\d+)\.|(middle)_block\.")
 
 
@@ -64,30 +67,35 @@ def text_prefixes(encoders: Sequence[nn.Module]) -> tuple[str, ...]:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether networks can change this module's weight."""
-    return isinstance(module, (nn.Linear, nn.Conv2d))
+    """Whether networks of some kind can change this module's weight."""
+    return isinstance(module, MATRICES + NORMS) and getattr(module, "weight", None) is not None
 
 
-def target_names(unet: Any, names: UnetNames, encoders: Sequence[nn.Module], convolutions: bool) -> dict[str, str]:
+def target_names(
+    unet: Any, names: UnetNames, encoders: Sequence[nn.Module], convolutions: bool, norms: bool = False
+) -> dict[str, str]:
     """kohya's default targets, name in files to "prefix:path".
 
     Every Linear and 1x1 convolution of the attention blocks, and of the text encoders' attention and MLP;
-    with `convolutions` also all modules of the residual, down- and upsampling blocks.
+    with `convolutions` also all modules of the residual, down- and upsampling blocks; with `norms` the
+    norms of all these blocks of the UNet.
     """
     found = {}
     pattern = UNET_CONV_TARGETS if convolutions else UNET_TARGETS
     for path, module in unet.named_modules():
-        if pattern.fullmatch(path) and is_layer(module) and (convolutions or not _large(module)):
+        matrix = isinstance(module, MATRICES) and pattern.fullmatch(path) and (convolutions or not _large(module))
+        norm = norms and isinstance(module, NORMS) and UNET_CONV_TARGETS.fullmatch(path)
+        if matrix or norm:
             found[names.of(path)] = f"{UNET}:{path}"
     for prefix, encoder in zip(text_prefixes(encoders), encoders):
         for path, module in encoder.named_modules():
-            if TEXT_TARGETS.fullmatch(path) and is_layer(module):
+            if TEXT_TARGETS.fullmatch(path) and isinstance(module, MATRICES):
                 found[text_name(prefix, path)] = f"{prefix}:{path}"
     return found
 
 
 def all_layers(unet: Any, encoders: Sequence[nn.Module]) -> dict[str, nn.Module]:
-    """Every Linear and Conv2d by its name in files, targets of ours or not.
+    """Every Linear, Conv2d and norm by its name in files, targets of ours or not.
 
     SDXL's UNet modules are there under diffusers' names too, behind the usual ones: files have both.
     """

@@ -10,7 +10,7 @@ from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError, Problem
 
 if TYPE_CHECKING:
-    from lora_train.models.base import BaseModel
+    from lora_train.models.base import BaseModel, Look
     from lora_train.models.prediction import Assumed
 
 
@@ -36,8 +36,8 @@ FAMILIES: dict[str, Callable[[], type[Any]]] = {"sd1": _sd1, "sd2": _sd2, "sdxl"
 """A family's name to its class, imported when it is needed."""
 
 
-def look(path: Path) -> tuple[str, dict[str, Any]]:
-    """Family and scheduler configuration of the base model at `path`, not loaded where that can be avoided.
+def look(path: Path) -> Look:
+    """What can be known of the base model at `path` without loading it (a pickle has to be read for that).
 
     Raises LoraTrainError when there is no model that can be trained.
     """
@@ -50,7 +50,12 @@ def look(path: Path) -> tuple[str, dict[str, Any]]:
 
 def recognise(path: Path) -> str:
     """The family of the base model at `path`; see `look`."""
-    return look(path)[0]
+    return look(path).family
+
+
+def native_resolution(path: Path) -> int:
+    """The side in pixels that the base model at `path` was trained at; see `look`."""
+    return look(path).native_resolution
 
 
 def _require(path: Path) -> None:
@@ -76,8 +81,9 @@ def refusals(path: Path, config: RunConfig) -> list[Problem]:
     """
     from lora_train.models.prediction import settle
 
-    family, schedule = look(path)
-    return list(FAMILIES[family]().refusals(config, settle(schedule, assumed_by(config))[0]))
+    seen = look(path)
+    schedule, _ = settle(seen.schedule, assumed_by(config))
+    return list(FAMILIES[seen.family]().refusals(config, schedule))
 
 
 def _none() -> list[Any]:

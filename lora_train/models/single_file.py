@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from lora_train.errors import LoraTrainError
-from lora_train.models.base import Parts
+from lora_train.models.base import Look, Parts
 from lora_train.models.filling import fill
 from lora_train.models.ldm_configs import (
     LAYOUTS,
@@ -111,14 +111,16 @@ class Beside:
         return 0 if said == 64 else said
 
 
-def look_at_file(path: Path) -> tuple[str, dict[str, Any]]:
-    """Family and scheduler configuration of a one-file checkpoint, from what lies in it and beside it.
+def look_at_file(path: Path) -> Look:
+    """A one-file checkpoint by what lies in it and beside it; for safetensors only the header is read.
 
-    For safetensors only the header is read. Raises LoraTrainError.
+    Raises LoraTrainError.
     """
     shapes, beside = _shapes(path), _beside(path)
     family = recognise_shapes(shapes, path)
-    return family, _schedule(beside, _prediction(family, path, shapes, beside))
+    said = _prediction(family, path, shapes, beside)
+    side = beside.sample_size or LAYOUTS[family].sample_size[said.kind == V]
+    return Look(family, _schedule(beside, said), 8 * side)
 
 
 def load_file_parts(path: Path, tokenizers: Callable[[], list[Any]], assumed: Assumed = Assumed()) -> Parts:

@@ -212,7 +212,6 @@ class _Execution:
 
         from lora_train.data.cache import LatentCache
         from lora_train.data.dataset import build_dataset
-        from lora_train.train.loop import DTYPES
 
         def progress(done: int, total: int) -> None:
             self.folder.event("prepare", done=done, total=total)
@@ -220,7 +219,7 @@ class _Execution:
             if self.stopped():
                 raise Stopped
 
-        model.to(torch.device(config.train.device), DTYPES[config.train.mixed_precision])
+        model.vae_to(torch.device(config.train.device))
         known = len(self.manifest.rejected)
         dataset = build_dataset(
             self.manifest,

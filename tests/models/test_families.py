@@ -13,7 +13,7 @@ import torch
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import Frame
-from lora_train.models.opening import FAMILIES, open_model, recognise, refusals
+from lora_train.models.opening import FAMILIES, native_resolution, open_model, recognise, refusals
 from lora_train.models.prediction import Assumed
 from tests.models.tiny import Tiny, checkpoint_tensors, tiny_sd2, tiny_sdxl, write_checkpoint, write_folder
 
@@ -86,7 +86,7 @@ def test_folder_and_file_have_the_same_configuration(made: Any) -> None:
             if not name.startswith("_") and name != "sample_size":
                 x, y = (tuple(v) if isinstance(v, list) else v for v in (a[name], b[name]))
                 assert x == y, (part, name)
-    assert one.native_resolution == other.native_resolution
+    assert one.native_resolution == other.native_resolution == native_resolution(folder) == native_resolution(file)
     assert one.scale_latents(torch.ones(1)) == other.scale_latents(torch.ones(1))
     for a, b in zip(one.text_encoders, other.text_encoders):
         for name in ("hidden_act", "num_attention_heads", "num_hidden_layers", "projection_dim", "eos_token_id"):
@@ -171,6 +171,16 @@ def test_the_vae_is_never_run_in_half_precision(tmp_path: Path) -> None:
         assert torch.equal(model.decode_latents(latents), picture)
 
 
+def test_pictures_are_encoded_before_the_rest_is_moved(tmp_path: Path) -> None:
+    model: Any = open_model(write_folder(tiny_sdxl(), tmp_path / "folder"), keep_dtype=True)
+    pixels = torch.rand(9, 3, 512, 520, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    model.vae_to(torch.device("cpu"))
+    mean, std = model.encode_pictures(pixels)
+    one = model.encode_pictures(pixels[8:])
+    assert mean.shape == std.shape == (9, 4, 64, 65)
+    assert torch.allclose(mean[8:], one[0], atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_the_files_dtype_is_kept_when_asked(dtype: torch.dtype, tmp_path: Path) -> None:
     tiny = tiny_sd2()
@@ -243,7 +253,9 @@ def _pipeline(folder: Path) -> tuple[Any, Any]:
 def test_prediction_types(
     make: Any, name: str, metadata: Any, keys: Any, expected: tuple[str, str, int], tmp_path: Path
 ) -> None:
-    model = open_model(write_checkpoint(make(), tmp_path / f"{name}.safetensors", metadata, keys))
+    file = write_checkpoint(make(), tmp_path / f"{name}.safetensors", metadata, keys)
+    model = open_model(file)
+    assert native_resolution(file) == expected[2]
     assert (model.prediction_type, model.version, model.native_resolution) == expected
     assert model.zero_terminal_snr is False
     assert bool(model.notes) == (expected[0] == "v_prediction" or name == "v2-1_512-ema-pruned")
@@ -275,7 +287,7 @@ def test_the_64_in_stabilitys_yaml_for_768_pixels_means_nothing(tmp_path: Path) 
     file = write_checkpoint(tiny_sd2(), tmp_path / "one.safetensors")
     for said, expected in (({"parameterization": "v", "image_size": 64}, 768), ({"image_size": 16}, 128)):
         file.with_suffix(".yaml").write_text(json.dumps({"model": {"params": said}}))
-        assert open_model(file).native_resolution == expected
+        assert open_model(file).native_resolution == native_resolution(file) == expected
 
 
 def test_a_person_has_the_last_word(tmp_path: Path) -> None:

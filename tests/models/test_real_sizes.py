@@ -190,6 +190,20 @@ def test_configurations_are_read_off_the_shapes(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", list(UNETS))
+def test_norms_are_targets_when_asked(family: str) -> None:
+    model = model_of(family)
+    plain, more = model.module_names(True), model.module_names(True, norms=True)
+    assert plain.items() <= more.items()
+    added = [place for name, place in more.items() if name not in plain]
+    assert all(place.rsplit(".", 1)[-1].startswith("norm") for place in added)
+    # two norms a residual block, one an attention, three a transformer block; none outside of the blocks
+    blocks = sum(path.endswith("norm3") for path, _ in model.unet.named_modules())
+    residual = sum(path.endswith(".conv2") for path, _ in model.unet.named_modules())
+    attention = sum(path.endswith(".proj_in") for path, _ in model.unet.named_modules())
+    assert len(added) == 2 * residual + attention + 3 * blocks
+
+
+@pytest.mark.parametrize("family", list(UNETS))
 @pytest.mark.parametrize(("kind", "convolutions"), [("lora", None), ("locon", Size(4, 1.0))])
 def test_file_names_and_shapes_are_kohyas(family: str, kind: str, convolutions: Size | None) -> None:
     """Exactly the tensors that sd-scripts writes: SD 2.x' 23 layers as `lora_te`, SDXL's blocks in its own names."""
