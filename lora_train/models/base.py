@@ -54,10 +54,10 @@ class BaseModel(Protocol):
         """The modules that networks attach to, by the file format's prefix ("lora_unet", "lora_te")."""
         ...
 
-    def module_names(self, convolutions: bool = False) -> dict[str, str]:
+    def module_names(self, convolutions: bool = False, norms: bool = False) -> dict[str, str]:
         """For each targeted module: name in files ("lora_unet_...") to its path ("lora_unet:down...").
 
-        With `convolutions` also those outside the transformer blocks (LoCon)."""
+        With `convolutions` also those outside the transformer blocks (LoCon), with `norms` the UNet's norms."""
         ...
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:

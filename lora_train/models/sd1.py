@@ -22,6 +22,9 @@ UNET_CONV_TARGETS = re.compile(
 TEXT_TARGETS = re.compile(r"(?:text_model\.)?encoder\.layers\.\d+\.(?:self_attn|mlp)\..+")
 
 
+NORMS = (nn.LayerNorm, nn.GroupNorm)
+
+
 class StableDiffusion1:
     """The SD 1.x family."""
 
@@ -55,17 +58,18 @@ class StableDiffusion1:
         """See BaseModel."""
         return {"lora_unet": self.unet, "lora_te": self.text_encoder}
 
-    def module_names(self, convolutions: bool = False) -> dict[str, str]:
+    def module_names(self, convolutions: bool = False, norms: bool = False) -> dict[str, str]:
         """See BaseModel. Default targets are kohya's: every Linear and 1x1 conv of the attention
         blocks, and of the text encoder's attention and MLP; with `convolutions` also all modules of the
-        residual, down- and upsampling blocks."""
+        residual, down- and upsampling blocks; with `norms` the norms of all these blocks."""
         names = {}
         for prefix, root, pattern in (
             ("lora_unet", self.unet, UNET_CONV_TARGETS if convolutions else UNET_TARGETS),
             ("lora_te", self.text_encoder, TEXT_TARGETS),
         ):
             for path, module in root.named_modules():
-                if pattern.fullmatch(path) and _is_target(module, convolutions):
+                norm = norms and isinstance(module, NORMS) and UNET_CONV_TARGETS.fullmatch(path)
+                if norm or (pattern.fullmatch(path) and _is_target(module, convolutions)):
                     spelled = file_name_of(path) if prefix == "lora_te" else path
                     names[f"{prefix}_{spelled.replace('.', '_')}"] = f"{prefix}:{path}"
         return names
