@@ -97,6 +97,7 @@ class NetworkOptions:
     """The network that is trained."""
 
     kind: str = "lora"
+    """`lora`, `loha`, `lokr`, `oft`, `boft`, `ia3`, `glora`, `full` or `norm`; see docs/networks.md."""
     network_dim: int | None = None
     network_alpha: float | None = None
     """Scale is alpha / dim; None (or 0) means half of `network_dim`."""
@@ -106,6 +107,51 @@ class NetworkOptions:
     """None (or 0) means half of `conv_dim`."""
     network_train_unet_only: bool = False
     network_train_text_encoder_only: bool = False
+    dora_wd: bool = False
+    """DoRA around lora, loha or lokr."""
+    wd_on_output: bool = False
+    """DoRA's norm is over output rows (the paper's); else over input columns, which the WebUI's Lora code reads."""
+    rs_lora: bool = False
+    """Scale is alpha / sqrt(dim)."""
+    use_tucker: bool = False
+    factor: int = -1
+    decompose_both: bool = False
+    full_matrix: bool = False
+    unbalanced_factorization: bool = False
+    constraint: float = 0.0
+    rescaled: bool = False
+    train_on_input: bool = False
+    train_norm: bool = False
+    """Also the UNet's norms, beside another kind."""
+    init_lora_weights: str = "default"
+    """`default`, `pissa` or `olora`."""
+    network_dropout: float = 0.0
+    rank_dropout: float = 0.0
+    module_dropout: float = 0.0
+    block_dims: tuple[int, ...] = ()
+    """One dimension for each of the UNet's blocks, 25 for SD 1.x and 2.x, 23 for SDXL, as kohya counts them."""
+    block_alphas: tuple[float, ...] = ()
+    conv_block_dims: tuple[int, ...] = ()
+    conv_block_alphas: tuple[float, ...] = ()
+    down_lr_weight: str = ""
+    """Factors on the rates of the down blocks: numbers, or `sine`, `cosine`, `linear`, `reverse_linear`, `zeros`."""
+    mid_lr_weight: str = ""
+    up_lr_weight: str = ""
+    block_lr_zero_threshold: float = 0.0
+    """Factors up to this leave a block out."""
+    network_rules: tuple[str, ...] = ()
+    """`PATTERN: dim=8 alpha=4 lr=1e-5 kind=lokr` or `PATTERN: off`; the first found in a module's name counts."""
+    loraplus_lr_ratio: float | None = None
+    """The up matrices' learning rate is so many times the others'."""
+    loraplus_unet_lr_ratio: float | None = None
+    loraplus_text_encoder_lr_ratio: float | None = None
+    scale_weight_norms: float | None = None
+    """Each network's change is held to this norm; 1 is usual."""
+    network_weights: str = ""
+    """A LoRA file to go on from, with its kinds and ranks."""
+    base_weights: tuple[str, ...] = ()
+    """LoRA files that are merged into the base model before the training."""
+    base_weights_multiplier: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +168,8 @@ class TrainOptions:
     """Rate of the first text encoder of a base with two; None means `text_encoder_lr`."""
     text_encoder_lr2: float | None = None
     optimizer: str = "adamw"
+    stop_text_encoder_training: int | None = None
+    """Text encoders are trained for so many steps only."""
     weight_decay: float = 0.01
     lr_scheduler: str = "cosine"
     lr_warmup_steps: int | None = None
@@ -236,8 +284,11 @@ def _fit(hint: Any, value: Any) -> tuple[bool, Any]:
             return type(None) in parts, None
         return _fit(next(part for part in parts if part is not type(None)), value)
     if typing.get_origin(hint) is tuple:
-        ok = isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
-        return ok, tuple(value) if ok else value
+        if not isinstance(value, (list, tuple)):
+            return False, value
+        items = [_fit(typing.get_args(hint)[0], item) for item in value]
+        ok = all(fits for fits, _ in items)
+        return ok, tuple(item for _, item in items) if ok else value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return True, float(value)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool)), value
@@ -246,6 +297,6 @@ def _fit(hint: Any, value: Any) -> tuple[bool, Any]:
 def _describe(hint: Any) -> str:
     parts = [part for part in typing.get_args(hint) if part is not type(None)]
     if typing.get_origin(hint) is tuple:
-        return "a list of texts"
+        return {int: "a list of whole numbers", float: "a list of numbers"}.get(parts[0], "a list of texts")
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     return names[parts[0] if parts else hint]

@@ -16,7 +16,8 @@ from lora_train.hosts.ldm_modules import modules_by_file_name, tokenizers_of
 from lora_train.lorafile.writing import write_lora
 from lora_train.models.ldm_keys import SD2_TEXT_PREFIX, SDXL_TEXT_PREFIXES, UNET_PREFIX
 from lora_train.models.opening import open_model
-from lora_train.networks.inject import Size, create_networks
+from lora_train.networks.base import Form
+from lora_train.networks.inject import create_networks
 from lora_train.prompt.apply import Applier
 from lora_train.prompt.apply import modules_by_file_name as of_ours
 from lora_train.prompt.syntax import LoraTag
@@ -77,7 +78,7 @@ def test_the_weights_become_what_ours_become(
     """A LoRA on all targets, applied to our model and to the WebUI's: then ours, written in its layout, is equal."""
     model: Any = open_model(write_folder(make(), tmp_path / "folder"))
     prefixes = ("lora_unet", *model.text_prefixes)
-    networks = create_networks(model, "lora", Size(2, 2.0), torch.Generator().manual_seed(0), prefixes, Size(2, 2.0))
+    networks = create_networks(model, "lora", Form(2, 2.0), torch.Generator().manual_seed(0), prefixes, Form(2, 2.0))
     for network in networks.networks.values():
         nn.init.normal_(network.up, std=0.1)
     file = tmp_path / "sara.safetensors"

@@ -17,7 +17,8 @@ from lora_train.models.ldm_keys import Translator, UnetShape, unet_pairs, vae_pa
 from lora_train.models.open_clip_keys import to_open_clip, to_transformers
 from lora_train.models.opening import FAMILIES
 from lora_train.models.text import file_name_of
-from lora_train.networks.inject import Size, create_networks
+from lora_train.networks.base import Form
+from lora_train.networks.inject import create_networks
 
 UNETS: dict[str, dict[str, Any]] = {
     "sd1": {"sample_size": 64, "cross_attention_dim": 768},
@@ -204,12 +205,12 @@ def test_norms_are_targets_when_asked(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", list(UNETS))
-@pytest.mark.parametrize(("kind", "convolutions"), [("lora", None), ("locon", Size(4, 1.0))])
-def test_file_names_and_shapes_are_kohyas(family: str, kind: str, convolutions: Size | None) -> None:
+@pytest.mark.parametrize(("kind", "convolutions"), [("lora", None), ("locon", Form(4, 1.0))])
+def test_file_names_and_shapes_are_kohyas(family: str, kind: str, convolutions: Form | None) -> None:
     """Exactly the tensors that sd-scripts writes: SD 2.x' 23 layers as `lora_te`, SDXL's blocks in its own names."""
     model = model_of(family)
     prefixes = ("lora_unet", *model.text_prefixes)
-    networks = create_networks(model, "lora", Size(8, 4.0), torch.Generator(), prefixes, convolutions)
+    networks = create_networks(model, "lora", Form(8, 4.0), torch.Generator(), prefixes, convolutions)
     found = {name: ["float32", list(value.shape)] for name, value in networks.file_tensors().items()}
     path = Path(__file__).parents[1] / "golden" / f"{family}_{kind}.json.gz"
     assert found == json.loads(gzip.decompress(path.read_bytes()))

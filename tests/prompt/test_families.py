@@ -14,7 +14,8 @@ from lora_train.lorafile.reading import read_lora
 from lora_train.lorafile.writing import write_lora
 from lora_train.models.names import UnetNames
 from lora_train.models.opening import open_model
-from lora_train.networks.inject import Size, create_networks
+from lora_train.networks.base import Form
+from lora_train.networks.inject import create_networks
 from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.generate import Generator
 from lora_train.prompt.syntax import LoraTag
@@ -40,7 +41,7 @@ def loras(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         model = open_model(models[name])
         generator = torch.Generator().manual_seed(0)
         prefixes = ("lora_unet", *model.text_prefixes)
-        networks = create_networks(model, "lora", Size(4, 4.0), generator, prefixes, Size(2, 2.0))
+        networks = create_networks(model, "lora", Form(4, 4.0), generator, prefixes, Form(2, 2.0))
         for network in networks.networks.values():
             nn.init.normal_(network.up, std=0.1, generator=generator)
         write_lora(folder / f"{name}.safetensors", networks.file_tensors(), {}, "fp32", overwrite=True)
