@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import Frame
-from lora_train.models.opening import FAMILIES, native_resolution, open_model, recognise, refusals
-from lora_train.models.prediction import Assumed
+from lora_train.models.opening import FAMILIES, native_resolution, open_model, recognise
 from tests.models.tiny import Tiny, checkpoint_tensors, tiny_sd2, tiny_sdxl, write_checkpoint, write_folder
 
 MAKERS: dict[str, Callable[[], Tiny]] = {"sd2": tiny_sd2, "sdxl": tiny_sdxl}
@@ -107,47 +104,6 @@ def test_text_and_prediction_are_the_same_from_both(made: Any) -> None:
     assert torch.allclose(*found, atol=1e-4)
 
 
-@pytest.mark.parametrize("clip_skip", [1, 2])
-def test_sd2_text_equals_diffusers(clip_skip: int, tmp_path: Path) -> None:
-    pipeline, model = _pipeline(write_folder(tiny_sd2(), tmp_path / "folder"))
-    if clip_skip > 1 and not hasattr(model.text_encoder, "text_model"):
-        pytest.skip("diffusers' clip skip does not work with transformers 5")
-    # diffusers counts skipped layers, we count from 1
-    skip = None if clip_skip == 1 else clip_skip - 1
-    expected = pipeline.encode_prompt(CAPTIONS, "cpu", 1, False, clip_skip=skip)[0]
-    assert torch.allclose(model.encode_text(CAPTIONS, clip_skip)["states"], expected, atol=1e-5)
-
-
-def test_sdxl_text_equals_diffusers(tmp_path: Path) -> None:
-    pipeline, model = _pipeline(write_folder(tiny_sdxl(), tmp_path / "folder"))
-    states, _, pooled, _ = pipeline.encode_prompt(CAPTIONS, device="cpu", do_classifier_free_guidance=False)
-    for clip_skip in (1, 2):
-        found = model.encode_text(CAPTIONS, clip_skip)
-        assert torch.allclose(found["states"], states, atol=1e-5)
-        assert torch.allclose(found["pooled"], pooled, atol=1e-5)
-
-
-def test_sdxl_sizes_and_prediction_equal_diffusers(tmp_path: Path) -> None:
-    pipeline, model = _pipeline(write_folder(tiny_sdxl(), tmp_path / "folder"))
-    frame = Frame(original=(1200, 800), crop=(33, 7), target=(96, 64))
-    expected = pipeline._get_add_time_ids((800, 1200), (7, 33), (64, 96), torch.float32, 96)
-    extra = model.extra_inputs([frame])
-    assert torch.equal(extra["time_ids"], expected)
-    conditioning = model.encode_text(CAPTIONS[:1])
-    x, t = torch.randn(1, 4, 8, 12), torch.tensor([500])
-    with torch.no_grad():
-        found = model.predict(x, t, {**conditioning, **extra})
-        theirs = pipeline.unet(
-            x,
-            t,
-            conditioning["states"],
-            added_cond_kwargs={"text_embeds": conditioning["pooled"], "time_ids": expected},
-        ).sample
-        other = model.predict(x, t, {**conditioning, **model.extra_inputs([Frame.whole(96, 64)])})
-    assert torch.equal(found, theirs)
-    assert not torch.allclose(found, other)
-
-
 def test_sdxl_guides_from_zeros_where_the_negative_prompt_is_empty(tmp_path: Path) -> None:
     model = open_model(write_folder(tiny_sdxl(), tmp_path / "folder"))
     encoded = model.encode_text(["", "blue"])
@@ -204,140 +160,6 @@ def test_changing_an_opened_model_leaves_its_file_alone(tmp_path: Path) -> None:
             value.add_(1)
     del model
     assert file.read_bytes() == before
-
-
-def _pipeline(folder: Path) -> tuple[Any, Any]:
-    """diffusers' pipeline on a folder, and ours on the same."""
-    try:
-        from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"these pipelines do not import with this transformers ({error})")
-    from transformers import CLIPTokenizer
-
-    model: Any = open_model(folder)
-    parts = {
-        "vae": model.vae,
-        "unet": model.unet,
-        "text_encoder": model.text_encoder,
-        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-        "scheduler": model.sampler(2),
-    }
-    pipeline: DiffusionPipeline
-    if len(model.text_encoders) > 1:
-        second = CLIPTokenizer.from_pretrained(folder / "tokenizer_2")
-        pipeline = StableDiffusionXLPipeline(**parts, text_encoder_2=model.text_encoder_2, tokenizer_2=second)
-    else:
-        pipeline = StableDiffusionPipeline(
-            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
-    return pipeline, model
-
-
-# prediction type
-
-
-@pytest.mark.parametrize(
-    ("make", "name", "metadata", "keys", "expected"),
-    [
-        (tiny_sd2, "v2-1_512-ema-pruned", {}, (), ("epsilon", "sd_v2", 512)),
-        (tiny_sd2, "v2-1_768-ema-pruned", {}, (), ("v_prediction", "sd_v2_v", 768)),
-        (tiny_sd2, "mine", {}, (), ("v_prediction", "sd_v2_v", 768)),
-        (tiny_sd2, "768", {"modelspec.prediction_type": "epsilon"}, (), ("epsilon", "sd_v2", 512)),
-        (tiny_sd2, "mine", {"modelspec.architecture": "stable-diffusion-v2-512"}, (), ("epsilon", "sd_v2", 512)),
-        (tiny_sdxl, "mine", {}, (), ("epsilon", "sdxl_base_v1-0", 1024)),
-        (tiny_sdxl, "mine", {"modelspec.prediction_type": "v"}, (), ("v_prediction", "sdxl_base_v1-0", 1024)),
-        (tiny_sdxl, "mine", {"modelspec.predict_key": "v"}, (), ("v_prediction", "sdxl_base_v1-0", 1024)),
-        (tiny_sdxl, "mine", {}, ("v_pred",), ("v_prediction", "sdxl_base_v1-0", 1024)),
-    ],
-)
-def test_prediction_types(
-    make: Any, name: str, metadata: Any, keys: Any, expected: tuple[str, str, int], tmp_path: Path
-) -> None:
-    file = write_checkpoint(make(), tmp_path / f"{name}.safetensors", metadata, keys)
-    model = open_model(file)
-    assert native_resolution(file) == expected[2]
-    assert (model.prediction_type, model.version, model.native_resolution) == expected
-    assert model.zero_terminal_snr is False
-    assert bool(model.notes) == (expected[0] == "v_prediction" or name == "v2-1_512-ema-pruned")
-
-
-def test_noobais_keys_mean_v_and_zero_terminal_snr(tmp_path: Path) -> None:
-    model = open_model(write_checkpoint(tiny_sdxl(), tmp_path / "noob.safetensors", keys=("v_pred", "ztsnr")))
-    assert model.prediction_type == "v_prediction" and model.zero_terminal_snr
-    assert "v_pred" in model.notes[0]
-    assert float(model.snr(torch.tensor([999]))) == 0
-
-
-@pytest.mark.parametrize(
-    ("params", "expected"),
-    [
-        ({"parameterization": "v"}, "v_prediction"),
-        ({}, "epsilon"),
-        ({"denoiser_config": {"params": {"scaling_config": {"target": "sgm.x.VScaling"}}}}, "v_prediction"),
-        ({"denoiser_config": {"params": {"scaling_config": {"target": "sgm.x.EpsScaling"}}}}, "epsilon"),
-    ],
-)
-def test_the_yaml_says_what_is_predicted(params: dict[str, Any], expected: str, tmp_path: Path) -> None:
-    file = write_checkpoint(tiny_sdxl(), tmp_path / "one.safetensors")
-    file.with_suffix(".yaml").write_text(json.dumps({"model": {"params": {"timesteps": 1000} | params}}))
-    assert open_model(file).prediction_type == expected
-
-
-def test_the_64_in_stabilitys_yaml_for_768_pixels_means_nothing(tmp_path: Path) -> None:
-    file = write_checkpoint(tiny_sd2(), tmp_path / "one.safetensors")
-    for said, expected in (({"parameterization": "v", "image_size": 64}, 768), ({"image_size": 16}, 128)):
-        file.with_suffix(".yaml").write_text(json.dumps({"model": {"params": said}}))
-        assert open_model(file).native_resolution == native_resolution(file) == expected
-
-
-def test_a_person_has_the_last_word(tmp_path: Path) -> None:
-    tiny = tiny_sd2()
-    file, folder = write_checkpoint(tiny, tmp_path / "768.safetensors"), write_folder(tiny, tmp_path / "folder")
-    for path in (file, folder):
-        model = open_model(path, assumed=Assumed(v_parameterization=False))
-        assert model.prediction_type == "epsilon" and model.architecture == "stable-diffusion-v2-512/lora"
-        assert "as model.v_parameterization says" in model.notes[0]
-
-
-def test_a_folder_says_it_itself(tmp_path: Path) -> None:
-    model = open_model(write_folder(tiny_sdxl("v_prediction", zero_terminal_snr=True), tmp_path / "folder"))
-    assert model.prediction_type == "v_prediction" and model.zero_terminal_snr and model.notes == ()
-
-
-# options that mean nothing
-
-
-def _config(**groups: Any) -> RunConfig:
-    return RunConfig.from_dict(groups)
-
-
-@pytest.mark.parametrize(
-    ("make", "config", "where"),
-    [
-        (tiny_sdxl, {"model": {"clip_skip": 3}}, "model.clip_skip"),
-        (tiny_sdxl, {"train": {"zero_terminal_snr": True}}, "train.zero_terminal_snr"),
-        (tiny_sd2, {"train": {"text_encoder_lr1": 1e-5}}, "train.text_encoder_lr1"),
-        (tiny_sd2, {"model": {"v_parameterization": False}, "train": {"zero_terminal_snr": True}}, "train.zero_"),
-    ],
-)
-def test_options_that_mean_nothing_are_refused(make: Any, config: Any, where: str, tmp_path: Path) -> None:
-    found = refusals(write_checkpoint(make(), tmp_path / "one.safetensors"), _config(**config))
-    assert [problem.where.startswith(where) for problem in found] == [True]
-    assert found[0].fix
-
-
-@pytest.mark.parametrize(
-    ("make", "config"),
-    [
-        (tiny_sdxl, {"model": {"clip_skip": 2}, "train": {"text_encoder_lr1": 1e-5, "text_encoder_lr2": 0.0}}),
-        (tiny_sdxl, {"model": {"v_parameterization": True}, "train": {"zero_terminal_snr": True}}),
-        (tiny_sdxl, {"model": {"v_parameterization": False}}),
-        (tiny_sd2, {"model": {"clip_skip": 2}, "train": {"zero_terminal_snr": True}}),
-    ],
-)
-def test_options_that_mean_something_are_not(make: Any, config: Any, tmp_path: Path) -> None:
-    file = write_checkpoint(make(), tmp_path / "one.safetensors", keys=("v_pred", "ztsnr"))
-    assert refusals(file, _config(**config)) == []
 
 
 # what is no base model of these families
@@ -400,72 +222,3 @@ def test_blocks_have_the_names_of_the_block_weight_extensions(tmp_path: Path) ->
     assert model.block_of("lora_unet_input_blocks_4_1_proj_in") == "IN04"
     assert model.block_of("lora_unet_middle_block_1_proj_in") == "M00"
     assert model.block_of("lora_te2_text_model_encoder_layers_0_mlp_fc1") == "BASE"
-
-
-# the text as OpenCLIP computes it
-
-
-class OpenClipText(torch.nn.Module):
-    """OpenCLIP's text tower (`transformer.py`): fused attention, a projection from the right."""
-
-    def __init__(self, tensors: dict[str, torch.Tensor], heads: int) -> None:
-        super().__init__()
-        self.tensors = tensors
-        self.layers = []
-        width = tensors["ln_final.weight"].shape[0]
-        for number in range(sum(name.endswith("in_proj_bias") for name in tensors)):
-            layer = torch.nn.ModuleDict({"attn": torch.nn.MultiheadAttention(width, heads, batch_first=True)})
-            inner = tensors[f"transformer.resblocks.{number}.mlp.c_fc.bias"].shape[0]
-            layer["mlp"] = torch.nn.ModuleDict(
-                {"c_fc": torch.nn.Linear(width, inner), "c_proj": torch.nn.Linear(inner, width)}
-            )
-            layer["ln_1"], layer["ln_2"] = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
-            start = f"transformer.resblocks.{number}."
-            layer.load_state_dict({n.removeprefix(start): v for n, v in tensors.items() if n.startswith(start)})
-            self.layers.append(layer)
-
-    def normed(self, x: torch.Tensor) -> torch.Tensor:
-        """The final norm."""
-        return torch.nn.functional.layer_norm(
-            x, x.shape[-1:], self.tensors["ln_final.weight"], self.tensors["ln_final.bias"]
-        )
-
-    @torch.no_grad()
-    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """States before the last layer, and the pooled state of the end token, projected."""
-        x = self.tensors["token_embedding.weight"][tokens] + self.tensors["positional_embedding"]
-        mask = torch.full((77, 77), float("-inf")).triu(1)
-        for layer in self.layers:
-            before = x
-            y = layer["ln_1"](x)
-            x = x + layer["attn"](y, y, y, need_weights=False, attn_mask=mask)[0]
-            x = x + layer["mlp"]["c_proj"](torch.nn.functional.gelu(layer["mlp"]["c_fc"](layer["ln_2"](x))))
-        at_end = self.normed(x)[torch.arange(len(tokens)), tokens.argmax(-1)]
-        return before, at_end @ self.tensors["text_projection"]
-
-
-def _ids(model: Any, number: int) -> torch.Tensor:
-    """Tokens by hand: begin, words, end, then zeros."""
-    rows = [model.tokenizers[number](caption, add_special_tokens=False).input_ids for caption in CAPTIONS]
-    return torch.tensor([[641, *row, 642] + [0] * (75 - len(row)) for row in rows])
-
-
-def test_sd2_text_is_the_last_but_one_layer_through_the_final_norm(tmp_path: Path) -> None:
-    model: Any = open_model(write_checkpoint(tiny_sd2(), tmp_path / "one.safetensors"))
-    prefix = "cond_stage_model.model."
-    tensors = {n.removeprefix(prefix): v for n, v in checkpoint_tensors(tiny_sd2()).items() if n.startswith(prefix)}
-    theirs = OpenClipText(tensors, heads=1)
-    assert len(theirs.layers) == 4
-    expected = theirs.normed(theirs(_ids(model, 0))[0])
-    assert torch.allclose(model.encode_text(CAPTIONS)["states"], expected, atol=1e-5)
-
-
-def test_sdxls_second_encoder_is_open_clips(tmp_path: Path) -> None:
-    model: Any = open_model(write_checkpoint(tiny_sdxl(), tmp_path / "one.safetensors"))
-    prefix = "conditioner.embedders.1.model."
-    tensors = {n.removeprefix(prefix): v for n, v in checkpoint_tensors(tiny_sdxl()).items() if n.startswith(prefix)}
-    states, pooled = OpenClipText(tensors, heads=2)(_ids(model, 1))
-    found = model.encode_text(CAPTIONS)
-    assert found["states"].shape == (3, 77, 64 + 128) and found["pooled"].shape == (3, 96)
-    assert torch.allclose(found["states"][..., 64:], states, atol=1e-5)
-    assert torch.allclose(found["pooled"], pooled, atol=1e-4)

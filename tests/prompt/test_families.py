@@ -19,6 +19,7 @@ from lora_train.networks.inject import create_networks
 from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.generate import Generator
 from lora_train.prompt.syntax import LoraTag
+from tests.models.pipelines import pipeline_of
 from tests.models.tiny import tiny_sd2, tiny_sdxl, write_folder
 
 PROMPT = "red star on blue"
@@ -49,9 +50,7 @@ def loras(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def _pipeline(folder: Path) -> Any:
-    from tests.models.test_families import _pipeline as made
-
-    pipeline, model = made(folder)
+    pipeline, model = pipeline_of(folder)
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.ours = model
