@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,23 @@ def recognise(path: Path) -> str:
             raise LoraTrainError("this folder is not a diffusers model (no model_index.json).", str(path), GIVE_ANOTHER)
         return recognise_folder(path)
     return recognise_file(path)
+
+
+NATIVE = {"sd1": 512, "sd2": 768, "sdxl": 1024}
+"""The side in pixels that each family's published models were trained at."""
+
+
+def native_resolution(path: Path) -> int:
+    """The side in pixels that the base model at `path` was trained at, without loading it.
+
+    A diffusers folder says so, a file's family stands for it. Raises LoraTrainError as `recognise`.
+    """
+    family = recognise(path)
+    try:
+        side = json.loads((path / "unet" / "config.json").read_text(encoding="utf-8"))["sample_size"] * 8
+        return int(side) if isinstance(side, int) else NATIVE.get(family, 512)
+    except (OSError, ValueError, KeyError, TypeError):
+        return NATIVE.get(family, 512)
 
 
 def _none() -> list[Any]:

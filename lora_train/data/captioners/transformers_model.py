@@ -36,6 +36,8 @@ def transformers_captions(model: str, pictures: Iterable[Image.Image], device: s
                 yield text.strip()
     finally:
         captioner.to("meta")
+        if torch.device(device).type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _load(model: str) -> tuple[Any, Any]:

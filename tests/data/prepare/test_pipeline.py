@@ -143,7 +143,8 @@ def test_the_second_run_does_nothing(folder: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Worker, "do", None)
     second = prepare(folder, chosen, work)
     changed = {path for path, state in listing(work).items() if before.get(path) != state}
-    assert changed == {"report.json"} and second.summary == first.summary
+    assert changed == {"report.json", "metadata.json", "metadata.rejected.json"}
+    assert second.summary == first.summary
 
 
 def test_only_what_changed_is_done_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +290,7 @@ def test_services(folder: Path, tmp_path: Path) -> None:
     assert found["tiny.png", "original"]["outcome"] == "kept"
     assert found["tinier.png", "original"]["reason"] == "the picture is only 50 px wide, 100 when upscaled; needs 128"
     assert {name: calls.count(name) for name in set(calls)} == {"upscale": 1, "restore": 7, "caption": 5}
-    assert (prepared.folder / "tiny.txt").read_text() == "128 wide"
+    assert (prepared.folder / "tiny.txt").read_text() == "128 wide\n"
     assert (prepared.folder / "coffee.txt").read_text() == "a cup of coffee"
     assert not list(work.rglob("*.crop.png")) and not list(work.rglob("*.upscale.png"))
     calls.clear()
@@ -300,7 +301,13 @@ def test_services(folder: Path, tmp_path: Path) -> None:
 def test_what_the_host_lacks_is_said_once(folder: Path, tmp_path: Path) -> None:
     noise(0, (90, 60)).save(folder / "tiny.png")
     prepared = prepare(folder, options("original", "upscale", "restore", "interrogate", "resize"), tmp_path / "work")
-    assert len(prepared.notes) == 3 and prepared.summary["kept"] == 6
+    assert [note.split(" ")[0:2] for note in prepared.notes] == [
+        ["Nothing", "is"],
+        ["No", "faces"],
+        ["No", "captions"],
+        ["No", "tags"],
+    ]
+    assert all("Use a WebUI" in note for note in prepared.notes) and prepared.summary["kept"] == 6
     prepared = prepare(folder, options("original", "resize"), tmp_path / "work")
     assert lines(prepared)["tiny.png", "original"]["reason"].endswith("needs 128; switch on upscale")
 
