@@ -34,7 +34,7 @@ def attach_masks(manifest: Manifest, folder: Path | None) -> int:
         raise LoraTrainError(
             "no picture has a mask.",
             str(folder or manifest.folder),
-            "Prepare with --process ...,segment, give --mask-folder FOLDER, or use pictures that are transparent somewhere.",
+            "Prepare with --process ...,segment, give --mask-folder, or use pictures that are transparent somewhere.",
         )
     manifest.pictures[:] = pictures
     return without
