@@ -54,7 +54,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 def speakers() -> tuple[Speaker, Speaker, Services]:
-    caption, tags = Speaker("a picture {width} wide, of something"), Speaker(r"(long_hair:0.9), sara, hat_\(red\), 1girl")
+    caption, tags = (
+        Speaker("a picture {width} wide, of something"),
+        Speaker(r"(long_hair:0.9), sara, hat_\(red\), 1girl"),
+    )
     return caption, tags, Services(caption=caption, tags=tags)
 
 
