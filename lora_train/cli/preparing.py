@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_train.cli.hosts import add_server, host_of
+from lora_train.cli.hosts import add_server, host_of, without_shards
 from lora_train.config import DataOptions, PrepareOptions, RunConfig
 from lora_train.config.validate import CAPTIONERS, PREPARE_OPERATIONS, TAGGERS
 from lora_train.errors import LoraTrainError, Problem
@@ -151,7 +151,7 @@ def _prepare(options: argparse.Namespace) -> int:
     failed: list[Problem] = []
     for folder in folders:
         try:
-            _show(_prepare_one(folder, config, host))
+            _show(_prepare_one(Path(without_shards(str(folder), host)), config, host))
         except LoraTrainError as error:  # the other folders may be well
             failed += error.problems
     if failed:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
-from lora_train.cli.hosts import add_server, host_of
+from lora_train.cli.hosts import add_server, host_of, without_shards
 from lora_train.cli.preparing import add_operations, prepare_of
 from lora_train.config import (
     DataOptions,
@@ -15,6 +16,7 @@ from lora_train.config import (
     RunConfig,
     SaveOptions,
     TrainOptions,
+    problems,
 )
 from lora_train.errors import LoraTrainError
 
@@ -197,6 +199,8 @@ def _train(options: argparse.Namespace) -> int:
     host = host_of(options)
     model = "" if options.model is not None else str(host.current_checkpoint() or "")
     config = config_of(options, model, str(host.lora_dir()))
+    if not problems(config):
+        config = replace(config, data=replace(config.data, folder=without_shards(config.data.folder, host)))
     stages = Stages(
         process=not options.noprocess,
         latents=not options.nolatents,
