@@ -40,7 +40,7 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
             found += error.problems
     if config.model.path:
         try:
-            recognise(_allowed(config.model.path, host, "model.path"))
+            recognise(allowed(config.model.path, host, "model.path"))
         except LoraTrainError as error:
             found += error.problems
     if stages.train and config.save.output_name and config.save.output_dir:
@@ -57,14 +57,15 @@ def _pictures(config: RunConfig, host: Host) -> Manifest:
     data = config.data
     for field in ("folder", "in_json", "dataset_config", "mask_folder"):
         if getattr(data, field):
-            _allowed(getattr(data, field), host, f"data.{field}")
+            allowed(getattr(data, field), host, f"data.{field}")
     manifest = read_pictures(data, DEFAULT_REPEATS, host.may_read)
     if config.train.masked_loss and not config.prepare.operations:
         attach_masks(manifest, Path(data.mask_folder).expanduser() if data.mask_folder else None)
     return manifest
 
 
-def _allowed(named: str, host: Host, where: str) -> Path:
+def allowed(named: str, host: Host, where: str) -> Path:
+    """The path that a person named in the field `where`. Raises LoraTrainError when the page may not read it."""
     path = Path(named).expanduser()
     if not host.may_read(path):
         raise LoraTrainError(

@@ -18,7 +18,7 @@ from lora_train.runs.check import check_run, output_path
 from lora_train.runs.folder import Event, RunFolder
 from lora_train.runs.lock import RunLock
 from lora_train.runs.memory import memory_given_back
-from lora_train.runs.preparing import metadata_of, prepare_pictures, prepared_before
+from lora_train.runs.preparing import find_masks, note_buckets, prepare_pictures, prepared_before
 from lora_train.runs.stages import Result, Stages
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class _Execution:
             self.folder.event("rejected", file=rejected.path.name, reason=rejected.reason)
         for text in (*self.manifest.notes, f"Found {self.manifest.summary()}."):
             self.folder.event("note", text=text)
-        self._attach_masks()
+        find_masks(self.folder, self.config, self.manifest)
         if not (self.stages.train or self.stages.latents):
             return self._prepared_only()
         self.folder.event("note", text=f"Loading the base model {Path(self.config.model.path).name} ...")
@@ -194,18 +194,6 @@ class _Execution:
     def _prepared_only(self) -> Result:
         self.folder.set_state("finished", finished=time.time(), result=None)
         return Result(None, 0, False, self.folder.path)
-
-    def _attach_masks(self) -> None:
-        """Find the masks, where the loss is masked."""
-        if not self.config.train.masked_loss:
-            return
-        from lora_train.data.masks import attach_masks
-
-        named = self.config.data.mask_folder
-        without = attach_masks(self.manifest, Path(named).expanduser() if named else self.manifest.masks)
-        if without:
-            text = f"{without} of {len(self.manifest.pictures)} pictures have no mask and count as a whole."
-            self.folder.event("note", text=text)
 
     def _choose(self, model: BaseModel) -> RunConfig:
         """Fill in the automatic choices, and say so; a resumed run keeps what was chosen at first."""
@@ -246,20 +234,10 @@ class _Execution:
             text = f"{dataset.from_npz} pictures' latents come from sd-scripts' .npz files."
             self.folder.event("note", text=text)
         if self.config.prepare.operations:
-            self._note_buckets(dataset)
+            note_buckets(self.folder, self.config, self.host, dataset)
         for rejected in self.manifest.rejected[known:]:
             self.folder.event("rejected", file=rejected.path.name, reason=rejected.reason)
         return dataset
-
-    def _note_buckets(self, dataset: Dataset) -> None:
-        """The real buckets into the metadata of the prepared pictures."""
-        from lora_train.data.prepare.metadata import correct_resolutions
-
-        buckets = {item.picture.path.absolute(): item.placement.bucket for item in dataset.items}
-        try:
-            correct_resolutions(metadata_of(self.config, self.host), buckets)
-        except LoraTrainError as error:  # it is for others: the training can go on
-            self.folder.event("note", text=f"The metadata was not completed: {error}")
 
     def _train(self, model: BaseModel, config: RunConfig, dataset: Dataset) -> Result:
         from lora_train.train.loop import Callbacks, StepReport, Trainer

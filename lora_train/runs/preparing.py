@@ -17,6 +17,7 @@ from lora_train.runs.check import DEFAULT_REPEATS
 from lora_train.runs.folder import RunFolder
 
 if TYPE_CHECKING:
+    from lora_train.data.dataset import Dataset
     from lora_train.data.prepare import Prepared, Services
     from lora_train.hosts.base import Host
 
@@ -97,11 +98,28 @@ def prepared_before(config: RunConfig, host: Host) -> Manifest:
     return _scan(config, pictures, masks if masks.is_dir() else None)
 
 
-def metadata_of(config: RunConfig, host: Host) -> Path:
-    """kohya's metadata on the prepared pictures of a run."""
-    from lora_train.data.prepare.metadata import METADATA
+def find_masks(folder: RunFolder, config: RunConfig, manifest: Manifest) -> None:
+    """Give the pictures their masks, where the loss is masked. Raises LoraTrainError when none has one."""
+    if not config.train.masked_loss:
+        return
+    from lora_train.data.masks import attach_masks
 
-    return work_folder(Path(config.data.folder), host) / METADATA
+    named = config.data.mask_folder
+    without = attach_masks(manifest, Path(named).expanduser() if named else manifest.masks)
+    if without:
+        text = f"{without} of {len(manifest.pictures)} pictures have no mask and count as a whole."
+        folder.event("note", text=text)
+
+
+def note_buckets(folder: RunFolder, config: RunConfig, host: Host, dataset: Dataset) -> None:
+    """The real buckets into the metadata of the prepared pictures; it is for others, so the training goes on anyway."""
+    from lora_train.data.prepare.metadata import METADATA, correct_resolutions
+
+    buckets = {item.picture.path.absolute(): item.placement.bucket for item in dataset.items}
+    try:
+        correct_resolutions(work_folder(Path(config.data.folder), host) / METADATA, buckets)
+    except LoraTrainError as error:
+        folder.event("note", text=f"The metadata was not completed: {error}")
 
 
 def _scan(config: RunConfig, pictures: Path, masks: Path | None) -> Manifest:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,8 @@ def prepare(
     outputs.publish()
     metadata = write_prepared(work, entries, plan.target, tag)
     about = {
-        "folder": str(folder),
+        "folder": str(folder.expanduser().resolve()),
+        "options": asdict(options),
         "operations": [name for name in (*TABLE, "interrogate") if plan.has(name)],
         "detectors": {role: title_of(role, plan) for role in plan.detectors},
         "notes": notes,
