@@ -45,7 +45,8 @@ def test_they_are_written_and_read_again(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_made_by_us(tmp_path: Path) -> None:
     folder = draw_pictures(tmp_path / "in", 3)
     build(folder, tmp_path / "a", replace(OPTIONS, write_npz=True, flip_aug=False), FakeEncoder())
-    Image.new("RGB", (256, 128)).save(folder / "picture-0.png")
+    (folder / "picture-0_0128x0128_sd.npz").rename(folder / "picture-0.npz")
+    Image.new("RGB", (64, 64)).save(folder / "picture-0.png")  # the same bucket, of another original
     (folder / "picture-1_0128x0128_sd.npz").write_bytes(b"damaged")
     encoder = FakeEncoder()
     dataset = build(folder, tmp_path / "b", replace(OPTIONS, read_npz=True, flip_aug=False), encoder)

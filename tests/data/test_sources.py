@@ -77,7 +77,7 @@ def test_a_dataset_config(folder: Path, tmp_path: Path) -> None:
     draw_pictures(tmp_path / "other", 2)
     (tmp_path / "other" / "picture-1.caption").write_text("second")
     config = {
-        "general": {"shuffle_caption": True},
+        "general": {"shuffle_caption": True, "color_aug": True},
         "datasets": [
             {
                 "resolution": 512,
@@ -103,6 +103,7 @@ def test_a_dataset_config(folder: Path, tmp_path: Path) -> None:
     assert found["other", "picture-0.png"] == ("photo of", 1, "other")
     assert len(found) == 6 and "regularisation" in manifest.rejected[0].reason
     assert "datasets[0].subsets[0].shuffle_caption" in manifest.notes[0] and "resolution" in manifest.notes[0]
+    assert "general.color_aug" in manifest.notes[0]
 
 
 def test_wrong_subsets_are_told_together(tmp_path: Path) -> None:

@@ -146,6 +146,13 @@ def test_recaption_and_backup(folder: Path, tmp_path: Path) -> None:
 
 def test_stopping_unloads_the_model_and_keeps_what_was_said(folder: Path, tmp_path: Path) -> None:
     caption, tags, services = speakers()
+    held: list[Iterator[str]] = []  # or Python itself would end it at once
+
+    def hold(pictures: Iterable[Image.Image]) -> Iterator[str]:
+        held.append(caption(pictures))
+        return held[-1]
+
+    services = replace(services, caption=hold)
     with pytest.raises(Stopped):
         prepare(folder, OPTIONS, tmp_path / "work", services, stopped=lambda: len(caption.asked) == 1)
     assert (caption.loaded, tags.loaded, len(caption.asked), tags.asked) == (0, 0, 1, [])

@@ -298,6 +298,41 @@ def test_services(folder: Path, tmp_path: Path) -> None:
     assert calls == []
 
 
+def test_what_was_transparent_is_a_mask_through_all_edits(tmp_path: Path) -> None:
+    """Upscaled by the host, resized and padded: the mask's left half is empty like the picture's."""
+    (tmp_path / "in").mkdir()
+    picture = noise(3, (100, 60)).convert("RGBA")
+    picture.paste((0, 0, 0, 0), (0, 0, 50, 60))
+    picture.save(tmp_path / "in" / "a.png")
+    noise(4).save(tmp_path / "in" / "opaque.png")
+    twice = Services(upscale=lambda pictures: (p.resize((p.width * 2, p.height * 2)) for p in pictures))
+    prepared = prepare(tmp_path / "in", options("original", "upscale", "resize", "square"), tmp_path / "work", twice)
+    assert prepared.masks and [path.name for path in prepared.masks.iterdir()] == ["a.png"]
+    with Image.open(prepared.masks / "a.png") as mask, Image.open(prepared.folder / "a.png") as made:
+        assert mask.size == made.size == (SMALL, SMALL) and mask.mode == "L"
+        values, pixels = np.asarray(mask), np.asarray(made)
+    assert not values[:, : SMALL // 2 - 3].any() and not values[:20].any()  # transparent, and the border
+    assert (values[40:90, SMALL // 2 + 3 :] == 255).all()
+    assert (np.abs(pixels[:, : SMALL // 2 - 3].astype(int) - 192) <= 2).all()
+
+
+def test_a_crash_while_captions_are_written_leaves_no_old_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, work = options("original", "resize"), tmp_path / "work"
+    prepared = prepare(folder, chosen, work)
+    (folder / "coffee.txt").write_text("another cup")
+
+    def crash(path: Path, data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("lora_train.data.prepare.publish.write_bytes", crash)
+        prepare(folder, chosen, work)
+    prepare(folder, chosen, work)
+    assert (prepared.folder / "coffee.txt").read_text() == "another cup"
+
+
 def test_what_the_host_lacks_is_said_once(folder: Path, tmp_path: Path) -> None:
     noise(0, (90, 60)).save(folder / "tiny.png")
     prepared = prepare(folder, options("original", "upscale", "restore", "interrogate", "resize"), tmp_path / "work")
