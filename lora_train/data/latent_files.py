@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def read_latents(item: Item, family: str) -> dict[str, Latents]:
     """The item's latents by key, from its `.npz` file; nothing where there is none that fits.
 
-    It fits as sd-scripts itself judges: a picture of this size, this bucket, and what flips need; which VAE made it and
-    how it was cut the file does not say. It holds one sample, so the standard deviation is 0.
+    It fits as sd-scripts itself judges: a picture of this size, this bucket, and what flips need; and it must not be
+    older than the picture. Which VAE made it the file does not say. It holds one sample: the standard deviation is 0.
     """
     picture, bucket = item.picture, item.placement.bucket
     file = npz_path(picture.path, (picture.width, picture.height), family)
-    if not file.is_file():
+    if not file.is_file() or file.stat().st_mtime_ns < picture.path.stat().st_mtime_ns:
         return {}
     try:
         found = read_npz(file, (bucket[0] // 8, bucket[1] // 8))

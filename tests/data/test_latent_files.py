@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,8 @@ def test_what_does_not_fit_is_made_by_us(tmp_path: Path) -> None:
     encoder = FakeEncoder()
     dataset = build(folder, tmp_path / "b", replace(OPTIONS, read_npz=True, flip_aug=False), encoder)
     assert dataset.from_npz == 1 and encoder.encoded == 2
+    os.utime(folder / "picture-2.png")  # changed since
+    assert build(folder, tmp_path / "d", replace(OPTIONS, read_npz=True, flip_aug=False), FakeEncoder()).from_npz == 0
     encoder = FakeEncoder()  # for flips they hold too little
     assert build(folder, tmp_path / "c", replace(OPTIONS, read_npz=True), encoder).from_npz == 0
     assert encoder.encoded == 6
