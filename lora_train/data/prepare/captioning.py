@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from lora_train.atomic import write_text
 from lora_train.config import PrepareOptions
 from lora_train.data.captioning.clean import clean_caption, clean_tags
 from lora_train.data.captioning.merge import merge
+from lora_train.data.captions import read_caption
 from lora_train.data.pictures import load_picture
 from lora_train.data.prepare.base import Plan, Services
 from lora_train.data.prepare.publish import Outputs
@@ -50,6 +51,41 @@ def services_for(services: Services, options: PrepareOptions) -> tuple[dict[str,
     return asked, [LACKING[part] for part in wanted if part not in asked]
 
 
+def recaptions(plan: Plan, services: Services) -> bool:
+    """Whether new captions win over those that are there: somebody here must be able to make them."""
+    return plan.has("interrogate") and plan.options.recaption and bool(services_for(services, plan.options)[0])
+
+
+def take_captions(
+    entries: list[Entry], plan: Plan, services: Services, known: Mapping[Path, str], outputs: Outputs
+) -> list[Entry]:
+    """Take over the captions in files beside the pictures, else those in `known`; gives what needs a new one."""
+    bare, anew = [], recaptions(plan, services)
+    for entry in entries:
+        if not entry.output:
+            continue
+        if anew:
+            if plan.options.backup:
+                outputs.add_captions(entry.output, entry.path, ending=".bak")
+            bare.append(entry)
+        elif outputs.add_captions(entry.output, entry.path):
+            entry.text = read_caption(entry.path) or ""
+        elif entry.path in known:
+            entry.text = known[entry.path]
+            outputs.add_caption(entry.output, entry.text)
+        else:
+            bare.append(entry)
+    return bare
+
+
+def take_edits(entries: list[Entry], work: Path) -> None:
+    """What is really beside the published pictures: a person may have edited it."""
+    for entry in entries:
+        there = read_caption(work / entry.output) if entry.output else None
+        if there is not None and there != entry.text:
+            entry.text, entry.caption, entry.tags = there, "", []
+
+
 def caption(
     entries: list[Entry],
     plan: Plan,
@@ -61,7 +97,7 @@ def caption(
     stopped: Callable[[], bool],
 ) -> None:
     """Have `entries` captioned; what is known by a stop is not asked again. Raises what a captioner raises."""
-    asked, _ = services_for(services, plan.options)
+    asked, _ = services_for(services, plan.options) if plan.has("interrogate") else ({}, [])
     store = Store(plan)
     files = {e.key: store.folder(e.record.content) / e.view.file for e in entries if e.view}
     for part, ask in asked.items():

@@ -8,15 +8,14 @@ later run needs: `store/`, `index.json`, `published.json`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lora_train.config import PrepareOptions
-from lora_train.data.captions import read_caption
 from lora_train.data.prepare.base import Plan, Services
-from lora_train.data.prepare.captioning import caption, services_for
+from lora_train.data.prepare.captioning import caption, recaptions, services_for, take_captions, take_edits
 from lora_train.data.prepare.detectors import choose, shared_memory, title_of
 from lora_train.data.prepare.index import Index
 from lora_train.data.prepare.metadata import write_prepared
@@ -93,23 +92,14 @@ def prepare(
     entries = decide(inputs, plan, read_overrules(work))
     finish_overruled(entries, plan, stopped)
     serve(entries, plan, services, stopped)
-    captioned = plan.has("interrogate") and bool(services_for(services, options)[0])
-    outputs = Outputs(work, captioned and options.recaption)
+    outputs = Outputs(work, recaptions(plan, services))
     _place(entries, inputs, plan, outputs, folder, work)
-    known = beside_captions(folder)[0]
-    bare = _take_captions(entries, outputs, known, options if captioned else replace(options, recaption=False))
-    if captioned:
-        caption(bare, plan, services, tag, outputs, stage, progress, stopped)
+    bare = take_captions(entries, plan, services, beside_captions(folder)[0], outputs)
+    caption(bare, plan, services, tag, outputs, stage, progress, stopped)
     outputs.publish()
+    take_edits(entries, work)
     metadata = write_prepared(work, entries, plan.target, tag)
-    about = {
-        "folder": str(folder.expanduser().resolve()),
-        "options": asdict(options),
-        "operations": [name for name in (*TABLE, "interrogate") if plan.has(name)],
-        "detectors": {role: title_of(role, plan) for role in plan.detectors},
-        "notes": notes,
-    }
-    write_report(work, entries, about)
+    write_report(work, entries, _about(folder, plan, notes))
     _prune(inputs, plan)
     pictures, masks = output_folders(folder, work)
     return Prepared(
@@ -207,26 +197,15 @@ def _place(entries: list[Entry], inputs: list[Input], plan: Plan, outputs: Outpu
             outputs.add(entry.mask, made / view.mask)
 
 
-def _take_captions(
-    entries: list[Entry], outputs: Outputs, known: Mapping[Path, str], options: PrepareOptions
-) -> list[Entry]:
-    """Take over the captions in files beside the pictures, else those in `known`; gives the entries without."""
-    bare = []
-    for entry in entries:
-        if not entry.output:
-            continue
-        if options.recaption:
-            if options.backup:
-                outputs.add_captions(entry.output, entry.path, ending=".bak")
-            bare.append(entry)
-        elif outputs.add_captions(entry.output, entry.path):
-            entry.text = read_caption(entry.path) or ""
-        elif entry.path in known:
-            entry.text = known[entry.path]
-            outputs.add_caption(entry.output, entry.text)
-        else:
-            bare.append(entry)
-    return bare
+def _about(folder: Path, plan: Plan, notes: list[str]) -> dict[str, Any]:
+    """What goes in front of the pictures in the report."""
+    return {
+        "folder": str(folder.expanduser().resolve()),
+        "options": asdict(plan.options),
+        "operations": [name for name in (*TABLE, "interrogate") if plan.has(name)],
+        "detectors": {role: title_of(role, plan) for role in plan.detectors},
+        "notes": notes,
+    }
 
 
 def _prune(inputs: list[Input], plan: Plan) -> None:

@@ -188,6 +188,19 @@ def test_the_metadata_file(folder: Path, tmp_path: Path) -> None:
     assert all(Path(key).is_absolute() and Path(key).is_file() for key in raw)
 
 
+def test_an_edit_is_what_report_and_metadata_tell(folder: Path, tmp_path: Path) -> None:
+    _, _, services = speakers()
+    prepared = prepare(folder, OPTIONS, tmp_path / "work", services, tag="sara")
+    (prepared.folder / "0.txt").write_text("sara, as I say")
+    prepared = prepare(folder, OPTIONS, tmp_path / "work", services, tag="sara")
+    assert prepared.metadata and prepared.report
+    entry = read_metadata(prepared.metadata)[str(prepared.folder / "0.png")]
+    assert (entry.caption, entry.tags) == ("sara, as I say", "")
+    told = {line["file"]: line["caption"] for line in json.loads(prepared.report.read_text())["pictures"]}
+    assert told["0.png"] == "sara, as I say" and told["1.png"] == "by hand"
+    assert told["2.png"] == "sara, picture 102 wide, long hair, hat (red), 1girl"
+
+
 def test_an_imagefolders_captions_come_along(folder: Path, tmp_path: Path) -> None:
     rows = [{"file_name": f"{n}.png", "text": f"row {n}"} for n in range(2)]
     (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
