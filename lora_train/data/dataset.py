@@ -29,7 +29,11 @@ class Encoder(Protocol):
     """What caching needs of a base model."""
 
     family: str
-    vae_hash: str
+
+    @property
+    def vae_hash(self) -> str:
+        """Names the VAE and its weights."""
+        ...
 
     def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels (B, 3, H, W) in [-1, 1] to mean and standard deviation (B, C, H/8, W/8), unscaled."""
@@ -56,25 +60,25 @@ class Dataset:
     """So many pictures' latents come from sd-scripts' files."""
     _masks: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
-    def mask(self, item: Item, key: str) -> torch.Tensor:
-        """What counts of the item's latents `key`: (1, H/8, W/8), 0 to 1; ones where the picture has no mask.
+    def mask(self, item: Item, flipped: bool) -> torch.Tensor:
+        """What counts of an item's latents: (1, H/8, W/8), 0 to 1; ones where the picture has no mask.
 
         Raises LoraTrainError when the mask cannot be read any more.
         """
+        key = item.keys[flipped]
         if key not in self._masks:
-            self._masks[key] = self._load_mask(item, key)
+            self._masks[key] = self._load_mask(item, flipped)
         return self._masks[key]
 
-    def _load_mask(self, item: Item, key: str) -> torch.Tensor:
-        height, width = self.latents[key][0].shape[-2:]
+    def _load_mask(self, item: Item, flipped: bool) -> torch.Tensor:
+        height, width = self.latents[item.keys[flipped]][0].shape[-2:]
         if item.picture.mask is None:
             return torch.ones(1, height, width)
         try:
-            mask = load_mask(item.picture.mask, item.picture.path, item.placement, flip=key != item.keys[0])
+            mask = load_mask(item.picture.mask, item.picture.path, item.placement, flipped)
         except (BrokenPicture, OSError) as error:
-            raise LoraTrainError(
-                f"the mask cannot be read ({error}).", str(item.picture.mask), "Replace it."
-            ) from error
+            what, where = f"the mask cannot be read ({error}).", str(item.picture.mask)
+            raise LoraTrainError(what, where, "Replace it.") from error
         return to_latents(mask, height, width)
 
     def bucket_counts(self) -> dict[Size, int]:

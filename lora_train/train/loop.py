@@ -179,8 +179,8 @@ class Trainer:
     def _micro_batch(self, items: list[Item], position: int, scaler: Any) -> torch.Tensor:
         """One forward and backward; returns the mean loss (a scalar tensor)."""
         options = self.config.train
-        keys = self._looks(items, position)
-        x = self._latents(keys, position)
+        looks = self._looks(items, position)
+        x = self._latents(items, looks, position)
         noise = draw_noise(x.shape, options.noise_offset, self.random.torch("noise", position)).to(self.device)
         t = self.model.draw_timesteps(len(items), self.random.torch("timesteps", position))
         weight = torch.ones(len(items), device=self.device)
@@ -190,7 +190,7 @@ class Trainer:
         losses = backward(
             self.model,
             self.network,
-            [Row(x, self._captions(items, position), mask=self._masks(items, keys))],
+            [Row(x, self._captions(items, position), mask=self._masks(items, looks))],
             Draw(noise, t, weight),
             self._encode,
             lambda loss: scaler.scale(loss / accumulation),
@@ -198,20 +198,21 @@ class Trainer:
         )
         return losses.mean()
 
-    def _looks(self, items: list[Item], position: int) -> list[str]:
-        """The keys of the latents that are looked at: those of the mirrored picture by chance."""
+    def _looks(self, items: list[Item], position: int) -> list[int]:
+        """Which of its latents each picture shows: 0, or 1 for the flipped ones, by chance."""
         choice = self.random.python("flip", position)
-        return [choice.choice(item.keys) for item in items]
+        return [choice.choice(range(len(item.keys))) for item in items]
 
-    def _masks(self, items: list[Item], keys: list[str]) -> torch.Tensor | None:
+    def _masks(self, items: list[Item], looks: list[int]) -> torch.Tensor | None:
         """What counts in the loss (B, 1, h, w), where it is masked."""
         if not self.config.train.masked_loss:
             return None
-        return torch.stack([self.dataset.mask(item, key) for item, key in zip(items, keys)]).to(self.device)
+        masks = [self.dataset.mask(item, flipped=look == 1) for item, look in zip(items, looks)]
+        return torch.stack(masks).to(self.device)
 
-    def _latents(self, keys: list[str], position: int) -> torch.Tensor:
+    def _latents(self, items: list[Item], looks: list[int], position: int) -> torch.Tensor:
         """Scaled latents (B, C, h, w), sampled from the posterior."""
-        stored = [self.dataset.latents[key] for key in keys]
+        stored = [self.dataset.latents[item.keys[look]] for item, look in zip(items, looks)]
         mean = torch.stack([mean for mean, _ in stored])
         std = torch.stack([std for _, std in stored])
         sampled = mean + std * torch.randn(mean.shape, generator=self.random.torch("latents", position))
