@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.config import RunConfig, problems
-from lora_train.data.scan import Manifest, scan
+from lora_train.data.scan import Manifest
+from lora_train.data.sources import read_pictures
 from lora_train.errors import LoraTrainError, Problem
+from lora_train.runs.captioning import captioning_problems
 from lora_train.runs.stages import Stages
 
 if TYPE_CHECKING:
@@ -29,16 +31,16 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
     from lora_train.models.opening import refusals
 
     found = [p for p in problems(config) if stages.train or not p.where.startswith("save.")]
+    found += captioning_problems(config.prepare, host)
     manifest = None
-    if config.data.folder:
+    if config.data.folder or config.data.dataset_config:
         try:
-            folder = _allowed(config.data.folder, host, "data.folder")
-            manifest = scan(folder, config.data.tag, config.data.repeats or DEFAULT_REPEATS)
+            manifest = _pictures(config, host)
         except LoraTrainError as error:
             found += error.problems
     if config.model.path:
         try:
-            found += refusals(_allowed(config.model.path, host, "model.path"), config)
+            found += refusals(allowed(config.model.path, host, "model.path"), config)
         except LoraTrainError as error:
             found += error.problems
     if stages.train and config.save.output_name and config.save.output_dir:
@@ -48,7 +50,22 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
     return manifest
 
 
-def _allowed(named: str, host: Host, where: str) -> Path:
+def _pictures(config: RunConfig, host: Host) -> Manifest:
+    """The pictures as they are before any preparation, with their masks where the loss is masked and they are known."""
+    from lora_train.data.masks import attach_masks
+
+    data = config.data
+    for field in ("folder", "in_json", "dataset_config", "mask_folder"):
+        if getattr(data, field):
+            allowed(getattr(data, field), host, f"data.{field}")
+    manifest = read_pictures(data, DEFAULT_REPEATS, host.may_read)
+    if config.train.masked_loss and not config.prepare.operations:
+        attach_masks(manifest, Path(data.mask_folder).expanduser() if data.mask_folder else None)
+    return manifest
+
+
+def allowed(named: str, host: Host, where: str) -> Path:
+    """The path that a person named in the field `where`. Raises LoraTrainError when the page may not read it."""
     path = Path(named).expanduser()
     if not host.may_read(path):
         raise LoraTrainError(

@@ -182,10 +182,11 @@ class Trainer:
             weight = min_snr_weight(self.model.snr(t), options.min_snr_gamma, self.model.prediction_type)
         accumulation = options.gradient_accumulation_steps
         with self.network.dropping(dropping(self.config.network, self.random, position)):
+            extra, mask = self._extra(items, looks), self._masks(items, looks)
             losses = backward(
                 self.model,
                 self.network,
-                [Row(x, self._captions(items, position), extra=self._extra(items, looks))],
+                [Row(x, self._captions(items, position), mask=mask, extra=extra)],
                 Draw(noise, t, weight),
                 self._encode,
                 lambda loss: scaler.scale(loss / accumulation),
@@ -201,6 +202,13 @@ class Trainer:
     def _extra(self, items: list[Item], looks: list[int]) -> Conditioning:
         """What the model is told of the pictures besides their captions."""
         return self.model.extra_inputs([item.frame(flipped=look == 1) for item, look in zip(items, looks)])
+
+    def _masks(self, items: list[Item], looks: list[int]) -> torch.Tensor | None:
+        """What counts in the loss (B, 1, h, w), where it is masked."""
+        if not self.config.train.masked_loss:
+            return None
+        masks = [self.dataset.mask(item, flipped=look == 1) for item, look in zip(items, looks)]
+        return torch.stack(masks).to(self.device)
 
     def _latents(self, items: list[Item], looks: list[int], position: int) -> torch.Tensor:
         """Scaled latents (B, C, h, w), sampled from the posterior."""
