@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,8 @@ def prepare(
         caption(bare, plan, services.caption, outputs, stopped)
     outputs.publish()
     about = {
-        "folder": str(folder),
+        "folder": str(folder.expanduser().resolve()),
+        "options": asdict(options),
         "operations": [name for name in (*TABLE, "interrogate") if plan.has(name)],
         "detectors": {role: title_of(role, plan) for role in plan.detectors},
         "notes": notes,
