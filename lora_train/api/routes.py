@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
+from lora_train.api.datasets import dataset_routes
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.access import Login
@@ -127,6 +128,7 @@ def routes(service: Service, login: Login | None = None) -> APIRouter:
             return _error(LoraTrainError("there is no such picture.", name), 404)
         return FileResponse(path, media_type="image/png")
 
+    router.include_router(dataset_routes(service.datasets))
     return router
 
 

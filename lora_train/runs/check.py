@@ -32,13 +32,13 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
     manifest = None
     if config.data.folder:
         try:
-            folder = _allowed(config.data.folder, host, "data.folder")
+            folder = allowed(config.data.folder, host, "data.folder")
             manifest = scan(folder, config.data.tag, config.data.repeats or DEFAULT_REPEATS)
         except LoraTrainError as error:
             found += error.problems
     if config.model.path:
         try:
-            recognise(_allowed(config.model.path, host, "model.path"))
+            recognise(allowed(config.model.path, host, "model.path"))
         except LoraTrainError as error:
             found += error.problems
     if stages.train and config.save.output_name and config.save.output_dir:
@@ -48,7 +48,8 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
     return manifest
 
 
-def _allowed(named: str, host: Host, where: str) -> Path:
+def allowed(named: str, host: Host, where: str) -> Path:
+    """The path that a person named in the field `where`. Raises LoraTrainError when the page may not read it."""
     path = Path(named).expanduser()
     if not host.may_read(path):
         raise LoraTrainError(
