@@ -56,6 +56,14 @@ class Host(Protocol):
         """Whether a person at the page may read this path; True for all on one's own machine."""
         ...
 
+    def caption_kinds(self) -> tuple[str, ...]:
+        """Which of CAPTION_KINDS `caption` can do here, as far as can be seen without loading a model."""
+        ...
+
+    def face_weights(self) -> list[Path]:
+        """Folders in which the host keeps facexlib's weights; empty where it has none."""
+        ...
+
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
         """One caption ("blip") or tag list ("deepbooru") per picture, in order.
 

@@ -60,6 +60,14 @@ class StandaloneHost:
         """See Host: the server listens on this machine alone."""
         return True
 
+    def caption_kinds(self) -> tuple[str, ...]:
+        """See Host."""
+        return ("blip",) if self._captioner else ()
+
+    def face_weights(self) -> list[Path]:
+        """See Host."""
+        return []
+
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
         """See Host: by a transformers model, tags not at all."""
         from lora_train.data.captioners.transformers_model import transformers_captions

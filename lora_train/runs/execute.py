@@ -18,7 +18,7 @@ from lora_train.runs.check import check_run, output_path
 from lora_train.runs.folder import Event, RunFolder
 from lora_train.runs.lock import RunLock
 from lora_train.runs.memory import memory_given_back
-from lora_train.runs.preparing import prepare_pictures, prepared_before
+from lora_train.runs.preparing import find_masks, note_buckets, prepare_pictures, prepared_before
 from lora_train.runs.stages import Result, Stages
 
 if TYPE_CHECKING:
@@ -173,20 +173,30 @@ class _Execution:
             return self.run()
 
     def run(self) -> Result:
-        from lora_train.models.opening import open_model
+        from lora_train.models.opening import assumed_by, open_model
 
         self.started = time.time()
         for rejected in self.manifest.rejected:
             self.folder.event("rejected", file=rejected.path.name, reason=rejected.reason)
-        self.folder.event("note", text=f"Found {self.manifest.summary()}.")
+        for text in (*self.manifest.notes, f"Found {self.manifest.summary()}."):
+            self.folder.event("note", text=text)
+        find_masks(self.folder, self.config, self.manifest)
+        if not (self.stages.train or self.stages.latents):
+            return self._prepared_only()
         self.folder.event("note", text=f"Loading the base model {Path(self.config.model.path).name} ...")
-        model = open_model(Path(self.config.model.path).expanduser(), self.host.tokenizers)
+        path = Path(self.config.model.path).expanduser()
+        model = open_model(path, self.host.tokenizers, assumed_by(self.config), keep_dtype=True)
+        for text in model.notes:
+            self.folder.event("note", text=text)
         config = self._choose(model)
         dataset = self._prepare(model, config)
         if not self.stages.train:
-            self.folder.set_state("finished", finished=time.time(), result=None)
-            return Result(None, 0, False, self.folder.path)
+            return self._prepared_only()
         return self._train(model, config, dataset)
+
+    def _prepared_only(self) -> Result:
+        self.folder.set_state("finished", finished=time.time(), result=None)
+        return Result(None, 0, False, self.folder.path)
 
     def _choose(self, model: BaseModel) -> RunConfig:
         """Fill in the automatic choices, and say so; a resumed run keeps what was chosen at first."""
@@ -211,22 +221,23 @@ class _Execution:
         from lora_train.data.dataset import build_dataset
 
         def progress(done: int, total: int) -> None:
-            self.folder.event("prepare", done=done, total=total)
-            self.host.report_progress(self.folder.id, done, total, "Preparing")
+            self.folder.event("prepare", stage="latents", done=done, total=total)
+            self.host.report_progress(self.folder.id, done, total, "Preparing latents")
             if self.stopped():
                 raise Stopped
 
-        model.to(torch.device(config.train.device), torch.float32)
-        known = len(self.manifest.rejected)
+        model.vae_to(torch.device(config.train.device))
+        known, cache = len(self.manifest.rejected), LatentCache(self.host.data_dir() / "cache" / "latents")
+        may_encode = self.stages.process and self.stages.latents
         dataset = build_dataset(
-            self.manifest,
-            config.data,
-            model,
-            LatentCache(self.host.data_dir() / "cache" / "latents"),
-            model.size_step,
-            progress,
-            may_encode=self.stages.process,
+            self.manifest, config.data, model, cache, model.size_step, progress, may_encode=may_encode
         )
+        cache.prune(int(self.host.settings()["cache_gb"] * 1e9), set(dataset.latents))
+        if dataset.from_npz:
+            text = f"{dataset.from_npz} pictures' latents come from sd-scripts' .npz files."
+            self.folder.event("note", text=text)
+        if self.config.prepare.operations:
+            note_buckets(self.folder, self.config, self.host, dataset)
         for rejected in self.manifest.rejected[known:]:
             self.folder.event("rejected", file=rejected.path.name, reason=rejected.reason)
         return dataset
@@ -348,7 +359,9 @@ class _Execution:
             tag_frequency=tag_frequency(self.manifest),
             base_version=trainer.model.version,
             architecture=trainer.model.architecture,
+            implementation=trainer.model.implementation,
             prediction_type=trainer.model.prediction_type,
+            zero_terminal_snr=trainer.model.zero_terminal_snr,
             base_name=trainer.model.source.name,
             base_hashes=self._base_hashes,
             started_at=self.started,
@@ -368,7 +381,7 @@ class _Execution:
                 data.resolution,
                 data.resolution,
                 steps=options.steps,
-                guidance=options.guidance,
+                guidance=trainer.model.guidance if options.guidance is None else options.guidance,
                 clip_skip=trainer.config.model.clip_skip,
             )
             with trainer.autocast:
