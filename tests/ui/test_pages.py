@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from lora_train.errors import Problem
+from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.service import Service
-from lora_train.ui.train_tab import Defaults, TrainTab, problems_html
+from lora_train.ui.train_tab import Defaults, Numbers, TrainTab, problems_html
 
 
 @pytest.fixture
@@ -55,3 +55,15 @@ def test_the_whole_page_builds(host: StandaloneHost, tmp_path: Path) -> None:
         config = str(client.get("/config").json())
     for elem_id in ("lora_train_start", "lora_train_live", "lora_train_prompt", "lora_train_model"):
         assert elem_id in config
+
+
+@pytest.mark.parametrize("text", ["1,000", "one", "1.5", "nan"])
+def test_a_number_that_may_mean_two_things_is_refused(text: str) -> None:
+    number = Numbers({"steps": text})
+    number.whole("steps", "train.max_train_steps")
+    with pytest.raises(LoraTrainError):
+        number.check()
+
+
+def test_a_decimal_comma_is_understood() -> None:
+    assert Numbers({"lr": "0,0001"})("lr", "train.learning_rate") == 1e-4
