@@ -69,6 +69,18 @@ def add_train(commands: Any) -> None:
     more.add_argument("--min-snr", type=float, metavar="GAMMA", help="min-SNR loss weighting; 5 is usual")
     more.add_argument("--noise-offset", type=float, default=0.0, help="default %(default)s")
     more.add_argument("--clip-skip", type=int, default=1, help="default %(default)s")
+    more.add_argument("--textlr1", type=float, help="learning rate of SDXL's first text encoder (default: --textlr)")
+    more.add_argument("--textlr2", type=float, help="of its second")
+    more.add_argument(
+        "--v-parameterization",
+        action=argparse.BooleanOptionalAction,
+        help="whether the base predicts v (default: as its files say)",
+    )
+    more.add_argument(
+        "--zero-terminal-snr",
+        action=argparse.BooleanOptionalAction,
+        help="train the last time as pure noise (default: as the base was)",
+    )
     more.add_argument(
         "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="default %(default)s"
     )
@@ -135,7 +147,11 @@ def add_resume(commands: Any) -> None:
 def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConfig:
     """The run that the options of `train` ask for; `model` and `lora_dir` are the defaults."""
     return RunConfig(
-        model=ModelOptions(path=model if options.model is None else options.model, clip_skip=options.clip_skip),
+        model=ModelOptions(
+            path=model if options.model is None else options.model,
+            clip_skip=options.clip_skip,
+            v_parameterization=options.v_parameterization,
+        ),
         data=DataOptions(
             folder=options.input,
             in_json=options.in_json,
@@ -166,6 +182,9 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
             learning_rate=options.lr,
             unet_lr=options.unetlr,
             text_encoder_lr=options.textlr,
+            text_encoder_lr1=options.textlr1,
+            text_encoder_lr2=options.textlr2,
+            zero_terminal_snr=options.zero_terminal_snr,
             optimizer=options.optimizer,
             lr_scheduler=options.scheduler,
             lr_warmup_steps=options.warmup,

@@ -23,7 +23,9 @@ class ModelOptions:
     path: str = ""
     """A `.safetensors` or `.ckpt` file, or a diffusers folder."""
     clip_skip: int = 1
-    """Which layer of the text encoder speaks, counted from the last (1)."""
+    """Which layer of the text encoder speaks, counted from the last (1). SDXL's is fixed."""
+    v_parameterization: bool | None = None
+    """Whether the base predicts v; None: as its files say, else as is usual for its family."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ class NetworkOptions:
     """The network that is trained."""
 
     kind: str = "lora"
+    """`lora`, `loha`, `lokr`, `oft`, `boft`, `ia3`, `glora`, `full` or `norm`; see docs/networks.md."""
     network_dim: int | None = None
     network_alpha: float | None = None
     """Scale is alpha / dim; None (or 0) means half of `network_dim`."""
@@ -139,6 +142,51 @@ class NetworkOptions:
     """None (or 0) means half of `conv_dim`."""
     network_train_unet_only: bool = False
     network_train_text_encoder_only: bool = False
+    dora_wd: bool = False
+    """DoRA around lora, loha or lokr."""
+    wd_on_output: bool = False
+    """DoRA's norm is over output rows (the paper's); else over input columns, which the WebUI's Lora code reads."""
+    rs_lora: bool = False
+    """Scale is alpha / sqrt(dim)."""
+    use_tucker: bool = False
+    factor: int = -1
+    decompose_both: bool = False
+    full_matrix: bool = False
+    unbalanced_factorization: bool = False
+    constraint: float = 0.0
+    rescaled: bool = False
+    train_on_input: bool = False
+    train_norm: bool = False
+    """Also the UNet's norms, beside another kind."""
+    init_lora_weights: str = "default"
+    """`default`, `pissa` or `olora`."""
+    network_dropout: float = 0.0
+    rank_dropout: float = 0.0
+    module_dropout: float = 0.0
+    block_dims: tuple[int, ...] = ()
+    """One dimension for each of the UNet's blocks, 25 for SD 1.x and 2.x, 23 for SDXL, as kohya counts them."""
+    block_alphas: tuple[float, ...] = ()
+    conv_block_dims: tuple[int, ...] = ()
+    conv_block_alphas: tuple[float, ...] = ()
+    down_lr_weight: str = ""
+    """Factors on the rates of the down blocks: numbers, or `sine`, `cosine`, `linear`, `reverse_linear`, `zeros`."""
+    mid_lr_weight: str = ""
+    up_lr_weight: str = ""
+    block_lr_zero_threshold: float = 0.0
+    """Factors up to this leave a block out."""
+    network_rules: tuple[str, ...] = ()
+    """`PATTERN: dim=8 alpha=4 lr=1e-5 kind=lokr` or `PATTERN: off`; the first found in a module's name counts."""
+    loraplus_lr_ratio: float | None = None
+    """The up matrices' learning rate is so many times the others'."""
+    loraplus_unet_lr_ratio: float | None = None
+    loraplus_text_encoder_lr_ratio: float | None = None
+    scale_weight_norms: float | None = None
+    """Each network's change is held to this norm; 1 is usual."""
+    network_weights: str = ""
+    """A LoRA file to go on from, with its kinds and ranks."""
+    base_weights: tuple[str, ...] = ()
+    """LoRA files that are merged into the base model before the training."""
+    base_weights_multiplier: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,7 +199,12 @@ class TrainOptions:
     learning_rate: float = 1e-4
     unet_lr: float | None = None
     text_encoder_lr: float | None = None
+    text_encoder_lr1: float | None = None
+    """Rate of the first text encoder of a base with two; None means `text_encoder_lr`."""
+    text_encoder_lr2: float | None = None
     optimizer: str = "adamw"
+    stop_text_encoder_training: int | None = None
+    """Text encoders are trained for so many steps only."""
     weight_decay: float = 0.01
     lr_scheduler: str = "cosine"
     lr_warmup_steps: int | None = None
@@ -160,6 +213,8 @@ class TrainOptions:
     min_snr_gamma: float | None = None
     """Hang et al. 2023 (arXiv 2303.09556); None weighs all timesteps alike."""
     noise_offset: float = 0.0
+    zero_terminal_snr: bool | None = None
+    """Lin et al. 2023 (arXiv 2305.08891), for bases that predict v; None: as the base was trained."""
     masked_loss: bool = False
     """Whether the loss is weighted by the pictures' masks."""
     mixed_precision: str = "auto"
@@ -191,7 +246,8 @@ class PreviewOptions:
     sample_every_n_steps: int = 0
     """Also at the start and at the end, when there are prompts."""
     steps: int = 20
-    guidance: float = 7.0
+    guidance: float | None = None
+    """None means the usual one of the base model's family."""
     seed: int = 1
 
 
@@ -265,8 +321,11 @@ def _fit(hint: Any, value: Any) -> tuple[bool, Any]:
             return type(None) in parts, None
         return _fit(next(part for part in parts if part is not type(None)), value)
     if typing.get_origin(hint) is tuple:
-        ok = isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
-        return ok, tuple(value) if ok else value
+        if not isinstance(value, (list, tuple)):
+            return False, value
+        items = [_fit(typing.get_args(hint)[0], item) for item in value]
+        ok = all(fits for fits, _ in items)
+        return ok, tuple(item for _, item in items) if ok else value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return True, float(value)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool)), value
@@ -275,6 +334,6 @@ def _fit(hint: Any, value: Any) -> tuple[bool, Any]:
 def _describe(hint: Any) -> str:
     parts = [part for part in typing.get_args(hint) if part is not type(None)]
     if typing.get_origin(hint) is tuple:
-        return "a list of texts"
+        return {int: "a list of whole numbers", float: "a list of numbers"}.get(parts[0], "a list of texts")
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     return names[parts[0] if parts else hint]

@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+from lora_train.config.network import KINDS, network_problems
 from lora_train.config.run import RunConfig
 from lora_train.errors import LoraTrainError, Problem
 
@@ -41,10 +42,22 @@ RANGES: dict[str, tuple[float, float]] = {
     "network.network_alpha": (0, 65_536),
     "network.conv_dim": (1, 4096),
     "network.conv_alpha": (0, 65_536),
+    "network.constraint": (0, 1000),
+    "network.network_dropout": (0, 0.99),
+    "network.rank_dropout": (0, 0.99),
+    "network.module_dropout": (0, 0.99),
+    "network.block_lr_zero_threshold": (0, 100),
+    "network.loraplus_lr_ratio": (0, 1000),
+    "network.loraplus_unet_lr_ratio": (0, 1000),
+    "network.loraplus_text_encoder_lr_ratio": (0, 1000),
+    "network.scale_weight_norms": (1e-6, 1e6),
+    "train.stop_text_encoder_training": (1, 10_000_000),
     "train.max_train_steps": (1, 10_000_000),
     "train.learning_rate": (0, 10),
     "train.unet_lr": (0, 10),
     "train.text_encoder_lr": (0, 10),
+    "train.text_encoder_lr1": (0, 10),
+    "train.text_encoder_lr2": (0, 10),
     "train.weight_decay": (0, 1),
     "train.lr_warmup_steps": (0, 10_000_000),
     "train.max_grad_norm": (0, 1e6),
@@ -82,10 +95,11 @@ TAGGERS = ("deepbooru", "wd14", "transformers", "command", "none")
 # of a field that is a list, every item must be one of these
 CHOICES: dict[str, tuple[str, ...]] = {
     "prepare.operations": PREPARE_OPERATIONS,
+    "network.kind": KINDS,
+    "network.init_lora_weights": ("default", "pissa", "olora"),
     "prepare.captioner": CAPTIONERS,
     "prepare.tagger": TAGGERS,
     "prepare.caption_device": ("auto", "cpu", "cuda"),
-    "network.kind": ("lora",),
     "train.optimizer": ("adamw",),
     "train.lr_scheduler": ("constant", "cosine", "linear"),
     "train.mixed_precision": ("auto", "fp32", "bf16", "fp16"),
@@ -153,13 +167,22 @@ def _required(config: RunConfig) -> list[Problem]:
 
 def _together(config: RunConfig) -> list[Problem]:
     """Options that do not go together."""
-    found = []
+    found = network_problems(config.network)
     network, data = config.network, config.data
     if network.network_train_unet_only and network.network_train_text_encoder_only:
         found.append(Problem("both 'UNet only' and 'text encoder only' are set.", "network", "Set one of them."))
     train = config.train
+    if train.stop_text_encoder_training and network.network_train_text_encoder_only:
+        found.append(
+            Problem(
+                "nothing would be trained after the text encoder stops.",
+                "train.stop_text_encoder_training",
+                "Leave it out, or train the UNet too.",
+            )
+        )
     unet_lr = train.learning_rate if train.unet_lr is None else train.unet_lr
     text_lr = train.learning_rate / 2 if train.text_encoder_lr is None else train.text_encoder_lr
+    text_lr = max(text_lr if rate is None else rate for rate in (train.text_encoder_lr1, train.text_encoder_lr2))
     if network.network_train_unet_only:
         text_lr = 0
     if network.network_train_text_encoder_only:

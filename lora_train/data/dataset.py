@@ -21,6 +21,7 @@ from lora_train.data.masks import load_mask, to_latents
 from lora_train.data.pictures import BrokenPicture, file_hash, load_picture
 from lora_train.data.scan import Manifest, Picture, Rejected
 from lora_train.errors import LoraTrainError
+from lora_train.models.base import Frame
 
 ENCODE_BATCH = 8
 
@@ -48,6 +49,12 @@ class Item:
     placement: Placement
     keys: tuple[str, ...]
     mask_hash: str = ""
+
+    def frame(self, flipped: bool) -> Frame:
+        """How the picture was cut; `left` counts from the other side when it is flipped."""
+        place = self.placement
+        left = place.scaled[0] - place.bucket[0] - place.left if flipped else place.left
+        return Frame((self.picture.width, self.picture.height), (left, place.top), place.bucket)
 
 
 @dataclass

@@ -57,9 +57,9 @@ class WebuiHost:
 
     def tokenizers(self) -> list[Any]:
         """See Host: those of the CLIP text encoders in the loaded model."""
-        stage = getattr(self._loaded_model(), "cond_stage_model", None)
-        found = [getattr(part, "tokenizer", None) for part in (stage, getattr(stage, "wrapped", None))]
-        return [tokenizer for tokenizer in found if hasattr(tokenizer, "get_vocab")]
+        from lora_train.hosts.ldm_modules import tokenizers_of
+
+        return tokenizers_of(self._loaded_model())
 
     def lora_dir(self) -> Path:
         """See Host."""

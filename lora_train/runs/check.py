@@ -28,7 +28,7 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
 
     Writes nothing. Returns the scanned pictures. `own_output` is a file that this run itself wrote.
     """
-    from lora_train.models.opening import recognise
+    from lora_train.models.opening import refusals
 
     found = [p for p in problems(config) if stages.train or not p.where.startswith("save.")]
     found += captioning_problems(config.prepare, host)
@@ -40,7 +40,7 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
             found += error.problems
     if config.model.path:
         try:
-            recognise(allowed(config.model.path, host, "model.path"))
+            found += refusals(allowed(config.model.path, host, "model.path"), config)
         except LoraTrainError as error:
             found += error.problems
     if stages.train and config.save.output_name and config.save.output_dir:

@@ -173,7 +173,7 @@ class _Execution:
             return self.run()
 
     def run(self) -> Result:
-        from lora_train.models.opening import open_model
+        from lora_train.models.opening import assumed_by, open_model
 
         self.started = time.time()
         for rejected in self.manifest.rejected:
@@ -184,7 +184,10 @@ class _Execution:
         if not (self.stages.train or self.stages.latents):
             return self._prepared_only()
         self.folder.event("note", text=f"Loading the base model {Path(self.config.model.path).name} ...")
-        model = open_model(Path(self.config.model.path).expanduser(), self.host.tokenizers)
+        path = Path(self.config.model.path).expanduser()
+        model = open_model(path, self.host.tokenizers, assumed_by(self.config), keep_dtype=True)
+        for text in model.notes:
+            self.folder.event("note", text=text)
         config = self._choose(model)
         dataset = self._prepare(model, config)
         if not self.stages.train:
@@ -223,7 +226,7 @@ class _Execution:
             if self.stopped():
                 raise Stopped
 
-        model.to(torch.device(config.train.device), torch.float32)
+        model.vae_to(torch.device(config.train.device))
         known, cache = len(self.manifest.rejected), LatentCache(self.host.data_dir() / "cache" / "latents")
         may_encode = self.stages.process and self.stages.latents
         dataset = build_dataset(
@@ -356,7 +359,9 @@ class _Execution:
             tag_frequency=tag_frequency(self.manifest),
             base_version=trainer.model.version,
             architecture=trainer.model.architecture,
+            implementation=trainer.model.implementation,
             prediction_type=trainer.model.prediction_type,
+            zero_terminal_snr=trainer.model.zero_terminal_snr,
             base_name=trainer.model.source.name,
             base_hashes=self._base_hashes,
             started_at=self.started,
@@ -376,7 +381,7 @@ class _Execution:
                 data.resolution,
                 data.resolution,
                 steps=options.steps,
-                guidance=options.guidance,
+                guidance=trainer.model.guidance if options.guidance is None else options.guidance,
                 clip_skip=trainer.config.model.clip_skip,
             )
             with trainer.autocast:
