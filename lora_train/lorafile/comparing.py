@@ -9,7 +9,8 @@ import torch
 from lora_train.errors import LoraTrainError
 from lora_train.lorafile.factors import Factors, factors_of
 from lora_train.lorafile.reading import LoraFile
-from lora_train.lorafile.resizing import Progress, nothing, require_factors
+from lora_train.lorafile.resizing import require_factors
+from lora_train.lorafile.writing import Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Comparison:
         return dot / (norms[0] * norms[1]) if norms[0] and norms[1] else 0.0
 
 
-def compare(a: LoraFile, b: LoraFile, progress: Progress = nothing) -> Comparison:
+def compare(a: LoraFile, b: LoraFile, progress: Progress = no_progress) -> Comparison:
     """Compare the deltas of `a` and `b`. Raises LoraTrainError for kinds that two factors cannot express."""
     for file in (a, b):
         require_factors(file, "compared")

@@ -17,7 +17,7 @@ from lora_train.lorafile.factors import factors_of, has_factors
 from lora_train.lorafile.kinds import kind_name
 from lora_train.lorafile.layouts import ALPHA, DOWN
 from lora_train.lorafile.names import block_of, looks_like_sdxl
-from lora_train.lorafile.reading import LoraFile, read_lora
+from lora_train.lorafile.reading import read_lora
 
 _RANK_PARTS = ((DOWN, 0), ("hada_w1_b", 0), ("lokr_w2_b", 0), ("lokr_w1_b", 0))
 """Parts that show a module's rank, and in which dimension."""

@@ -66,13 +66,14 @@ ENDINGS = {
 }
 """Other spellings of a key's last part."""
 
-PARTS = frozenset(
-    """alpha dora_scale lora_down.weight lora_up.weight lora_mid.weight scalar
+_PARTS = """
+    alpha dora_scale lora_down.weight lora_up.weight lora_mid.weight scalar
     hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 hada_t2
     lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2
     oft_blocks oft_diag rescale on_input weight diff diff_b w_norm b_norm
-    a1.weight a2.weight b1.weight b2.weight bm.weight""".split()
-)
+    a1.weight a2.weight b1.weight b2.weight bm.weight
+"""
+PARTS = frozenset(_PARTS.split())
 """The last parts of keys in kohya's and LyCORIS' files."""
 
 SKIPPED = ("bundle_emb.", "emb_params", "string_to_param.")
@@ -110,7 +111,9 @@ class _Key:
 
 def understand(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Read:
     """Bring a file's tensors under kohya's names. Raises ValueError that names the keys that cannot be."""
-    keys, unknown, skipped = {}, [], []
+    keys: dict[str, _Key] = {}
+    unknown: list[str] = []
+    skipped: list[str] = []
     for key in tensors:
         found = _split(key)
         if found is not None:

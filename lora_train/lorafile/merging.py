@@ -12,7 +12,8 @@ from lora_train.lorafile.base_model import made_for
 from lora_train.lorafile.factors import Cut, Factors, cut_factors, factors_of
 from lora_train.lorafile.layouts import DOWN
 from lora_train.lorafile.reading import LoraFile
-from lora_train.lorafile.resizing import Progress, dimensions, nothing, require_factors
+from lora_train.lorafile.resizing import dimensions, require_factors
+from lora_train.lorafile.writing import Progress, no_progress
 
 _SHARED = ("ss_base_model_version", "ss_sd_model_name", "ss_sd_model_hash", "ss_new_sd_model_hash", "ss_v2")
 _SHARED_SPEC = (
@@ -24,7 +25,7 @@ _SHARED_SPEC = (
 
 
 def merge(
-    files: Sequence[LoraFile], weights: Sequence[float], cut: Cut | None = None, progress: Progress = nothing
+    files: Sequence[LoraFile], weights: Sequence[float], cut: Cut | None = None, progress: Progress = no_progress
 ) -> LoraFile:
     """One LoRA whose delta is the sum of weight x delta of each file.
 

@@ -27,18 +27,20 @@ SD1 = UnetShape(2, (True, True, True, False))
 SDXL = UnetShape(2, (False, True, True))
 _TRANSLATORS = {shape: Translator(unet_pairs(shape)) for shape in (SD1, SDXL)}
 
-_WORDS = (
-    # diffusers' UNet
-    "down_blocks mid_block up_blocks attentions resnets downsamplers upsamplers transformer_blocks attn1 attn2 "
-    "to_q to_k to_v to_out ff net proj proj_in proj_out norm norm1 norm2 norm3 conv conv1 conv2 conv_in conv_out "
-    "conv_norm_out conv_shortcut time_emb_proj time_embedding add_embedding linear_1 linear_2 "
-    # the original code's
-    "input_blocks middle_block output_blocks in_layers emb_layers out_layers skip_connection op out time_embed label_emb "
-    # CLIP
-    "text_model encoder layers self_attn q_proj k_proj v_proj out_proj mlp fc1 fc2 layer_norm1 layer_norm2 "
-    "final_layer_norm embeddings token_embedding position_embedding text_projection"
-).split()
-_WORD = re.compile(rf"({'|'.join(sorted(_WORDS, key=len, reverse=True))}|\d+)(?:_|$)")
+_WORDS = """
+    down_blocks mid_block up_blocks attentions resnets downsamplers upsamplers transformer_blocks
+    attn1 attn2 to_q to_k to_v to_out ff net proj proj_in proj_out norm norm1 norm2 norm3
+    conv conv1 conv2 conv_in conv_out conv_norm_out conv_shortcut
+    time_emb_proj time_embedding add_embedding linear_1 linear_2
+
+    input_blocks middle_block output_blocks in_layers emb_layers out_layers skip_connection op out
+    time_embed label_emb
+
+    text_model encoder layers self_attn q_proj k_proj v_proj out_proj mlp fc1 fc2
+    layer_norm1 layer_norm2 final_layer_norm embeddings token_embedding position_embedding text_projection
+"""
+"""Of diffusers' UNet, of the original code's, of CLIP."""
+_WORD = re.compile(rf"({'|'.join(sorted(_WORDS.split(), key=len, reverse=True))}|\d+)(?:_|$)")
 _DEEP = re.compile(r"transformer_blocks[._](?:[2-9]|\d\d)")
 _BLOCK = re.compile(r"(input|output)_blocks\.(\d+)\.|(middle)_block\.")
 _SGM = re.compile(r"(?:^|[._])(?:input_blocks|middle_block|output_blocks)[._]")

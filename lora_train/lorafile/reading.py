@@ -79,26 +79,37 @@ def file_metadata(path: Path) -> dict[str, str]:
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
-def _raw(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], dict[str, dict[str, Any]]]:
-    """Tensors under the keys of the file, metadata, and peft's configurations by component."""
+_Raw = tuple[dict[str, torch.Tensor], dict[str, str], dict[str, dict[str, Any]]]
+"""Tensors under the keys of the file, metadata, and peft's configurations by component."""
+
+
+def _raw(path: Path) -> _Raw:
     if not path.is_dir():
-        metadata = file_metadata(path)
-        configs = configs_in_metadata(metadata)
-        beside = path.parent / ADAPTER_CONFIG
-        if path.name in WEIGHTS and beside.is_file():
-            configs[""] = _config(beside)
-        return read_tensors(path), metadata, configs
-    folders = {part: path / part for part in PARTS if _weights_in(path / part) is not None}
-    if not folders:
-        file = _weights_in(path)
-        if file is None:
-            raise LoraTrainError("there is no LoRA in this folder.", str(path), _GIVE)
-        return _raw(file)
-    tensors, metadata, configs = {}, {}, {}
-    for part, folder in folders.items():
-        file = _weights_in(folder)
-        assert file is not None
-        its_tensors, its_metadata, its_configs = _raw(file)
+        return _raw_file(path)
+    folders = {part: file for part in PARTS if (file := _weights_in(path / part)) is not None}
+    if folders:
+        return _raw_parts(folders)
+    file = _weights_in(path)
+    if file is None:
+        raise LoraTrainError("there is no LoRA in this folder.", str(path), _GIVE)
+    return _raw_file(file)
+
+
+def _raw_file(path: Path) -> _Raw:
+    metadata = file_metadata(path)
+    configs = configs_in_metadata(metadata)
+    beside = path.parent / ADAPTER_CONFIG
+    if path.name in WEIGHTS and beside.is_file():
+        configs[""] = _config(beside)
+    return read_tensors(path), metadata, configs
+
+
+def _raw_parts(files: Mapping[str, Path]) -> _Raw:
+    tensors: dict[str, torch.Tensor] = {}
+    metadata: dict[str, str] = {}
+    configs: dict[str, dict[str, Any]] = {}
+    for part, file in files.items():
+        its_tensors, its_metadata, its_configs = _raw_file(file)
         tensors |= {f"{part}.{key}": value for key, value in its_tensors.items()}
         metadata |= its_metadata
         configs |= {part: its_configs[""]} if "" in its_configs else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -12,13 +12,7 @@ from lora_train.errors import LoraTrainError
 from lora_train.lorafile.factors import Cut, Factors, alpha_of, cut_factors, factors_of, has_factors
 from lora_train.lorafile.layouts import DOWN, named
 from lora_train.lorafile.reading import LoraFile
-
-Progress = Callable[[int, int], None]
-"""Told (done, total); may raise to stop."""
-
-
-def nothing(done: int, total: int) -> None:
-    """No progress."""
+from lora_train.lorafile.writing import Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -37,12 +31,13 @@ def resize(
     cut: Cut,
     convolutions: Cut | None = None,
     rules: Mapping[str, Cut] | None = None,
-    progress: Progress = nothing,
+    progress: Progress = no_progress,
 ) -> tuple[LoraFile, list[ModuleCut]]:
     """`file` with other ranks. `convolutions` is the cut of larger than 1 x 1 kernels; None: the same.
 
-    `rules` are cuts by module name with `*` and `?`; the first that fits goes before the others. Ranks never grow beyond a module's own, where nothing would be gained. alpha / rank stays, so alpha changes
-    with the rank. Raises LoraTrainError for kinds that two factors cannot express.
+    `rules` are cuts by module name with `*` and `?`; the first that fits goes before the others. Ranks never
+    grow: nothing would be gained. alpha / rank stays, so alpha changes with the rank.
+    Raises LoraTrainError for kinds that two factors cannot express.
     """
     modules = file.by_module()
     require_factors(file, "resized")

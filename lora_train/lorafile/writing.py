@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,16 @@ _DTYPE_NAMES = {
 }
 _WIDTHS = dict(_DTYPE_NAMES.values())
 
+Progress = Callable[[int, int], None]
+"""Told (done, total); may raise to stop, and then nothing is written."""
+
+
+def no_progress(done: int, total: int) -> None:
+    """Tells nobody."""
+
+
 # what the WebUI's additional-networks hash skips: 1 MiB; and how much it reads then
-_LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
+LEGACY_AT, LEGACY_LENGTH = 0x100000, 0x10000
 
 
 def serialise(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
@@ -45,9 +53,7 @@ def serialise(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> byt
     data = save({name: tensors[name].contiguous() for name in sorted(tensors)})
     length = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + length])
-    if metadata:
-        header = {"__metadata__": dict(sorted(metadata.items())), **header}
-    return _header(header) + data[8 + length :]
+    return header_bytes(header, metadata) + data[8 + length :]
 
 
 def model_hashes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> dict[str, str]:
@@ -60,7 +66,7 @@ def model_hashes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> 
     start = 8 + struct.unpack("<Q", data[:8])[0]
     return {
         "sshs_model_hash": hashlib.sha256(data[start:]).hexdigest(),
-        "sshs_legacy_hash": hashlib.sha256(data[_LEGACY_AT : _LEGACY_AT + _LEGACY_LENGTH]).hexdigest()[:8],
+        "sshs_legacy_hash": hashlib.sha256(data[LEGACY_AT : LEGACY_AT + LEGACY_LENGTH]).hexdigest()[:8],
     }
 
 
@@ -92,27 +98,29 @@ class Slot:
     make: Callable[[], torch.Tensor]
 
 
-def write_stream(path: Path, slots: Mapping[str, Slot], metadata: Mapping[str, str]) -> Iterator[str]:
-    """Write a safetensors file tensor by tensor, atomically; yields each name before its tensor is made.
+def write_stream(
+    path: Path, slots: Mapping[str, Slot], metadata: Mapping[str, str], progress: Progress = no_progress
+) -> None:
+    """Write a safetensors file tensor by tensor, atomically; the bytes are those of `serialise`.
 
-    The bytes are those of `serialise`. Left unfinished (the generator closed), there is no file.
-    Raises LoraTrainError when it cannot be written.
+    When `progress` raises, there is no file. Raises LoraTrainError when it cannot be written.
     """
     names = sorted(slots, key=lambda name: (-_width(slots[name]), name))
-    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    header: dict[str, object] = {}
     end = 0
     for name in names:
         slot, start = slots[name], end
         end = start + _width(slot) * math.prod(slot.shape)
         header[name] = {"dtype": slot.dtype, "shape": list(slot.shape), "data_offsets": [start, end]}
     with writing(path) as file:
-        file.write(_header(header))
-        for name in names:
-            yield name
+        file.write(header_bytes(header, metadata))
+        for number, name in enumerate(names):
+            progress(number, len(names))
             value = slots[name].make().detach().cpu().contiguous()
             if dtype_name(value) != slots[name].dtype or tuple(value.shape) != slots[name].shape:
                 raise ValueError(f"{name} is not what was announced")
             file.write(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    progress(len(names), len(names))
 
 
 def dtype_name(value: torch.Tensor) -> str:
@@ -124,7 +132,9 @@ def _width(slot: Slot) -> int:
     return _WIDTHS[slot.dtype]
 
 
-def _header(header: Mapping[str, object]) -> bytes:
+def header_bytes(entries: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file up to its data: entries in their order, metadata sorted, filled up to 8 bytes."""
+    header = {"__metadata__": dict(sorted(metadata.items())), **entries} if metadata else entries
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
