@@ -138,7 +138,7 @@ def _run_inspect(options: argparse.Namespace) -> int:
         for field in ("kinds", "ranks", "alphas", "dtypes"):
             print(f"{field:9} {', '.join(f'{value} ({count})' for value, count in facts[field].items())}")
         for name, block in report.blocks.items():
-            norm = "needs the base" if block.norm is None else f"norm {block.norm:.4g}, largest {block.largest:.4g}"
+            norm = "norms of LoRA only" if block.norm is None else f"norm {block.norm:.4g}, largest {block.largest:.4g}"
             print(f"  {name:6} {block.modules:3} modules, {norm}")
         for name, value in report.metadata.items():
             print(f"  {name} = {value[:100]}{' ...' if len(value) > 100 else ''}")

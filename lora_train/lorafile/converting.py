@@ -114,7 +114,7 @@ def _pairs(file: LoraFile) -> list[_Pair]:
     modules = file.by_module()
     odd = [name for name, parts in modules.items() if not {DOWN, UP} <= parts.keys() <= _CONVERTED]
     if odd:
-        fix = "Make a LoRA of it first (`lora-train file resize`)."
+        fix = "Make a LoRA of it: `lora-train file merge-into` its base, then `extract`."
         raise _cannot(file, "diffusers' and peft's", odd, "other kinds of network than LoRA and DoRA", fix)
     nameless = [name for name in modules if path_of(name) is None]
     if nameless:

@@ -14,10 +14,10 @@ from lora_train.lorafile.base_model import made_for
 from lora_train.lorafile.checks import problems_of
 from lora_train.lorafile.comparing import norm
 from lora_train.lorafile.factors import factors_of, has_factors
-from lora_train.lorafile.kinds import kind_name
-from lora_train.lorafile.layouts import ALPHA, DOWN
+from lora_train.lorafile.layouts import ALPHA, DORA, DOWN
 from lora_train.lorafile.names import block_of, looks_like_sdxl
 from lora_train.lorafile.reading import read_lora
+from lora_train.networks.registry import kind_of
 
 _RANK_PARTS = ((DOWN, 0), ("hada_w1_b", 0), ("lokr_w2_b", 0), ("lokr_w1_b", 0))
 """Parts that show a module's rank, and in which dimension."""
@@ -29,7 +29,7 @@ class Block:
 
     modules: int
     norm: float | None
-    """Root of the sum of the deltas' squared Frobenius norms; None for kinds that need the base to tell."""
+    """Root of the sum of the deltas' squared Frobenius norms; None where a module is no LoRA."""
     largest: float | None
     """Norm of the strongest module."""
 
@@ -81,6 +81,13 @@ def inspect(path: Path) -> Report:
         skipped=file.skipped,
         problems=tuple(str(problem) for problem in problems),
     )
+
+
+def kind_name(parts: Mapping[str, torch.Tensor]) -> str:
+    """ "lora", "dora: lora", "loha" ..., or "unknown"."""
+    kind = kind_of(parts)
+    name = kind.name if kind is not None else "unknown"
+    return f"dora: {name}" if DORA in parts else name
 
 
 def alpha_or_none(parts: Mapping[str, torch.Tensor]) -> str:

@@ -13,13 +13,15 @@ import torch
 from lora_train.errors import LoraTrainError
 from lora_train.lorafile.base_model import made_for
 from lora_train.lorafile.checkpoints import Checkpoint, Place, open_checkpoint, places_of
-from lora_train.lorafile.deltas import delta_for
+from lora_train.lorafile.deltas import deltas_for
 from lora_train.lorafile.layouts import named
 from lora_train.lorafile.reading import LoraFile
 from lora_train.lorafile.writing import Progress, Slot, no_progress, refuse_existing, write_stream
 
 MERGED = "lora_train.merged"
 """Metadata of the result: names, weights and hashes of what was merged, as JSON."""
+BIAS_PARTS = frozenset(("diff_b", "b_norm"))
+"""Parts that change a bias."""
 _STALE = ("modelspec.hash_sha256",)
 
 
@@ -86,8 +88,11 @@ def _changes(
         unmatched += absent
         for name, parts in modules.items():
             if name in places:
-                place = places[name]
-                changes.setdefault(place.key, []).append(_Change(name, place, parts, weight, file.path))
+                change = _Change(name, places[name], parts, weight, file.path)
+                changes.setdefault(change.place.key, []).append(change)
+                bias = change.place.key.removesuffix("weight") + "bias"
+                if bias in base.shapes and not BIAS_PARTS.isdisjoint(parts):
+                    changes.setdefault(bias, []).append(change)
     return changes, tuple(unmatched)
 
 
@@ -99,14 +104,16 @@ def _changed(base: Checkpoint, key: str, changes: Sequence[_Change]) -> torch.Te
     original = base.get(key)
     summed = original.float().clone()
     for change in changes:
-        weight = change.place.view(original.float())
+        place = change.place
+        weight = place.view(base.get(place.key)).float()
         try:
-            delta = delta_for(weight, change.parts)
+            delta = deltas_for(weight, change.parts)[place.key != key]
         except ValueError as error:
             raise LoraTrainError(
                 f"{change.name} does not fit {base.path.name} ({error}).",
                 str(change.file),
                 "Merge it into its own base.",
             ) from error
-        change.place.view(summed).add_(delta, alpha=change.weight)
+        if delta is not None:
+            place.view(summed).add_(delta, alpha=change.weight)
     return summed.to(original.dtype)

@@ -85,7 +85,9 @@ def require_factors(file: LoraFile, what: str) -> None:
     odd = [name for name, parts in file.by_module().items() if not has_factors(parts)]
     if odd:
         raise LoraTrainError(
-            f"only LoRA can be {what}; {len(odd)} modules are of another kind ({named(odd)}).", str(file.path)
+            f"only LoRA can be {what}; {len(odd)} modules are of another kind ({named(odd)}).",
+            str(file.path),
+            "Make a LoRA of it: `lora-train file merge-into` its base, then `extract`.",
         )
 
 
