@@ -27,6 +27,8 @@ class Host(Protocol):
     """A WebUI, or the stand-in when there is none."""
 
     name: str
+    improves: bool
+    """Whether it can enlarge pictures and restore faces."""
 
     def checkpoints(self) -> list[Path]:
         """Base models that the host knows; empty where it knows none."""

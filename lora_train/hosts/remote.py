@@ -26,6 +26,7 @@ class RemoteHost(StandaloneHost):
     """Trains here and uses the models of the WebUI at `url`; its files count only when they are on this machine."""
 
     name = "remote WebUI"
+    improves = True
 
     def __init__(self, url: str, user: str = "", password: str = "", data: Path | None = None) -> None:
         super().__init__(data)

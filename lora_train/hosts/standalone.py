@@ -26,6 +26,7 @@ class StandaloneHost:
     """
 
     name = "standalone"
+    improves = False
 
     def __init__(self, data: Path | None = None, captioner: str = "") -> None:
         self._data = data or Path(os.environ.get(DATA_VARIABLE, "lora-train-data")).absolute()

@@ -30,6 +30,7 @@ class WebuiHost:
     """See Host. Every method imports what it needs, so that a WebUI that lacks one thing loses only that."""
 
     name = "AUTOMATIC1111 WebUI"
+    improves = True
 
     def checkpoints(self) -> list[Path]:
         """See Host."""
@@ -238,6 +239,7 @@ class WebuiHost:
         from modules import call_queue
 
         settings = self.settings()
+        note("Waiting for the WebUI to finish what it is doing ...")
         with ExitStack() as stack:
             stack.enter_context(turn(call_queue.queue_lock, stopped))
             if settings["generation"] == REFUSE:

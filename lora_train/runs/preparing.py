@@ -137,10 +137,9 @@ def services_of(host: Host, options: PrepareOptions) -> Services:
 
     if found := captioning_problems(options, host):
         raise LoraTrainError.of(found)
-    alone = host.name == "standalone"  # nothing here upscales or restores: the preparation says so once
     return Services(
-        upscale=None if alone else lambda p: host.upscale(p, 2, options.upscaler),
-        restore=None if alone else lambda p: host.restore_faces(p, options.restore_weight),
+        upscale=(lambda p: host.upscale(p, 2, options.upscaler)) if host.improves else None,
+        restore=(lambda p: host.restore_faces(p, options.restore_weight)) if host.improves else None,
         caption=asked(options.captioner, options, "captioner", host),
         tags=asked(options.tagger, options, "tagger", host),
         weights=tuple(str(folder) for folder in host.face_weights()),

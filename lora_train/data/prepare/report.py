@@ -39,6 +39,8 @@ class Entry:
     verdict: Verdict
     overruled: bool | None = None
     similarity: float | None = None
+    twin: str = ""
+    """The key of the kept entry that it is compared to in `similarity`."""
     output: str = ""
     """Like the mask and the thumbnail: a path relative to the work folder, "" where there is none."""
     mask: str = ""
@@ -70,6 +72,8 @@ class Entry:
             "can_be_kept": self.possible,
             "scores": {name: round(score, 6) for name, score in scores.items()},
             "size": list(view.size if view and view.possible else self.record.size),
+            "source_size": list(self.record.size),
+            "twin": self.twin,
             "box": view.box if view else None,
             "detector": view.detector if view else "",
             "confidence": view.confidence if view else None,

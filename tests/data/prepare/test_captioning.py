@@ -213,7 +213,7 @@ def test_an_imagefolders_captions_come_along(folder: Path, tmp_path: Path) -> No
 ACTIONS = st.sampled_from(["write in", "remove in", "edit out", "remove picture", "add picture", "prepare"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_what_a_person_wrote_is_never_lost(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Whatever is done in whatever order: the input stays as it is, and an edited caption is there or in a `.bak`."""
