@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from lora_train import RunConfig, run_training
 from lora_train.lorafile.converting import write_diffusers, write_peft
 from lora_train.lorafile.inspecting import inspect
 from lora_train.lorafile.reading import LoraFile, read_lora
@@ -106,3 +108,17 @@ def test_peft_reads_its_layout(base: Path, tmp_path: Path) -> None:
     found = _outputs(model.text_encoder, loaded)[1]
     _close(found, _merged(base, LoraFile(tmp_path, only_unet, {}))[1])
     assert not torch.allclose(found, _outputs(open_model(base).text_encoder, open_model(base).unet)[1], rtol=1e-2)  # type: ignore[attr-defined]
+
+
+def test_a_trained_files_fields_are_kohyas(make_config: Callable[..., RunConfig]) -> None:
+    """Every field that sd-scripts writes, but the parameters of losses and noises that were not used."""
+    made = run_training(make_config())
+    assert made.path is not None
+    unused = {
+        "ss_huber_c", "ss_huber_scale", "ss_huber_schedule", "ss_multires_noise_discount",
+        "ss_max_validation_steps", "ss_resize_interpolation",
+    }  # fmt: skip
+    theirs = read_lora(GOLDEN / "kohya_lora.safetensors").metadata
+    ours = read_lora(made.path).metadata
+    assert theirs.keys() - ours.keys() == unused
+    assert ours["ss_steps"] == "3" and ours["ss_validation_split"] == "0.0" and ours["ss_lowram"] == "False"
