@@ -146,21 +146,47 @@ def _data(facts: TrainingFacts) -> dict[str, object]:
 
 
 def _network(facts: TrainingFacts) -> dict[str, object]:
-    network = facts.config.network
-    return {
-        "ss_network_module": "networks.lora",
+    network, args = facts.config.network, _network_args(facts.config.network)
+    fields: dict[str, object] = {
+        "ss_network_module": "lycoris.kohya" if "algo" in args else "networks.lora",
         "ss_network_dim": network.network_dim,
         "ss_network_alpha": network.network_alpha,
-        "ss_network_dropout": None,
+        "ss_network_dropout": network.network_dropout or None,
         "ss_scale_weight_norms": network.scale_weight_norms,
-    } | _network_args(network)
+    }
+    return fields | ({"ss_network_args": json.dumps(args)} if args else {})
 
 
-def _network_args(network: NetworkOptions) -> dict[str, object]:
+_ALGORITHMS = {"lora": "locon", "oft": "diag-oft"}
+"""LyCORIS' names of kinds, where they are others than ours."""
+_LYCORIS_ARGS = (
+    "dora_wd",
+    "wd_on_output",
+    "rs_lora",
+    "use_tucker",
+    "factor",
+    "decompose_both",
+    "full_matrix",
+    "unbalanced_factorization",
+    "constraint",
+    "rescaled",
+    "train_on_input",
+    "train_norm",
+)
+"""Options that only LyCORIS has, under its names."""
+
+
+def _network_args(network: NetworkOptions) -> dict[str, str]:
     """kohya's `ss_network_args`: what its `--network_args` would have been."""
-    if not network.conv_dim:
-        return {}
-    return {"ss_network_args": json.dumps({"conv_dim": str(network.conv_dim), "conv_alpha": f"{network.conv_alpha:g}"})}
+    plain = NetworkOptions()
+    args = {
+        name: str(getattr(network, name)) for name in _LYCORIS_ARGS if getattr(network, name) != getattr(plain, name)
+    }
+    if args or network.kind != "lora":
+        args = {"algo": _ALGORITHMS.get(network.kind, network.kind), **args}
+    if network.conv_dim:
+        args |= {"conv_dim": str(network.conv_dim), "conv_alpha": f"{network.conv_alpha:g}"}
+    return args
 
 
 def _training(facts: TrainingFacts) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,14 @@ def test_a_trained_files_fields_are_kohyas(make_config: Callable[..., RunConfig]
     ours = read_lora(made.path).metadata
     assert theirs.keys() - ours.keys() == unused
     assert ours["ss_steps"] == "3" and ours["ss_validation_split"] == "0.0" and ours["ss_lowram"] == "False"
+    assert ours["ss_network_module"] == "networks.lora" and "ss_network_args" not in ours
+
+
+def test_the_network_is_told_as_the_trainers_of_the_field_do(make_config: Callable[..., RunConfig]) -> None:
+    made = run_training(make_config(network={"kind": "lokr", "factor": 8, "conv_dim": 2, "conv_alpha": 1.0}))
+    assert made.path is not None
+    theirs, ours = read_lora(GOLDEN / "lycoris_lokr.safetensors").metadata, read_lora(made.path).metadata
+    assert ours["ss_network_module"] == theirs["ss_network_module"]
+    args = json.loads(ours["ss_network_args"])
+    assert args == {"algo": "lokr", "factor": "8", "conv_dim": "2", "conv_alpha": "1"}
+    assert all(json.loads(theirs["ss_network_args"])[name] == args[name] for name in ("algo", "factor"))
