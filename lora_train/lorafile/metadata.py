@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lora_train
 from lora_train.config import NetworkOptions, RunConfig, TrainOptions
+from lora_train.errors import LoraTrainError
 
 _LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
 
@@ -94,6 +95,17 @@ def lora_metadata(facts: TrainingFacts) -> dict[str, str]:
         **facts.extra,
     }
     return {name: value if isinstance(value, str) else str(value) for name, value in fields.items()}
+
+
+def session_of(path: Path) -> str:
+    """The id of the run that wrote the LoRA file at `path`; "" when it does not tell, or there is none."""
+    from lora_train.tensors import read_header
+
+    try:
+        metadata = read_header(path).get("__metadata__")
+    except LoraTrainError:
+        return ""
+    return str(metadata.get("ss_session_id", "")) if isinstance(metadata, dict) else ""
 
 
 def _session(facts: TrainingFacts) -> dict[str, object]:
