@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lora_train.errors import LoraTrainError
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a crash leaves the old file or the new one, never half.
+@contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write `path` through: it takes its place only when the block ends without an error.
 
     Raises LoraTrainError when the folder cannot be written or the disk is full; the old file stays.
     """
@@ -23,7 +26,7 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise _cannot_write(path, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
@@ -33,6 +36,15 @@ def write_bytes(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             raise _cannot_write(path, error) from error
         raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a crash leaves the old file or the new one, never half.
+
+    Raises LoraTrainError as `writing` does.
+    """
+    with writing(path) as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:

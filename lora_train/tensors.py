@@ -30,7 +30,7 @@ def read_header(path: Path) -> dict[str, dict[str, object]]:
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
             if not 2 <= length <= min(MAX_HEADER, size - 8):
                 raise ValueError("its header's length makes no sense")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length), object_pairs_hook=_unique)
         if not isinstance(header, dict):
             raise ValueError("its header is not a table")
     except OSError as error:
@@ -38,6 +38,16 @@ def read_header(path: Path) -> dict[str, dict[str, object]]:
     except (ValueError, UnicodeDecodeError, RecursionError) as error:
         raise LoraTrainError(f"this is not a safetensors file ({error}).", str(path), GIVE_ANOTHER) from error
     return header
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; its keys twice are an error, not a matter of who comes last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:120]} is there twice")
+    return found
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
