@@ -33,11 +33,22 @@ def read_header(path: Path) -> dict[str, dict[str, object]]:
             header = json.loads(file.read(length), object_pairs_hook=_unique)
         if not isinstance(header, dict):
             raise ValueError("its header is not a table")
+        _require_whole(header, size - 8 - length)
     except OSError as error:
         raise LoraTrainError(f"cannot read the file: {error.strerror}.", str(path)) from error
     except (ValueError, UnicodeDecodeError, RecursionError) as error:
         raise LoraTrainError(f"this is not a safetensors file ({error}).", str(path), GIVE_ANOTHER) from error
     return header
+
+
+def _require_whole(header: dict[str, dict[str, object]], size: int) -> None:
+    """Raise ValueError unless the tensors end where the file does: a download that broke off is seen at once."""
+    try:
+        end = max((int(header[name]["data_offsets"][1]) for name in header if name != "__metadata__"), default=0)  # type: ignore[index]
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError("its header does not say where the tensors are") from error
+    if end != size:
+        raise ValueError(f"its tensors take {end} bytes, and {size} are there: it is cut off or damaged")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

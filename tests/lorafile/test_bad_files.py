@@ -53,7 +53,7 @@ BROKEN = {
         "there twice",
     ),
     "deep": (_file(b"[" * 50_000 + b"]" * 50_000), "not a safetensors"),
-    "an entry that is a number": (_file({NAME: 5}), "damaged"),
+    "an entry that is a number": (_file({NAME: 5}), "does not say where"),
 }  # fmt: skip
 
 
