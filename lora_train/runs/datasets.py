@@ -30,9 +30,11 @@ log = logging.getLogger("lora_train")
 
 PREPARED = "prepared"
 MAX_LISTED = 50
-MODELS = {"upscale": "upscale", "restore": "restore", "interrogate": "caption"}
-"""Operations that a model of the host does, and their names among the services."""
-DOING = {"upscale": "Upscaling", "restore": "Restoring faces", "caption": "Captioning"}
+MODELS = {"upscale": ("upscale",), "restore": ("restore",), "interrogate": ("caption", "tags")}
+"""Operations that models do, and their names among the services."""
+DOING = {"upscale": "Upscaling", "restore": "Restoring faces", "caption": "Captioning", "tags": "Tagging"}
+STAGES = {"pictures": "Looking at pictures", "captions": "Captioning", "tags": "Tagging"}
+"""What the preparation counts, by the names that it gives its stages."""
 
 
 @dataclass
@@ -42,11 +44,13 @@ class Job:
     work: Path
     folder: Path
     options: PrepareOptions
+    tag: str = ""
     state: str = "preparing"
-    stage: str = "Looking at pictures"
+    stage: str = STAGES["pictures"]
     done: int = 0
     total: int = 0
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     again: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -62,6 +66,7 @@ class Job:
             "done": self.done,
             "total": self.total,
             "problems": [problem.to_dict() for problem in self.problems],
+            "notes": list(self.notes),
         }
 
 
@@ -127,11 +132,11 @@ class Datasets:
         about["preparing"] = job is not None and job.state == "preparing"
         return about
 
-    def start(self, folder: str, options: PrepareOptions) -> str:
+    def start(self, folder: str, options: PrepareOptions, tag: str = "") -> str:
         """Prepare a folder in the background; gives the dataset's id at once.
 
-        Without any operation the originals are looked at as they are. Raises LoraTrainError with all problems, or
-        when it cannot start now.
+        `tag` goes into the captions that are made. Without any operation the originals are looked at as they are.
+        Raises LoraTrainError with all problems, or when it cannot start now.
         """
         if not options.operations:
             options = replace(options, operations=("original",))
@@ -143,7 +148,7 @@ class Datasets:
             found = error.problems + found
         if found:
             raise LoraTrainError.of(found)
-        return self._begin(Job(work_folder(source, self.host), source, options))
+        return self._begin(Job(work_folder(source, self.host), source, options, tag))
 
     def _source(self, folder: str) -> Path:
         from lora_train.data.scan import require_folder
@@ -251,11 +256,29 @@ def _prepare(job: Job, services: Services) -> tuple[str, list[Problem]]:
     """Prepare once; gives the state that it ended in, with what is wrong."""
     from lora_train.data.prepare import prepare
 
-    def look(done: int, total: int) -> None:
-        job.progress("Looking at pictures", done, total)
+    counted = STAGES["pictures"]
 
+    def staged(name: str) -> None:
+        nonlocal counted
+        counted = STAGES[name]
+
+    def look(done: int, total: int) -> None:
+        job.progress(counted, done, total)
+
+    job.notes.clear()
+    watched = _watched(services, job)
     try:
-        prepare(job.folder, job.options, job.work, _watched(services, job), look, job.stop.is_set)
+        prepare(
+            job.folder,
+            job.options,
+            job.work,
+            watched,
+            look,
+            job.stop.is_set,
+            job.tag,
+            staged,
+            job.notes.append,
+        )
     except Stopped:
         return "stopped", []
     except LoraTrainError as error:
@@ -289,7 +312,11 @@ def _require_room(run: RunFolder, options: PrepareOptions, services: Services) -
         raise LoraTrainError(
             "a training is preparing its pictures.", run.id, "Wait until it trains, or stop it; nothing is lost."
         )
-    wanted = [name for name, service in MODELS.items() if name in options.operations and getattr(services, service)]
+    wanted = [
+        name
+        for name, used in MODELS.items()
+        if name in options.operations and any(getattr(services, one) for one in used)
+    ]
     if wanted:
         raise LoraTrainError(
             f"a training has the GPU, which {', '.join(wanted)} would need.",

@@ -185,6 +185,9 @@ class Slow(StandaloneHost):
         super().__init__(data)
         self.begun, self.go_on = threading.Event(), threading.Event()
 
+    def caption_kinds(self) -> tuple[str, ...]:
+        return ("blip",)
+
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
         for _ in pictures:
             self.begun.set()
