@@ -16,19 +16,19 @@
 
     // the page's own token: the WebUI's login does not cover an extension's routes
     function token() {
-        const element = root().querySelector("#lora_train_live");
+        const element = root().querySelector("#lora_train_live, #lora_train_dataset");
         return (element && element.dataset.page) || "";
     }
 
-    async function ask(path, method) {
+    async function ask(path, method, content) {
         const answer = await fetch(url(path), {
             method: method || "GET",
             headers: {"Content-Type": "application/json", "X-Lora-Train-Page": token()},
-            body: method === "POST" ? "{}" : undefined,
+            body: method ? JSON.stringify(content || {}) : undefined,
         });
-        const content = await answer.json();
-        if (!answer.ok) throw new Error((content.problems || [{what: content.detail || answer.status}]).map((p) => p.what + " " + (p.fix || "")).join("\n"));
-        return content;
+        const told = await answer.json();
+        if (!answer.ok) throw new Error((told.problems || [{what: told.detail || answer.status}]).map((p) => p.what + " " + (p.fix || "")).join("\n"));
+        return told;
     }
 
     function make(tag, name, parent, text) {
@@ -278,6 +278,8 @@
         if (element && element.offsetParent !== null) await poll();
     }
 
+    // for the scripts of the other pages
+    window.loraTrain = {root, url, token, ask, make, keepDoing};
     keepDoing(tick, POLL_MS);
     keepDoing(showBanner, BANNER_POLL_MS);
 })();

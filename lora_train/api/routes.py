@@ -24,6 +24,9 @@ PREFIX = "/lora-train/api/v1"
 STATIC_FILES = {
     "uPlot.iife.min.js": "text/javascript",
     "lora_train.js": "text/javascript",
+    "lora_train_dataset.js": "text/javascript",
+    "lora_train_card.js": "text/javascript",
+    "lora_train_captions.js": "text/javascript",
     "style.css": "text/css",
 }
 

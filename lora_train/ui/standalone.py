@@ -1,4 +1,4 @@
-"""The page without a WebUI: two tabs on one local server."""
+"""The page without a WebUI: three tabs on one local server."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import inspect
 import sys
 import threading
 import webbrowser
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, Response
 
 from lora_train.api.routes import routes, static_routes
 from lora_train.demo.files import pictures_folder
@@ -17,6 +19,7 @@ from lora_train.demo.mascot import TAG
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.service import Service
+from lora_train.ui.dataset_tab import DatasetTab
 from lora_train.ui.generate_tab import GenerateTab
 from lora_train.ui.train_tab import Defaults, TrainTab
 
@@ -24,19 +27,26 @@ HEAD = """
 <link rel="stylesheet" href="lora-train/static/style.css">
 <script src="lora-train/static/uPlot.iife.min.js"></script>
 <script src="lora-train/static/lora_train.js"></script>
+<script src="lora-train/static/lora_train_dataset.js"></script>
+<script src="lora-train/static/lora_train_card.js"></script>
+<script src="lora-train/static/lora_train_captions.js"></script>
 """
+TRAIN = "train"
 
 
 def build_page(service: Service) -> gr.Blocks:
-    """The page's blocks: *Train LoRA* and *Generate*."""
+    """The page's blocks: *Dataset*, *Train LoRA* and *Generate*. *Train LoRA* is shown first: the shortest way."""
     model = str(service.host.current_checkpoint() or "")
     defaults = Defaults(model, str(pictures_folder()), TAG) if model else Defaults()
     accepts_head = "head" in inspect.signature(gr.Blocks.__init__).parameters
     with gr.Blocks(title="LoRA Train", analytics_enabled=False, **({"head": HEAD} if accepts_head else {})) as page:
-        with gr.Tab("Train LoRA", elem_id="lora_train_tab"):
-            TrainTab(service, defaults)
-        with gr.Tab("Generate", elem_id="lora_train_generate_tab"):
-            GenerateTab(service, model)
+        with gr.Tabs(selected=TRAIN, elem_id="lora_train_tabs"):
+            with gr.Tab("Dataset", id="dataset", elem_id="lora_train_dataset_tab"):
+                DatasetTab(service, folder=defaults.folder)
+            with gr.Tab("Train LoRA", id=TRAIN, elem_id="lora_train_tab"):
+                TrainTab(service, defaults)
+            with gr.Tab("Generate", id="generate", elem_id="lora_train_generate_tab"):
+                GenerateTab(service, model)
     return page
 
 
@@ -48,7 +58,18 @@ def build_app(service: Service) -> FastAPI:
     options: dict[str, Any] = {}
     if "head" in inspect.signature(gr.mount_gradio_app).parameters:
         options["head"] = HEAD
+    elif "head" not in inspect.signature(gr.Blocks.__init__).parameters:
+        app.middleware("http")(add_head)
     return gr.mount_gradio_app(app, build_page(service), path="/", **options)
+
+
+async def add_head(request: Request, go_on: Callable[[Request], Any]) -> Response:
+    """Put our scripts into the page of a gradio (3) that has no way to."""
+    answer: Any = await go_on(request)
+    if request.url.path != "/" or not answer.headers.get("content-type", "").startswith("text/html"):
+        return answer  # type: ignore[no-any-return]
+    content = b"".join([part async for part in answer.body_iterator])
+    return HTMLResponse(content.replace(b"</head>", HEAD.encode() + b"</head>", 1), answer.status_code)
 
 
 def serve(port: int, open_browser: bool) -> None:

@@ -39,6 +39,15 @@ LABELS = {
     "data.resolution": "Resolution",
     "train.seed": "Seed",
     "preview.sample_every_n_steps": "Preview every so many steps",
+    "prepare.target": "Target size",
+    "prepare.min_size": "Least size",
+    "prepare.max_blur": "Highest blur score",
+    "prepare.min_range": "Lowest light score",
+    "prepare.max_similarity": "Highest similarity",
+    "prepare.face_score": "How sure of a face",
+    "prepare.face_pad": "Room around a face",
+    "prepare.body_parts": "Parts of a body",
+    "prepare.tag_limit": "Tags at most",
 }
 
 
