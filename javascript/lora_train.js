@@ -137,7 +137,7 @@
         choices: (event) => event.choices.forEach((c) => log(c.field + " = " + c.value + ": " + c.why)),
         saved: (event) => log("Saved after " + event.step + " steps: " + event.path),
         error: (event) => event.problems.forEach((p) => log((p.where ? p.where + ": " : "") + p.what + " " + p.fix, "error")),
-        prepare: (event) => progress(event.done, event.total, "Preparing " + event.done + " of " + event.total),
+        prepare: (event) => progress(event.done, event.total, "Preparing " + (event.stage || "pictures") + ", " + event.done + " of " + event.total),
         step: (event) => {
             view.steps.push(event.step);
             view.losses.push(event.loss);

@@ -20,7 +20,12 @@ def add_generate(commands: Any) -> None:
     generate.add_argument("--seed", type=int, default=1, help="first seed (default %(default)s)")
     generate.add_argument("--count", type=int, default=1, help="number of pictures (default %(default)s)")
     generate.add_argument("--steps", type=int, default=20, help="default %(default)s")
-    generate.add_argument("--guidance", type=float, default=7.0, help="default %(default)s")
+    generate.add_argument("--guidance", type=float, help="default: the usual one of the base model's family")
+    generate.add_argument(
+        "--v-parameterization",
+        action=argparse.BooleanOptionalAction,
+        help="whether the base predicts v (default: as its files say)",
+    )
     generate.add_argument(
         "--output", type=Path, default=Path("picture.png"), help="file to write (default %(default)s)"
     )
@@ -30,6 +35,7 @@ def add_generate(commands: Any) -> None:
 def _generate(options: argparse.Namespace) -> int:
     from lora_train.hosts.standalone import StandaloneHost
     from lora_train.models.opening import open_model
+    from lora_train.models.prediction import Assumed
     from lora_train.prompt.generate import Generator
 
     if options.count < 1 or options.steps < 1:
@@ -38,10 +44,9 @@ def _generate(options: argparse.Namespace) -> int:
     model = options.model if options.model is not None else str(host.current_checkpoint() or "")
     folder = Path(options.dir) if options.dir is not None else host.lora_dir()
     seeds = range(options.seed, options.seed + options.count)
-    made = Generator(open_model(Path(model)), folder).generate(
-        options.prompt, seeds, options.negative, options.steps, options.guidance
-    )
-    for note in made.notes:
+    base = open_model(Path(model), assumed=Assumed(options.v_parameterization))
+    made = Generator(base, folder).generate(options.prompt, seeds, options.negative, options.steps, options.guidance)
+    for note in [*base.notes, *made.notes]:
         print(f"note: {note}", file=sys.stderr)
     for number, picture in enumerate(made.pictures):
         path = options.output

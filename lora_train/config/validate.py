@@ -6,6 +6,7 @@ import math
 import re
 from typing import Any
 
+from lora_train.config.network import KINDS, network_problems
 from lora_train.config.run import RunConfig
 from lora_train.errors import LoraTrainError, Problem
 
@@ -33,16 +34,30 @@ RANGES: dict[str, tuple[float, float]] = {
     "prepare.max_blur": (-100, 100),
     "prepare.min_range": (0, 1),
     "prepare.max_similarity": (-1, 1),
+    "prepare.tag_threshold": (0, 1),
+    "prepare.character_threshold": (0, 1),
     "prepare.tag_limit": (0, 1000),
     "prepare.workers": (0, 256),
     "network.network_dim": (1, 4096),
     "network.network_alpha": (0, 65_536),
     "network.conv_dim": (1, 4096),
     "network.conv_alpha": (0, 65_536),
+    "network.constraint": (0, 1000),
+    "network.network_dropout": (0, 0.99),
+    "network.rank_dropout": (0, 0.99),
+    "network.module_dropout": (0, 0.99),
+    "network.block_lr_zero_threshold": (0, 100),
+    "network.loraplus_lr_ratio": (0, 1000),
+    "network.loraplus_unet_lr_ratio": (0, 1000),
+    "network.loraplus_text_encoder_lr_ratio": (0, 1000),
+    "network.scale_weight_norms": (1e-6, 1e6),
+    "train.stop_text_encoder_training": (1, 10_000_000),
     "train.max_train_steps": (1, 10_000_000),
     "train.learning_rate": (0, 10),
     "train.unet_lr": (0, 10),
     "train.text_encoder_lr": (0, 10),
+    "train.text_encoder_lr1": (0, 10),
+    "train.text_encoder_lr2": (0, 10),
     "train.weight_decay": (0, 1),
     "train.lr_warmup_steps": (0, 10_000_000),
     "train.max_grad_norm": (0, 1e6),
@@ -74,10 +89,17 @@ PREPARE_OPERATIONS = (
     "interrogate",
 )
 
+CAPTIONERS = ("blip", "transformers", "command", "none")
+TAGGERS = ("deepbooru", "wd14", "transformers", "command", "none")
+
 # of a field that is a list, every item must be one of these
 CHOICES: dict[str, tuple[str, ...]] = {
     "prepare.operations": PREPARE_OPERATIONS,
-    "network.kind": ("lora",),
+    "network.kind": KINDS,
+    "network.init_lora_weights": ("default", "pissa", "olora"),
+    "prepare.captioner": CAPTIONERS,
+    "prepare.tagger": TAGGERS,
+    "prepare.caption_device": ("auto", "cpu", "cuda"),
     "train.optimizer": ("adamw",),
     "train.lr_scheduler": ("constant", "cosine", "linear"),
     "train.mixed_precision": ("auto", "fp32", "bf16", "fp16"),
@@ -99,7 +121,7 @@ def problems(config: RunConfig) -> list[Problem]:
         for one in value if isinstance(value, tuple) else (value,):
             if one not in allowed:
                 found.append(Problem(f"{one!r} is not known.", path, f"Choose from: {', '.join(allowed)}."))
-    return found + _together(config)
+    return found + _together(config) + _captioning(config)
 
 
 def check(config: RunConfig) -> None:
@@ -135,7 +157,7 @@ def _required(config: RunConfig) -> list[Problem]:
     found = []
     if not config.model.path:
         found.append(Problem("no base model is given.", "model.path", "Give --model FILE_OR_FOLDER."))
-    if not config.data.folder:
+    if not config.data.folder and not config.data.dataset_config:
         found.append(Problem("no folder of pictures is given.", "data.folder", "Give --input FOLDER."))
     if not config.save.output_dir:
         found.append(Problem("no folder for the LoRA is given.", "save.output_dir", "Give --dir FOLDER."))
@@ -145,13 +167,22 @@ def _required(config: RunConfig) -> list[Problem]:
 
 def _together(config: RunConfig) -> list[Problem]:
     """Options that do not go together."""
-    found = []
+    found = network_problems(config.network)
     network, data = config.network, config.data
     if network.network_train_unet_only and network.network_train_text_encoder_only:
         found.append(Problem("both 'UNet only' and 'text encoder only' are set.", "network", "Set one of them."))
     train = config.train
+    if train.stop_text_encoder_training and network.network_train_text_encoder_only:
+        found.append(
+            Problem(
+                "nothing would be trained after the text encoder stops.",
+                "train.stop_text_encoder_training",
+                "Leave it out, or train the UNet too.",
+            )
+        )
     unet_lr = train.learning_rate if train.unet_lr is None else train.unet_lr
     text_lr = train.learning_rate / 2 if train.text_encoder_lr is None else train.text_encoder_lr
+    text_lr = max(text_lr if rate is None else rate for rate in (train.text_encoder_lr1, train.text_encoder_lr2))
     if network.network_train_unet_only:
         text_lr = 0
     if network.network_train_text_encoder_only:
@@ -175,6 +206,33 @@ def _together(config: RunConfig) -> list[Problem]:
                 "train.gradient_accumulation_steps",
                 "Give 1 or more; a negative number means the number of pictures.",
             )
+        )
+    return found
+
+
+def _captioning(config: RunConfig) -> list[Problem]:
+    """What captioner and tagger lack, where they are used at all."""
+    options, data, found = config.prepare, config.data, []
+    if data.dataset_config and (data.folder or data.in_json or options.operations):
+        what = "does not go together with data.folder, data.in_json or operations on the pictures."
+        found.append(Problem(what, "data.dataset_config", "It names its own folders; give it alone."))
+    if data.in_json and options.operations:
+        what = "does not go together with operations on the pictures."
+        found.append(Problem(what, "data.in_json", "Prepare first, then train on what is prepared."))
+    if "interrogate" not in options.operations:
+        return found
+    for role, kind, model, command in (
+        ("captioner", options.captioner, options.captioner_model, options.captioner_command),
+        ("tagger", options.tagger, options.tagger_model, options.tagger_command),
+    ):
+        if kind in ("transformers", "wd14") and not model:
+            found.append(Problem("no model is given.", f"prepare.{role}_model", f"Give --{role}-model FOLDER."))
+        if kind == "command" and not any("{picture}" in part for part in command[1:]):
+            example = f"Give --{role}-command 'PROGRAM --image {{picture}}', for example."
+            found.append(Problem("the program has no argument with {picture}.", f"prepare.{role}_command", example))
+    if options.captioner == options.tagger == "none":
+        found.append(
+            Problem("neither captions nor tags are asked for.", "prepare.captioner", "Or leave interrogate out.")
         )
     return found
 

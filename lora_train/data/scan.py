@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,8 @@ class Picture:
     caption: str
     concept: str
     repeats: int
+    mask: Path | None = None
+    """What counts in a masked loss (see `data.masks`); None: the whole picture."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Manifest:
     folder: Path
     pictures: list[Picture] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
+    masks: Path | None = None
+    """A folder with masks at the pictures' relative paths, where there is one."""
+    notes: list[str] = field(default_factory=list)
+    """What the person should know of it."""
 
     @property
     def looks_per_epoch(self) -> int:
@@ -59,11 +65,11 @@ class Manifest:
         return text
 
 
-def scan(folder: Path, tag: str = "", repeats: int = 10) -> Manifest:
+def scan(folder: Path, tag: str = "", repeats: int = 10, captions: Mapping[Path, str] = {}) -> Manifest:
     """Find all pictures below `folder`. A broken picture is listed as rejected, never fatal.
 
-    `repeats` counts where a folder's name does not. Raises LoraTrainError when the folder does not
-    exist or holds no usable picture.
+    `repeats` counts where a folder's name does not, `captions` where there is no caption file. Raises LoraTrainError
+    when the folder does not exist or holds no usable picture.
     """
     require_folder(folder)
     manifest = Manifest(folder)
@@ -76,11 +82,18 @@ def scan(folder: Path, tag: str = "", repeats: int = 10) -> Manifest:
         own_repeats, concept = concept_of(path.parent.name)
         caption = read_caption(path)
         if caption is None:
+            caption = captions.get(path)
+        if caption is None:
             caption = "" if tag else (concept if path.parent != folder or own_repeats else "")
         manifest.pictures.append(Picture(path, width, height, with_tag(tag, caption), concept, own_repeats or repeats))
+    require_pictures(manifest)
+    return manifest
+
+
+def require_pictures(manifest: Manifest) -> None:
+    """Raise LoraTrainError unless there is a picture to train on."""
     if not manifest.pictures:
         raise _nothing_usable(manifest)
-    return manifest
 
 
 def require_folder(folder: Path) -> None:

@@ -1,43 +1,182 @@
-"""What every kind of network offers."""
+"""What every kind of network offers: a change of a base module's weight, and perhaps of its bias."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+MATRICES: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d)
+NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.GroupNorm)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a new network is like; each kind reads the fields that concern it (names are LyCORIS')."""
+
+    rank: int
+    alpha: float
+    use_tucker: bool = False
+    """lora, loha, lokr on k x k convolutions: a core of the kernel's size between 1 x 1 factors."""
+    factor: int = -1
+    """lokr: size of the left factor; -1: as square as possible."""
+    decompose_both: bool = False
+    full_matrix: bool = False
+    unbalanced_factorization: bool = False
+    constraint: float = 0.0
+    """oft, boft: how far the rotation may go, per output channel; 0: unbounded."""
+    rescaled: bool = False
+    """oft, boft: one learned factor per output channel."""
+    train_on_input: bool = False
+    """ia3: factors on the input channels instead of the output's."""
+    rs_lora: bool = False
+    init_lora_weights: str = "default"
+    dora_wd: bool = False
+    wd_on_output: bool = False
+
+    @property
+    def file_alpha(self) -> float:
+        """Alpha as files have it: readers scale by alpha / rank, so rsLoRA's alpha / sqrt(rank) is written times
+        sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732; LyCORIS writes the same)."""
+        return self.alpha * math.sqrt(self.rank) if self.rs_lora else self.alpha
+
+
+@dataclass(frozen=True)
+class Drop:
+    """What one network leaves out in one micro-batch: chances, and the generator that decides."""
+
+    generator: torch.Generator
+    neuron: float = 0.0
+    rank: float = 0.0
+
+    def keep(self, shape: tuple[int, ...], chance: float, like: torch.Tensor) -> torch.Tensor:
+        """A mask of 0 and 1 / (1 - chance), drawn on the CPU so that every device draws the same."""
+        kept = torch.rand(shape, generator=self.generator) >= chance
+        return kept.to(like.device, like.dtype) / (1 - chance)
 
 
 class NetworkModule(nn.Module):
-    """The trainable part beside one Linear or Conv2d of the base."""
+    """The trainable part beside one module of the base."""
 
-    def output_delta(self, x: torch.Tensor) -> torch.Tensor:
-        """What is added to the base module's output for its input `x`, at strength 1."""
-        raise NotImplementedError
+    up_parameters: tuple[str, ...] = ()
+    """The parameters that LoRA+ gives the higher rate: those that start at 0."""
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """What is added to the base module's `weight` at strength 1, in its shape, fp32."""
+        """What is added to the base module's `weight` at strength 1, in its shape, fp32; differentiable."""
         raise NotImplementedError
+
+    def bias_delta(self) -> torch.Tensor | None:
+        """What is added to the base module's bias at strength 1, if anything."""
+        return None
+
+    def output_delta(self, base: nn.Module, x: torch.Tensor, drop: Drop | None = None) -> torch.Tensor:
+        """What is added to the output of `base` for its input `x`, at strength 1.
+
+        The delta is computed in fp32 also under autocast; rank dropout leaves out whole output channels of it.
+        """
+        assert isinstance(base.weight, torch.Tensor)
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = self.weight_delta(base.weight), self.bias_delta()
+            if drop is not None and drop.rank:
+                keep = drop.keep((weight.shape[0],), drop.rank, weight)
+                weight = weight * keep.view(-1, *[1] * (weight.ndim - 1))
+                bias = bias * keep if bias is not None else None
+        return apply_as(base, x, weight, bias)
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
         """The tensors as files have them, by the key's last part ("lora_up.weight", "alpha")."""
         raise NotImplementedError
+
+    def shrink(self, ratio: float) -> None:
+        """Multiply the delta by `ratio`, in place (max-norm scaling)."""
+        raise NotImplementedError
+
+    def cut(self, rank: int) -> None:
+        """Keep only the first `rank` ranks, the scale unchanged, where the WebUI does so too (`dyn=`)."""
 
 
 class NetworkKind(Protocol):
     """A kind of network: how it is made, and how it is known from a file's keys."""
 
     name: str
+    bases: tuple[type[nn.Module], ...]
+    """The modules that it can change."""
 
-    def recognises(self, keys: frozenset[str]) -> bool:
-        """Whether the last parts of one module's keys are of this kind."""
+    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Whether one module's tensors, by the last part of their keys, are of this kind."""
         ...
 
-    def create(self, target: nn.Module, rank: int, alpha: float, generator: torch.Generator) -> NetworkModule:
-        """A new network for `target`, whose delta is zero."""
+    def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> NetworkModule:
+        """A new network for `target`, whose delta is zero. Raises ValueError when `form` does not fit it."""
         ...
 
     def load(self, target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> NetworkModule:
         """A network for `target` from a file's tensors. Raises ValueError when shapes do not fit."""
         ...
+
+
+def apply_as(base: nn.Module, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """What `base` computes for `x`, with another weight and bias."""
+    if not torch.is_autocast_enabled() and weight.dtype != x.dtype:
+        weight = weight.to(x.dtype)
+        bias = bias.to(x.dtype) if bias is not None else None
+    compute = next(compute for kind, compute in _COMPUTE.items() if isinstance(base, kind))
+    return compute(base, x, weight, bias)
+
+
+_Compute = Callable[[Any, torch.Tensor, torch.Tensor, "torch.Tensor | None"], torch.Tensor]
+_COMPUTE: dict[type[nn.Module], _Compute] = {
+    nn.Linear: lambda base, x, weight, bias: F.linear(x, weight, bias),
+    nn.Conv2d: lambda base, x, weight, bias: F.conv2d(
+        x, weight, bias, base.stride, base.padding, base.dilation, base.groups
+    ),
+    nn.LayerNorm: lambda base, x, weight, bias: F.layer_norm(x, base.normalized_shape, weight, bias, base.eps),
+    nn.GroupNorm: lambda base, x, weight, bias: F.group_norm(x, base.num_groups, weight, bias, base.eps),
+}
+
+
+def weight_of(target: nn.Module) -> torch.Tensor:
+    """The target's weight, detached, fp32 on the CPU: what new networks are measured on."""
+    assert isinstance(target.weight, torch.Tensor)
+    return target.weight.detach().float().cpu()
+
+
+def shape_of(target: nn.Module) -> tuple[int, ...]:
+    """The shape of the target's weight."""
+    assert isinstance(target.weight, torch.Tensor)
+    return tuple(target.weight.shape)
+
+
+def uniform(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Kaiming-uniform with a = sqrt(5), as kohya's, LyCORIS' and peft's: within 1 / sqrt(inputs)."""
+    values = torch.empty(shape)
+    bound = 1 / math.sqrt(values[0].numel())
+    return values.uniform_(-bound, bound, generator=generator)
+
+
+def alpha_of(tensors: Mapping[str, torch.Tensor], rank: int) -> float:
+    """Alpha of a file's module; missing or 0 means the rank, as kohya's and LyCORIS' readers have it."""
+    return float(tensors.get("alpha", 0.0)) or float(rank)
+
+
+def require(fits: bool, tensors: Mapping[str, torch.Tensor], target: nn.Module) -> None:
+    """Raise ValueError that names the shapes, unless they fit."""
+    if not fits:
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in tensors.items() if value.ndim)
+        raise ValueError(f"{shapes} does not fit {shape_of(target)}")
+
+
+def two_factors(left: torch.Tensor, right: torch.Tensor, core: torch.Tensor | None = None) -> torch.Tensor:
+    """left right, or with a Tucker core: sum_mn core[m, n] left[:, m] right[n, :].
+
+    `left` is (out, r), `right` (r, in or in * k * k), `core` (r, r, k, k); the result (out, in * k * k), or
+    (out, in, k, k).
+    """
+    if core is None:
+        return left @ right
+    return torch.einsum("mn...,im,nj->ij...", core, left, right)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from lora_train.networks.base import NetworkModule
-from lora_train.networks.registry import KINDS
+from lora_train.errors import LoraTrainError, Problem
+from lora_train.networks.base import Drop, Form, NetworkModule
+from lora_train.networks.plan import Part
+from lora_train.networks.registry import load_network, new_network
+
+Dropping = Callable[[str], "Drop | None"]
+"""A network's name to what it leaves out now; None: the whole network."""
 
 
 class HasTargets(Protocol):
@@ -21,24 +25,16 @@ class HasTargets(Protocol):
         """Root modules by prefix."""
         ...
 
-    def module_names(self, convolutions: bool = False) -> dict[str, str]:
+    def module_names(self, convolutions: bool = False, norms: bool = False) -> dict[str, str]:
         """File name of each target to "prefix:path"."""
         ...
 
 
-@dataclass(frozen=True)
-class Size:
-    """Rank and alpha of a network."""
-
-    rank: int
-    alpha: float
-
-
-def targets(model: HasTargets, convolutions: bool = False) -> dict[str, nn.Module]:
+def targets(model: HasTargets, convolutions: bool = False, norms: bool = False) -> dict[str, nn.Module]:
     """The base modules that networks attach to, by their name in files."""
     roots = model.roots()
     found = {}
-    for name, place in model.module_names(convolutions).items():
+    for name, place in model.module_names(convolutions, norms).items():
         prefix, path = place.split(":", 1)
         found[name] = roots[prefix].get_submodule(path)
     return found
@@ -47,21 +43,23 @@ def targets(model: HasTargets, convolutions: bool = False) -> dict[str, nn.Modul
 class NetworkSet(nn.Module):
     """One network per target. `multiplier` scales them all; 0 leaves the base exactly as it is.
 
-    The multiplier must not change between a row's forward and backward pass: gradient checkpointing
-    runs the forward again.
+    The multiplier and what is dropped must not change between a row's forward and backward pass: gradient
+    checkpointing runs the forward again.
     """
 
-    def __init__(self, networks: dict[str, NetworkModule], bases: dict[str, nn.Module]) -> None:
+    def __init__(self, networks: Mapping[str, NetworkModule], bases: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleDict(networks)
         self.multiplier = 1.0
+        self._dropping: Dropping | None = None
         self._bases = {name: bases[name] for name in networks}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def attach(self) -> None:
         """Hook every network to its base module."""
         for name, network in self.networks.items():
-            handle = self._bases[name].register_forward_hook(self._hook(network))
+            assert isinstance(network, NetworkModule)
+            handle = self._bases[name].register_forward_hook(self._hook(name, network))
             self._handles.append(handle)
 
     def detach(self) -> None:
@@ -70,12 +68,17 @@ class NetworkSet(nn.Module):
             handle.remove()
         self._handles.clear()
 
-    def _hook(self, network: nn.Module) -> Callable[..., Any]:
-        def add(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
+    def _hook(self, name: str, network: NetworkModule) -> Callable[..., Any]:
+        def add(base: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor | None:
             if self.multiplier == 0.0:
                 return None
-            delta = network.output_delta(inputs[0])  # type: ignore[operator]
-            return output + self.multiplier * delta.to(output.dtype)  # type: ignore[no-any-return]
+            drop = None
+            if self._dropping is not None:
+                drop = self._dropping(name)
+                if drop is None:
+                    return None
+            delta = network.output_delta(base, inputs[0], drop)
+            return output + self.multiplier * delta.to(output.dtype)
 
         return add
 
@@ -89,39 +92,115 @@ class NetworkSet(nn.Module):
         finally:
             self.multiplier = before
 
+    @contextmanager
+    def dropping(self, what: Dropping | None) -> Iterator[None]:
+        """Within the block each network leaves out what `what` says; None: nothing."""
+        before = self._dropping
+        self._dropping = what
+        try:
+            yield
+        finally:
+            self._dropping = before
+
+    def named(self, prefix: str = "") -> dict[str, NetworkModule]:
+        """The networks on one root ("lora_unet", "lora_te"), or all, by their name in files."""
+        start = prefix + "_" if prefix else ""
+        return {
+            name: net
+            for name, net in self.networks.items()
+            if name.startswith(start) and isinstance(net, NetworkModule)
+        }
+
     def parameters_of(self, prefix: str) -> list[nn.Parameter]:
-        """The trainable weights of the networks on one root ("lora_unet", "lora_te")."""
-        return [p for name, net in self.networks.items() if name.startswith(prefix + "_") for p in net.parameters()]
+        """The trainable weights of the networks on one root."""
+        return [p for network in self.named(prefix).values() for p in network.parameters()]
+
+    @torch.no_grad()
+    def limit_norms(self, highest: float) -> int:
+        """Shrink every network whose delta has a larger norm than `highest`; returns how many were.
+
+        Max-norm regularisation as kohya's `scale_weight_norms`. Raises NotImplementedError for kinds whose delta
+        cannot be scaled.
+        """
+        shrunk = 0
+        for name, network in self.named().items():
+            weight = self._bases[name].weight
+            assert isinstance(weight, torch.Tensor)
+            norm = float(torch.linalg.vector_norm(network.weight_delta(weight)))
+            if norm > highest:
+                network.shrink(highest / norm)
+                shrunk += 1
+        return shrunk
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
         """All tensors under their file names, fp32, sorted."""
         tensors = {}
-        for name, network in self.networks.items():
-            for part, value in network.file_tensors().items():  # type: ignore[operator]
+        for name, network in self.named().items():
+            for part, value in network.file_tensors().items():
                 tensors[f"{name}.{part}"] = value.float().cpu()
         return dict(sorted(tensors.items()))
+
+
+def create_planned(model: HasTargets, plan: Mapping[str, Part], generator: torch.Generator) -> NetworkSet:
+    """The networks of a plan (see `plan.plan_of`), not yet attached.
+
+    Raises LoraTrainError that names all modules whose size does not allow what the plan asks for.
+    """
+    bases = targets(model, convolutions=True, norms=True)
+    networks: dict[str, NetworkModule] = {}
+    problems = []
+    for name, part in sorted(plan.items()):
+        try:
+            networks[name] = new_network(part.kind, bases[name], part.form, generator)
+        except ValueError as error:
+            problems.append(Problem(f"{part.kind} on {name}: {error}.", "network", "Choose another dimension or kind."))
+    if problems:
+        raise LoraTrainError.of(problems[:5])
+    return NetworkSet(networks, bases)
 
 
 def create_networks(
     model: HasTargets,
     kind: str,
-    size: Size,
+    form: Form,
     generator: torch.Generator,
     prefixes: tuple[str, ...],
-    convolutions: Size | None = None,
+    convolutions: Form | None = None,
 ) -> NetworkSet:
-    """New networks on all targets whose names start with one of `prefixes`, not yet attached.
+    """The same kind on all targets whose names start with one of `prefixes`, not yet attached.
 
-    `convolutions` is the size on 3x3 convolutions; None leaves them, and all blocks but the transformers', alone.
+    `convolutions` is the form on 3x3 convolutions; None leaves them, and all blocks but the transformers', alone.
     """
-    bases = {
-        name: base
-        for name, base in targets(model, convolutions is not None).items()
-        if any(name.startswith(prefix + "_") for prefix in prefixes)
-    }
-    networks = {}
-    for name, base in sorted(bases.items()):
+    plan = {}
+    for name, base in targets(model, convolutions is not None).items():
         large = isinstance(base, nn.Conv2d) and base.kernel_size != (1, 1)
-        its = convolutions if large and convolutions is not None else size
-        networks[name] = KINDS[kind].create(base, its.rank, its.alpha, generator)
+        its = convolutions if large and convolutions is not None else form
+        if any(name.startswith(prefix + "_") for prefix in prefixes):
+            plan[name] = Part(kind, its)
+    return create_planned(model, plan, generator)
+
+
+def load_networks(
+    model: HasTargets, modules: Mapping[str, Mapping[str, torch.Tensor]], prefixes: tuple[str, ...], where: str
+) -> NetworkSet:
+    """The networks of a file (its tensors by module and part), with their kinds and ranks, not yet attached.
+
+    Only those below `prefixes`. Raises LoraTrainError that names what does not fit, or when nothing is left.
+    """
+    bases = targets(model, convolutions=True, norms=True)
+    networks: dict[str, NetworkModule] = {}
+    problems = []
+    for name, tensors in sorted(modules.items()):
+        if not any(name.startswith(prefix + "_") for prefix in prefixes):
+            continue
+        try:
+            if name not in bases:
+                raise ValueError("the base model has no such module that can be trained")
+            networks[name] = load_network(bases[name], tensors)
+        except ValueError as error:
+            problems.append(Problem(f"{name}: {error}.", where, "Give a LoRA that was made for this base model."))
+    if not networks and not problems:
+        problems = [Problem(f"it has nothing for {' or '.join(prefixes)}.", where, "Train what it has networks for.")]
+    if problems:
+        raise LoraTrainError.of(problems[:5])
     return NetworkSet(networks, bases)

@@ -1,101 +1,173 @@
 """LoRA: W' = W + (alpha / rank) up down (Hu et al. 2021, arXiv 2106.09685), Linear and Conv2d.
 
-For a k x k convolution `down` is k x k into `rank` channels and `up` is 1 x 1 (kohya's form).
+For a k x k convolution `down` is k x k into `rank` channels and `up` is 1 x 1 (kohya's form; LoCon), or, with a
+`mid` matrix, `down` and `up` are 1 x 1 and `mid` is k x k (LyCORIS' Tucker or "CP" form).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lora_train.networks.base import NetworkModule
+from lora_train.networks.base import (
+    MATRICES,
+    Drop,
+    Form,
+    NetworkModule,
+    alpha_of,
+    require,
+    shape_of,
+    two_factors,
+    uniform,
+    weight_of,
+)
+from lora_train.networks.starts import STARTS, low_rank
+
+DOWN, UP, MID = "lora_down.weight", "lora_up.weight", "lora_mid.weight"
 
 
-def lora_delta(down: torch.Tensor, up: torch.Tensor, scale: float) -> torch.Tensor:
+def lora_delta(down: torch.Tensor, up: torch.Tensor, scale: float, mid: torch.Tensor | None = None) -> torch.Tensor:
     """scale * up down, in the base weight's shape: (out, in) or (out, in, k, k).
 
-    `down` is (rank, in) or (rank, in, k, k); `up` is (out, rank) or (out, rank, 1, 1).
+    `down` is (rank, in) or (rank, in, k, k); `up` is (out, rank) or (out, rank, 1, 1); with `mid`
+    (rank, rank, k, k) both are 1 x 1.
     """
-    flat = up.flatten(1) @ down.flatten(1)
-    return scale * flat.reshape(up.shape[0], *down.shape[1:])
+    flat = two_factors(up.flatten(1), down.flatten(1), mid)
+    return scale * (flat if mid is not None else flat.reshape(up.shape[0], *down.shape[1:]))
 
 
 class LoraModule(NetworkModule):
-    """The two matrices beside one module; `scale` is alpha / rank."""
+    """The two or three matrices beside one module; `scale` is alpha / rank.
 
-    def __init__(self, target: nn.Module, down: torch.Tensor, up: torch.Tensor, alpha: float) -> None:
+    With `start`, a pair (down, up), the delta is counted from that pair on: a network that starts from the base's
+    own singular vectors changes nothing at first (see `starts`).
+    """
+
+    up_parameters = ("up",)
+    start_down: torch.Tensor | None
+    start_up: torch.Tensor | None
+
+    def __init__(
+        self,
+        down: torch.Tensor,
+        up: torch.Tensor,
+        alpha: float,
+        mid: torch.Tensor | None = None,
+        start: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> None:
         super().__init__()
-        self.down = nn.Parameter(down)
-        self.up = nn.Parameter(up)
+        self.down, self.up = nn.Parameter(down), nn.Parameter(up)
+        self.mid = nn.Parameter(mid) if mid is not None else None
         self.alpha = alpha
         self.scale = alpha / down.shape[0]
-        self._conv = (
-            {"stride": target.stride, "padding": target.padding, "dilation": target.dilation}
-            if isinstance(target, nn.Conv2d)
-            else None
-        )
+        self.register_buffer("start_down", start[0] if start else None)
+        self.register_buffer("start_up", start[1] if start else None)
 
-    def output_delta(self, x: torch.Tensor) -> torch.Tensor:
-        """See NetworkModule; two small products instead of one large weight."""
-        if torch.is_autocast_enabled() or x.dtype == self.down.dtype:
-            down, up = self.down, self.up
-        else:
-            down, up = self.down.to(x.dtype), self.up.to(x.dtype)
-        if self._conv is None:
-            return F.linear(F.linear(x, down), up) * self.scale
-        return F.conv2d(F.conv2d(x, down, **self._conv), up) * self.scale  # type: ignore[arg-type]
+    def output_delta(self, base: nn.Module, x: torch.Tensor, drop: Drop | None = None) -> torch.Tensor:
+        """See NetworkModule; two small products instead of one large weight. Dropout is kohya's: on the values
+        between down and up, and whole ranks per picture."""
+        hidden = self._through(base, x, self.down, self.mid)
+        if drop is not None and drop.neuron:
+            hidden = hidden * drop.keep(tuple(hidden.shape), drop.neuron, hidden)
+        if drop is not None and drop.rank:
+            hidden = hidden * self._ranks(base, hidden, drop)
+        delta = self._up(base, hidden, self.up)
+        if self.start_down is not None and self.start_up is not None:
+            delta = delta - self._up(base, self._through(base, x, self.start_down, None), self.start_up)
+        return delta * self.scale
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
         """See NetworkModule."""
-        return lora_delta(self.down.float(), self.up.float(), self.scale).reshape(weight.shape)
+        mid = self.mid.float() if self.mid is not None else None
+        delta = lora_delta(self.down.float(), self.up.float(), self.scale, mid)
+        if self.start_down is not None and self.start_up is not None:
+            delta = delta - lora_delta(self.start_down, self.start_up, self.scale)
+        return delta.reshape(weight.shape)
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """See NetworkModule: kohya's keys."""
-        return {
-            "alpha": torch.tensor(float(self.alpha)),
-            "lora_down.weight": self.down.detach(),
-            "lora_up.weight": self.up.detach(),
-        }
+        """See NetworkModule: kohya's keys. The difference from a start has twice the rank, and the same scale."""
+        if self.start_down is not None and self.start_up is not None:
+            down, up = low_rank((self.down.detach(), self.up.detach()), (self.start_down, self.start_up))
+            return {"alpha": torch.tensor(self.scale * down.shape[0]), DOWN: down, UP: up}
+        tensors = {"alpha": torch.tensor(float(self.alpha)), DOWN: self.down.detach(), UP: self.up.detach()}
+        return tensors if self.mid is None else tensors | {MID: self.mid.detach()}
+
+    @torch.no_grad()
+    def shrink(self, ratio: float) -> None:
+        """See NetworkModule; both matrices by the square root, as kohya's."""
+        self.down.mul_(ratio**0.5)
+        self.up.mul_(ratio**0.5)
+
+    def cut(self, rank: int) -> None:
+        """See NetworkModule; a mid matrix is left whole, as in the WebUI."""
+        if self.mid is None and rank < self.down.shape[0]:
+            self.down, self.up = nn.Parameter(self.down[:rank]), nn.Parameter(self.up[:, :rank])
+
+    @staticmethod
+    def _through(base: nn.Module, x: torch.Tensor, down: torch.Tensor, mid: torch.Tensor | None) -> torch.Tensor:
+        """The values between down and up."""
+        if not isinstance(base, nn.Conv2d):
+            return F.linear(x, _as(x, down))
+        geometry = (base.stride, base.padding, base.dilation)
+        if mid is None:
+            return F.conv2d(x, _as(x, down), None, *geometry)
+        return F.conv2d(F.conv2d(x, _as(x, down)), _as(x, mid), None, *geometry)
+
+    @staticmethod
+    def _up(base: nn.Module, hidden: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return (F.conv2d if isinstance(base, nn.Conv2d) else F.linear)(hidden, _as(hidden, up))
+
+    @staticmethod
+    def _ranks(base: nn.Module, hidden: torch.Tensor, drop: Drop) -> torch.Tensor:
+        """A mask over the ranks of each picture (B, rank), in the shape of `hidden`."""
+        channel = 1 if isinstance(base, nn.Conv2d) else hidden.ndim - 1
+        shape = [hidden.shape[d] if d in (0, channel) else 1 for d in range(hidden.ndim)]
+        return drop.keep(tuple(shape), drop.rank, hidden)
+
+
+def _as(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`weight` in the precision of `x`; autocast sees to that itself."""
+    return weight if torch.is_autocast_enabled() or x.dtype == weight.dtype else weight.to(x.dtype)
 
 
 class Lora:
     """The kind "lora"."""
 
     name = "lora"
+    bases = MATRICES
 
-    def recognises(self, keys: frozenset[str]) -> bool:
+    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """See NetworkKind."""
-        return {"lora_down.weight", "lora_up.weight"} <= keys <= {"lora_down.weight", "lora_up.weight", "alpha"}
+        return {DOWN, UP} <= tensors.keys() <= {DOWN, UP, MID, "alpha"}
 
-    def create(self, target: nn.Module, rank: int, alpha: float, generator: torch.Generator) -> LoraModule:
-        """See NetworkKind. `down` is Kaiming-uniform with a = sqrt(5), as kohya's and peft's; `up` is 0."""
-        weight = target.weight
-        assert isinstance(weight, torch.Tensor)
-        down = torch.empty(rank, *weight.shape[1:])
-        bound = 1 / math.sqrt(down[0].numel())  # what kaiming_uniform_(a=sqrt(5)) comes to
-        down.uniform_(-bound, bound, generator=generator)
-        up = torch.zeros(weight.shape[0], rank, *[1] * (weight.ndim - 2))
-        return LoraModule(target, down, up, alpha)
+    def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> LoraModule:
+        """See NetworkKind. `down` (and `mid`) as `uniform`, `up` 0; or a start from the base's weight."""
+        out, into, *kernel = shape_of(target)
+        rank, ones = form.rank, [1] * len(kernel)
+        if form.init_lora_weights in STARTS:
+            pair = STARTS[form.init_lora_weights](weight_of(target), rank, form.file_alpha / rank)
+            return LoraModule(pair[0].clone(), pair[1].clone(), form.file_alpha, start=pair)
+        tucker = form.use_tucker and kernel not in ([], [1, 1])
+        down = uniform((rank, into, *(ones if tucker else kernel)), generator)
+        mid = uniform((rank, rank, *kernel), generator) if tucker else None
+        return LoraModule(down, torch.zeros(out, rank, *ones), form.file_alpha, mid)
 
     def load(self, target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> LoraModule:
-        """See NetworkKind; a file without alpha means alpha = rank."""
-        down, up = tensors["lora_down.weight"].float(), tensors["lora_up.weight"].float()
-        weight = target.weight
-        assert isinstance(weight, torch.Tensor)
-        if weight.ndim == 4 and down.ndim == 2:  # other tools write 1x1 convolutions as matrices
+        """See NetworkKind."""
+        shape = shape_of(target)
+        down, up = tensors[DOWN].float(), tensors[UP].float()
+        mid = tensors[MID].float() if MID in tensors else None
+        if len(shape) == 4 and down.ndim == 2:  # other tools write 1x1 convolutions as matrices
             down, up = down[:, :, None, None], up[:, :, None, None]
-        rank = down.shape[0]
+        rank, kernel = down.shape[0], shape[2:]
+        inner = kernel if mid is None else (1,) * len(kernel)
         fits = (
-            down.ndim == weight.ndim == up.ndim
-            and down.shape[1:] == weight.shape[1:]
-            and up.shape[:2] == (weight.shape[0], rank)
-            and up[0, 0].numel() == 1
+            tuple(down.shape) == (rank, shape[1], *inner)
+            and tuple(up.shape) == (shape[0], rank, *[1] * len(kernel))
+            and (mid is None or tuple(mid.shape) == (rank, rank, *kernel))
         )
-        if not fits:
-            raise ValueError(f"{tuple(up.shape)} x {tuple(down.shape)} does not fit {tuple(weight.shape)}")
-        alpha = float(tensors["alpha"]) if "alpha" in tensors else float(rank)
-        return LoraModule(target, down, up, alpha)
+        require(fits, tensors, target)
+        return LoraModule(down, up, alpha_of(tensors, rank), mid)

@@ -15,39 +15,32 @@ import torch
 from torch import nn
 
 from lora_train.errors import LoraTrainError
+from lora_train.lorafile.base_model import made_for
 from lora_train.lorafile.reading import LoraFile, read_lora
-from lora_train.models.text import file_name_of
+from lora_train.models.names import all_layers
 from lora_train.networks.base import NetworkModule
-from lora_train.networks.registry import kind_of
+from lora_train.networks.registry import kind_of, load_network
 from lora_train.prompt.syntax import LoraTag
-
-_ROOTS = {"lora_unet": "unet", "lora_te": "text_encoder"}
-
-
-def is_target(module: nn.Module) -> bool:
-    """Whether networks can change this module's weight."""
-    return isinstance(module, (nn.Linear, nn.Conv2d))
 
 
 def modules_by_file_name(model: Any) -> dict[str, nn.Module]:
-    """The modules of this package's models and of diffusers pipelines, by the names that LoRA files use."""
-    found = {}
-    for prefix, attribute in _ROOTS.items():
-        root = getattr(model, attribute, None)
-        for path, module in root.named_modules() if root is not None else ():
-            if is_target(module):
-                spelled = file_name_of(path) if prefix == "lora_te" else path
-                found[f"{prefix}_{spelled.replace('.', '_')}"] = module
-    return found
+    """The modules of this package's models and of diffusers pipelines, by the names that LoRA files use.
+
+    SDXL's are there under both names that files have for them.
+    """
+    encoders = [getattr(model, name, None) for name in ("text_encoder", "text_encoder_2")]
+    return all_layers(model.unet, [encoder for encoder in encoders if encoder is not None])
 
 
 @dataclass(frozen=True)
 class Applied:
-    """A network as it was applied; `unmatched` are modules that the model does not have."""
+    """A network as it was applied; `unmatched` are modules that the model does not have, `unknown` those whose keys
+    are of no known kind."""
 
     tag: LoraTag
     path: Path
     unmatched: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
     short_hash: str = ""
     """The first 12 digits of the file's hash, as the WebUI shows it."""
 
@@ -61,9 +54,14 @@ class Applier:
     """
 
     modules: dict[str, nn.Module]
-    _originals: dict[str, torch.Tensor] = field(default_factory=dict)
+    """A module may be there under several names; the first is what it is known by."""
+    _originals: dict[tuple[str, str], torch.Tensor] = field(default_factory=dict)
     _on_now: list[tuple[LoraTag, Path, float]] = field(default_factory=list)
     _applied: list[Applied] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        first: dict[int, str] = {}
+        self._known_as = {name: first.setdefault(id(module), name) for name, module in self.modules.items()}
 
     def apply(self, networks: Sequence[tuple[LoraTag, Path]]) -> list[Applied]:
         """Apply all of `networks`, and nothing else. The same one twice counts twice.
@@ -86,9 +84,11 @@ class Applier:
     def apply_usable(self, networks: Sequence[tuple[LoraTag, Path]]) -> tuple[list[Applied], list[str]]:
         """As `apply`, but what cannot be applied is left out; returns what was applied, and a note for each other."""
         try:
-            return self.apply(networks), []
+            applied = self.apply(networks)
         except LoraTrainError:
             pass
+        else:
+            return applied, _unknown_notes(applied)
         usable, notes = [], []
         for tag, path in networks:
             try:
@@ -96,13 +96,14 @@ class Applier:
                 usable.append((tag, path))
             except LoraTrainError as error:
                 notes.append(f"<lora:{tag.name}> is left out. {error}")
-        return self.apply(usable), notes
+        applied = self.apply(usable)
+        return applied, notes + _unknown_notes(applied)
 
     @torch.no_grad()
     def remove(self) -> None:
-        """Put back every weight that was changed, bit for bit."""
-        for name, original in self._originals.items():
-            self._weight(name).copy_(original)
+        """Put back every weight and bias that was changed, bit for bit."""
+        for (name, attribute), original in self._originals.items():
+            self._value(name, attribute).copy_(original)
         self.forget()
 
     def forget(self) -> None:
@@ -110,45 +111,86 @@ class Applier:
         self._originals.clear()
         self._on_now, self._applied = [], []
 
-    def _weight(self, name: str) -> torch.Tensor:
-        weight = self.modules[name].weight
-        assert isinstance(weight, torch.Tensor)
-        return weight
+    def _value(self, name: str, attribute: str) -> torch.Tensor:
+        value = getattr(self.modules[name], attribute)
+        assert isinstance(value, torch.Tensor)
+        return value
 
     @torch.no_grad()
     def _add(self, tag: LoraTag, file: LoraFile) -> Applied:
-        loaded, unmatched = self._load(file)
+        loaded, unmatched, unknown = self._load(file)
         for name, network in loaded.items():
             strength = tag.te if name.startswith("lora_te") else tag.unet
             if strength == 0:
                 continue
-            weight = self._weight(name)
-            if name not in self._originals:
-                self._originals[name] = weight.detach().to("cpu", copy=True)
-            delta = network.weight_delta(weight)
-            # summed in fp32, so that a half-precision weight is rounded once per network
-            weight.copy_(weight.float() + strength * delta.to(weight.device))
-        return Applied(tag, file.path, tuple(unmatched), file.metadata.get("sshs_model_hash", "")[:12])
+            if tag.dyn is not None:
+                network.cut(tag.dyn)
+            weight = self._original(name, "weight")
+            network.to(weight.device)
+            self._change(name, "weight", strength * network.weight_delta(weight))
+            bias = network.bias_delta()
+            if bias is not None:
+                self._original(name, "bias")
+                self._change(name, "bias", strength * bias)
+        short = file.metadata.get("sshs_model_hash", "")[:12]
+        return Applied(tag, file.path, tuple(unmatched), tuple(unknown), short)
 
-    def _load(self, file: LoraFile) -> tuple[dict[str, NetworkModule], list[str]]:
-        """The file's networks by module, and the modules that this model lacks."""
+    def _original(self, name: str, attribute: str) -> torch.Tensor:
+        """The value without any network, fp32, on the module's device; kept from the first time on.
+
+        Kinds that multiply are relative to it, so that strengths add up and the order of networks does not matter.
+        """
+        value, key = self._value(name, attribute), (name, attribute)
+        if key not in self._originals:
+            self._originals[key] = value.detach().to("cpu", copy=True)
+            return value.float()
+        return self._originals[key].to(value.device).float()
+
+    def _change(self, name: str, attribute: str, delta: torch.Tensor) -> None:
+        value = self._value(name, attribute)
+        # summed in fp32, so that a half-precision weight is rounded once per network
+        value.copy_(value.float() + delta)
+
+    def _load(self, file: LoraFile) -> tuple[dict[str, NetworkModule], list[str], list[str]]:
+        """The file's networks by module, the modules that this model lacks, and those of no known kind."""
         loaded: dict[str, NetworkModule] = {}
-        unmatched, unfit = [], []
+        unmatched, unknown, unfit = [], [], []
         for name, tensors in file.by_module().items():
-            kind = kind_of(frozenset(tensors))
-            if kind is None or name not in self.modules:
+            if kind_of(tensors) is None:
+                unknown.append(f"{name} ({', '.join(sorted(tensors))})")
+            elif name not in self.modules:
                 unmatched.append(name)
-                continue
-            try:
-                loaded[name] = kind.load(self.modules[name], tensors)
-            except ValueError as error:
-                unfit.append(f"{name}: {error}")
-        if unfit or not loaded:
-            reason = f"{unfit[0]}" if unfit else f"no module is called {unmatched[0] if unmatched else '?'}"
+            else:
+                try:
+                    loaded[self._known_as[name]] = load_network(self.modules[name], tensors)
+                except ValueError as error:
+                    unfit.append(f"{name}: {error}")
+        if unfit or (unmatched and not loaded):
+            reason = unfit[0] if unfit else f"no module is called {unmatched[0]}"
             raise LoraTrainError(
-                f"this LoRA was made for another base model ({reason}).", str(file.path), "Use it with its own base."
+                f"this LoRA was made for another base model{_named(made_for(file))} ({reason}).",
+                str(file.path),
+                "Use it with its own base.",
             )
-        return loaded, unmatched
+        if not loaded:
+            named = unknown[0] if unknown else "it is empty"
+            raise LoraTrainError(
+                f"this file has no network of a known kind ({named}).", str(file.path), "Convert it to kohya's format."
+            )
+        return loaded, unmatched, unknown
+
+
+def _unknown_notes(applied: Sequence[Applied]) -> list[str]:
+    return [
+        f"<lora:{one.tag.name}>: {len(one.unknown)} of its modules are of no known kind and are left out: "
+        f"{one.unknown[0]}{' ...' if len(one.unknown) > 1 else ''}."
+        for one in applied
+        if one.unknown
+    ]
+
+
+def _named(base: str) -> str:
+    return f", {base}" if base else ""
 
 
 def _changed_at(path: Path) -> float:

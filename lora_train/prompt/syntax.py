@@ -15,11 +15,12 @@ _TAG = re.compile(r"(?<!\\)<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class LoraTag:
-    """One `<lora:...>`: the network's name and its strengths on text encoder and UNet."""
+    """One `<lora:...>`: the network's name, its strengths on text encoder and UNet, and the rank it is cut to."""
 
     name: str
     te: float
     unet: float
+    dyn: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ def parse_prompt(prompt: str, default: float = DEFAULT_STRENGTH) -> ParsedPrompt
     """Split a prompt into text and `<lora:...>` tags.
 
     `<lora:name>` counts `default`, `<lora:name:0.8>` both parts, `<lora:name:0.5:1>` text encoder
-    and UNet; `te=` and `unet=` name them. A tag that cannot be understood is taken out and noted.
+    and UNet, `<lora:name:1:1:16>` cuts it to 16 ranks; `te=`, `unet=` and `dyn=` name them. A tag that
+    cannot be understood is taken out and noted.
     """
     tags: list[LoraTag] = []
     notes: list[str] = []
@@ -62,18 +64,27 @@ def tag_of_items(content: Sequence[str], default: float = DEFAULT_STRENGTH) -> L
         raise ValueError("it names no LoRA.")
     positional = [item for item in items if "=" not in item]
     named = dict(item.split("=", 1) for item in items if "=" in item)
-    if len(positional) > 2:
-        raise ValueError("only two strengths are understood, text encoder and UNet.")
+    if len(positional) > 3:
+        raise ValueError("only two strengths and a rank are understood.")
     te = _number(positional[0]) if positional else default
     unet = _number(positional[1]) if len(positional) > 1 else te
+    dyn = _rank(positional[2]) if len(positional) > 2 else None
     for key, value in named.items():
         if key.strip().lower() == "te":
             te = _number(value)
         elif key.strip().lower() == "unet":
             unet = _number(value)
+        elif key.strip().lower() == "dyn":
+            dyn = _rank(value)
         else:
             raise ValueError(f"{key}= is not known.")
-    return LoraTag(name, te, unet)
+    return LoraTag(name, te, unet, dyn)
+
+
+def _rank(text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ValueError(f"{text!r} is not a rank.")
+    return int(text)
 
 
 def _number(text: str) -> float:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.config import RunConfig, problems
-from lora_train.data.scan import Manifest, scan
+from lora_train.data.scan import Manifest
+from lora_train.data.sources import read_pictures
 from lora_train.errors import LoraTrainError, Problem
+from lora_train.runs.captioning import captioning_problems
 from lora_train.runs.stages import Stages
 
 if TYPE_CHECKING:
@@ -26,25 +28,39 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
 
     Writes nothing. Returns the scanned pictures. `own_output` is a file that this run itself wrote.
     """
-    from lora_train.models.opening import recognise
+    from lora_train.models.opening import refusals
 
     found = [p for p in problems(config) if stages.train or not p.where.startswith("save.")]
+    found += captioning_problems(config.prepare, host)
     manifest = None
-    if config.data.folder:
+    if config.data.folder or config.data.dataset_config:
         try:
-            folder = allowed(config.data.folder, host, "data.folder")
-            manifest = scan(folder, config.data.tag, config.data.repeats or DEFAULT_REPEATS)
+            manifest = _pictures(config, host)
         except LoraTrainError as error:
             found += error.problems
     if config.model.path:
         try:
-            recognise(allowed(config.model.path, host, "model.path"))
+            found += refusals(allowed(config.model.path, host, "model.path"), config)
         except LoraTrainError as error:
             found += error.problems
     if stages.train and config.save.output_name and config.save.output_dir:
         found += _output_problems(config, host, own_output)
     if found or manifest is None:
         raise LoraTrainError.of(found)
+    return manifest
+
+
+def _pictures(config: RunConfig, host: Host) -> Manifest:
+    """The pictures as they are before any preparation, with their masks where the loss is masked and they are known."""
+    from lora_train.data.masks import attach_masks
+
+    data = config.data
+    for field in ("folder", "in_json", "dataset_config", "mask_folder"):
+        if getattr(data, field):
+            allowed(getattr(data, field), host, f"data.{field}")
+    manifest = read_pictures(data, DEFAULT_REPEATS, host.may_read)
+    if config.train.masked_loss and not config.prepare.operations:
+        attach_masks(manifest, Path(data.mask_folder).expanduser() if data.mask_folder else None)
     return manifest
 
 

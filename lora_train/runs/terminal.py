@@ -35,7 +35,7 @@ class ProgressBar:
             "note": lambda: self._line(event["text"]),
             "rejected": lambda: self._line(f"Left out {event['file']}: {event['reason']}."),
             "choices": lambda: self._choices(event["choices"]),
-            "prepare": lambda: self._prepared(event["done"], event["total"]),
+            "prepare": lambda: self._bar(f"Preparing {event['stage']}", event["done"], event["total"], ""),
             "step": lambda: self._step(event),
             "saved": lambda: self._line(f"Saved after {event['step']} steps: {event['path']}"),
         }.get(event["kind"])
@@ -52,9 +52,6 @@ class ProgressBar:
     def _choices(self, choices: list[dict[str, Any]]) -> None:
         for choice in choices:
             self._line(f"  {choice['field']} = {choice['value']}: {choice['why']}")
-
-    def _prepared(self, done: int, total: int) -> None:
-        self._bar("Preparing", done, total, "")
 
     def _step(self, event: dict[str, Any]) -> None:
         step = event["step"]

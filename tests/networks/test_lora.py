@@ -12,23 +12,19 @@ from torch import nn
 from lora_train.models.base import Parts
 from lora_train.models.opening import open_model
 from lora_train.models.sd1 import StableDiffusion1
-from lora_train.networks.inject import NetworkSet, Size, create_networks, targets
+from lora_train.networks.base import Form
+from lora_train.networks.inject import NetworkSet, create_networks, targets
 from lora_train.networks.lora import Lora, lora_delta
 
 
 @pytest.mark.parametrize(
-    ("file", "convolutions"), [("sd1_lora", None), ("sd1_locon", Size(4, 1.0))], ids=["lora", "locon"]
+    ("file", "convolutions"), [("sd1_lora", None), ("sd1_locon", Form(4, 1.0))], ids=["lora", "locon"]
 )
-def test_keys_and_shapes_are_kohyas_for_sd1(
-    monkeypatch: pytest.MonkeyPatch, file: str, convolutions: Size | None
-) -> None:
+def test_keys_and_shapes_are_kohyas_for_sd1(file: str, convolutions: Form | None) -> None:
     """An SD 1.x on the meta device gets exactly the tensors that sd-scripts writes."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    import lora_train.models.sd1 as sd1
-
-    monkeypatch.setattr(sd1, "_weights_hash", lambda module: "meta")
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel(sample_size=64, cross_attention_dim=768), AutoencoderKL()
         text = CLIPTextModel(
@@ -36,7 +32,7 @@ def test_keys_and_shapes_are_kohyas_for_sd1(
         )
     model = StableDiffusion1(Parts(Path("x"), unet, vae, [text], [None]))
     prefixes = ("lora_unet", "lora_te")
-    networks = create_networks(model, "lora", Size(8, 4.0), torch.Generator(), prefixes, convolutions)
+    networks = create_networks(model, "lora", Form(8, 4.0), torch.Generator(), prefixes, convolutions)
     found = {k: ["float32", list(v.shape)] for k, v in networks.file_tensors().items()}
     path = Path(__file__).parents[1] / "golden" / f"{file}.json.gz"
     golden: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
@@ -48,12 +44,12 @@ def test_keys_and_shapes_are_kohyas_for_sd1(
 )
 def test_output_and_weight_say_the_same(base: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
-    network = Lora().create(base, 3, 1.5, generator)
+    network = Lora().create(base, Form(3, 1.5), generator)
     nn.init.normal_(network.up, generator=generator)
     x = torch.randn(2, 12, 9, 9, generator=generator)
     if isinstance(base, nn.Linear):
         x = torch.randn(2, 5, 12, generator=generator)
-    expected = base(x) + network.output_delta(x)
+    expected = base(x) + network.output_delta(base, x)
     weight = base.weight
     with torch.no_grad():
         weight.add_(network.weight_delta(weight))
@@ -72,7 +68,7 @@ def test_delta_equals_pefts() -> None:
 
 def test_initial_values_are_those_of_kaiming_uniform() -> None:
     base = nn.Linear(300, 10)
-    network = Lora().create(base, 64, 1.0, torch.Generator().manual_seed(0))
+    network = Lora().create(base, Form(64, 1.0), torch.Generator().manual_seed(0))
     expected = torch.empty(64, 300)
     nn.init.kaiming_uniform_(expected, a=5**0.5, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(network.down, expected)
@@ -93,7 +89,7 @@ def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
 
 def _networks(base: Path) -> tuple[Any, NetworkSet]:
     model = open_model(base)
-    networks = create_networks(model, "lora", Size(2, 2.0), torch.Generator().manual_seed(0), ("lora_unet", "lora_te"))
+    networks = create_networks(model, "lora", Form(2, 2.0), torch.Generator().manual_seed(0), ("lora_unet", "lora_te"))
     for network in networks.networks.values():
         nn.init.normal_(network.up, std=0.1)
     return model, networks
@@ -119,7 +115,7 @@ def test_attached_at_zero_and_detached_the_base_is_bit_equal(base: Path) -> None
 
 def test_only_what_was_asked_for_is_trained(base: Path) -> None:
     model = open_model(base)
-    networks = create_networks(model, "lora", Size(2, 2.0), torch.Generator(), ("lora_te",))
+    networks = create_networks(model, "lora", Form(2, 2.0), torch.Generator(), ("lora_te",))
     assert all(name.startswith("lora_te_") for name in networks.file_tensors())
     assert networks.parameters_of("lora_unet") == []
     assert len(networks.parameters_of("lora_te")) == 2 * len([n for n in targets(model) if n.startswith("lora_te_")])

@@ -13,7 +13,8 @@ from torch import nn
 from lora_train.errors import LoraTrainError
 from lora_train.lorafile.writing import write_lora
 from lora_train.models.opening import open_model
-from lora_train.networks.inject import Size, create_networks
+from lora_train.networks.base import Form
+from lora_train.networks.inject import create_networks
 from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.generate import Generator, find_lora
 from lora_train.prompt.syntax import LoraTag
@@ -24,7 +25,7 @@ def _write(base: Path, path: Path, seed: int = 0, std: float = 0.1, convolutions
     model = open_model(base)
     generator = torch.Generator().manual_seed(seed)
     networks = create_networks(
-        model, "lora", Size(4, 4.0), generator, ("lora_unet", "lora_te"), Size(2, 2.0) if convolutions else None
+        model, "lora", Form(4, 4.0), generator, ("lora_unet", "lora_te"), Form(2, 2.0) if convolutions else None
     )
     for network in networks.networks.values():
         nn.init.normal_(network.up, std=std, generator=generator)

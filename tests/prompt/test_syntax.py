@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,8 @@ from lora_train.prompt.syntax import LoraTag, parse_prompt
         ("a <lora:x:0.5:1.0>", "a", [("x", 0.5, 1.0)]),
         ("a <lora:x:te=0.2:unet=0.4>", "a", [("x", 0.2, 0.4)]),
         ("a <lora:x:0.9:unet=0.4>", "a", [("x", 0.9, 0.4)]),
+        ("<lora:x:1:0.5:64>", "", [("x", 1.0, 0.5, 64)]),
+        ("<lora:x:dyn=8>", "", [("x", 1.0, 1.0, 8)]),
         ("a <LORA:x:1>, b <lyco:y:-0.5>", "a , b", [("x", 1.0, 1.0), ("y", -0.5, -0.5)]),
         ("<lora:x:1> <lora:x:1>", "", [("x", 1.0, 1.0), ("x", 1.0, 1.0)]),
         ("<lora:my lora v1.2:1>", "", [("my lora v1.2", 1.0, 1.0)]),
@@ -25,7 +29,7 @@ from lora_train.prompt.syntax import LoraTag, parse_prompt
         ("<lora: x : 0.5 >", "", [("x", 0.5, 0.5)]),
     ],
 )
-def test_forms(prompt: str, text: str, tags: list[tuple[str, float, float]]) -> None:
+def test_forms(prompt: str, text: str, tags: list[tuple[Any, ...]]) -> None:
     parsed = parse_prompt(prompt)
     assert parsed.text == text
     assert parsed.tags == tuple(LoraTag(*tag) for tag in tags)
@@ -33,7 +37,17 @@ def test_forms(prompt: str, text: str, tags: list[tuple[str, float, float]]) -> 
 
 
 @pytest.mark.parametrize(
-    "tag", ["<lora:>", "<lora::1>", "<lora:x:strong>", "<lora:x:nan>", "<lora:x:1:1:1>", "<lora:x:a=1>"]
+    "tag",
+    [
+        "<lora:>",
+        "<lora::1>",
+        "<lora:x:strong>",
+        "<lora:x:nan>",
+        "<lora:x:1:1:1:1>",
+        "<lora:x:1:1:0>",
+        "<lora:x:dyn=a>",
+        "<lora:x:a=1>",
+    ],
 )
 def test_what_is_not_understood_is_noted_and_taken_out(tag: str) -> None:
     parsed = parse_prompt(f"a {tag} b")

@@ -9,7 +9,8 @@ from torch import nn
 
 from lora_train.models.ddpm import NoiseProcess
 from lora_train.models.opening import open_model
-from lora_train.networks.inject import Size, create_networks
+from lora_train.networks.base import Form
+from lora_train.networks.inject import create_networks
 from lora_train.train.randomness import Randomness
 from lora_train.train.schedule import lr_factor
 from lora_train.train.step import BaseTerm, Draw, Row, backward, draw_noise, min_snr_weight
@@ -65,7 +66,7 @@ def test_randomness_depends_on_seed_name_and_position_only() -> None:
 def test_rows_follow_their_equation(base: Path) -> None:
     """Two rows, one with a base term, against the module's formula written out."""
     model = open_model(base)
-    networks = create_networks(model, "lora", Size(2, 2.0), torch.Generator().manual_seed(0), ("lora_unet", "lora_te"))
+    networks = create_networks(model, "lora", Form(2, 2.0), torch.Generator().manual_seed(0), ("lora_unet", "lora_te"))
     for network in networks.networks.values():
         nn.init.normal_(network.up, std=0.2)
     networks.attach()
@@ -99,7 +100,7 @@ def test_rows_follow_their_equation(base: Path) -> None:
 
 def test_the_multiplier_is_restored_even_when_the_model_fails(base: Path) -> None:
     model = open_model(base)
-    networks = create_networks(model, "lora", Size(1, 1.0), torch.Generator(), ("lora_unet",))
+    networks = create_networks(model, "lora", Form(1, 1.0), torch.Generator(), ("lora_unet",))
     with pytest.raises(ZeroDivisionError), networks.at(0.25):
         raise ZeroDivisionError
     assert networks.multiplier == 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ class Entry:
     """Like the mask and the thumbnail: a path relative to the work folder, "" where there is none."""
     mask: str = ""
     thumbnail: str = ""
+    text: str = ""
+    """The caption as a whole; `caption` and `tags` are its parts, where a captioner made it."""
+    caption: str = ""
+    tags: list[str] = field(default_factory=list)
 
     @property
     def possible(self) -> bool:
@@ -76,6 +80,7 @@ class Entry:
             "thumbnail": self.thumbnail,
             "output": self.output,
             "mask": self.mask,
+            "caption": self.text,
         }
 
 

@@ -1,0 +1,264 @@
+"""The network's options in words: rules by name, weights by block, their checks, and kohya's arguments."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lora_train.config.run import NetworkOptions
+from lora_train.errors import Problem
+
+KINDS = ("lora", "loha", "lokr", "oft", "boft", "ia3", "glora", "full", "norm")
+DECOMPOSED = ("lora", "loha", "lokr")
+"""Kinds that DoRA can be around."""
+SCALABLE = ("lora", "loha", "lokr", "full", "norm")
+"""Kinds whose delta can be shrunk (max-norm scaling)."""
+LYCORIS_NAMES = {"oft": "diag-oft", "lora": "locon"}
+"""Where LyCORIS calls a kind otherwise."""
+RULE_LR = "lr"
+
+# what a rule may set: the first three, and the options of the kinds
+_RULE_VALUES: dict[str, Callable[[str], Any]] = {
+    "dim": int,
+    "alpha": float,
+    RULE_LR: float,
+    "kind": str,
+    "factor": int,
+    "constraint": float,
+    "use_tucker": lambda text: _flag(text),
+    "decompose_both": lambda text: _flag(text),
+    "full_matrix": lambda text: _flag(text),
+    "rescaled": lambda text: _flag(text),
+    "train_on_input": lambda text: _flag(text),
+    "dora_wd": lambda text: _flag(text),
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the modules get in whose name in files `pattern` is found."""
+
+    pattern: re.Pattern[str]
+    off: bool
+    values: dict[str, Any]
+
+
+def parse_rule(text: str) -> Rule:
+    """`PATTERN: off` or `PATTERN: dim=8 alpha=4 lr=1e-5 kind=lokr ...`. Raises ValueError that says what is wrong."""
+    pattern, colon, settings = text.rpartition(":")
+    if not colon or not settings.strip():
+        raise ValueError("it must be PATTERN: dim=8 alpha=4 lr=1e-5 kind=lokr, or PATTERN: off")
+    try:
+        compiled = re.compile(pattern.strip())
+    except re.error as error:
+        raise ValueError(f"{pattern.strip()!r} is no regular expression ({error})") from None
+    if settings.strip() == "off":
+        return Rule(compiled, True, {})
+    values = {}
+    for item in settings.split():
+        name, _, value = item.partition("=")
+        if name not in _RULE_VALUES:
+            raise ValueError(f"{name!r} is not known (known: off, {', '.join(_RULE_VALUES)})")
+        try:
+            values[name] = _RULE_VALUES[name](value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not a value for {name}") from None
+    if values.get("kind", KINDS[0]) not in KINDS:
+        raise ValueError(f"the kind {values['kind']!r} is not known (known: {', '.join(KINDS)})")
+    if values.get("dim", 1) < 0 or values.get(RULE_LR, 0.0) < 0:
+        raise ValueError("dim and lr must not be negative")
+    return Rule(compiled, False, values)
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("", "true", "false", "1", "0"):
+        raise ValueError(text)
+    return text.lower() not in ("false", "0")
+
+
+# kohya's names for rates over the blocks of one side: a function of the place, 0 to 1
+CURVES: dict[str, Callable[[float], float]] = {
+    "sine": lambda place: math.sin(math.pi / 2 * place),
+    "cosine": lambda place: math.sin(math.pi / 2 * (1 - place)),
+    "linear": lambda place: place,
+    "reverse_linear": lambda place: 1 - place,
+    "zeros": lambda place: 0.0,
+}
+
+
+def block_weights(options: NetworkOptions, side: int, mid: int) -> list[float]:
+    """kohya's `down_lr_weight`, `mid_lr_weight` and `up_lr_weight` as one list; empty when none is given.
+
+    `side` and `mid` are the numbers of blocks. A part that is not given is 1 everywhere, and so are missing values at
+    its end. Raises ValueError that says what is wrong.
+    """
+    given = (options.down_lr_weight, options.mid_lr_weight, options.up_lr_weight)
+    if not any(given):
+        return []
+    parts = [_side_weights(text, count) for text, count in zip(given, (side, mid, side))]
+    return [w if w > options.block_lr_zero_threshold else 0.0 for part in parts for w in part]
+
+
+def _side_weights(text: str, count: int) -> list[float]:
+    """A list of numbers, or a curve's name, perhaps with an offset ("sine+.5")."""
+    name, _, offset = text.partition("+")
+    if name.strip() in CURVES:
+        above = _number(offset) if offset else 0.0
+        return [CURVES[name.strip()](i / max(1, count - 1)) + above for i in range(count)]
+    values = [_number(item) if item.strip() else 0.0 for item in text.split(",")] if text else []
+    if len(values) > count:
+        raise ValueError(f"it has {len(values)} values; this base model has {count} such blocks")
+    return values + [1.0] * (count - len(values))
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{text.strip()!r} is neither a number nor one of {', '.join(CURVES)}") from None
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{text.strip()!r} is not a finite number of 0 or more")
+    return value
+
+
+def network_problems(options: NetworkOptions) -> list[Problem]:
+    """Options of the network that do not fit together, or cannot be read."""
+    found = _rule_problems(options) + _block_problems(options)
+    kinds = {options.kind} | set(_ruled_kinds(options))
+
+    def refuse(when: bool, what: str, field: str, fix: str) -> None:
+        if when:
+            found.append(Problem(what, f"network.{field}", fix))
+
+    refuse(
+        options.dora_wd and options.kind not in DECOMPOSED,
+        f"DoRA needs a network of another kind than {options.kind}.",
+        "dora_wd",
+        f"Choose from: {', '.join(DECOMPOSED)}.",
+    )
+    refuse(
+        bool(options.network_dropout) and (kinds != {"lora"} or options.dora_wd),
+        "works between the two matrices of LoRA only.",
+        "network_dropout",
+        "Use rank_dropout or module_dropout.",
+    )
+    unscalable = sorted(kinds - {*SCALABLE}) or (["dora"] if options.dora_wd else [])
+    refuse(
+        options.scale_weight_norms is not None and bool(unscalable),
+        f"does not work on {', '.join(unscalable)}, whose change cannot be scaled.",
+        "scale_weight_norms",
+        f"Choose from: {', '.join(SCALABLE)}.",
+    )
+    started = options.init_lora_weights != "default"
+    refuse(
+        started and (options.kind != "lora" or options.dora_wd or options.use_tucker),
+        "is for plain LoRA.",
+        "init_lora_weights",
+        "Choose the kind lora, without DoRA and Tucker form.",
+    )
+    refuse(
+        started and options.scale_weight_norms is not None,
+        f"does not go with scale_weight_norms: {options.init_lora_weights} starts from large weights.",
+        "init_lora_weights",
+        "Leave one of them out.",
+    )
+    refuse(
+        bool(options.network_weights) and (started or bool(options.network_rules)),
+        "takes kinds and ranks from the file: rules and another start have no effect.",
+        "network_weights",
+        "Leave network_rules and init_lora_weights out.",
+    )
+    refuse(
+        len(options.base_weights_multiplier) > len(options.base_weights),
+        "has more values than base_weights has files.",
+        "base_weights_multiplier",
+        "Give one for each file; missing ones are 1.",
+    )
+    refuse(options.factor == 0 or options.factor < -1, "must be -1 or more than 0.", "factor", "8 is usual.")
+    return found
+
+
+def _rule_problems(options: NetworkOptions) -> list[Problem]:
+    found = []
+    for rule in options.network_rules:
+        try:
+            parse_rule(rule)
+        except ValueError as error:
+            found.append(Problem(f"{rule!r}: {error}.", "network.network_rules"))
+    return found
+
+
+def _ruled_kinds(options: NetworkOptions) -> list[str]:
+    kinds = []
+    for rule in options.network_rules:
+        try:
+            kinds.append(parse_rule(rule).values.get("kind", options.kind))
+        except ValueError:
+            continue
+    return kinds
+
+
+def _block_problems(options: NetworkOptions) -> list[Problem]:
+    """Lengths are known for certain only with the base model; here it must fit one of them (SD 25, SDXL 23)."""
+    found = []
+    for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
+        values = getattr(options, name)
+        if values and len(values) not in (23, 25):
+            found.append(Problem(f"has {len(values)} values.", f"network.{name}", "SD 1.x and 2.x: 25, SDXL: 23."))
+        if any(not (math.isfinite(value) and value >= 0) for value in values):
+            found.append(Problem("has negative values.", f"network.{name}", "0 leaves a block out."))
+    for name in ("down_lr_weight", "mid_lr_weight", "up_lr_weight"):
+        try:
+            _side_weights(getattr(options, name), 12)
+        except ValueError as error:
+            found.append(Problem(f"{error}.", f"network.{name}"))
+    for name in ("block_alphas", "conv_block_alphas"):
+        if getattr(options, name) and not getattr(options, name.replace("alphas", "dims")):
+            found.append(Problem("needs the dimensions too.", f"network.{name}", "Give the list of dimensions."))
+    return found
+
+
+# told in other fields of the metadata, or no matter of the network's
+_NOT_ARGUMENTS = (
+    "kind",
+    "network_dim",
+    "network_alpha",
+    "network_dropout",
+    "network_train_unet_only",
+    "network_train_text_encoder_only",
+    "scale_weight_norms",
+    "network_weights",
+    "base_weights",
+    "base_weights_multiplier",
+)
+
+
+def network_module(options: NetworkOptions) -> str:
+    """kohya's `ss_network_module`: its own LoRA, or LyCORIS."""
+    plain = options.kind == "lora" and not (options.dora_wd or options.use_tucker or options.train_norm)
+    return "networks.lora" if plain and not options.rs_lora else "lycoris.kohya"
+
+
+def network_arguments(options: NetworkOptions) -> dict[str, str]:
+    """kohya's `ss_network_args`: what its `--network_args` would have been, and ours where it has none."""
+    default, told = NetworkOptions(), {}
+    if network_module(options) == "lycoris.kohya":
+        told["algo"] = LYCORIS_NAMES.get(options.kind, options.kind)
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name not in _NOT_ARGUMENTS and value != getattr(default, field.name):
+            told[field.name] = _text(value)
+    if options.dora_wd:
+        told["wd_on_output"] = str(options.wd_on_output)  # LyCORIS' default is the other one
+    if not options.conv_dim:
+        told.pop("conv_alpha", None)
+    return told
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_text(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,74 @@
+"""Full differences: W' = W + diff, b' = b + diff_b (LyCORIS' keys; also what "native" fine-tunes are stored as)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from lora_train.networks.base import MATRICES, NORMS, Form, NetworkModule, require, shape_of
+
+WEIGHT, BIAS = "diff", "diff_b"
+
+
+class FullModule(NetworkModule):
+    """The differences themselves."""
+
+    def __init__(self, diff: torch.Tensor, diff_b: torch.Tensor | None, keys: tuple[str, str] = (WEIGHT, BIAS)) -> None:
+        super().__init__()
+        self.diff = nn.Parameter(diff)
+        self.diff_b = None if diff_b is None else nn.Parameter(diff_b)
+        self._keys = keys
+
+    def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
+        """See NetworkModule."""
+        return self.diff
+
+    def bias_delta(self) -> torch.Tensor | None:
+        """See NetworkModule."""
+        return self.diff_b
+
+    def file_tensors(self) -> dict[str, torch.Tensor]:
+        """See NetworkModule."""
+        tensors = {self._keys[0]: self.diff.detach()}
+        return tensors if self.diff_b is None else tensors | {self._keys[1]: self.diff_b.detach()}
+
+    @torch.no_grad()
+    def shrink(self, ratio: float) -> None:
+        """See NetworkModule."""
+        self.diff.mul_(ratio)
+
+
+class Full:
+    """The kind "full"; it has no rank."""
+
+    name = "full"
+    bases = MATRICES + NORMS
+    keys = (WEIGHT, BIAS)
+
+    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """See NetworkKind."""
+        return {self.keys[0]} <= tensors.keys() <= {*self.keys}
+
+    def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> FullModule:
+        """See NetworkKind."""
+        bias = torch.zeros(shape_of(target)[0]) if getattr(target, "bias", None) is not None else None
+        return FullModule(torch.zeros(shape_of(target)), bias, self.keys)
+
+    def load(self, target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> FullModule:
+        """See NetworkKind."""
+        shape = shape_of(target)
+        diff = tensors[self.keys[0]].float()
+        require(diff.numel() == torch.Size(shape).numel(), tensors, target)
+        return FullModule(diff.reshape(shape), load_bias(target, tensors, self.keys[1]), self.keys)
+
+
+def load_bias(target: nn.Module, tensors: Mapping[str, torch.Tensor], key: str) -> torch.Tensor | None:
+    """A file's difference of the bias. Raises ValueError when the target has none of that size."""
+    if key not in tensors:
+        return None
+    bias = getattr(target, "bias", None)
+    if bias is None or bias.numel() != tensors[key].numel():
+        raise ValueError(f"{key} {tuple(tensors[key].shape)} does not fit the module's bias")
+    return tensors[key].float().flatten()

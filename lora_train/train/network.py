@@ -1,0 +1,106 @@
+"""The networks of a run: what goes into the base first, which modules get one, their rates, and what is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_train.config import NetworkOptions, RunConfig
+from lora_train.lorafile.reading import read_lora
+from lora_train.models.base import BaseModel
+from lora_train.networks.base import Drop
+from lora_train.networks.inject import Dropping, NetworkSet, create_planned, load_networks, targets
+from lora_train.networks.plan import Rate, plan_of, rates_of
+from lora_train.prompt.apply import Applier, modules_by_file_name
+from lora_train.prompt.syntax import LoraTag
+from lora_train.train.randomness import Randomness
+
+
+@dataclass(frozen=True)
+class Built:
+    """The networks, the rate of each, and what their file must say of itself, where the options do not know."""
+
+    network: NetworkSet
+    rates: Mapping[str, Rate]
+    told: Mapping[str, str] = field(default_factory=dict)
+
+
+def merge_base_weights(options: NetworkOptions, model: BaseModel) -> None:
+    """Merge `base_weights` into the model for good. Raises LoraTrainError when a file does not fit."""
+    paths = [Path(name).expanduser() for name in options.base_weights]
+    strengths = list(options.base_weights_multiplier) + [1.0] * len(paths)
+    tags = [(LoraTag(path.stem, strength, strength), path) for path, strength in zip(paths, strengths)]
+    Applier(modules_by_file_name(model)).apply(tags)
+
+
+def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...], generator: torch.Generator) -> Built:
+    """New networks, or those of `network_weights`, on the roots that are trained; not yet attached.
+
+    Raises LoraTrainError when the options or the file do not fit the model.
+    """
+    options = config.network
+    if not options.network_weights:
+        bases = targets(model, convolutions=True, norms=True)
+        plan = plan_of(options, bases, frozenset(model.module_names()), prefixes)
+        network = create_planned(model, plan, generator)
+        return Built(network, {name: part.rate for name, part in plan.items()})
+    file = read_lora(Path(options.network_weights).expanduser())
+    network = load_networks(model, file.by_module(), prefixes, str(file.path))
+    rates = rates_of(options, network.named())
+    for name, loaded in network.named().items():
+        loaded.requires_grad_(rates[name].factor != 0)
+    ranks = {value.shape[0] for key, value in file.tensors.items() if key.endswith("lora_down.weight")}
+    told = {"ss_network_dim": str(min(ranks)) if len(ranks) == 1 else "Dynamic"}
+    told |= {key: value for key, value in file.metadata.items() if key.startswith("ss_network_")}
+    return Built(network, rates, told)
+
+
+def parameter_groups(
+    built: Built, options: NetworkOptions, root_rates: Mapping[str, float | None]
+) -> list[dict[str, Any]]:
+    """Parameters by learning rate, for the optimizer; `root_rates` are the rates of the roots by prefix.
+
+    LoRA+ (Hayou et al. 2024, arXiv 2402.12354): the matrices that start at 0 get `ratio` times the rate.
+    """
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
+    for prefix, root_rate in root_rates.items():
+        ratio = _loraplus_ratio(options, prefix)
+        for name, network in built.network.named(prefix).items():
+            rate = built.rates[name]
+            lr = rate.lr if rate.lr is not None else (root_rate or 0.0) * rate.factor
+            for path, parameter in network.named_parameters():
+                up = ratio is not None and path in network.up_parameters
+                own = lr * ratio if up and ratio is not None else lr
+                if not own:
+                    parameter.requires_grad_(False)
+                    continue
+                label = prefix + rate.label + (" up" if up else "")
+                fresh = {"params": [], "base_lr": own, "lr": 0.0, "name": label}
+                groups.setdefault((label, own), fresh)["params"].append(parameter)
+    return list(groups.values())
+
+
+def dropping(options: NetworkOptions, random: Randomness, position: int) -> Dropping | None:
+    """What each network leaves out in the micro-batch `position`; None when nothing is ever dropped.
+
+    A function of seed, name and position: a forward pass that checkpointing repeats drops the same.
+    """
+    if not (options.network_dropout or options.rank_dropout or options.module_dropout):
+        return None
+
+    def what(name: str) -> Drop | None:
+        generator = random.torch(f"dropout/{name}", position)
+        if float(torch.rand((), generator=generator)) < options.module_dropout:
+            return None
+        return Drop(generator, options.network_dropout, options.rank_dropout)
+
+    return what
+
+
+def _loraplus_ratio(options: NetworkOptions, prefix: str) -> float | None:
+    own = options.loraplus_unet_lr_ratio if prefix == "lora_unet" else options.loraplus_text_encoder_lr_ratio
+    return own or options.loraplus_lr_ratio
