@@ -138,8 +138,8 @@
     // Fills the training form; gradio may build it only when its tab is shown.
     async function trainOnThese() {
         const folder = view.status.pictures_folder, tabs = lib().root().querySelector("#lora_train_tabs");
-        const tab = [...tabs.querySelectorAll("button")].find((one) => /^Train( LoRA)?$/.test(one.textContent.trim()));
-        tab.click();
+        // newer gradios have each tab's button twice, one of them only to measure it
+        [...tabs.querySelectorAll("button")].filter((one) => /^Train( LoRA)?$/.test(one.textContent.trim()) && !one.closest("[aria-hidden=true]")).forEach((one) => one.click());
         for (let turns = 0; turns < 50; turns++) {
             const field = lib().root().querySelector("#lora_train_folder textarea, #lora_train_folder input");
             if (field && field.offsetParent !== null) {
