@@ -82,6 +82,7 @@
     }
 
     async function guarded(action) {
+        say("Working ...");
         try {
             await action();
         } catch (error) {

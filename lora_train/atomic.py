@@ -11,9 +11,11 @@ from typing import Any
 from lora_train.errors import LoraTrainError
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
     """Write `data` to `path` so that a crash leaves the old file or the new one, never half.
 
+    Without `sync` that holds for a crash of the program, not of the machine; who writes many files calls `sync_all`
+    after the last.
     Raises LoraTrainError when the folder cannot be written or the disk is full; the old file stays.
     """
     try:
@@ -24,8 +26,9 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except BaseException as error:
@@ -33,6 +36,12 @@ def write_bytes(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             raise _cannot_write(path, error) from error
         raise
+
+
+def sync_all() -> None:
+    """Wait until all that was written is on the disk, where the system can be asked for that."""
+    if hasattr(os, "sync"):
+        os.sync()
 
 
 def write_text(path: Path, text: str) -> None:
