@@ -115,7 +115,7 @@
         parts.body.hidden = !counts;
         parts.train.disabled = !counts || !counts.kept;
         parts.train.textContent = counts ? "Train on these " + counts.kept : "Train on these";
-        const notes = [...(status.notes || [])];
+        const notes = [...((status.preparing ? status.job.notes : status.notes) || [])];
         if (counts && counts.pending && !status.preparing) notes.push(counts.pending + " of your decisions are not carried out yet: Prepare does it.");
         if (notes.join() !== [...parts.notes.children].map((note) => note.textContent).join()) {
             parts.notes.replaceChildren(...notes.map((note) => make("li", "", null, note)));

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lora_train.errors import LoraTrainError
 
 
-def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
-    """Write `data` to `path` so that a crash leaves the old file or the new one, never half.
+@contextmanager
+def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
+    """A file to write `path` through: it takes its place only when the block ends without an error.
 
     Without `sync` that holds for a crash of the program, not of the machine; who writes many files calls `sync_all`
     after the last.
@@ -25,7 +28,7 @@ def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
         raise _cannot_write(path, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
@@ -36,6 +39,15 @@ def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
         if isinstance(error, OSError):
             raise _cannot_write(path, error) from error
         raise
+
+
+def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
+    """Write `data` to `path` so that a crash leaves the old file or the new one, never half.
+
+    Raises LoraTrainError as `writing` does.
+    """
+    with writing(path, sync) as file:
+        file.write(data)
 
 
 def sync_all() -> None:

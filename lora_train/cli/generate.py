@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Problem
+
+MAX_SEED = 2**63 - 1
 
 
 def add_generate(commands: Any) -> None:
     """The command "generate"."""
     generate = commands.add_parser("generate", help="make pictures; <lora:name:strength> works in the prompt")
-    generate.add_argument("prompt")
+    generate.add_argument("prompt", help="what to draw")
     generate.add_argument("--model", default=None, metavar="PATH", help="base model")
     generate.add_argument("--dir", default=None, metavar="FOLDER", help="folder of LoRAs")
     generate.add_argument("--negative", default="", help="negative prompt")
@@ -38,10 +40,11 @@ def _generate(options: argparse.Namespace) -> int:
     from lora_train.models.prediction import Assumed
     from lora_train.prompt.generate import Generator
 
-    if options.count < 1 or options.steps < 1:
-        raise LoraTrainError("the number of pictures and of steps must be at least 1.", "--count, --steps")
+    _check(options)
     host = StandaloneHost()
     model = options.model if options.model is not None else str(host.current_checkpoint() or "")
+    if not model:
+        raise LoraTrainError("no base model is given.", "--model", "Give --model FILE_OR_FOLDER.")
     folder = Path(options.dir) if options.dir is not None else host.lora_dir()
     seeds = range(options.seed, options.seed + options.count)
     base = open_model(Path(model), assumed=Assumed(options.v_parameterization))
@@ -55,6 +58,26 @@ def _generate(options: argparse.Namespace) -> int:
         _write_picture(picture, path)
         print(path)
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise LoraTrainError with all that is wrong with the numbers and the picture's name."""
+    from PIL import Image
+
+    found = [
+        Problem(f"{value:.10g} is out of range.", name, f"Give a value from {low} to {high:.10g}.")
+        for name, value, low, high in (
+            ("--count", options.count, 1, 1000),
+            ("--steps", options.steps, 1, 1000),
+            ("--seed", options.seed, 0, MAX_SEED),
+            ("--guidance", 1 if options.guidance is None else options.guidance, 0, 100),
+        )
+        if not low <= value <= high  # which "not a number" is not, either
+    ]
+    if options.output.suffix.lower() not in Image.registered_extensions():
+        found.append(Problem("this is no kind of picture.", str(options.output), "End it in .png or .jpg."))
+    if found:
+        raise LoraTrainError.of(found)
 
 
 def _write_picture(picture: Any, path: Path) -> None:

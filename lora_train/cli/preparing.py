@@ -151,7 +151,11 @@ def _prepare(options: argparse.Namespace) -> int:
     failed: list[Problem] = []
     for folder in folders:
         try:
-            _show(_prepare_one(Path(without_shards(str(folder), host)), config, host))
+            prepared = _prepare_one(Path(without_shards(str(folder), host)), config, host)
+            _show(prepared)
+            if not prepared.summary["kept"]:
+                fix = "The report says why; lower the limits."
+                failed.append(Problem("none of the pictures was kept.", str(folder), fix))
         except LoraTrainError as error:  # the other folders may be well
             failed += error.problems
     if failed:

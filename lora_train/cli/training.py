@@ -18,6 +18,7 @@ from lora_train.config import (
     TrainOptions,
     problems,
 )
+from lora_train.config.network import ALGORITHMS, with_arguments
 from lora_train.errors import LoraTrainError
 
 
@@ -44,6 +45,23 @@ def add_train(commands: Any) -> None:
     steps.add_argument("--alpha", type=float, help="scale is alpha / dim; 0 means dim / 2 (the default)")
     steps.add_argument("--conv-dim", type=int, help="also train 3x3 convolutions (LoCon), with this dimension")
     steps.add_argument("--conv-alpha", type=float, help="as --alpha, for the convolutions")
+    steps.add_argument(
+        "--algo",
+        "--type",
+        default="lora",
+        choices=sorted(ALGORITHMS),
+        help="kind of network (default %(default)s); see docs/networks.md",
+    )
+    steps.add_argument(
+        "--args",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="more options of the network, as kohya's network_args: factor=8 use_tucker=True network_dropout=0.1 ...",
+    )
+    steps.add_argument(
+        "--network-weights", default="", metavar="FILE", help="go on from this LoRA, kinds and ranks too"
+    )
     steps.add_argument("--repeats", type=int, help="repeats of each picture in an epoch (default 10)")
     steps.add_argument("--batch", type=int, default=1, help="pictures per step (default %(default)s)")
     steps.add_argument(
@@ -170,11 +188,16 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
             caption_dropout_rate=options.caption_dropout,
         ),
         prepare=prepare_of(options),
-        network=NetworkOptions(
-            network_dim=options.dim,
-            network_alpha=options.alpha,
-            conv_dim=options.conv_dim,
-            conv_alpha=options.conv_alpha,
+        network=with_arguments(
+            NetworkOptions(
+                network_dim=options.dim,
+                network_alpha=options.alpha,
+                conv_dim=options.conv_dim,
+                conv_alpha=options.conv_alpha,
+                network_weights=options.network_weights,
+            ),
+            options.algo,
+            options.args,
         ),
         train=TrainOptions(
             max_train_steps=options.steps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import fields
 from typing import Any
 
 from lora_train.config.network import KINDS, network_problems
@@ -111,11 +112,13 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 def problems(config: RunConfig) -> list[Problem]:
     """All problems of `config` that can be seen without looking at files."""
-    found = _required(config)
+    found = _required(config) + _no_text(config)
     for path, (low, high) in RANGES.items():
         value = _value(config, path)
         if value is not None and not (math.isfinite(value) and low <= value <= high):
-            found.append(Problem(f"{value:g} is out of range.", path, f"Give a value from {low:g} to {high:g}."))
+            found.append(
+                Problem(f"{value:.10g} is out of range.", path, f"Give a value from {low:.10g} to {high:.10g}.")
+            )
     for path, allowed in CHOICES.items():
         value = _value(config, path)
         for one in value if isinstance(value, tuple) else (value,):
@@ -148,7 +151,7 @@ def name_problem(name: str) -> Problem | None:
             where,
             'Leave out < > : " | ? *, and spaces or dots at the ends.',
         )
-    if name.startswith(".") or _RESERVED.fullmatch(name) or len(name.encode()) > 200:
+    if name.startswith(".") or _RESERVED.fullmatch(name) or len(name.encode("utf-8", "replace")) > 200:
         return Problem(f"the name {name!r} is reserved, hidden or too long.", where, "Choose another name.")
     return None
 
@@ -163,6 +166,20 @@ def _required(config: RunConfig) -> list[Problem]:
         found.append(Problem("no folder for the LoRA is given.", "save.output_dir", "Give --dir FOLDER."))
     problem = name_problem(config.save.output_name)
     return found + ([problem] if problem else [])
+
+
+def _no_text(config: RunConfig) -> list[Problem]:
+    """Texts with bytes that are no UTF-8, as names from an old archive have them: no file could tell them."""
+    found = []
+    for group in fields(config):
+        options = getattr(config, group.name)
+        for option in fields(options):
+            value = getattr(options, option.name)
+            if isinstance(value, str) and not value.isprintable() and re.search("[\ud800-\udfff]", value):
+                found.append(
+                    Problem("has characters that are no text (UTF-8).", f"{group.name}.{option.name}", "Rename it.")
+                )
+    return found
 
 
 def _together(config: RunConfig) -> list[Problem]:
@@ -197,6 +214,8 @@ def _together(config: RunConfig) -> list[Problem]:
         found.append(
             Problem(f"{config.prepare.background!r} is no colour.", "prepare.background", "#c0c0c0 is the usual grey.")
         )
+    if data.resolution and data.resolution % 8:
+        found.append(Problem(f"{data.resolution} is no multiple of 8.", "data.resolution", "512 is usual."))
     if data.bucket_reso_steps % 8:
         found.append(Problem("must be a multiple of 8.", "data.bucket_reso_steps", "64 is usual."))
     if config.train.gradient_accumulation_steps == 0:

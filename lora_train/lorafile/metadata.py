@@ -10,8 +10,31 @@ from pathlib import Path
 
 import lora_train
 from lora_train.config import NetworkOptions, RunConfig, TrainOptions
+from lora_train.errors import LoraTrainError
 
 _LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
+
+NOT_OFFERED: dict[str, object] = {
+    "ss_adaptive_noise_scale": None,
+    "ss_caption_dropout_every_n_epochs": 0,
+    "ss_caption_tag_dropout_rate": 0.0,
+    "ss_debiased_estimation": False,
+    "ss_face_crop_aug_range": None,
+    "ss_fp8_base": False,
+    "ss_fp8_base_unet": False,
+    "ss_full_fp16": False,
+    "ss_ip_noise_gamma": None,
+    "ss_ip_noise_gamma_random_strength": False,
+    "ss_lowram": False,
+    "ss_multires_noise_iterations": None,
+    "ss_noise_offset_random_strength": False,
+    "ss_num_validation_images": 0,
+    "ss_validate_every_n_epochs": None,
+    "ss_validate_every_n_steps": None,
+    "ss_validation_seed": None,
+    "ss_validation_split": 0.0,
+}
+"""Fields of sd-scripts for what this trainer does not do; what it comes to do goes over them."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +85,7 @@ def base_hashes(path: Path) -> dict[str, str]:
 def lora_metadata(facts: TrainingFacts) -> dict[str, str]:
     """All fields as texts; `None` is written as "None", as kohya's scripts do."""
     fields: dict[str, object] = {
+        **NOT_OFFERED,
         **_session(facts),
         **_data(facts),
         **_network(facts),
@@ -71,6 +95,17 @@ def lora_metadata(facts: TrainingFacts) -> dict[str, str]:
         **facts.extra,
     }
     return {name: value if isinstance(value, str) else str(value) for name, value in fields.items()}
+
+
+def session_of(path: Path) -> str:
+    """The id of the run that wrote the LoRA file at `path`; "" when it does not tell, or there is none."""
+    from lora_train.tensors import read_header
+
+    try:
+        metadata = read_header(path).get("__metadata__")
+    except LoraTrainError:
+        return ""
+    return str(metadata.get("ss_session_id", "")) if isinstance(metadata, dict) else ""
 
 
 def _session(facts: TrainingFacts) -> dict[str, object]:
@@ -123,20 +158,47 @@ def _data(facts: TrainingFacts) -> dict[str, object]:
 
 
 def _network(facts: TrainingFacts) -> dict[str, object]:
-    network = facts.config.network
-    return {
-        "ss_network_module": "networks.lora",
+    network, args = facts.config.network, _network_args(facts.config.network)
+    fields: dict[str, object] = {
+        "ss_network_module": "lycoris.kohya" if "algo" in args else "networks.lora",
         "ss_network_dim": network.network_dim,
         "ss_network_alpha": network.network_alpha,
-        "ss_network_dropout": None,
-    } | _network_args(network)
+        "ss_network_dropout": network.network_dropout or None,
+        "ss_scale_weight_norms": network.scale_weight_norms,
+    }
+    return fields | ({"ss_network_args": json.dumps(args)} if args else {})
 
 
-def _network_args(network: NetworkOptions) -> dict[str, object]:
+_ALGORITHMS = {"lora": "locon", "oft": "diag-oft"}
+"""LyCORIS' names of kinds, where they are others than ours."""
+_LYCORIS_ARGS = (
+    "dora_wd",
+    "wd_on_output",
+    "rs_lora",
+    "use_tucker",
+    "factor",
+    "decompose_both",
+    "full_matrix",
+    "unbalanced_factorization",
+    "constraint",
+    "rescaled",
+    "train_on_input",
+    "train_norm",
+)
+"""Options that only LyCORIS has, under its names."""
+
+
+def _network_args(network: NetworkOptions) -> dict[str, str]:
     """kohya's `ss_network_args`: what its `--network_args` would have been."""
-    if not network.conv_dim:
-        return {}
-    return {"ss_network_args": json.dumps({"conv_dim": str(network.conv_dim), "conv_alpha": f"{network.conv_alpha:g}"})}
+    plain = NetworkOptions()
+    args = {
+        name: str(getattr(network, name)) for name in _LYCORIS_ARGS if getattr(network, name) != getattr(plain, name)
+    }
+    if args or network.kind != "lora":
+        args = {"algo": _ALGORITHMS.get(network.kind, network.kind), **args}
+    if network.conv_dim:
+        args |= {"conv_dim": str(network.conv_dim), "conv_alpha": f"{network.conv_alpha:g}"}
+    return args
 
 
 def _training(facts: TrainingFacts) -> dict[str, object]:
@@ -180,6 +242,7 @@ def _modelspec(facts: TrainingFacts) -> dict[str, object]:
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": facts.architecture,
         "modelspec.implementation": facts.implementation,
+        "modelspec.implementation_version": f"lora-train/{lora_train.__version__}",
         "modelspec.title": facts.config.save.output_name,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.date": date.replace(tzinfo=None).isoformat(timespec="seconds"),

@@ -63,6 +63,8 @@ def _require(path: Path) -> None:
 
     if not path.exists():
         raise LoraTrainError("there is no such file or folder.", str(path), GIVE_ANOTHER)
+    if not path.is_dir() and not path.is_file():  # a pipe would wait for ever
+        raise LoraTrainError("this is neither a file nor a folder.", str(path), GIVE_ANOTHER)
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise LoraTrainError("this folder is not a diffusers model (no model_index.json).", str(path), GIVE_ANOTHER)
 

@@ -75,12 +75,15 @@ class Generator:
 
 
 def find_lora(folder: Path, name: str) -> Path:
-    """The file that a prompt's name means: by file name, below `folder`. Raises LoraTrainError."""
-    wanted = name.lower()
+    """The file that a prompt's name means: by file name, below `folder`; case counts where
+    names differ by nothing else. Raises LoraTrainError."""
     files = sorted(path for path in folder.rglob("*.safetensors") if not path.name.startswith("."))
+    names = {path: (path.stem, path.relative_to(folder).with_suffix("").as_posix(), path.name) for path in files}
     for path in files:
-        relative = path.relative_to(folder).with_suffix("").as_posix()
-        if wanted in (path.stem.lower(), relative.lower(), path.name.lower()):
+        if name in names[path]:
+            return path
+    for path in files:
+        if name.lower() in (known.lower() for known in names[path]):
             return path
     known = ", ".join(path.stem for path in files[:8]) or "none"
     raise LoraTrainError(f"there is no LoRA called {name!r} (there: {known}).", str(folder), "Check its name.")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.config import RunConfig, problems
-from lora_train.data.scan import Manifest
+from lora_train.data.scan import Manifest, as_text
 from lora_train.data.sources import read_pictures
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.runs.captioning import captioning_problems
+from lora_train.runs.device import pick_device
 from lora_train.runs.stages import Stages
 
 if TYPE_CHECKING:
@@ -34,20 +37,34 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
     found += captioning_problems(config.prepare, host)
     manifest = None
     if config.data.folder or config.data.dataset_config:
-        try:
+        with noting(found, "data.folder"):
             manifest = _pictures(config, host)
-        except LoraTrainError as error:
-            found += error.problems
     if config.model.path:
-        try:
+        with noting(found, "model.path"):
             found += refusals(allowed(config.model.path, host, "model.path"), config)
-        except LoraTrainError as error:
-            found += error.problems
     if stages.train and config.save.output_name and config.save.output_dir:
-        found += _output_problems(config, host, own_output)
+        with noting(found, "save.output_dir"):
+            found += _output_problems(config, host, own_output)
+    if stages.train or stages.latents:
+        with noting(found, "train.device"):
+            pick_device(config.train.device)
     if found or manifest is None:
         raise LoraTrainError.of(found)
     return manifest
+
+
+@contextmanager
+def noting(found: list[Problem], where: str) -> Iterator[None]:
+    """What goes wrong within the block is added to `found`: nothing that the system refuses is a traceback."""
+    try:
+        yield
+    except LoraTrainError as error:
+        found += error.problems
+    except OSError as error:
+        what = as_text(f"cannot read {str(error.filename)[:200]}: {error.strerror}.")
+        found.append(Problem(what, where, "Allow reading it, or give another."))
+    except (RuntimeError, ValueError) as error:  # no home folder for "~", a zero byte in a path
+        found.append(Problem(f"this is no path: {error}.", where, "Give another."))
 
 
 def _pictures(config: RunConfig, host: Host) -> Manifest:

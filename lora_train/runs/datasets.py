@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lora_train.config import PrepareOptions, RunConfig, problems
 from lora_train.errors import LoraTrainError, Problem, Stopped
 from lora_train.runs.captioning import captioning_problems
-from lora_train.runs.check import allowed
+from lora_train.runs.check import allowed, noting
 from lora_train.runs.dataset import Dataset, Unknown
 from lora_train.runs.lock import RunLock, is_held
 from lora_train.runs.preparing import services_of, work_folder
@@ -51,6 +51,7 @@ class Job:
     done: int = 0
     total: int = 0
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     again: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -70,6 +71,7 @@ class Job:
             "done": self.done,
             "total": self.total,
             "problems": [problem.to_dict() for problem in self.problems],
+            "notes": list(self.notes),
         }
 
 
@@ -146,10 +148,8 @@ class Datasets:
         found = [p for p in problems(RunConfig(prepare=options)) if p.where.startswith("prepare.")]
         found += captioning_problems(options, self.host)
         source = Path()
-        try:
+        with noting(found, "data.folder"):
             source = self._source(folder)
-        except LoraTrainError as error:
-            found = error.problems + found
         if found:
             raise LoraTrainError.of(found)
         return self._begin(Job(work_folder(source, self.host), source, options, tag.strip()))
@@ -260,9 +260,10 @@ def _prepare(job: Job, services: Services) -> tuple[str, list[Problem]]:
     """Prepare once; gives the state that it ended in, with what is wrong."""
     from lora_train.data.prepare import prepare
 
-    watched = _watched(services, job)
+    job.notes.clear()
+    watched, note = _watched(services, job), job.notes.append
     try:
-        prepare(job.folder, job.options, job.work, watched, job.progress, job.stop.is_set, tag=job.tag, stage=job.begin)
+        prepare(job.folder, job.options, job.work, watched, job.progress, job.stop.is_set, job.tag, job.begin, note)
     except Stopped:
         return "stopped", []
     except LoraTrainError as error:

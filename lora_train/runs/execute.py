@@ -61,6 +61,8 @@ def resume_training(folder: RunFolder, host: Host | None = None, stopped: Callab
 
 def check_resume(folder: RunFolder, host: Host) -> tuple[RunConfig, Manifest]:
     """What `resume_training` needs, checked. Raises LoraTrainError."""
+    from lora_train.lorafile.metadata import session_of
+
     if not folder.state_path.is_file():
         raise LoraTrainError("this run has no saved state to go on from.", folder.id, "Start it anew.")
     content = folder.read()
@@ -68,6 +70,8 @@ def check_resume(folder: RunFolder, host: Host) -> tuple[RunConfig, Manifest]:
         raise LoraTrainError("this run is finished.", folder.id, "Start a new one.")
     config = RunConfig.from_dict(content.get("config", {}))
     own = Path(content["result"]) if content.get("result") else None
+    if own is not None and own.is_file() and session_of(own) != folder.id:
+        own = None  # another LoRA has its name now
     return config, check_run(config, host, own_output=own)
 
 
@@ -265,7 +269,7 @@ class _Execution:
         if steps == 0:
             raise Stopped
         path, stopped = output_path(config), steps < (config.train.max_train_steps or 0)
-        own = self.folder.read().get("result") == str(path)
+        own = self._is_own(path)
         writer.save_result(path, overwrite=config.save.overwrite or own)
         if not stopped:
             preview(steps)
@@ -277,6 +281,12 @@ class _Execution:
         if not stopped:
             self.folder.state_path.unlink(missing_ok=True)
         return Result(path, steps, stopped, self.folder.path)
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether this run itself wrote the LoRA there, when it was stopped before."""
+        from lora_train.lorafile.metadata import session_of
+
+        return self.folder.read().get("result") == str(path) and session_of(path) == self.folder.id
 
     def _go_on(self, trainer: Trainer) -> None:
         """Take up the saved state, if this run has one."""

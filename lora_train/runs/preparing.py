@@ -67,8 +67,14 @@ def prepare_pictures(folder: RunFolder, config: RunConfig, host: Host, stopped: 
     )
     note(prepared.line())
     folder.update(report=str(prepared.report))
+    rejected = _rejected(prepared)
+    if prepared.summary and not prepared.summary["kept"]:
+        reasons = "; ".join(f"{one.path.name}: {one.reason}" for one in rejected[:3])
+        raise LoraTrainError(
+            f"none of the pictures was kept ({reasons}).", str(prepared.report), "Lower the limits, or overrule them."
+        )
     manifest = _scan(config, prepared.folder, prepared.masks)
-    manifest.rejected += _rejected(prepared)
+    manifest.rejected += rejected
     return manifest
 
 

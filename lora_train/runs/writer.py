@@ -41,6 +41,9 @@ class RunWriter:
             self._save(path, overwrite)
         except LoraTrainError as error:
             raise self._rescued(path, error) from error
+        except Exception as error:  # hours of training must not be lost over what nobody thought of
+            what = f"the LoRA could not be saved: {type(error).__name__}: {error}."
+            raise self._rescued(path, LoraTrainError(what, str(path))) from error
 
     def _save(self, path: Path, overwrite: bool) -> None:
         from lora_train.lorafile.metadata import lora_metadata
@@ -137,5 +140,9 @@ class RunWriter:
             with trainer.autocast:
                 picture = sample(trainer.model, request)[0]
             name = f"step{step:08d}-{number}.png"
-            picture.save(self.folder.path / "samples" / name)
+            try:
+                picture.save(self.folder.path / "samples" / name)
+            except OSError as error:
+                self.folder.event("note", text=f"A preview was not written: {error}")
+                continue
             self.folder.event("preview", step=step, prompt=prompt, file=name)

@@ -81,10 +81,13 @@ def serve(port: int, open_browser: bool) -> None:
 
     Raises LoraTrainError when the port is taken.
     """
+    import signal
     import socket
 
     import uvicorn
 
+    if not 1 <= port <= 65_535:
+        raise LoraTrainError(f"{port} is no port.", "--port", "Give a number from 1024 to 65535, for example 7870.")
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise LoraTrainError(f"the port {port} is in use.", "--port", "Give another, for example --port 7871.")
@@ -94,7 +97,20 @@ def serve(port: int, open_browser: bool) -> None:
     print(f"LoRA Train is at {address}   (Ctrl-C ends it)")
     if open_browser:
         threading.Timer(1.0, webbrowser.open, [address]).start()
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=3)
+    for name in ("SIGTERM", "SIGHUP"):  # uvicorn ends the server, then raises the signal again
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _leave)
+    try:
+        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=3)
+    finally:
+        _save_training(service)
+
+
+def _leave(number: int, _frame: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+def _save_training(service: Service) -> None:
     latest = service.latest()
     if service.busy and latest is not None:
         print("Stopping the training and saving ...", file=sys.stderr)

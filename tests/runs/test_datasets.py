@@ -166,8 +166,9 @@ def test_all_problems_together(datasets: Datasets, tmp_path: Path) -> None:
     with pytest.raises(LoraTrainError) as told:
         datasets.start(str(tmp_path / "nowhere"), PrepareOptions(operations=("nonsense",), target=1))
     assert {p.where for p in told.value.problems} == {"data.folder", "prepare.operations", "prepare.target"}
-    with pytest.raises(LoraTrainError, match="no folder"):
-        datasets.start(" ", OPTIONS)
+    for name in (" ", "a\0b", "~nobody-of-that-name/x"):
+        with pytest.raises(LoraTrainError):
+            datasets.start(name, OPTIONS)
     (tmp_path / "empty").mkdir()
     id = datasets.start(str(tmp_path / "empty"), OPTIONS)
     assert datasets.wait(60)

@@ -14,7 +14,7 @@ from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.service import Service
 from lora_train.ui.dataset_tab import NUMBERS, OPERATIONS, options_of
-from lora_train.ui.train_tab import Defaults, TrainTab, problems_html
+from lora_train.ui.train_tab import Defaults, Numbers, TrainTab, problems_html
 
 
 @pytest.fixture
@@ -86,3 +86,15 @@ def test_the_tab_of_a_webui_has_both_pages(host: StandaloneHost) -> None:
     config = str(blocks.get_config_file())
     assert title == "Train LoRA" and config.index("lora_train_dataset_tab") < config.index("lora_train_train_tab")
     assert 'id="lora_train_dataset"' in config and config.count('data-page="a-token"') == 2
+
+
+@pytest.mark.parametrize("text", ["1,000", "one", "1.5", "nan"])
+def test_a_number_that_may_mean_two_things_is_refused(text: str) -> None:
+    number = Numbers({"steps": text})
+    number.whole("steps", "train.max_train_steps")
+    with pytest.raises(LoraTrainError):
+        number.check()
+
+
+def test_a_decimal_comma_is_understood() -> None:
+    assert Numbers({"lr": "0,0001"})("lr", "train.learning_rate") == 1e-4
