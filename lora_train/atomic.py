@@ -14,9 +14,11 @@ from lora_train.errors import LoraTrainError
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[IO[bytes]]:
+def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
     """A file to write `path` through: it takes its place only when the block ends without an error.
 
+    Without `sync` that holds for a crash of the program, not of the machine; who writes many files calls `sync_all`
+    after the last.
     Raises LoraTrainError when the folder cannot be written or the disk is full; the old file stays.
     """
     try:
@@ -27,8 +29,9 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except BaseException as error:
@@ -38,13 +41,19 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
     """Write `data` to `path` so that a crash leaves the old file or the new one, never half.
 
     Raises LoraTrainError as `writing` does.
     """
-    with writing(path) as file:
+    with writing(path, sync) as file:
         file.write(data)
+
+
+def sync_all() -> None:
+    """Wait until all that was written is on the disk, where the system can be asked for that."""
+    if hasattr(os, "sync"):
+        os.sync()
 
 
 def write_text(path: Path, text: str) -> None:

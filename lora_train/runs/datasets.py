@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.config import PrepareOptions, RunConfig, problems
 from lora_train.errors import LoraTrainError, Problem, Stopped
-from lora_train.runs.check import allowed
+from lora_train.runs.captioning import captioning_problems
+from lora_train.runs.check import allowed, noting
 from lora_train.runs.dataset import Dataset, Unknown
 from lora_train.runs.lock import RunLock, is_held
 from lora_train.runs.preparing import services_of, work_folder
@@ -31,10 +32,10 @@ log = logging.getLogger("lora_train")
 PREPARED = "prepared"
 MAX_LISTED = 50
 MODELS = {"upscale": ("upscale",), "restore": ("restore",), "interrogate": ("caption", "tags")}
-"""Operations that models do, and their names among the services."""
-DOING = {"upscale": "Upscaling", "restore": "Restoring faces", "caption": "Captioning", "tags": "Tagging"}
-STAGES = {"pictures": "Looking at pictures", "captions": "Captioning", "tags": "Tagging"}
-"""What the preparation counts, by the names that it gives its stages."""
+"""Operations that a model does, and their names among the services."""
+DOING = {"upscale": "Upscaling", "restore": "Restoring faces"}
+STAGES = {"pictures": "Looking at pictures", "captions": "Captioning", "tags": "Listing tags"}
+"""What the preparation's stages are called on the page; the services of DOING it does not count itself."""
 
 
 @dataclass
@@ -54,9 +55,13 @@ class Job:
     again: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def progress(self, stage: str, done: int, total: int) -> None:
+    def begin(self, stage: str) -> None:
+        """Note what is counted from now on."""
+        self.stage, self.done, self.total = STAGES.get(stage, stage), 0, 0
+
+    def progress(self, done: int, total: int) -> None:
         """Note how far it is."""
-        self.stage, self.done, self.total = stage, done, total
+        self.done, self.total = done, total
 
     def to_dict(self) -> dict[str, Any]:
         """How it stands, as the page shows it."""
@@ -133,22 +138,21 @@ class Datasets:
         return about
 
     def start(self, folder: str, options: PrepareOptions, tag: str = "") -> str:
-        """Prepare a folder in the background; gives the dataset's id at once.
+        """Prepare a folder in the background; gives the dataset's id at once. `tag` goes into captions that are made.
 
-        `tag` goes into the captions that are made. Without any operation the originals are looked at as they are.
-        Raises LoraTrainError with all problems, or when it cannot start now.
+        Without any operation the originals are looked at as they are. Raises LoraTrainError with all problems, or
+        when it cannot start now.
         """
         if not options.operations:
             options = replace(options, operations=("original",))
         found = [p for p in problems(RunConfig(prepare=options)) if p.where.startswith("prepare.")]
+        found += captioning_problems(options, self.host)
         source = Path()
-        try:
+        with noting(found, "data.folder"):
             source = self._source(folder)
-        except LoraTrainError as error:
-            found = error.problems + found
         if found:
             raise LoraTrainError.of(found)
-        return self._begin(Job(work_folder(source, self.host), source, options, tag))
+        return self._begin(Job(work_folder(source, self.host), source, options, tag.strip()))
 
     def _source(self, folder: str) -> Path:
         from lora_train.data.scan import require_folder
@@ -170,7 +174,7 @@ class Datasets:
             if job is not None:
                 job.again = True
                 return
-        self._begin(Job(dataset.work, self._source(str(dataset.folder)), dataset.options))
+        self._begin(Job(dataset.work, self._source(str(dataset.folder)), dataset.options, dataset.tag))
 
     def overrule(self, id: str, key: str, keep: bool | None) -> str:
         """Decide on a picture (None: as the rules say) and carry it out in the background.
@@ -256,29 +260,10 @@ def _prepare(job: Job, services: Services) -> tuple[str, list[Problem]]:
     """Prepare once; gives the state that it ended in, with what is wrong."""
     from lora_train.data.prepare import prepare
 
-    counted = STAGES["pictures"]
-
-    def staged(name: str) -> None:
-        nonlocal counted
-        counted = STAGES[name]
-
-    def look(done: int, total: int) -> None:
-        job.progress(counted, done, total)
-
     job.notes.clear()
-    watched = _watched(services, job)
+    watched, note = _watched(services, job), job.notes.append
     try:
-        prepare(
-            job.folder,
-            job.options,
-            job.work,
-            watched,
-            look,
-            job.stop.is_set,
-            job.tag,
-            staged,
-            job.notes.append,
-        )
+        prepare(job.folder, job.options, job.work, watched, job.progress, job.stop.is_set, job.tag, job.begin, note)
     except Stopped:
         return "stopped", []
     except LoraTrainError as error:
@@ -295,8 +280,9 @@ def _watched(services: Services, job: Job) -> Services:
 
     def watched(name: str, call: Callable[[Iterable[Any]], Iterator[Any]]) -> Callable[[Iterable[Any]], Iterator[Any]]:
         def counting(pictures: Iterable[Any]) -> Iterator[Any]:
+            job.begin(DOING[name])
             for number, one in enumerate(call(pictures), 1):
-                job.progress(DOING[name], number, 0)
+                job.progress(number, 0)
                 yield one
 
         return counting
@@ -315,7 +301,7 @@ def _require_room(run: RunFolder, options: PrepareOptions, services: Services) -
     wanted = [
         name
         for name, used in MODELS.items()
-        if name in options.operations and any(getattr(services, one) for one in used)
+        if name in options.operations and any(getattr(services, service) for service in used)
     ]
     if wanted:
         raise LoraTrainError(

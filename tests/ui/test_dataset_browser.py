@@ -1,88 +1,160 @@
-"""The *Dataset* page in a real headless Chromium: prepare, look, overrule, caption, train on it."""
+"""The *Dataset* page in a real headless Chromium: prepare, look, decide, caption, and all of it after a reload."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+import pytest
+from PIL import Image, ImageFilter
 
-from tests.ui.test_browser import _fill, _shot, page, playwright, pytestmark, server
+from tests.data.prepare.samples import noise
+from tests.ui.pages import CHROMIUM, browsing, fill, open_tab, serving, shot
 
-__all__ = ["page", "pytestmark", "server"]  # fixtures and marks of the other page's tests
-expect = playwright.expect
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
 
-def _pictures(folder: Path) -> Path:
-    """Three that differ, one nearly equal to the first, a dark one, and one that is none."""
-    folder.mkdir()
-    rng = np.random.default_rng(0)
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Any]:
+    with serving(tmp_path / "data") as address, browsing(address) as page:
+        yield page
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three good pictures with captions, a nearly equal one, a soft one, a grainy, a small and a broken one."""
+    folder = tmp_path / "in" / "10_sara"
+    folder.mkdir(parents=True)
     for number in range(3):
-        coarse = rng.integers(30, 225, (9, 9, 3)).astype(np.uint8)
-        picture = Image.fromarray(coarse).resize((600, 500), Image.Resampling.BICUBIC)
-        picture.save(folder / f"picture-{number}.jpg", quality=92)
-        (folder / f"picture-{number}.txt").write_text(f"a blob, number {number}, soft", encoding="utf-8")
-    Image.open(folder / "picture-0.jpg").resize((590, 492)).save(folder / "picture-0b.jpg")
-    Image.new("RGB", (600, 500), (2, 2, 2)).save(folder / "dark.png")
-    (folder / "broken.png").write_text("not a picture", encoding="utf-8")
+        noise(number, (640, 480)).save(folder / f"good-{number}.png")
+        (folder / f"good-{number}.txt").write_text(f"woman, hat, place {number}\n")
+    noise(0, (700, 525)).save(folder / "good-0-again.png")
+    noise(7, (640, 480)).filter(ImageFilter.GaussianBlur(20)).save(folder / "soft.png")
+    Image.effect_noise((640, 480), 120).convert("RGB").save(folder / "grain.png")
+    noise(5, (80, 60)).save(folder / "small.png")
+    (folder / "broken.png").write_text("no picture")
     return folder
 
 
-def _card(page: Any, name: str) -> Any:
-    return page.locator("#lora_train_grid li").filter(has_text=name).first
+def card(page: Any, file: str) -> Any:
+    return page.locator("#lora_train_grid li").filter(has=page.locator(f"[title='{file}']"))
 
 
-def test_prepare_look_overrule_caption_and_train(page: Any, tmp_path: Path) -> None:
-    folder = _pictures(tmp_path / "in")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    page.get_by_role("tab", name="Dataset").click()
-    _fill(page, "lora_train_dataset_folder", str(tmp_path / "nowhere"))
+def wait_for_outcome(page: Any, file: str, outcome: str) -> None:
+    card(page, file).locator(".lora-train-badge").get_by_text(outcome, exact=True).wait_for()
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.glob("*.txt")}
+
+
+def test_prepare_decide_and_caption(page: Any, folder: Path, tmp_path: Path) -> None:
+    before = texts(folder)
+    open_tab(page, "Dataset")
+    view = page.locator("#lora_train_dataset")
+    view.get_by_text("Nothing is prepared yet").wait_for()
+    fill(page, "lora_train_dataset_folder", str(tmp_path / "nowhere"))
     page.locator("#lora_train_prepare").click()
-    page.get_by_text("there is no such folder").wait_for()
-    _fill(page, "lora_train_dataset_folder", str(folder))
-    page.locator("#lora_train_prepare").click()
-    grid = page.locator("#lora_train_grid")
-    expect(grid.locator("li")).to_have_count(6, timeout=60_000)
-    _shot(page, "dataset")
-    expect(_card(page, "broken.png")).to_contain_text("not a picture")
-    expect(_card(page, "picture-0b.jpg")).to_contain_text("picture-0.jpg")
-    expect(_card(page, "dark.png")).to_contain_text("range")
+    page.locator("#lora_train_dataset_message .lora-train-problems").get_by_text("no such folder").wait_for()
 
-    twin = _card(page, "picture-0b.jpg")
-    twin.focus()
+    fill(page, "lora_train_dataset_folder", str(folder))
+    page.locator("#lora_train_operation_blur input").check()
+    page.locator("#lora_train_prepare").click()
+    card(page, "good-1.png").wait_for()
+    view.locator(".lora-train-chips").get_by_text("too small").wait_for()
+    assert page.locator("#lora_train_grid li").count() == 8
+    assert "only 80 px wide; needs 512" in card(page, "small.png").inner_text()
+    assert "is above the limit of 1.8" in card(page, "grain.png").inner_text()
+    assert "not a picture" in card(page, "broken.png").inner_text()
+    twins = card(page, "good-0.png")
+    assert "similar to good-0-again.png" in twins.inner_text() and twins.locator("img").count() == 2
+    shot(page, "dataset-grid")
+
+    # keys: keep the small one, leave out the soft one, and take that back
+    card(page, "small.png").focus()
     page.keyboard.press("k")
-    expect(twin).to_have_attribute("data-outcome", "kept", timeout=60_000)
-    kept = sorted((tmp_path / "data" / "prepared").rglob("pictures/**/*.png"))
-    assert any("picture-0b" in path.name for path in kept)
+    wait_for_outcome(page, "small.png", "Kept by you")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("r")
+    wait_for_outcome(page, "soft.png", "Left out by you")
+    page.keyboard.press("u")
+    wait_for_outcome(page, "soft.png", "Kept")
+    page.locator("#lora_train_on_these").get_by_text("Train on these 5").wait_for()
 
-    twin.press("Enter")
-    card = page.locator("#lora_train_card")
-    card.wait_for()
-    _shot(page, "dataset-card")
-    page.locator("#lora_train_card_caption").fill("sks, the second blob")
+    # a filter, and a picture opened by key: its own caption
+    view.get_by_role("button", name="Kept 5").click()
+    page.locator("#lora_train_grid li").nth(4).wait_for()
+    card(page, "broken.png").wait_for(state="detached")
+    card(page, "good-1.png").focus()
+    page.keyboard.press("Enter")
+    opened = page.locator("#lora_train_card")
+    opened.get_by_text("Your picture, 640 × 480").wait_for()
+    page.locator("#lora_train_card_caption").fill("woman, red hat, place 1")
     page.locator("#lora_train_card_save").click()
-    page.locator("#lora_train_card_close").click()
-    expect(twin).to_contain_text("the second blob")
+    opened.get_by_text("Saved.").wait_for()
+    shot(page, "dataset-card")
+    page.keyboard.press("Escape")
+    opened.wait_for(state="hidden")
+    assert "red hat" in card(page, "good-1.png").inner_text()
 
+    # all captions: a preview changes nothing, an edit does, and undo takes it back
     page.locator("#lora_train_captions").click()
+    tags = view.locator(".lora-train-tags")
+    tags.get_by_text("red hat", exact=True).wait_for()
     page.locator("#lora_train_edit").select_option("replace")
-    form = page.locator(".lora-train-captions form")
-    form.get_by_label("Find").fill("blob")
-    form.get_by_label("Put in its place").fill("cloud")
+    view.locator("input[name=pattern]").fill("(red )?hat")
+    view.locator("input[name=by]").fill("cap")
     page.locator("#lora_train_edit_preview").click()
-    form.get_by_text("4 captions would change").wait_for()
-    _shot(page, "dataset-captions")
+    view.get_by_text("2 captions would change.").wait_for()
+    view.locator(".lora-train-changes ins").first.wait_for()
+    shot(page, "dataset-captions")
+    assert tags.get_by_text("cap", exact=True).count() == 0
     page.locator("#lora_train_edit_apply").click()
-    expect(twin).to_contain_text("the second cloud")
+    tags.get_by_text("cap", exact=True).wait_for()
     page.locator("#lora_train_edit_undo").click()
-    expect(twin).to_contain_text("the second blob")
+    tags.get_by_text("red hat", exact=True).wait_for()
+    assert "Undo: caption of good-1.png" in page.locator("#lora_train_edit_undo").inner_text()
 
     page.reload()
-    page.get_by_role("tab", name="Dataset").click()
-    expect(_card(page, "picture-0b.jpg")).to_contain_text("the second blob")
-    _shot(page, "dataset-again")
+    open_tab(page, "Dataset")
+    wait_for_outcome(page, "small.png", "Kept by you")
+    assert "red hat" in card(page, "good-1.png").inner_text()
+    field = page.locator("#lora_train_dataset_folder textarea, #lora_train_dataset_folder input").first
+    assert field.input_value() == str(folder)
+    assert page.locator("#lora_train_operation_blur input").is_checked()
+
     page.locator("#lora_train_on_these").click()
     field = page.locator("#lora_train_folder textarea, #lora_train_folder input").first
-    expect(field).to_have_value(str(next((tmp_path / "data" / "prepared").rglob("pictures")) / "in"))
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    field.wait_for()
+    pictures = next((tmp_path / "data" / "prepared").glob("*/pictures/*"))
+    page.wait_for_function(f"[...document.querySelectorAll('textarea, input')].some((e) => e.value === '{pictures}')")
+    assert field.input_value() == str(pictures)
+    assert (pictures / "small.png").is_file() and not (pictures / "good-0.png").exists()
+    assert (pictures / "good-1.txt").read_text() == "woman, red hat, place 1\n"
+    assert texts(folder) == before
+
+
+def test_phone_and_keyboard(page: Any, folder: Path) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    open_tab(page, "Dataset")
+    fill(page, "lora_train_dataset_folder", str(folder))
+    page.locator("#lora_train_prepare").click()
+    card(page, "good-1.png").wait_for()
+    shot(page, "dataset-phone")
+    wide = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(wide) <= 0  # nothing to scroll sideways
+    first = page.locator("#lora_train_grid li").first
+    first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("document.activeElement.closest('#lora_train_grid') !== null")
+    page.keyboard.press("Home")
+    assert first.evaluate("(card) => card === document.activeElement")
+    page.keyboard.press("Enter")
+    page.locator("#lora_train_card").wait_for()
+    inside = "document.querySelector('#lora_train_card').contains(document.activeElement)"
+    assert page.evaluate(inside)
+    page.keyboard.press("ArrowRight")
+    page.locator("#lora_train_card .lora-train-title").get_by_text("good-0-again.png").wait_for()
