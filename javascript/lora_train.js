@@ -16,19 +16,19 @@
 
     // the page's own token: the WebUI's login does not cover an extension's routes
     function token() {
-        const element = root().querySelector("#lora_train_live");
+        const element = root().querySelector("#lora_train_live, #lora_train_dataset");
         return (element && element.dataset.page) || "";
     }
 
-    async function ask(path, method) {
+    async function ask(path, method, content) {
         const answer = await fetch(url(path), {
             method: method || "GET",
             headers: {"Content-Type": "application/json", "X-Lora-Train-Page": token()},
-            body: method === "POST" ? "{}" : undefined,
+            body: method ? JSON.stringify(content || {}) : undefined,
         });
-        const content = await answer.json();
-        if (!answer.ok) throw new Error((content.problems || [{what: content.detail || answer.status}]).map((p) => p.what + " " + (p.fix || "")).join("\n"));
-        return content;
+        const told = await answer.json();
+        if (!answer.ok) throw new Error((told.problems || [{what: told.detail || answer.status}]).map((p) => p.what + " " + (p.fix || "")).join("\n"));
+        return told;
     }
 
     function make(tag, name, parent, text) {
@@ -137,7 +137,7 @@
         choices: (event) => event.choices.forEach((c) => log(c.field + " = " + c.value + ": " + c.why)),
         saved: (event) => log("Saved after " + event.step + " steps: " + event.path),
         error: (event) => event.problems.forEach((p) => log((p.where ? p.where + ": " : "") + p.what + " " + p.fix, "error")),
-        prepare: (event) => progress(event.done, event.total, "Preparing " + event.done + " of " + event.total),
+        prepare: (event) => progress(event.done, event.total, "Preparing " + (event.stage || "pictures") + ", " + event.done + " of " + event.total),
         step: (event) => {
             view.steps.push(event.step);
             view.losses.push(event.loss);
@@ -278,6 +278,8 @@
         if (element && element.offsetParent !== null) await poll();
     }
 
+    // for the scripts of the other pages
+    window.loraTrain = {root, url, token, ask, make, keepDoing};
     keepDoing(tick, POLL_MS);
     keepDoing(showBanner, BANNER_POLL_MS);
 })();

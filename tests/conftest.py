@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from PIL import Image
 
@@ -17,6 +18,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 from lora_train.config import DataOptions, ModelOptions, NetworkOptions, RunConfig, SaveOptions, TrainOptions
 from lora_train.demo.files import base_folder
 from lora_train.hosts.standalone import StandaloneHost
+
+# no test asserts a time, hypothesis' own deadline of 200 ms included
+hypothesis.settings.register_profile("lora-train", deadline=None)
+hypothesis.settings.load_profile("lora-train")
 
 
 @pytest.fixture(scope="session")

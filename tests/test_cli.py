@@ -58,6 +58,8 @@ def test_train_then_generate(tmp_path: Path) -> None:
         (["--output", "a/b"], "contains '/'"),
         (["--output", ".."], "'..'"),
         (["--steps", "0"], "out of range"),
+        (["--textlr1", "1e-5"], "has one text encoder"),
+        (["--no-v-parameterization", "--zero-terminal-snr"], "is for bases that predict v"),
     ],
 )
 def test_bad_input_has_a_message_and_writes_nothing(

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
+from lora_train.api.datasets import dataset_routes
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.access import Login
@@ -23,6 +24,9 @@ PREFIX = "/lora-train/api/v1"
 STATIC_FILES = {
     "uPlot.iife.min.js": "text/javascript",
     "lora_train.js": "text/javascript",
+    "lora_train_dataset.js": "text/javascript",
+    "lora_train_card.js": "text/javascript",
+    "lora_train_captions.js": "text/javascript",
     "style.css": "text/css",
 }
 
@@ -127,6 +131,7 @@ def routes(service: Service, login: Login | None = None) -> APIRouter:
             return _error(LoraTrainError("there is no such picture.", name), 404)
         return FileResponse(path, media_type="image/png")
 
+    router.include_router(dataset_routes(service.datasets))
     return router
 
 

@@ -13,6 +13,7 @@ from lora_train.cli.generate import add_generate
 from lora_train.cli.page import add_ui
 from lora_train.cli.preparing import add_prepare
 from lora_train.cli.training import add_resume, add_train
+from lora_train.data.scan import as_text
 from lora_train.errors import LoraTrainError
 
 BAD_INPUT = 2
@@ -37,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ABORTED
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        where = f"{as_text(str(error.filename)[:200])}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}.", file=sys.stderr)
+        return BAD_INPUT
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,20 +7,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Problem
+
+MAX_SEED = 2**63 - 1
 
 
 def add_generate(commands: Any) -> None:
     """The command "generate"."""
     generate = commands.add_parser("generate", help="make pictures; <lora:name:strength> works in the prompt")
-    generate.add_argument("prompt")
+    generate.add_argument("prompt", help="what to draw")
     generate.add_argument("--model", default=None, metavar="PATH", help="base model")
     generate.add_argument("--dir", default=None, metavar="FOLDER", help="folder of LoRAs")
     generate.add_argument("--negative", default="", help="negative prompt")
     generate.add_argument("--seed", type=int, default=1, help="first seed (default %(default)s)")
     generate.add_argument("--count", type=int, default=1, help="number of pictures (default %(default)s)")
     generate.add_argument("--steps", type=int, default=20, help="default %(default)s")
-    generate.add_argument("--guidance", type=float, default=7.0, help="default %(default)s")
+    generate.add_argument("--guidance", type=float, help="default: the usual one of the base model's family")
+    generate.add_argument(
+        "--v-parameterization",
+        action=argparse.BooleanOptionalAction,
+        help="whether the base predicts v (default: as its files say)",
+    )
     generate.add_argument(
         "--output", type=Path, default=Path("picture.png"), help="file to write (default %(default)s)"
     )
@@ -30,18 +37,19 @@ def add_generate(commands: Any) -> None:
 def _generate(options: argparse.Namespace) -> int:
     from lora_train.hosts.standalone import StandaloneHost
     from lora_train.models.opening import open_model
+    from lora_train.models.prediction import Assumed
     from lora_train.prompt.generate import Generator
 
-    if options.count < 1 or options.steps < 1:
-        raise LoraTrainError("the number of pictures and of steps must be at least 1.", "--count, --steps")
+    _check(options)
     host = StandaloneHost()
     model = options.model if options.model is not None else str(host.current_checkpoint() or "")
+    if not model:
+        raise LoraTrainError("no base model is given.", "--model", "Give --model FILE_OR_FOLDER.")
     folder = Path(options.dir) if options.dir is not None else host.lora_dir()
     seeds = range(options.seed, options.seed + options.count)
-    made = Generator(open_model(Path(model)), folder).generate(
-        options.prompt, seeds, options.negative, options.steps, options.guidance
-    )
-    for note in made.notes:
+    base = open_model(Path(model), assumed=Assumed(options.v_parameterization))
+    made = Generator(base, folder).generate(options.prompt, seeds, options.negative, options.steps, options.guidance)
+    for note in [*base.notes, *made.notes]:
         print(f"note: {note}", file=sys.stderr)
     for number, picture in enumerate(made.pictures):
         path = options.output
@@ -50,6 +58,26 @@ def _generate(options: argparse.Namespace) -> int:
         _write_picture(picture, path)
         print(path)
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise LoraTrainError with all that is wrong with the numbers and the picture's name."""
+    from PIL import Image
+
+    found = [
+        Problem(f"{value:.10g} is out of range.", name, f"Give a value from {low} to {high:.10g}.")
+        for name, value, low, high in (
+            ("--count", options.count, 1, 1000),
+            ("--steps", options.steps, 1, 1000),
+            ("--seed", options.seed, 0, MAX_SEED),
+            ("--guidance", 1 if options.guidance is None else options.guidance, 0, 100),
+        )
+        if not low <= value <= high  # which "not a number" is not, either
+    ]
+    if options.output.suffix.lower() not in Image.registered_extensions():
+        found.append(Problem("this is no kind of picture.", str(options.output), "End it in .png or .jpg."))
+    if found:
+        raise LoraTrainError.of(found)
 
 
 def _write_picture(picture: Any, path: Path) -> None:

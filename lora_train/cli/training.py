@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
-from lora_train.cli.hosts import add_server, host_of
+from lora_train.cli.hosts import add_server, host_of, without_shards
 from lora_train.cli.preparing import add_operations, prepare_of
 from lora_train.config import (
     DataOptions,
@@ -15,6 +16,7 @@ from lora_train.config import (
     RunConfig,
     SaveOptions,
     TrainOptions,
+    problems,
 )
 from lora_train.errors import LoraTrainError
 
@@ -35,6 +37,7 @@ def add_train(commands: Any) -> None:
     must.add_argument("--tag", default="", help="activation tag(s), put in front of every caption")
     must.add_argument("--dir", default=None, metavar="FOLDER", help="folder for LoRAs")
     must.add_argument("--overwrite", action="store_true", help="replace a LoRA of that name")
+    _add_sources(train)
     steps = train.add_argument_group("steps and rates")
     steps.add_argument("--steps", type=int, help="training steps (default: by the number of pictures)")
     steps.add_argument("--dim", type=int, help="network dimension, also called rank (default 16)")
@@ -66,6 +69,18 @@ def add_train(commands: Any) -> None:
     more.add_argument("--min-snr", type=float, metavar="GAMMA", help="min-SNR loss weighting; 5 is usual")
     more.add_argument("--noise-offset", type=float, default=0.0, help="default %(default)s")
     more.add_argument("--clip-skip", type=int, default=1, help="default %(default)s")
+    more.add_argument("--textlr1", type=float, help="learning rate of SDXL's first text encoder (default: --textlr)")
+    more.add_argument("--textlr2", type=float, help="of its second")
+    more.add_argument(
+        "--v-parameterization",
+        action=argparse.BooleanOptionalAction,
+        help="whether the base predicts v (default: as its files say)",
+    )
+    more.add_argument(
+        "--zero-terminal-snr",
+        action=argparse.BooleanOptionalAction,
+        help="train the last time as pure noise (default: as the base was)",
+    )
     more.add_argument(
         "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="default %(default)s"
     )
@@ -84,11 +99,9 @@ def add_train(commands: Any) -> None:
     )
     saving.add_argument("--preview-every", type=int, default=0, metavar="N", help="and every N steps")
     stages = train.add_argument_group("stages")
-    stages.add_argument("--notrain", action="store_true", help="prepare only: scan the pictures, cache their latents")
-    stages.add_argument("--noprocess", "--nolatents", action="store_true", help="train on what was prepared before")
-    stages.add_argument(
-        "--nocaptions", action="store_true", help="make no captions (none are made yet: yours are read)"
-    )
+    stages.add_argument("--notrain", action="store_true", help="prepare only: pictures, captions, metadata, latents")
+    stages.add_argument("--noprocess", action="store_true", help="train on what was prepared before")
+    stages.add_argument("--nolatents", action="store_true", help="make no latents: train on those that are there")
     stages.add_argument("--offline", action="store_true", help="use nothing that needs a WebUI (so it is, without one)")
     stages.add_argument(
         "--shutdown", action="store_true", help="stop the WebUI before training (needs its --api-server-stop)"
@@ -97,6 +110,29 @@ def add_train(commands: Any) -> None:
     add_server(train)
     stages.add_argument("--debug", action="store_true", help="show the log with details")
     train.set_defaults(run=_train)
+
+
+def _add_sources(train: Any) -> None:
+    """Other forms of pictures, captions, masks and latents."""
+    group = train.add_argument_group("what others prepared, and masks")
+    group.add_argument(
+        "--in-json",
+        "--in_json",
+        default="",
+        metavar="FILE",
+        help="kohya's metadata .json or an imagefolder's metadata.jsonl: train on the pictures below --input it names",
+    )
+    group.add_argument(
+        "--dataset-config",
+        "--dataset_config",
+        default="",
+        metavar="FILE",
+        help="kohya's dataset config (TOML or JSON), in place of --input",
+    )
+    group.add_argument("--masked-loss", action="store_true", help="weigh the loss by masks: segment's, or the alpha")
+    group.add_argument("--mask-folder", default="", metavar="FOLDER", help="masks by the pictures' relative paths")
+    group.add_argument("--read-npz", action="store_true", help="take latents from sd-scripts' .npz files, if any")
+    group.add_argument("--write-npz", action="store_true", help="write such files beside the pictures trained on")
 
 
 def add_resume(commands: Any) -> None:
@@ -111,9 +147,18 @@ def add_resume(commands: Any) -> None:
 def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConfig:
     """The run that the options of `train` ask for; `model` and `lora_dir` are the defaults."""
     return RunConfig(
-        model=ModelOptions(path=model if options.model is None else options.model, clip_skip=options.clip_skip),
+        model=ModelOptions(
+            path=model if options.model is None else options.model,
+            clip_skip=options.clip_skip,
+            v_parameterization=options.v_parameterization,
+        ),
         data=DataOptions(
             folder=options.input,
+            in_json=options.in_json,
+            dataset_config=options.dataset_config,
+            mask_folder=options.mask_folder,
+            read_npz=options.read_npz,
+            write_npz=options.write_npz,
             tag=options.tag,
             resolution=options.resolution,
             repeats=options.repeats,
@@ -137,11 +182,15 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
             learning_rate=options.lr,
             unet_lr=options.unetlr,
             text_encoder_lr=options.textlr,
+            text_encoder_lr1=options.textlr1,
+            text_encoder_lr2=options.textlr2,
+            zero_terminal_snr=options.zero_terminal_snr,
             optimizer=options.optimizer,
             lr_scheduler=options.scheduler,
             lr_warmup_steps=options.warmup,
             min_snr_gamma=options.min_snr,
             noise_offset=options.noise_offset,
+            masked_loss=options.masked_loss,
             mixed_precision=options.precision,
             seed=options.seed,
             device=options.device,
@@ -169,7 +218,14 @@ def _train(options: argparse.Namespace) -> int:
     host = host_of(options)
     model = "" if options.model is not None else str(host.current_checkpoint() or "")
     config = config_of(options, model, str(host.lora_dir()))
-    stages = Stages(process=not options.noprocess, train=not options.notrain, shutdown=options.shutdown)
+    if not problems(config):
+        config = replace(config, data=replace(config.data, folder=without_shards(config.data.folder, host)))
+    stages = Stages(
+        process=not options.noprocess,
+        latents=not options.nolatents,
+        train=not options.notrain,
+        shutdown=options.shutdown,
+    )
     return train_with_progress(config, host, stages)
 
 

@@ -23,7 +23,9 @@ class ModelOptions:
     path: str = ""
     """A `.safetensors` or `.ckpt` file, or a diffusers folder."""
     clip_skip: int = 1
-    """Which layer of the text encoder speaks, counted from the last (1)."""
+    """Which layer of the text encoder speaks, counted from the last (1). SDXL's is fixed."""
+    v_parameterization: bool | None = None
+    """Whether the base predicts v; None: as its files say, else as is usual for its family."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class DataOptions:
     """The pictures and how they become batches."""
 
     folder: str = ""
+    in_json: str = ""
+    """kohya's metadata (`.json`) or an imagefolder's `metadata.jsonl`: just the pictures that it names are used."""
+    dataset_config: str = ""
+    """kohya's dataset config (TOML or JSON), in place of `folder`."""
     tag: str = ""
     """Activation tag; goes first in every caption."""
     resolution: int | None = None
@@ -48,6 +54,12 @@ class DataOptions:
     keep_tokens: int = 0
     """So many comma-separated parts at the front of a caption stay where they are when shuffled."""
     caption_dropout_rate: float = 0.0
+    mask_folder: str = ""
+    """Masks at the pictures' relative paths, white where it counts; "" takes those of `segment`, else the alpha."""
+    read_npz: bool = False
+    """Take latents from sd-scripts' `.npz` files beside the pictures, where they fit."""
+    write_npz: bool = False
+    """Write such files."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,7 @@ class PrepareOptions:
     operations: tuple[str, ...] = ()
     """Which operations are on; they run in their fixed order. None: the pictures are used as they are."""
     target: int | None = None
-    """Longest side in pixels of a finished picture; None means `data.resolution`."""
+    """Longest side in pixels of a finished picture; None means `data.resolution`, else the base model's own size."""
     min_size: int | None = None
     """A picture with both sides shorter is rejected; None means the target, 0 lets all pass."""
     background: str = "#c0c0c0"
@@ -84,8 +96,33 @@ class PrepareOptions:
     """The dynamic range score below which a picture is rejected."""
     max_similarity: float = 0.8
     """The similarity to a kept picture above which a picture is rejected."""
+    captioner: str = "blip"
+    """Who writes captions: `blip` (the host's), `transformers`, `command` or `none`."""
+    captioner_model: str = ""
+    """Of `transformers`: a folder, or the id of a model in the hub's cache."""
+    captioner_command: tuple[str, ...] = ()
+    """Of `command`: a program and its arguments; `{picture}` in one becomes a picture's path."""
+    tagger: str = "deepbooru"
+    """Who lists tags: `deepbooru` (the host's), `wd14`, `transformers`, `command` or `none`."""
+    tagger_model: str = ""
+    """Of `wd14`: a folder with `model.onnx` and `selected_tags.csv`, or the .onnx file."""
+    tagger_command: tuple[str, ...] = ()
+    tag_threshold: float = 0.35
+    """From this probability on `wd14` lists a tag."""
+    character_threshold: float = 0.85
+    """The same for the names of characters."""
     tag_limit: int = 5
-    """So many tags of the interrogation are kept."""
+    """So many tags are kept; 0: all."""
+    tag_blacklist: tuple[str, ...] = ()
+    """Tags that are never kept; `*` stands for any characters."""
+    caption_template: str = "{tag}, {caption}, {tags}"
+    """How activation tag, caption and tags become one line."""
+    recaption: bool = False
+    """Whether pictures that have a caption file are captioned all the same; the file itself stays."""
+    backup: bool = False
+    """Whether a caption that gives way to a new one is kept beside it as `.bak`."""
+    caption_device: str = "auto"
+    """Where `transformers` and `wd14` compute: `auto`, `cpu` or `cuda`."""
     workers: int = 0
     """Pictures in work at the same time; 0: as many as the machine has cores."""
 
@@ -162,6 +199,9 @@ class TrainOptions:
     learning_rate: float = 1e-4
     unet_lr: float | None = None
     text_encoder_lr: float | None = None
+    text_encoder_lr1: float | None = None
+    """Rate of the first text encoder of a base with two; None means `text_encoder_lr`."""
+    text_encoder_lr2: float | None = None
     optimizer: str = "adamw"
     stop_text_encoder_training: int | None = None
     """Text encoders are trained for so many steps only."""
@@ -173,6 +213,10 @@ class TrainOptions:
     min_snr_gamma: float | None = None
     """Hang et al. 2023 (arXiv 2303.09556); None weighs all timesteps alike."""
     noise_offset: float = 0.0
+    zero_terminal_snr: bool | None = None
+    """Lin et al. 2023 (arXiv 2305.08891), for bases that predict v; None: as the base was trained."""
+    masked_loss: bool = False
+    """Whether the loss is weighted by the pictures' masks."""
     mixed_precision: str = "auto"
     """`auto`, `fp32`, `bf16` or `fp16`. Trained weights and optimizer are fp32 always."""
     seed: int = 42
@@ -202,7 +246,8 @@ class PreviewOptions:
     sample_every_n_steps: int = 0
     """Also at the start and at the end, when there are prompts."""
     steps: int = 20
-    guidance: float = 7.0
+    guidance: float | None = None
+    """None means the usual one of the base model's family."""
     seed: int = 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import fields
 from typing import Any
 
 from lora_train.config.network import KINDS, network_problems
@@ -34,6 +35,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "prepare.max_blur": (-100, 100),
     "prepare.min_range": (0, 1),
     "prepare.max_similarity": (-1, 1),
+    "prepare.tag_threshold": (0, 1),
+    "prepare.character_threshold": (0, 1),
     "prepare.tag_limit": (0, 1000),
     "prepare.workers": (0, 256),
     "network.network_dim": (1, 4096),
@@ -54,6 +57,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.learning_rate": (0, 10),
     "train.unet_lr": (0, 10),
     "train.text_encoder_lr": (0, 10),
+    "train.text_encoder_lr1": (0, 10),
+    "train.text_encoder_lr2": (0, 10),
     "train.weight_decay": (0, 1),
     "train.lr_warmup_steps": (0, 10_000_000),
     "train.max_grad_norm": (0, 1e6),
@@ -85,11 +90,17 @@ PREPARE_OPERATIONS = (
     "interrogate",
 )
 
+CAPTIONERS = ("blip", "transformers", "command", "none")
+TAGGERS = ("deepbooru", "wd14", "transformers", "command", "none")
+
 # of a field that is a list, every item must be one of these
 CHOICES: dict[str, tuple[str, ...]] = {
     "prepare.operations": PREPARE_OPERATIONS,
     "network.kind": KINDS,
     "network.init_lora_weights": ("default", "pissa", "olora"),
+    "prepare.captioner": CAPTIONERS,
+    "prepare.tagger": TAGGERS,
+    "prepare.caption_device": ("auto", "cpu", "cuda"),
     "train.optimizer": ("adamw",),
     "train.lr_scheduler": ("constant", "cosine", "linear"),
     "train.mixed_precision": ("auto", "fp32", "bf16", "fp16"),
@@ -101,17 +112,19 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 def problems(config: RunConfig) -> list[Problem]:
     """All problems of `config` that can be seen without looking at files."""
-    found = _required(config)
+    found = _required(config) + _no_text(config)
     for path, (low, high) in RANGES.items():
         value = _value(config, path)
         if value is not None and not (math.isfinite(value) and low <= value <= high):
-            found.append(Problem(f"{value:g} is out of range.", path, f"Give a value from {low:g} to {high:g}."))
+            found.append(
+                Problem(f"{value:.10g} is out of range.", path, f"Give a value from {low:.10g} to {high:.10g}.")
+            )
     for path, allowed in CHOICES.items():
         value = _value(config, path)
         for one in value if isinstance(value, tuple) else (value,):
             if one not in allowed:
                 found.append(Problem(f"{one!r} is not known.", path, f"Choose from: {', '.join(allowed)}."))
-    return found + _together(config)
+    return found + _together(config) + _captioning(config)
 
 
 def check(config: RunConfig) -> None:
@@ -138,7 +151,7 @@ def name_problem(name: str) -> Problem | None:
             where,
             'Leave out < > : " | ? *, and spaces or dots at the ends.',
         )
-    if name.startswith(".") or _RESERVED.fullmatch(name) or len(name.encode()) > 200:
+    if name.startswith(".") or _RESERVED.fullmatch(name) or len(name.encode("utf-8", "replace")) > 200:
         return Problem(f"the name {name!r} is reserved, hidden or too long.", where, "Choose another name.")
     return None
 
@@ -147,12 +160,26 @@ def _required(config: RunConfig) -> list[Problem]:
     found = []
     if not config.model.path:
         found.append(Problem("no base model is given.", "model.path", "Give --model FILE_OR_FOLDER."))
-    if not config.data.folder:
+    if not config.data.folder and not config.data.dataset_config:
         found.append(Problem("no folder of pictures is given.", "data.folder", "Give --input FOLDER."))
     if not config.save.output_dir:
         found.append(Problem("no folder for the LoRA is given.", "save.output_dir", "Give --dir FOLDER."))
     problem = name_problem(config.save.output_name)
     return found + ([problem] if problem else [])
+
+
+def _no_text(config: RunConfig) -> list[Problem]:
+    """Texts with bytes that are no UTF-8, as names from an old archive have them: no file could tell them."""
+    found = []
+    for group in fields(config):
+        options = getattr(config, group.name)
+        for option in fields(options):
+            value = getattr(options, option.name)
+            if isinstance(value, str) and not value.isprintable() and re.search("[\ud800-\udfff]", value):
+                found.append(
+                    Problem("has characters that are no text (UTF-8).", f"{group.name}.{option.name}", "Rename it.")
+                )
+    return found
 
 
 def _together(config: RunConfig) -> list[Problem]:
@@ -172,6 +199,7 @@ def _together(config: RunConfig) -> list[Problem]:
         )
     unet_lr = train.learning_rate if train.unet_lr is None else train.unet_lr
     text_lr = train.learning_rate / 2 if train.text_encoder_lr is None else train.text_encoder_lr
+    text_lr = max(text_lr if rate is None else rate for rate in (train.text_encoder_lr1, train.text_encoder_lr2))
     if network.network_train_unet_only:
         text_lr = 0
     if network.network_train_text_encoder_only:
@@ -186,6 +214,8 @@ def _together(config: RunConfig) -> list[Problem]:
         found.append(
             Problem(f"{config.prepare.background!r} is no colour.", "prepare.background", "#c0c0c0 is the usual grey.")
         )
+    if data.resolution and data.resolution % 8:
+        found.append(Problem(f"{data.resolution} is no multiple of 8.", "data.resolution", "512 is usual."))
     if data.bucket_reso_steps % 8:
         found.append(Problem("must be a multiple of 8.", "data.bucket_reso_steps", "64 is usual."))
     if config.train.gradient_accumulation_steps == 0:
@@ -195,6 +225,33 @@ def _together(config: RunConfig) -> list[Problem]:
                 "train.gradient_accumulation_steps",
                 "Give 1 or more; a negative number means the number of pictures.",
             )
+        )
+    return found
+
+
+def _captioning(config: RunConfig) -> list[Problem]:
+    """What captioner and tagger lack, where they are used at all."""
+    options, data, found = config.prepare, config.data, []
+    if data.dataset_config and (data.folder or data.in_json or options.operations):
+        what = "does not go together with data.folder, data.in_json or operations on the pictures."
+        found.append(Problem(what, "data.dataset_config", "It names its own folders; give it alone."))
+    if data.in_json and options.operations:
+        what = "does not go together with operations on the pictures."
+        found.append(Problem(what, "data.in_json", "Prepare first, then train on what is prepared."))
+    if "interrogate" not in options.operations:
+        return found
+    for role, kind, model, command in (
+        ("captioner", options.captioner, options.captioner_model, options.captioner_command),
+        ("tagger", options.tagger, options.tagger_model, options.tagger_command),
+    ):
+        if kind in ("transformers", "wd14") and not model:
+            found.append(Problem("no model is given.", f"prepare.{role}_model", f"Give --{role}-model FOLDER."))
+        if kind == "command" and not any("{picture}" in part for part in command[1:]):
+            example = f"Give --{role}-command 'PROGRAM --image {{picture}}', for example."
+            found.append(Problem("the program has no argument with {picture}.", f"prepare.{role}_command", example))
+    if options.captioner == options.tagger == "none":
+        found.append(
+            Problem("neither captions nor tags are asked for.", "prepare.captioner", "Or leave interrogate out.")
         )
     return found
 

@@ -19,7 +19,7 @@ def read_caption(picture: Path) -> str | None:
 
 
 def with_tag(tag: str, caption: str) -> str:
-    """Put the activation tag(s) in front of `caption`, unless the caption has them already.
+    """Put the activation tag(s) in front of `caption`, unless the caption has them all already.
 
     >>> with_tag("sara", "a woman in a park")
     'sara, a woman in a park'
@@ -27,7 +27,7 @@ def with_tag(tag: str, caption: str) -> str:
     'photo of sara'
     """
     tag = tag.strip().strip(",").strip()
-    if not tag or f" {_words(tag)} " in f" {_words(caption)} ":
+    if all(f" {_words(part)} " in f" {_words(caption)} " for part in tag.split(",") if part.strip()):
         return caption
     return f"{tag}, {caption}" if caption else tag
 

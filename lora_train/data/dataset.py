@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,10 +15,13 @@ import torch
 
 from lora_train.config import DataOptions
 from lora_train.data.buckets import Placement, Size, cut, make_buckets, place, place_without_upscale
-from lora_train.data.cache import SHARD_ENTRIES, LatentCache, entry_key
+from lora_train.data.cache import SHARD_ENTRIES, CachedLatents, LatentCache, Latents, entry_key
+from lora_train.data.latent_files import read_latents, write_latents
+from lora_train.data.masks import load_mask, to_latents
 from lora_train.data.pictures import BrokenPicture, file_hash, load_picture
 from lora_train.data.scan import Manifest, Picture, Rejected
 from lora_train.errors import LoraTrainError
+from lora_train.models.base import Frame
 
 ENCODE_BATCH = 8
 
@@ -26,7 +29,12 @@ ENCODE_BATCH = 8
 class Encoder(Protocol):
     """What caching needs of a base model."""
 
-    vae_hash: str
+    family: str
+
+    @property
+    def vae_hash(self) -> str:
+        """Names the VAE and its weights."""
+        ...
 
     def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels (B, 3, H, W) in [-1, 1] to mean and standard deviation (B, C, H/8, W/8), unscaled."""
@@ -40,14 +48,45 @@ class Item:
     picture: Picture
     placement: Placement
     keys: tuple[str, ...]
+    mask_hash: str = ""
+
+    def frame(self, flipped: bool) -> Frame:
+        """How the picture was cut; `left` counts from the other side when it is flipped."""
+        place = self.placement
+        left = place.scaled[0] - place.bucket[0] - place.left if flipped else place.left
+        return Frame((self.picture.width, self.picture.height), (left, place.top), place.bucket)
 
 
 @dataclass
 class Dataset:
-    """All items with their latents in memory, by key: (mean, std), each (C, H/8, W/8)."""
+    """All items with their latents by key: (mean, std), each (C, H/8, W/8), read when they are looked at."""
 
     items: list[Item]
-    latents: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    latents: Mapping[str, Latents] = field(default_factory=dict)
+    from_npz: int = 0
+    """So many pictures' latents come from sd-scripts' files."""
+    _masks: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def mask(self, item: Item, flipped: bool) -> torch.Tensor:
+        """What counts of an item's latents: (1, H/8, W/8), 0 to 1; ones where the picture has no mask.
+
+        Raises LoraTrainError when the mask cannot be read any more.
+        """
+        key = item.keys[flipped]
+        if key not in self._masks:
+            self._masks[key] = self._load_mask(item, flipped)
+        return self._masks[key]
+
+    def _load_mask(self, item: Item, flipped: bool) -> torch.Tensor:
+        height, width = self.latents[item.keys[flipped]][0].shape[-2:]
+        if item.picture.mask is None:
+            return torch.ones(1, height, width)
+        try:
+            mask = load_mask(item.picture.mask, item.picture.path, item.placement, flipped)
+        except (BrokenPicture, OSError) as error:
+            what, where = f"the mask cannot be read ({error}).", str(item.picture.mask)
+            raise LoraTrainError(what, where, "Replace it.") from error
+        return to_latents(mask, height, width)
 
     def bucket_counts(self) -> dict[Size, int]:
         """Looks an epoch per bucket size."""
@@ -57,8 +96,11 @@ class Dataset:
         return dict(sorted(counts.items()))
 
     def fingerprint(self) -> str:
-        """A hash of pictures, cuts, captions and repeats: the same for the same training set."""
-        parts = [(item.keys, item.picture.caption, item.picture.repeats) for item in self.items]
+        """A hash of pictures, cuts, captions, repeats and masks: the same for the same training set."""
+        parts = [
+            (item.keys, item.picture.caption, item.picture.repeats, *filter(None, [item.mask_hash]))
+            for item in self.items
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def epoch(self, batch_size: int, seed: str) -> list[list[int]]:
@@ -98,14 +140,18 @@ def build_dataset(
     progress: Callable[[int, int], None],
     may_encode: bool = True,
 ) -> Dataset:
-    """Cut and encode every picture that the cache does not hold yet, and load all latents.
+    """Cut and encode every picture that the cache does not hold yet.
 
     Pictures that turn out to be damaged move to `manifest.rejected`. `progress(done, total)` is
     called after each batch and may raise to stop: what was encoded so far stays in the cache.
     Raises LoraTrainError when none is left, or when `may_encode` is false and latents are missing.
     """
     wanted = _keyed(manifest, options, encoder, size_step)
-    missing = [item for item in wanted if any(key not in cache for key in item.keys)]
+    given: dict[str, Latents] = {}
+    if options.read_npz:
+        for item in wanted:
+            given |= read_latents(item, encoder.family)
+    missing = [item for item in wanted if any(key not in given and key not in cache for key in item.keys)]
     if missing and not may_encode:
         raise LoraTrainError(
             f"the latents of {len(missing)} pictures have not been prepared.",
@@ -119,7 +165,14 @@ def build_dataset(
     items = [item for item in wanted if item.picture not in broken]
     if not items:
         raise LoraTrainError("every picture in this folder is damaged.", str(manifest.folder), "Replace them.")
-    return Dataset(items, {key: cache.get(key) for item in items for key in item.keys})
+    keys = [key for item in items for key in item.keys if key not in given]
+    cache.used(keys)
+    latents: MutableMapping[str, Latents] = ChainMap(given, CachedLatents(cache, keys))  # type: ignore[arg-type]
+    if options.write_npz:
+        for item in items:
+            if item.keys[0] not in given:
+                write_latents(item, [latents[key] for key in item.keys], encoder.family)
+    return Dataset(items, latents, sum(item.keys[0] in given for item in items))
 
 
 def _keyed(manifest: Manifest, options: DataOptions, encoder: Encoder, size_step: int) -> list[Item]:
@@ -128,7 +181,8 @@ def _keyed(manifest: Manifest, options: DataOptions, encoder: Encoder, size_step
     for picture, placement in zip(manifest.pictures, placements(manifest.pictures, options, size_step)):
         content = file_hash(picture.path)
         keys = tuple(entry_key(content, placement, flip, encoder.vae_hash, "float32") for flip in flips)
-        items.append(Item(picture, placement, keys))
+        mask_hash = file_hash(picture.mask) if picture.mask and picture.mask != picture.path else ""
+        items.append(Item(picture, placement, keys, mask_hash))
     return items
 
 
@@ -141,7 +195,7 @@ def _encode(
 ) -> dict[Picture, str]:
     """Encode `items` in batches of one size; returns the pictures that could not be decoded."""
     broken: dict[Picture, str] = {}
-    fresh: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    fresh: dict[str, Latents] = {}
     ordered = sorted(items, key=lambda item: item.placement.bucket)
     done = total - len(items)
     try:
@@ -160,9 +214,7 @@ def _encode(
     return broken
 
 
-def _encode_batch(
-    batch: list[Item], encoder: Encoder, broken: dict[Picture, str]
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _encode_batch(batch: list[Item], encoder: Encoder, broken: dict[Picture, str]) -> dict[str, Latents]:
     keys, pixels = [], []
     for item in batch:
         try:

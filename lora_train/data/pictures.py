@@ -87,6 +87,22 @@ def has_alpha(path: Path) -> bool:
         return _alpha(image)
 
 
+def load_alpha(path: Path) -> Image.Image:
+    """How opaque the picture is (mode L), first frame, EXIF orientation applied; white without alpha.
+
+    Raises BrokenPicture.
+    """
+    try:
+        with _open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return upright.convert("RGBA").getchannel("A") if _alpha(upright) else Image.new("L", upright.size, 255)
+    except BrokenPicture:
+        raise
+    except Exception as error:  # as above
+        raise BrokenPicture(f"the file is damaged ({error})") from error
+
+
 @lru_cache
 def _register_readers() -> None:
     """Let Pillow read what installed packages teach it."""

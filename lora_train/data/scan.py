@@ -6,9 +6,10 @@ sub-folder is a concept of its own with the run's repeats.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,8 @@ class Picture:
     caption: str
     concept: str
     repeats: int
+    mask: Path | None = None
+    """What counts in a masked loss (see `data.masks`); None: the whole picture."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,10 @@ class Manifest:
     folder: Path
     pictures: list[Picture] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
+    masks: Path | None = None
+    """A folder with masks at the pictures' relative paths, where there is one."""
+    notes: list[str] = field(default_factory=list)
+    """What the person should know of it."""
 
     @property
     def looks_per_epoch(self) -> int:
@@ -59,15 +66,19 @@ class Manifest:
         return text
 
 
-def scan(folder: Path, tag: str = "", repeats: int = 10) -> Manifest:
+def scan(folder: Path, tag: str = "", repeats: int = 10, captions: Mapping[Path, str] = {}) -> Manifest:
     """Find all pictures below `folder`. A broken picture is listed as rejected, never fatal.
 
-    `repeats` counts where a folder's name does not. Raises LoraTrainError when the folder does not
-    exist or holds no usable picture.
+    `repeats` counts where a folder's name does not, `captions` where there is no caption file. Raises LoraTrainError
+    when the folder does not exist or holds no usable picture.
     """
     require_folder(folder)
     manifest = Manifest(folder)
-    for path in picture_files(folder):
+    for path in picture_files(folder, everything=True):
+        if not is_text(str(path)):
+            shown = Path(as_text(str(path)))
+            manifest.rejected.append(Rejected(shown, "its name, or its folder's, is no text (UTF-8); rename it"))
+            continue
         try:
             width, height = picture_size(path)
         except BrokenPicture as error:
@@ -76,18 +87,25 @@ def scan(folder: Path, tag: str = "", repeats: int = 10) -> Manifest:
         own_repeats, concept = concept_of(path.parent.name)
         caption = read_caption(path)
         if caption is None:
+            caption = captions.get(path)
+        if caption is None:
             caption = "" if tag else (concept if path.parent != folder or own_repeats else "")
         manifest.pictures.append(Picture(path, width, height, with_tag(tag, caption), concept, own_repeats or repeats))
+    require_pictures(manifest)
+    return manifest
+
+
+def require_pictures(manifest: Manifest) -> None:
+    """Raise LoraTrainError unless there is a picture to train on."""
     if not manifest.pictures:
         raise _nothing_usable(manifest)
-    return manifest
 
 
 def require_folder(folder: Path) -> None:
     """Raise LoraTrainError unless this is a folder."""
     if not folder.is_dir():
         what = "this is a file, not a folder." if folder.exists() else "there is no such folder."
-        raise LoraTrainError(what, str(folder), "Give the folder that holds your pictures.")
+        raise LoraTrainError(what, as_text(str(folder)), "Give the folder that holds your pictures.")
 
 
 def concept_of(name: str) -> tuple[int | None, str]:
@@ -113,12 +131,45 @@ def tag_frequency(manifest: Manifest) -> dict[str, dict[str, int]]:
     return {name: dict(counts) for name, counts in out.items()}
 
 
-def picture_files(folder: Path) -> Iterator[Path]:
-    """Picture files below `folder`, sorted, hidden folders left out."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in EXTENSIONS and not hidden and path.is_file():
+def picture_files(folder: Path, everything: bool = False) -> Iterator[Path]:
+    """Picture files below `folder`, sorted; what is hidden and the previews beside LoRA files are left out.
+
+    Files whose name is no text come only with `everything`: no report and no metadata could hold them. Raises
+    LoraTrainError when a folder cannot be read.
+    """
+    found = []
+    for place, folders, files in os.walk(folder, onerror=_unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, name) for name in files if not name.startswith(".")]
+    for path in sorted(found):
+        named = everything or is_text(str(path))
+        if named and path.suffix.lower() in EXTENSIONS and path.is_file() and not _is_preview(path):
             yield path
+
+
+def is_text(name: str) -> bool:
+    """Whether a name from the file system is text: bytes that are no UTF-8 come as lone surrogates."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def as_text(name: str) -> str:
+    """A name from the file system that can be shown and written, whatever its bytes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _is_preview(path: Path) -> bool:
+    """Whether it is the picture on a LoRA's card (`name.preview.png` or `name.png` beside `name.safetensors`)."""
+    return path.with_name(path.stem.removesuffix(".preview") + ".safetensors").is_file()
+
+
+def _unreadable(error: OSError) -> None:
+    raise LoraTrainError(
+        f"this folder cannot be read: {error.strerror}.", as_text(str(error.filename)), "Allow reading it."
+    ) from error
 
 
 def _nothing_usable(manifest: Manifest) -> LoraTrainError:

@@ -27,6 +27,8 @@ class Host(Protocol):
     """A WebUI, or the stand-in when there is none."""
 
     name: str
+    improves: bool
+    """Whether it can enlarge pictures and restore faces."""
 
     def checkpoints(self) -> list[Path]:
         """Base models that the host knows; empty where it knows none."""
@@ -54,6 +56,14 @@ class Host(Protocol):
 
     def may_read(self, path: Path) -> bool:
         """Whether a person at the page may read this path; True for all on one's own machine."""
+        ...
+
+    def caption_kinds(self) -> tuple[str, ...]:
+        """Which of CAPTION_KINDS `caption` can do here, as far as can be seen without loading a model."""
+        ...
+
+    def face_weights(self) -> list[Path]:
+        """Folders in which the host keeps facexlib's weights; empty where it has none."""
         ...
 
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:

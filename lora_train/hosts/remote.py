@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.errors import LoraTrainError
-from lora_train.hosts.base import Note, never
+from lora_train.hosts.base import CAPTION_KINDS, Note, never
 from lora_train.hosts.standalone import StandaloneHost
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class RemoteHost(StandaloneHost):
     """Trains here and uses the models of the WebUI at `url`; its files count only when they are on this machine."""
 
     name = "remote WebUI"
+    improves = True
 
     def __init__(self, url: str, user: str = "", password: str = "", data: Path | None = None) -> None:
         super().__init__(data)
@@ -80,6 +81,10 @@ class RemoteHost(StandaloneHost):
         named = chosen.split(" [")[0].replace("\\", "/").rsplit("/", 1)[-1]
         there = self.checkpoints()
         return next((path for path in there if path.name == named), next(iter(there), None))
+
+    def caption_kinds(self) -> tuple[str, ...]:
+        """See Host: every WebUI with an API has both."""
+        return CAPTION_KINDS
 
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
         """See Host."""

@@ -43,6 +43,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("preview_every", 100, "Preview every so many steps", "0: only at start and end", highest=10_000),
     Setting("state_minutes", 2.0, "Save the state of a training every so many minutes", "0: never", highest=120),
+    Setting("cache_gb", 20.0, "Cached latents may take so many gigabytes", highest=1000, lowest=1),
     Setting("api", True, "Offer the REST API to other programs", "the page's own requests always work"),
     Setting(
         "readable",

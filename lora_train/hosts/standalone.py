@@ -26,6 +26,7 @@ class StandaloneHost:
     """
 
     name = "standalone"
+    improves = False
 
     def __init__(self, data: Path | None = None, captioner: str = "") -> None:
         self._data = data or Path(os.environ.get(DATA_VARIABLE, "lora-train-data")).absolute()
@@ -59,6 +60,14 @@ class StandaloneHost:
     def may_read(self, path: Path) -> bool:
         """See Host: the server listens on this machine alone."""
         return True
+
+    def caption_kinds(self) -> tuple[str, ...]:
+        """See Host."""
+        return ("blip",) if self._captioner else ()
+
+    def face_weights(self) -> list[Path]:
+        """See Host."""
+        return []
 
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
         """See Host: by a transformers model, tags not at all."""

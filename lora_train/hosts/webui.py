@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.errors import LoraTrainError
-from lora_train.hosts.base import Note, never
+from lora_train.hosts.base import CAPTION_KINDS, Note, never
 from lora_train.hosts.queueing import refusing, turn
 from lora_train.hosts.settings import KEEP_IN_RAM, REFUSE, Settings
 
@@ -30,6 +30,7 @@ class WebuiHost:
     """See Host. Every method imports what it needs, so that a WebUI that lacks one thing loses only that."""
 
     name = "AUTOMATIC1111 WebUI"
+    improves = True
 
     def checkpoints(self) -> list[Path]:
         """See Host."""
@@ -57,9 +58,9 @@ class WebuiHost:
 
     def tokenizers(self) -> list[Any]:
         """See Host: those of the CLIP text encoders in the loaded model."""
-        stage = getattr(self._loaded_model(), "cond_stage_model", None)
-        found = [getattr(part, "tokenizer", None) for part in (stage, getattr(stage, "wrapped", None))]
-        return [tokenizer for tokenizer in found if hasattr(tokenizer, "get_vocab")]
+        from lora_train.hosts.ldm_modules import tokenizers_of
+
+        return tokenizers_of(self._loaded_model())
 
     def lora_dir(self) -> Path:
         """See Host."""
@@ -103,10 +104,32 @@ class WebuiHost:
         folders += getattr(shared.cmd_opts, "gradio_allowed_path", None) or []
         return [Path(folder).expanduser().resolve() for folder in folders]
 
+    def caption_kinds(self) -> tuple[str, ...]:
+        """See Host: what its modules are there for."""
+        found = []
+        for kind in CAPTION_KINDS:
+            try:
+                self._captioner(kind)
+            except (AttributeError, ImportError, LoraTrainError):
+                continue
+            found.append(kind)
+        return tuple(found)
+
+    def face_weights(self) -> list[Path]:
+        """See Host: its face restorers leave them beside their own."""
+        from modules import paths, shared
+
+        named = [getattr(shared.cmd_opts, name, None) for name in ("gfpgan_models_path", "codeformer_models_path")]
+        usual = [Path(paths.models_path) / name for name in ("GFPGAN", "Codeformer", "facexlib")]
+        return list(dict.fromkeys([*(Path(name) for name in named if name), *usual]))
+
+    def _captioner(self, kind: str) -> tuple[Callable[[], Any], Callable[[Any], str], Callable[[], Any]]:
+        return self._deepbooru() if kind == "deepbooru" else self._blip()
+
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
         """See Host: BLIP and DeepDanbooru as the WebUI has them."""
         try:
-            start, one, unload = self._deepbooru() if kind == "deepbooru" else self._blip()
+            start, one, unload = self._captioner(kind)
         except (AttributeError, ImportError) as error:
             raise LoraTrainError(f"this {self.name} has no {kind} ({error}).", "captions", "Update it.") from error
         yield from self._by_model(pictures, start, one, unload, f"the WebUI's captioner ({kind})")
@@ -216,6 +239,7 @@ class WebuiHost:
         from modules import call_queue
 
         settings = self.settings()
+        note("Waiting for the WebUI to finish what it is doing ...")
         with ExitStack() as stack:
             stack.enter_context(turn(call_queue.queue_lock, stopped))
             if settings["generation"] == REFUSE:

@@ -9,7 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import lora_train
-from lora_train.config import NetworkOptions, RunConfig
+from lora_train.config import NetworkOptions, RunConfig, TrainOptions
+from lora_train.errors import LoraTrainError
 
 _LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
 
@@ -31,7 +32,9 @@ class TrainingFacts:
     tag_frequency: dict[str, dict[str, int]]
     base_version: str
     architecture: str
+    implementation: str
     prediction_type: str
+    zero_terminal_snr: bool
     base_name: str
     base_hashes: dict[str, str]
     started_at: float
@@ -71,6 +74,17 @@ def lora_metadata(facts: TrainingFacts) -> dict[str, str]:
     return {name: value if isinstance(value, str) else str(value) for name, value in fields.items()}
 
 
+def session_of(path: Path) -> str:
+    """The id of the run that wrote the LoRA file at `path`; "" when it does not tell, or there is none."""
+    from lora_train.tensors import read_header
+
+    try:
+        metadata = read_header(path).get("__metadata__")
+    except LoraTrainError:
+        return ""
+    return str(metadata.get("ss_session_id", "")) if isinstance(metadata, dict) else ""
+
+
 def _session(facts: TrainingFacts) -> dict[str, object]:
     return {
         "ss_session_id": facts.session,
@@ -81,7 +95,7 @@ def _session(facts: TrainingFacts) -> dict[str, object]:
         "ss_sd_scripts_commit_hash": f"lora-train {lora_train.__version__}",
         "ss_sd_model_name": facts.base_name,
         "ss_base_model_version": facts.base_version,
-        "ss_v2": False,
+        "ss_v2": facts.base_version.startswith("sd_v2"),
     }
 
 
@@ -146,7 +160,7 @@ def _training(facts: TrainingFacts) -> dict[str, object]:
         "ss_gradient_checkpointing": False,
         "ss_learning_rate": train.learning_rate,
         "ss_unet_lr": None if network.network_train_text_encoder_only else train.unet_lr,
-        "ss_text_encoder_lr": None if network.network_train_unet_only else train.text_encoder_lr,
+        "ss_text_encoder_lr": None if network.network_train_unet_only else _text_encoder_lr(train),
         "ss_optimizer": f"torch.optim.adamw.AdamW(weight_decay={train.weight_decay})",
         "ss_lr_scheduler": train.lr_scheduler,
         "ss_lr_warmup_steps": train.lr_warmup_steps,
@@ -158,8 +172,16 @@ def _training(facts: TrainingFacts) -> dict[str, object]:
         "ss_seed": train.seed,
         "ss_clip_skip": None if facts.config.model.clip_skip == 1 else facts.config.model.clip_skip,
         "ss_prior_loss_weight": 1.0,
-        "ss_zero_terminal_snr": False,
+        "ss_zero_terminal_snr": facts.zero_terminal_snr,
     }
+
+
+def _text_encoder_lr(train: TrainOptions) -> float | list[float | None] | None:
+    """One rate, or kohya's list of both where two encoders have their own."""
+    own = (train.text_encoder_lr1, train.text_encoder_lr2)
+    if own == (None, None):
+        return train.text_encoder_lr
+    return [train.text_encoder_lr if rate is None else rate for rate in own]
 
 
 def _modelspec(facts: TrainingFacts) -> dict[str, object]:
@@ -169,7 +191,7 @@ def _modelspec(facts: TrainingFacts) -> dict[str, object]:
     fields: dict[str, object] = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": facts.architecture,
-        "modelspec.implementation": "diffusers",
+        "modelspec.implementation": facts.implementation,
         "modelspec.title": facts.config.save.output_name,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.date": date.replace(tzinfo=None).isoformat(timespec="seconds"),

@@ -14,8 +14,37 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from lora_train.config import RunConfig
+from lora_train.errors import Problem
+
 Conditioning = Mapping[str, torch.Tensor]
-"""Named tensors from the text encoders, each with the batch first."""
+"""Named tensors from the text encoders and the family's extra inputs, each with the batch first."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a picture was cut out of its original; sizes are (width, height) in pixels."""
+
+    original: tuple[int, int]
+    crop: tuple[int, int]
+    """Left and top of the cut, in the picture scaled to cover `target`."""
+    target: tuple[int, int]
+
+    @classmethod
+    def whole(cls, width: int, height: int) -> Frame:
+        """A picture that was never cut, as one wants them made."""
+        return cls((width, height), (0, 0), (width, height))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known of a base model before it is loaded."""
+
+    family: str
+    schedule: dict[str, Any]
+    """A scheduler configuration, see `Parts`."""
+    native_resolution: int
+    """Side in pixels that it was trained at."""
 
 
 @dataclass
@@ -27,7 +56,14 @@ class Parts:
     vae: nn.Module
     text_encoders: list[nn.Module]
     tokenizers: list[Any]
+    padding: tuple[int | None, ...] = (None,)
+    """The token id that fills up each tokenizer's rows; None: its own."""
     scheduler_config: dict[str, Any] = field(default_factory=dict)
+    """With `prediction_type` and `rescale_betas_zero_snr`, as diffusers has them."""
+    notes: tuple[str, ...] = ()
+    """What had to be assumed, for the person."""
+    family: str = ""
+    """The family's name, see `opening.FAMILIES`."""
 
 
 class BaseModel(Protocol):
@@ -38,16 +74,33 @@ class BaseModel(Protocol):
     """kohya's `ss_base_model_version`, for example "sd_v1"."""
     architecture: str
     """The `modelspec.architecture` of a LoRA for it."""
+    implementation: str
+    """The `modelspec.implementation` of a LoRA for it: whose module names the file has."""
+    text_prefixes: tuple[str, ...]
+    """The file prefixes of the text encoders that can be trained, in their order."""
+    notes: tuple[str, ...]
+    """What had to be assumed when it was opened."""
+    guidance: float
+    """The usual guidance of a preview."""
     source: Path
-    vae_hash: str
     native_resolution: int
     size_step: int
     """Sides of pictures must be multiples of this."""
     device: torch.device
 
     @property
+    def vae_hash(self) -> str:
+        """Names the VAE and its weights in the latent cache's keys."""
+        ...
+
+    @property
     def prediction_type(self) -> str:
         """ "epsilon" or "v_prediction"."""
+        ...
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether the last training time is pure noise."""
         ...
 
     def roots(self) -> dict[str, nn.Module]:
@@ -60,8 +113,20 @@ class BaseModel(Protocol):
         With `convolutions` also those outside the transformer blocks (LoCon), with `norms` the UNet's norms."""
         ...
 
+    def block_of(self, name: str) -> str:
+        """The block of a module by its name in files: "IN00" ..., "M00", "OUT00" ..., or "BASE" (all else).
+
+        The names of the block-weight extensions of the WebUI."""
+        ...
+
+    def vae_to(self, device: torch.device) -> None:
+        """Move what `encode_pictures` needs to `device`, in fp32, and nothing else."""
+        ...
+
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move everything to `device`; UNet and text encoders to `dtype`, the VAE stays fp32."""
+        """Move everything to `device`; UNet and text encoders to `dtype`, the VAE stays fp32.
+
+        Freshly opened weights may have the dtype of their file: nothing is computed before this."""
         ...
 
     def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -82,6 +147,14 @@ class BaseModel(Protocol):
 
     def encode_text(self, captions: Sequence[str], clip_skip: int = 1) -> Conditioning:
         """Captions to conditioning; differentiable, so that text encoders can be trained."""
+        ...
+
+    def unconditional(self, negatives: Sequence[str], encoded: Conditioning) -> Conditioning:
+        """What guidance starts from: the encoded negative prompts, or what stands for empty ones."""
+        ...
+
+    def extra_inputs(self, frames: Sequence[Frame]) -> Conditioning:
+        """What the model is told of each picture besides its text, to be merged into the conditioning."""
         ...
 
     def draw_timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -106,4 +179,11 @@ class BaseModel(Protocol):
 
     def sampler(self, steps: int) -> Any:
         """A diffusers scheduler with its timesteps set, for previews."""
+        ...
+
+    @classmethod
+    def refusals(cls, config: RunConfig, schedule: Mapping[str, Any]) -> list[Problem]:
+        """Options of `config` that mean nothing for this family, each with the reason.
+
+        `schedule` is a scheduler configuration, see `Parts`."""
         ...

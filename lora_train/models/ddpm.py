@@ -14,9 +14,13 @@ import torch
 class NoiseProcess:
     """a(t) and what follows from it, on one device."""
 
-    def __init__(self, alphas_cumprod: torch.Tensor, prediction_type: str) -> None:
-        self.alphas_cumprod = alphas_cumprod.float()
+    def __init__(
+        self, alphas_cumprod: torch.Tensor, prediction_type: str = "epsilon", zero_terminal_snr: bool = False
+    ) -> None:
+        values = alphas_cumprod.float()
+        self.alphas_cumprod = with_zero_terminal_snr(values) if zero_terminal_snr else values
         self.prediction_type = prediction_type
+        self.zero_terminal_snr = zero_terminal_snr
 
     @classmethod
     def of_config(cls, config: dict[str, Any]) -> NoiseProcess:
@@ -30,7 +34,11 @@ class NoiseProcess:
             "beta_schedule": config.get("beta_schedule", "scaled_linear"),
             "trained_betas": config.get("trained_betas"),
         }
-        return cls(DDPMScheduler(**known).alphas_cumprod, config.get("prediction_type", "epsilon"))
+        return cls(
+            DDPMScheduler(**known).alphas_cumprod,
+            config.get("prediction_type", "epsilon"),
+            bool(config.get("rescale_betas_zero_snr", False)),
+        )
 
     def to(self, device: torch.device) -> None:
         """Move the table to `device`."""
@@ -56,3 +64,10 @@ class NoiseProcess:
         """a / (1 - a)."""
         a = self.alphas_cumprod[t]
         return a / (1 - a)
+
+
+def with_zero_terminal_snr(alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """a(t) stretched so that the last one is 0 and the first one stays (Lin et al. 2023, arXiv 2305.08891)."""
+    roots = alphas_cumprod.sqrt()
+    first, last = roots[0].clone(), roots[-1].clone()
+    return ((roots - last) * (first / (first - last))) ** 2

@@ -1,16 +1,20 @@
 """Names of the original checkpoints (LDM) and of diffusers, translated both ways.
 
 The blocks are counted from the model's shape, not listed, so that a model of any depth fits.
-Sources: CompVis `openaimodel.py` and `model.py`, diffusers' `unet_2d_condition.py` and `vae.py`.
+Sources: CompVis `openaimodel.py` and `model.py` (Stability's `sgm` kept the names for SDXL), diffusers'
+`unet_2d_condition.py` and `vae.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 CLIP_PREFIX = "cond_stage_model.transformer."
+SD2_TEXT_PREFIX = "cond_stage_model.model."
+SDXL_TEXT_PREFIXES = ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.model.")
 
 Pairs = list[tuple[str, str]]
 """(LDM prefix, diffusers prefix)."""
@@ -40,6 +44,11 @@ class UnetShape:
     layers: int
     attention: tuple[bool, ...]
 
+    @classmethod
+    def of_config(cls, config: Any) -> UnetShape:
+        """From the configuration of a diffusers UNet."""
+        return cls(int(config.layers_per_block), tuple("CrossAttn" in name for name in config.down_block_types))
+
 
 def unet_pairs(shape: UnetShape) -> Pairs:
     """Translations for the UNet, without UNET_PREFIX."""
@@ -47,6 +56,8 @@ def unet_pairs(shape: UnetShape) -> Pairs:
         ("input_blocks.0.0", "conv_in"),
         ("time_embed.0", "time_embedding.linear_1"),
         ("time_embed.2", "time_embedding.linear_2"),
+        ("label_emb.0.0", "add_embedding.linear_1"),
+        ("label_emb.0.2", "add_embedding.linear_2"),
         ("out.0", "conv_norm_out"),
         ("out.2", "conv_out"),
         *_resnet("middle_block.0", "mid_block.resnets.0"),
@@ -59,7 +70,8 @@ def unet_pairs(shape: UnetShape) -> Pairs:
         for layer in range(shape.layers):
             ours = f"down_blocks.{level}"
             pairs += _resnet(f"input_blocks.{first + layer}.0", f"{ours}.resnets.{layer}")
-            pairs.append((f"input_blocks.{first + layer}.1", f"{ours}.attentions.{layer}"))
+            if shape.attention[level]:
+                pairs.append((f"input_blocks.{first + layer}.1", f"{ours}.attentions.{layer}"))
         if level < levels - 1:
             pairs.append((f"input_blocks.{first + shape.layers}.0.op", f"{ours}.downsamplers.0.conv"))
     for level in range(levels):

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from lora_train.models.base import BaseModel, Conditioning
+from lora_train.models.base import BaseModel, Conditioning, Frame
+
+RESCALE = 0.7
+"""phi of Lin et al. 2023 (arXiv 2305.08891), for bases with zero terminal SNR."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +39,23 @@ def sample(
     `progress(done, total)` is called after each step and may raise to stop.
     """
     step = model.size_step
-    shape = model.latent_shape(request.width // step * step, request.height // step * step)
+    width, height = request.width // step * step, request.height // step * step
+    shape = model.latent_shape(width, height)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in request.seeds]
     sampler = model.sampler(request.steps)
     x = torch.stack(noise).to(model.device) * sampler.init_noise_sigma
     guided = request.guidance != 1.0
-    conditioning = _conditioning(model, request, guided)
     rows_per_picture = 2 if guided else 1
+    frames = [Frame.whole(width, height)] * (len(request.seeds) * rows_per_picture)
+    conditioning = {**_conditioning(model, request, guided), **model.extra_inputs(frames)}
     for done, t in enumerate(sampler.timesteps, start=1):
         rows = sampler.scale_model_input(torch.cat([x] * rows_per_picture), t)
         predicted = model.predict(rows, t.expand(len(rows)), conditioning).float()
         if guided:
             without, with_prompt = predicted.chunk(2)
             predicted = without + request.guidance * (with_prompt - without)
+            if model.zero_terminal_snr:
+                predicted = _rescaled(predicted, with_prompt)
         x = sampler.step(predicted, t, x).prev_sample
         progress(done, len(sampler.timesteps))
     return [_as_picture(pixels) for pixels in model.decode_latents(x)]
@@ -62,7 +69,18 @@ def _conditioning(model: BaseModel, request: Request, guided: bool) -> Condition
     different = list(dict.fromkeys(rows))
     encoded = model.encode_text(different, request.clip_skip)
     index = torch.tensor([different.index(text) for text in rows], device=model.device)
-    return {name: states[index] for name, states in encoded.items()}
+    taken = {name: states[index] for name, states in encoded.items()}
+    if not guided:
+        return taken
+    negative = model.unconditional(rows[:count], {name: states[:count] for name, states in taken.items()})
+    return {name: torch.cat([negative[name], states[count:]]) for name, states in taken.items()}
+
+
+def _rescaled(guided: torch.Tensor, with_prompt: torch.Tensor) -> torch.Tensor:
+    """Guidance without overexposure: the spread of each picture drawn towards that of the plain prediction."""
+    inner = tuple(range(1, guided.ndim))
+    spread = guided * (with_prompt.std(inner, keepdim=True) / guided.std(inner, keepdim=True))
+    return RESCALE * spread + (1 - RESCALE) * guided
 
 
 def _as_picture(pixels: torch.Tensor) -> Image.Image:

@@ -1,4 +1,4 @@
-"""One-file checkpoints in the original (LDM) layout, read offline.
+"""One-file checkpoints in the original layouts (LDM, OpenCLIP, `sgm`), read offline.
 
 The model's shape is read off its tensors, so no configuration is needed; a `.yaml` of the same name
 beside the file, as the WebUI reads it, adds what tensors do not show (heads, noise schedule, latent
@@ -7,78 +7,147 @@ scale, the text encoder's folder).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lora_train.errors import LoraTrainError
-from lora_train.models.base import Parts
+from lora_train.models.base import Look, Parts
+from lora_train.models.filling import fill
+from lora_train.models.ldm_configs import (
+    LAYOUTS,
+    Layout,
+    Shapes,
+    TextLayout,
+    numbers,
+    picture_size_inputs,
+    text_config,
+    unet_config,
+    vae_config,
+)
 from lora_train.models.ldm_keys import (
     CLIP_PREFIX,
+    SD2_TEXT_PREFIX,
+    SDXL_TEXT_PREFIXES,
     UNET_PREFIX,
     VAE_PREFIX,
     Translator,
-    UnetShape,
     unet_pairs,
     vae_pairs,
 )
-from lora_train.models.text import load_text_weights
-from lora_train.models.tokenizers import clip_tokenizer
+from lora_train.models.open_clip_keys import to_transformers
+from lora_train.models.prediction import Assumed, Clues, Prediction, V, prediction_of, settle
+from lora_train.models.text import build_text_encoder
+from lora_train.models.tokenizers import OPEN_CLIP_PAD, clip_tokenizer
 from lora_train.tensors import GIVE_ANOTHER, read_header, read_tensors
-
-SD_SCALE = 0.18215
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-def recognise_file(path: Path) -> str:
-    """The family ("sd1") of a one-file checkpoint, from its names and shapes.
-
-    For safetensors only the header is read. Raises LoraTrainError when it is none that can be trained.
-    """
-    return recognise_shapes(_shapes(path), path)
 
 
 def recognise_shapes(shapes: Shapes, path: Path) -> str:
-    """As `recognise_file`, from names and shapes."""
+    """The family of a one-file checkpoint, from its names and shapes.
+
+    Raises LoraTrainError when it is none that can be trained.
+    """
     if not any(name.startswith(UNET_PREFIX) for name in shapes):
         if any("lora_" in name for name in shapes):
             raise LoraTrainError("this is a LoRA, not a base model.", str(path), GIVE_ANOTHER)
         raise LoraTrainError("this is not a Stable Diffusion checkpoint.", str(path), GIVE_ANOTHER)
-    if f"{UNET_PREFIX}label_emb.0.0.weight" in shapes:
-        raise LoraTrainError("this is an SDXL checkpoint; only SD 1.x can be trained so far.", str(path), GIVE_ANOTHER)
-    if any(name.startswith("cond_stage_model.model.") for name in shapes):
-        raise LoraTrainError(
-            "this is an SD 2.x checkpoint; only SD 1.x can be trained so far.", str(path), GIVE_ANOTHER
-        )
-    for prefix, what in ((VAE_PREFIX, "VAE"), (CLIP_PREFIX, "text encoder")):
+    family = _family(shapes, path)
+    for prefix, what in ((VAE_PREFIX, "VAE"), *((text.prefix, "text encoder") for text in LAYOUTS[family].text)):
         if not any(name.startswith(prefix) for name in shapes):
             raise LoraTrainError(f"the checkpoint has no {what}.", str(path), "Use a complete checkpoint.")
     inputs = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 0))[1]
     if inputs != 4:
         raise LoraTrainError(
-            f"the UNet takes {inputs} channels (an inpainting or other special model).", str(path), GIVE_ANOTHER
+            f"its UNet has {inputs} input channels; only 4 can be trained (not inpainting or depth models).",
+            str(path),
+            "Use another checkpoint.",
+        )
+    return family
+
+
+def _family(shapes: Shapes, path: Path) -> str:
+    def has(prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in shapes)
+
+    if f"{UNET_PREFIX}label_emb.0.0.weight" in shapes:
+        if has(SD2_TEXT_PREFIX):
+            raise LoraTrainError("its UNet takes a picture's embedding (unCLIP).", str(path), "Use another.")
+        if has("conditioner.embedders.0.model.") and not has(SDXL_TEXT_PREFIXES[1]):
+            raise LoraTrainError("this is the SDXL refiner, which is no base model.", str(path), "Use the base.")
+        return "sdxl"
+    if has(SD2_TEXT_PREFIX):
+        return "sd2"
+    words = shapes.get(f"{CLIP_PREFIX}text_model.embeddings.token_embedding.weight", (0, 0))
+    if words[1] == 1024:
+        raise LoraTrainError(
+            "this is an SD 2.x checkpoint with its text encoder under transformers' names.",
+            str(path),
+            "Convert it to a diffusers folder.",
         )
     return "sd1"
 
 
-def load_file_parts(path: Path, tokenizers: Callable[[], list[Any]]) -> Parts:
-    """Build and fill UNet, VAE, text encoder and tokenizer of an SD 1.x file. Raises LoraTrainError."""
+@dataclass(frozen=True)
+class Beside:
+    """What the yaml beside a checkpoint says; all empty without one."""
+
+    params: Mapping[str, Any]
+    """`model.params`."""
+
+    @property
+    def unet(self) -> Mapping[str, Any]:
+        """The UNet's own part, in LDM's yaml or in `sgm`'s."""
+        part = self.params.get("unet_config") or self.params.get("network_config") or {}
+        return part.get("params") or {}
+
+    @property
+    def sample_size(self) -> int:
+        """Side of the latents; 0 where nothing is said. Stability's yaml of SD 2.x for 768 pixels says 64 too,
+        which LDM's code never reads, so 64 means nothing."""
+        said = int(self.params.get("image_size", 64))
+        return 0 if said == 64 else said
+
+
+def look_at_file(path: Path) -> Look:
+    """A one-file checkpoint by what lies in it and beside it; for safetensors only the header is read.
+
+    Raises LoraTrainError.
+    """
+    shapes, beside = _shapes(path), _beside(path)
+    family = recognise_shapes(shapes, path)
+    said = _prediction(family, path, shapes, beside)
+    side = beside.sample_size or LAYOUTS[family].sample_size[said.kind == V]
+    return Look(family, _schedule(beside, said), 8 * side)
+
+
+def load_file_parts(path: Path, tokenizers: Callable[[], list[Any]], assumed: Assumed = Assumed()) -> Parts:
+    """Load a one-file checkpoint, in its own dtype. `tokenizers` gives those that may serve it.
+
+    Raises LoraTrainError.
+    """
     tensors = read_tensors(path)
-    recognise_shapes({name: tuple(value.shape) for name, value in tensors.items()}, path)
-    yaml = _beside(path)
-    folder = _text_folder(path, yaml)
-    text = _build_text(_under(tensors, CLIP_PREFIX), folder, path)
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    family = recognise_shapes(shapes, path)
+    layout, beside = LAYOUTS[family], _beside(path)
+    said = _prediction(family, path, shapes, beside)
+    schedule, notes = settle(_schedule(beside, said), assumed)
+    folder = _text_folder(path, beside)
+    encoders = [_build_text(_under(tensors, text.prefix), text, folder, path) for text in layout.text]
+    words = clip_tokenizer(folder, tokenizers, encoders[0].config.vocab_size)
+    sample_size = layout.sample_size[schedule["prediction_type"] == V]
     return Parts(
         source=path,
-        unet=_build_unet(_under(tensors, UNET_PREFIX), yaml, path),
-        vae=_build_vae(_under(tensors, VAE_PREFIX), yaml, path),
-        text_encoders=[text],
-        tokenizers=[clip_tokenizer(folder, tokenizers, text.config.vocab_size)],
-        scheduler_config=_schedule(yaml),
+        unet=_build_unet(_under(tensors, UNET_PREFIX), layout, beside, sample_size, encoders[-1].config, path),
+        vae=_build_vae(_under(tensors, VAE_PREFIX), layout, beside, path),
+        text_encoders=encoders,
+        tokenizers=[words] * len(encoders),
+        padding=tuple(OPEN_CLIP_PAD if text.open_clip else None for text in layout.text),
+        scheduler_config=schedule,
+        notes=tuple(filter(None, notes or (said.note,))),
+        family=family,
     )
 
 
@@ -93,24 +162,31 @@ def _shapes(path: Path) -> Shapes:
     }
 
 
-def _beside(path: Path) -> dict[str, Any]:
-    """`model.params` of the yaml beside the checkpoint; empty without one."""
+def _beside(path: Path) -> Beside:
+    """The yaml beside the checkpoint. Raises LoraTrainError when it is none of a model."""
     file = path.with_suffix(".yaml")
     if not file.is_file():
-        return {}
+        return Beside({})
     import yaml
 
     try:
-        return dict(yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"])
+        return Beside(dict(yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]))
     except (yaml.YAMLError, KeyError, TypeError, ValueError, OSError) as error:
         raise LoraTrainError(
             "the file beside the checkpoint is not a model configuration.", str(file), "Repair or remove it."
         ) from error
 
 
-def _text_folder(path: Path, yaml: dict[str, Any]) -> Path | None:
+def _prediction(family: str, path: Path, names: Collection[str], beside: Beside) -> Prediction:
+    metadata = {}
+    if path.suffix.lower() == ".safetensors":
+        metadata = {str(k): str(v) for k, v in read_header(path).get("__metadata__", {}).items()}
+    return prediction_of(Clues(family, path, names, beside.params, metadata))
+
+
+def _text_folder(path: Path, beside: Beside) -> Path | None:
     """A local folder with the text encoder's configuration and tokenizer, if the yaml names one."""
-    named = yaml.get("cond_stage_config", {}).get("params", {}).get("version")
+    named = beside.params.get("cond_stage_config", {}).get("params", {}).get("version")
     candidates = [Path(named), path.parent / Path(named).name] if named else []
     for folder in [*candidates, path.parent / "tokenizer"]:
         if (folder / "vocab.json").is_file():
@@ -122,126 +198,79 @@ def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.
     return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _numbers(names: Iterable[str], pattern: str) -> list[int]:
-    found = {int(match[1]) for name in names if (match := re.match(pattern, name))}
-    return sorted(found)
-
-
-def unet_config(shapes: Shapes, heads: int) -> tuple[dict[str, Any], UnetShape]:
-    """diffusers' configuration of an LDM UNet (names without prefix), read off its shapes."""
-    last = _numbers(shapes, r"input_blocks\.(\d+)\.")[-1]
-    downs = [i for i in range(last + 1) if f"input_blocks.{i}.0.op.weight" in shapes]
-    layers = downs[0] - 1 if downs else last
-    levels = len(downs) + 1
-    firsts = [1 + level * (layers + 1) for level in range(levels)]
-    attention = tuple(f"input_blocks.{i}.1.norm.weight" in shapes for i in firsts)
-    widths = tuple(shapes[f"input_blocks.{i}.0.out_layers.3.weight"][0] for i in firsts)
-    context = shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1]
-    names = ["CrossAttn" if has else "" for has in attention]
-    config = {
-        "in_channels": shapes["input_blocks.0.0.weight"][1],
-        "out_channels": shapes["out.2.weight"][0],
-        "block_out_channels": widths,
-        "layers_per_block": layers,
-        "down_block_types": tuple(f"{name}DownBlock2D" for name in names),
-        "up_block_types": tuple(f"{name}UpBlock2D" for name in reversed(names)),
-        "cross_attention_dim": context,
-        "attention_head_dim": heads,  # diffusers' historical name for the number of heads
-        "use_linear_projection": len(shapes["middle_block.1.proj_in.weight"]) == 2,
-    }
-    return config, UnetShape(layers, attention)
-
-
-def vae_config(shapes: Shapes, scale: float) -> dict[str, Any]:
-    """diffusers' configuration of an LDM VAE (names without prefix), read off its shapes."""
-    levels = len(_numbers(shapes, r"encoder\.down\.(\d+)\."))
-    layers = len(_numbers(shapes, r"encoder\.down\.0\.block\.(\d+)\."))
-    return {
-        "block_out_channels": tuple(shapes[f"encoder.down.{i}.block.0.conv2.weight"][0] for i in range(levels)),
-        "down_block_types": ("DownEncoderBlock2D",) * levels,
-        "up_block_types": ("UpDecoderBlock2D",) * levels,
-        "layers_per_block": layers,
-        "latent_channels": shapes["post_quant_conv.weight"][1],
-        "scaling_factor": scale,
-    }
-
-
-def _build_unet(weights: dict[str, torch.Tensor], yaml: dict[str, Any], path: Path) -> Any:
+def _build_unet(
+    weights: dict[str, torch.Tensor], layout: Layout, beside: Beside, sample_size: int, text: Any, path: Path
+) -> Any:
     from diffusers import UNet2DConditionModel
 
-    params = yaml.get("unet_config", {}).get("params", {})
     with _shape_errors(path, "UNet"):
         shapes = {name: tuple(value.shape) for name, value in weights.items()}
-        config, shape = unet_config(shapes, int(params.get("num_heads", 8)))
-        config["sample_size"] = int(yaml.get("image_size", 64))
+        config, shape = unet_config(shapes, layout, beside.unet)
+        config["sample_size"] = beside.sample_size or sample_size
+        if "label_emb.0.0.weight" in shapes:
+            config |= picture_size_inputs(shapes, text.projection_dim)
         translator = Translator(unet_pairs(shape))
         named = {translator.to_diffusers(name): value for name, value in weights.items()}
-        return _fill(UNet2DConditionModel(**config), named, path, "UNet")
+        model, missing = fill(lambda: UNet2DConditionModel(**config), named)
+    _complain(missing, path, "UNet")
+    return model
 
 
-def _build_vae(weights: dict[str, torch.Tensor], yaml: dict[str, Any], path: Path) -> Any:
+def _build_vae(weights: dict[str, torch.Tensor], layout: Layout, beside: Beside, path: Path) -> Any:
     from diffusers import AutoencoderKL
 
     with _shape_errors(path, "VAE"):
         weights = {n: v for n, v in weights.items() if not n.startswith(("loss.", "model_ema."))}
         shapes = {name: tuple(value.shape) for name, value in weights.items()}
-        config = vae_config(shapes, float(yaml.get("scale_factor", SD_SCALE)))
+        config = vae_config(shapes, float(beside.params.get("scale_factor", layout.scale)))
         translator = Translator(vae_pairs(len(config["block_out_channels"]), config["layers_per_block"]))
         named = {}
         for name, value in weights.items():
             ours = translator.to_diffusers(name)
             # LDM writes the attention's projections as 1x1 convolutions
             named[ours] = value[:, :, 0, 0] if ".attentions." in ours and value.ndim == 4 else value
-        return _fill(AutoencoderKL(**config), named, path, "VAE")
+        model, missing = fill(lambda: AutoencoderKL(**config), named)
+    _complain(missing, path, "VAE")
+    return model
 
 
-def _build_text(weights: dict[str, torch.Tensor], folder: Path | None, path: Path) -> Any:
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    with _shape_errors(path, "text encoder"):
-        if folder is not None and (folder / "config.json").is_file():
-            config = CLIPTextConfig.from_pretrained(folder)
-        else:
-            config = _text_config({name.removeprefix("text_model."): tuple(v.shape) for name, v in weights.items()})
-        model = CLIPTextModel(config)
-        missing, _ = load_text_weights(model, weights)
-        _complain(missing, path, "text encoder")
-        return model
-
-
-def _text_config(shapes: Shapes) -> Any:
+def _build_text(weights: dict[str, torch.Tensor], layout: TextLayout, folder: Path | None, path: Path) -> Any:
     from transformers import CLIPTextConfig
 
-    vocabulary, width = shapes["embeddings.token_embedding.weight"]
-    return CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=shapes["encoder.layers.0.mlp.fc1.weight"][0],
-        projection_dim=width,
-        num_hidden_layers=len(_numbers(shapes, r"encoder\.layers\.(\d+)\.")),
-        num_attention_heads=max(1, width // 64),
-        max_position_embeddings=shapes["embeddings.position_embedding.weight"][0],
-        bos_token_id=vocabulary - 2,
-        eos_token_id=vocabulary - 1,
-        pad_token_id=1,
-    )
+    with _shape_errors(path, "text encoder"):
+        if layout.open_clip:
+            weights = to_transformers(_used(weights, layout.unused_layers))
+        if not layout.open_clip and folder is not None and (folder / "config.json").is_file():
+            config = CLIPTextConfig.from_pretrained(folder)
+        else:
+            config = text_config({name: tuple(v.shape) for name, v in weights.items()}, layout.open_clip)
+        model, missing = build_text_encoder(config, weights, layout.projected)
+    _complain(missing, path, "text encoder")
+    return model
 
 
-def _schedule(yaml: dict[str, Any]) -> dict[str, Any]:
+def _used(weights: dict[str, torch.Tensor], unused: int) -> dict[str, torch.Tensor]:
+    """OpenCLIP's weights without the layers behind the one that speaks (unless they were left out: 23 layers)."""
+    layers = numbers(weights, r"transformer\.resblocks\.(\d+)\.")
+    dropped = layers[len(layers) - unused :] if len(layers) != SD2_LAYERS else []
+    prefixes = tuple(f"transformer.resblocks.{layer}." for layer in dropped)
+    return {name: value for name, value in weights.items() if not (prefixes and name.startswith(prefixes))}
+
+
+SD2_LAYERS = 23
+"""Layers of SD 2.x' text encoder that are run."""
+
+
+def _schedule(beside: Beside, said: Prediction) -> dict[str, Any]:
     """diffusers' scheduler configuration from the yaml's, Stable Diffusion's where it says nothing."""
     return {
         "beta_schedule": "scaled_linear",
-        "beta_start": float(yaml.get("linear_start", 0.00085)),
-        "beta_end": float(yaml.get("linear_end", 0.012)),
-        "num_train_timesteps": int(yaml.get("timesteps", 1000)),
-        "prediction_type": "v_prediction" if yaml.get("parameterization") == "v" else "epsilon",
+        "beta_start": float(beside.params.get("linear_start", 0.00085)),
+        "beta_end": float(beside.params.get("linear_end", 0.012)),
+        "num_train_timesteps": int(beside.params.get("timesteps", 1000)),
+        "prediction_type": said.kind,
+        "rescale_betas_zero_snr": said.zero_terminal_snr,
     }
-
-
-def _fill(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path, what: str) -> torch.nn.Module:
-    missing, _ = model.load_state_dict(weights, strict=False)
-    _complain(missing, path, what)
-    return model
 
 
 def _complain(missing: list[str], path: Path, what: str) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from lora_train.models.filling import fill
+
 _INNER = "text_model."
+_PROJECTION = "text_projection"
 
 
 def text_core(encoder: nn.Module) -> nn.Module:
@@ -18,20 +21,37 @@ def text_core(encoder: nn.Module) -> nn.Module:
 
 def file_name_of(path: str) -> str:
     """A module's path as files spell it: with `text_model.` in front, whatever this transformers has."""
-    return path if path.startswith(_INNER) or path.startswith("text_projection") else _INNER + path
+    return path if path.startswith((_INNER, _PROJECTION)) else _INNER + path
 
 
-def load_text_weights(encoder: nn.Module, weights: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
-    """Load weights named with or without `text_model.`; returns missing and unexpected names."""
-    inner = hasattr(encoder, "text_model")
+def build_text_encoder(config: Any, weights: Mapping[str, torch.Tensor], projected: bool) -> tuple[Any, list[str]]:
+    """A text model of `config` with `weights`, named with or without `text_model.`; and what it lacks.
+
+    With `projected` it is one with the pooled, projected state (SDXL's second); else a projection is left out.
+    """
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    kind = CLIPTextModelWithProjection if projected else CLIPTextModel
+    with torch.device("meta"):
+        inner = hasattr(kind(config), _INNER.rstrip("."))
     named = {}
     for name, value in weights.items():
         if name.endswith("position_ids"):
             continue  # a constant that older files carry
         bare = name.removeprefix(_INNER)
-        named[_INNER + bare if inner and not bare.startswith("text_projection") else bare] = value
-    missing, unexpected = encoder.load_state_dict(named, strict=False)
-    return [name for name in missing if not name.endswith("position_ids")], list(unexpected)
+        named[_INNER + bare if inner and not bare.startswith(_PROJECTION) else bare] = value
+    return fill(lambda: kind(config), named)
+
+
+def tokenize(tokenizer: Any, captions: Sequence[str], pad: int | None = None) -> torch.Tensor:
+    """Token ids (B, T), every row cut or filled up to the tokenizer's length (77).
+
+    `pad` is the id that fills rows up; None takes the tokenizer's own.
+    """
+    length = tokenizer.model_max_length
+    fill_with = tokenizer.pad_token_id if pad is None else pad
+    rows = tokenizer(list(captions), max_length=length, truncation=True).input_ids
+    return torch.tensor([row + [fill_with] * (length - len(row)) for row in rows])
 
 
 def encode_clip(encoder: Any, tokens: torch.Tensor, clip_skip: int) -> torch.Tensor:
@@ -43,3 +63,10 @@ def encode_clip(encoder: Any, tokens: torch.Tensor, clip_skip: int) -> torch.Ten
         return encoder(tokens)[0]  # type: ignore[no-any-return]
     states = encoder(tokens, output_hidden_states=True).hidden_states[-clip_skip]
     return text_core(encoder).final_layer_norm(states)  # type: ignore[no-any-return, operator]
+
+
+def encode_penultimate(encoder: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Hidden states (B, T, D) of the layer before the last, without the final norm, as SDXL takes them;
+    and the pooled, projected state (B, P) where the encoder has one."""
+    made = encoder(tokens, output_hidden_states=True)
+    return made.hidden_states[-2], getattr(made, "text_embeds", None)

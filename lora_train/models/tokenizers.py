@@ -1,7 +1,8 @@
 """Find a tokenizer without the network.
 
 Order: beside the model, the host's loaded model, the local Hugging Face cache, the vocabulary inside an
-installed open_clip.
+installed open_clip. CLIP-L and OpenCLIP have the same vocabulary; only what fills up short rows differs:
+the end token there, the token 0 ("!") here.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ CLIP_L_REPOSITORIES = (
     "runwayml/stable-diffusion-v1-5",
 )
 VOCABULARY_SIZE = 49_408
+OPEN_CLIP_PAD = 0
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -33,7 +35,7 @@ def byte_alphabet() -> list[str]:
 
 
 def clip_tokenizer(beside: Path | None, loaded: Callable[[], list[Any]], vocabulary: int) -> Any:
-    """The tokenizer for a CLIP-L text encoder with so many words in its `vocabulary`.
+    """The tokenizer for a CLIP or OpenCLIP text encoder with so many words in its `vocabulary`.
 
     `beside` is a folder that belongs to the model and may hold one; `loaded` gives those of a host.
     Raises LoraTrainError when no tokenizer is on this machine; nothing is downloaded.

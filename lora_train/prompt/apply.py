@@ -15,30 +15,21 @@ import torch
 from torch import nn
 
 from lora_train.errors import LoraTrainError
+from lora_train.lorafile.base_model import made_for
 from lora_train.lorafile.reading import LoraFile, read_lora
-from lora_train.models.text import file_name_of
-from lora_train.networks.base import MATRICES, NORMS, NetworkModule
+from lora_train.models.names import all_layers
+from lora_train.networks.base import NetworkModule
 from lora_train.networks.registry import kind_of, load_network
 from lora_train.prompt.syntax import LoraTag
 
-_ROOTS = {"lora_unet": "unet", "lora_te": "text_encoder"}
-
-
-def is_target(module: nn.Module) -> bool:
-    """Whether networks can change this module's weight."""
-    return isinstance(module, MATRICES + NORMS) and getattr(module, "weight", None) is not None
-
 
 def modules_by_file_name(model: Any) -> dict[str, nn.Module]:
-    """The modules of this package's models and of diffusers pipelines, by the names that LoRA files use."""
-    found = {}
-    for prefix, attribute in _ROOTS.items():
-        root = getattr(model, attribute, None)
-        for path, module in root.named_modules() if root is not None else ():
-            if is_target(module):
-                spelled = file_name_of(path) if prefix == "lora_te" else path
-                found[f"{prefix}_{spelled.replace('.', '_')}"] = module
-    return found
+    """The modules of this package's models and of diffusers pipelines, by the names that LoRA files use.
+
+    SDXL's are there under both names that files have for them.
+    """
+    encoders = [getattr(model, name, None) for name in ("text_encoder", "text_encoder_2")]
+    return all_layers(model.unet, [encoder for encoder in encoders if encoder is not None])
 
 
 @dataclass(frozen=True)
@@ -63,9 +54,14 @@ class Applier:
     """
 
     modules: dict[str, nn.Module]
+    """A module may be there under several names; the first is what it is known by."""
     _originals: dict[tuple[str, str], torch.Tensor] = field(default_factory=dict)
     _on_now: list[tuple[LoraTag, Path, float]] = field(default_factory=list)
     _applied: list[Applied] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        first: dict[int, str] = {}
+        self._known_as = {name: first.setdefault(id(module), name) for name, module in self.modules.items()}
 
     def apply(self, networks: Sequence[tuple[LoraTag, Path]]) -> list[Applied]:
         """Apply all of `networks`, and nothing else. The same one twice counts twice.
@@ -166,13 +162,15 @@ class Applier:
                 unmatched.append(name)
             else:
                 try:
-                    loaded[name] = load_network(self.modules[name], tensors)
+                    loaded[self._known_as[name]] = load_network(self.modules[name], tensors)
                 except ValueError as error:
                     unfit.append(f"{name}: {error}")
         if unfit or (unmatched and not loaded):
             reason = unfit[0] if unfit else f"no module is called {unmatched[0]}"
             raise LoraTrainError(
-                f"this LoRA was made for another base model ({reason}).", str(file.path), "Use it with its own base."
+                f"this LoRA was made for another base model{_named(made_for(file))} ({reason}).",
+                str(file.path),
+                "Use it with its own base.",
             )
         if not loaded:
             named = unknown[0] if unknown else "it is empty"
@@ -189,6 +187,10 @@ def _unknown_notes(applied: Sequence[Applied]) -> list[str]:
         for one in applied
         if one.unknown
     ]
+
+
+def _named(base: str) -> str:
+    return f", {base}" if base else ""
 
 
 def _changed_at(path: Path) -> float:

@@ -40,11 +40,13 @@ class Generator:
         seeds: Sequence[int] = (1,),
         negative: str = "",
         steps: int = 20,
-        guidance: float = 7.0,
+        guidance: float | None = None,
         size: tuple[int, int] | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Generated:
-        """One picture per seed. A network that is missing or does not fit is noted, and generation goes on."""
+        """One picture per seed. A network that is missing or does not fit is noted, and generation goes on.
+
+        `guidance` is the usual one of the model's family when it is None."""
         from lora_train.models.sampling import Request, sample
 
         parsed = parse_prompt(prompt)
@@ -53,7 +55,8 @@ class Generator:
         if without.tags:
             notes.append("LoRAs in the negative prompt are ignored.")
         width, height = size or (self.model.native_resolution, self.model.native_resolution)
-        request = Request(parsed.text, seeds, width, height, without.text, steps, guidance)
+        strength = self.model.guidance if guidance is None else guidance
+        request = Request(parsed.text, seeds, width, height, without.text, steps, strength)
         try:
             self._apply(parsed.tags, notes)
             return Generated(sample(self.model, request, progress), notes)
@@ -72,12 +75,15 @@ class Generator:
 
 
 def find_lora(folder: Path, name: str) -> Path:
-    """The file that a prompt's name means: by file name, below `folder`. Raises LoraTrainError."""
-    wanted = name.lower()
+    """The file that a prompt's name means: by file name, below `folder`; case counts where
+    names differ by nothing else. Raises LoraTrainError."""
     files = sorted(path for path in folder.rglob("*.safetensors") if not path.name.startswith("."))
+    names = {path: (path.stem, path.relative_to(folder).with_suffix("").as_posix(), path.name) for path in files}
     for path in files:
-        relative = path.relative_to(folder).with_suffix("").as_posix()
-        if wanted in (path.stem.lower(), relative.lower(), path.name.lower()):
+        if name in names[path]:
+            return path
+    for path in files:
+        if name.lower() in (known.lower() for known in names[path]):
             return path
     known = ", ".join(path.stem for path in files[:8]) or "none"
     raise LoraTrainError(f"there is no LoRA called {name!r} (there: {known}).", str(folder), "Check its name.")
@@ -89,7 +95,7 @@ def generate(
     lora_dir: str | Path,
     seeds: Sequence[int] = (1,),
     steps: int = 20,
-    guidance: float = 7.0,
+    guidance: float | None = None,
 ) -> Generated:
     """Load a base model and make one picture per seed. The Python API's second function.
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.config import RunConfig, problems
-from lora_train.data.scan import Manifest, scan
+from lora_train.data.scan import Manifest, as_text
+from lora_train.data.sources import read_pictures
 from lora_train.errors import LoraTrainError, Problem
+from lora_train.runs.captioning import captioning_problems
+from lora_train.runs.device import pick_device
 from lora_train.runs.stages import Stages
 
 if TYPE_CHECKING:
@@ -26,29 +31,58 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
 
     Writes nothing. Returns the scanned pictures. `own_output` is a file that this run itself wrote.
     """
-    from lora_train.models.opening import recognise
+    from lora_train.models.opening import refusals
 
     found = [p for p in problems(config) if stages.train or not p.where.startswith("save.")]
+    found += captioning_problems(config.prepare, host)
     manifest = None
-    if config.data.folder:
-        try:
-            folder = _allowed(config.data.folder, host, "data.folder")
-            manifest = scan(folder, config.data.tag, config.data.repeats or DEFAULT_REPEATS)
-        except LoraTrainError as error:
-            found += error.problems
+    if config.data.folder or config.data.dataset_config:
+        with _noting(found, "data.folder"):
+            manifest = _pictures(config, host)
     if config.model.path:
-        try:
-            recognise(_allowed(config.model.path, host, "model.path"))
-        except LoraTrainError as error:
-            found += error.problems
+        with _noting(found, "model.path"):
+            found += refusals(allowed(config.model.path, host, "model.path"), config)
     if stages.train and config.save.output_name and config.save.output_dir:
-        found += _output_problems(config, host, own_output)
+        with _noting(found, "save.output_dir"):
+            found += _output_problems(config, host, own_output)
+    if stages.train or stages.latents:
+        with _noting(found, "train.device"):
+            pick_device(config.train.device)
     if found or manifest is None:
         raise LoraTrainError.of(found)
     return manifest
 
 
-def _allowed(named: str, host: Host, where: str) -> Path:
+@contextmanager
+def _noting(found: list[Problem], where: str) -> Iterator[None]:
+    """What goes wrong within the block is added to `found`: nothing that the system refuses is a traceback."""
+    try:
+        yield
+    except LoraTrainError as error:
+        found += error.problems
+    except OSError as error:
+        what = as_text(f"cannot read {str(error.filename)[:200]}: {error.strerror}.")
+        found.append(Problem(what, where, "Allow reading it, or give another."))
+    except (RuntimeError, ValueError) as error:  # no home folder for "~", a zero byte in a path
+        found.append(Problem(f"this is no path: {error}.", where, "Give another."))
+
+
+def _pictures(config: RunConfig, host: Host) -> Manifest:
+    """The pictures as they are before any preparation, with their masks where the loss is masked and they are known."""
+    from lora_train.data.masks import attach_masks
+
+    data = config.data
+    for field in ("folder", "in_json", "dataset_config", "mask_folder"):
+        if getattr(data, field):
+            allowed(getattr(data, field), host, f"data.{field}")
+    manifest = read_pictures(data, DEFAULT_REPEATS, host.may_read)
+    if config.train.masked_loss and not config.prepare.operations:
+        attach_masks(manifest, Path(data.mask_folder).expanduser() if data.mask_folder else None)
+    return manifest
+
+
+def allowed(named: str, host: Host, where: str) -> Path:
+    """The path that a person named in the field `where`. Raises LoraTrainError when the page may not read it."""
     path = Path(named).expanduser()
     if not host.may_read(path):
         raise LoraTrainError(

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.config import Facts, RunConfig, resolve
-from lora_train.data.scan import Manifest, tag_frequency
+from lora_train.data.scan import Manifest
 from lora_train.errors import LoraTrainError, Stopped
 from lora_train.hosts.base import never
 from lora_train.runs.check import check_run, output_path
+from lora_train.runs.device import fast_bf16, pick_device
 from lora_train.runs.folder import Event, RunFolder
 from lora_train.runs.lock import RunLock
 from lora_train.runs.memory import memory_given_back
-from lora_train.runs.preparing import prepare_pictures, prepared_before
+from lora_train.runs.preparing import find_masks, note_buckets, prepare_pictures, prepared_before
 from lora_train.runs.stages import Result, Stages
+from lora_train.runs.writer import RunWriter
 
 if TYPE_CHECKING:
     from lora_train.data.dataset import Dataset
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from lora_train.train.loop import Trainer
 
 log = logging.getLogger("lora_train")
-
-CHECKPOINT_NAME = "{name}-step{step:08d}.safetensors"
-"""kohya's pattern for intermediate files."""
 
 
 def run_training(
@@ -63,6 +61,8 @@ def resume_training(folder: RunFolder, host: Host | None = None, stopped: Callab
 
 def check_resume(folder: RunFolder, host: Host) -> tuple[RunConfig, Manifest]:
     """What `resume_training` needs, checked. Raises LoraTrainError."""
+    from lora_train.lorafile.metadata import session_of
+
     if not folder.state_path.is_file():
         raise LoraTrainError("this run has no saved state to go on from.", folder.id, "Start it anew.")
     content = folder.read()
@@ -70,6 +70,8 @@ def check_resume(folder: RunFolder, host: Host) -> tuple[RunConfig, Manifest]:
         raise LoraTrainError("this run is finished.", folder.id, "Start a new one.")
     config = RunConfig.from_dict(content.get("config", {}))
     own = Path(content["result"]) if content.get("result") else None
+    if own is not None and own.is_file() and session_of(own) != folder.id:
+        own = None  # another LoRA has its name now
     return config, check_run(config, host, own_output=own)
 
 
@@ -164,8 +166,6 @@ class _Execution:
         def note(text: str) -> None:
             self.folder.event("note", text=text)
 
-        if self.host.name != "standalone":
-            note("Waiting for the WebUI to finish what it is doing ...")
         if self.stages.shutdown:
             self.host.shutdown()
             note("The WebUI was told to stop.")
@@ -173,20 +173,30 @@ class _Execution:
             return self.run()
 
     def run(self) -> Result:
-        from lora_train.models.opening import open_model
+        from lora_train.models.opening import assumed_by, open_model
 
         self.started = time.time()
         for rejected in self.manifest.rejected:
             self.folder.event("rejected", file=rejected.path.name, reason=rejected.reason)
-        self.folder.event("note", text=f"Found {self.manifest.summary()}.")
+        for text in (*self.manifest.notes, f"Found {self.manifest.summary()}."):
+            self.folder.event("note", text=text)
+        find_masks(self.folder, self.config, self.manifest)
+        if not (self.stages.train or self.stages.latents):
+            return self._prepared_only()
         self.folder.event("note", text=f"Loading the base model {Path(self.config.model.path).name} ...")
-        model = open_model(Path(self.config.model.path).expanduser(), self.host.tokenizers)
+        path = Path(self.config.model.path).expanduser()
+        model = open_model(path, self.host.tokenizers, assumed_by(self.config), keep_dtype=True)
+        for text in model.notes:
+            self.folder.event("note", text=text)
         config = self._choose(model)
         dataset = self._prepare(model, config)
         if not self.stages.train:
-            self.folder.set_state("finished", finished=time.time(), result=None)
-            return Result(None, 0, False, self.folder.path)
+            return self._prepared_only()
         return self._train(model, config, dataset)
+
+    def _prepared_only(self) -> Result:
+        self.folder.set_state("finished", finished=time.time(), result=None)
+        return Result(None, 0, False, self.folder.path)
 
     def _choose(self, model: BaseModel) -> RunConfig:
         """Fill in the automatic choices, and say so; a resumed run keeps what was chosen at first."""
@@ -197,7 +207,7 @@ class _Execution:
             pictures=len(self.manifest.pictures),
             native_resolution=model.native_resolution,
             device=pick_device(self.config.train.device),
-            fast_bf16=_fast_bf16(),
+            fast_bf16=fast_bf16(),
         )
         config, choices = resolve(self.config, facts)
         self.folder.update(resolved=config.to_dict(), choices=[asdict(choice) for choice in choices])
@@ -211,22 +221,23 @@ class _Execution:
         from lora_train.data.dataset import build_dataset
 
         def progress(done: int, total: int) -> None:
-            self.folder.event("prepare", done=done, total=total)
-            self.host.report_progress(self.folder.id, done, total, "Preparing")
+            self.folder.event("prepare", stage="latents", done=done, total=total)
+            self.host.report_progress(self.folder.id, done, total, "Preparing latents")
             if self.stopped():
                 raise Stopped
 
-        model.to(torch.device(config.train.device), torch.float32)
-        known = len(self.manifest.rejected)
+        model.vae_to(torch.device(config.train.device))
+        known, cache = len(self.manifest.rejected), LatentCache(self.host.data_dir() / "cache" / "latents")
+        may_encode = self.stages.process and self.stages.latents
         dataset = build_dataset(
-            self.manifest,
-            config.data,
-            model,
-            LatentCache(self.host.data_dir() / "cache" / "latents"),
-            model.size_step,
-            progress,
-            may_encode=self.stages.process,
+            self.manifest, config.data, model, cache, model.size_step, progress, may_encode=may_encode
         )
+        cache.prune(int(self.host.settings()["cache_gb"] * 1e9), set(dataset.latents))
+        if dataset.from_npz:
+            text = f"{dataset.from_npz} pictures' latents come from sd-scripts' .npz files."
+            self.folder.event("note", text=text)
+        if self.config.prepare.operations:
+            note_buckets(self.folder, self.config, self.host, dataset)
         for rejected in self.manifest.rejected[known:]:
             self.folder.event("rejected", file=rejected.path.name, reason=rejected.reason)
         return dataset
@@ -239,11 +250,10 @@ class _Execution:
             self.host.report_progress(self.folder.id, step.step, step.of, f"Training, loss {step.smoothed:.4f}")
 
         def save(step: int) -> None:
-            name = CHECKPOINT_NAME.format(name=config.save.output_name, step=step)
-            self._save(self.folder.path / "checkpoints" / name, trainer, overwrite=True)
+            writer.save_checkpoint(step)
 
         def preview(step: int) -> None:
-            self._preview(step, trainer)
+            writer.preview(step)
 
         def state(_step: int) -> None:
             try:
@@ -252,27 +262,31 @@ class _Execution:
                 self.folder.event("note", text=f"The state for a resume was not saved: {error}")
 
         trainer = Trainer(config, model, dataset, Callbacks(report, save, state, preview, self.stopped))
+        writer = RunWriter(self.folder, self.manifest, trainer, self.started)
         self._go_on(trainer)
         self.folder.set_state("training", steps=config.train.max_train_steps)
         steps = trainer.run()
         if steps == 0:
             raise Stopped
         path, stopped = output_path(config), steps < (config.train.max_train_steps or 0)
-        own = self.folder.read().get("result") == str(path)
-        try:
-            self._save(path, trainer, overwrite=config.save.overwrite or own)
-        except LoraTrainError as error:
-            raise self._rescued(path, trainer, error) from error
+        own = self._is_own(path)
+        writer.save_result(path, overwrite=config.save.overwrite or own)
         if not stopped:
             preview(steps)
         trainer.network.detach()
-        self._beside(path, trainer)
+        writer.write_card(path)
         self.folder.set_state(
             "stopped" if stopped else "finished", finished=time.time(), result=str(path), steps_done=steps
         )
         if not stopped:
             self.folder.state_path.unlink(missing_ok=True)
         return Result(path, steps, stopped, self.folder.path)
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether this run itself wrote the LoRA there, when it was stopped before."""
+        from lora_train.lorafile.metadata import session_of
+
+        return self.folder.read().get("result") == str(path) and session_of(path) == self.folder.id
 
     def _go_on(self, trainer: Trainer) -> None:
         """Take up the saved state, if this run has one."""
@@ -283,122 +297,6 @@ class _Execution:
         self.folder.event("note", text=f"Going on after step {trainer.steps_done}.")
         if not same:
             self.folder.event("note", text="The pictures or captions have changed meanwhile; the new ones are used.")
-
-    def _save(self, path: Path, trainer: Trainer, overwrite: bool) -> None:
-        from lora_train.lorafile.metadata import lora_metadata
-        from lora_train.lorafile.writing import write_lora
-
-        metadata = lora_metadata(self._facts(trainer))
-        write_lora(path, trainer.network.file_tensors(), metadata, trainer.config.save.save_precision, overwrite)
-        self.folder.event("saved", step=trainer.steps_done, path=str(path))
-
-    def _rescued(self, path: Path, trainer: Trainer, error: LoraTrainError) -> LoraTrainError:
-        """The LoRA in the run's own folder, when it cannot be written where it should be."""
-        rescued = self.folder.path / path.name
-        try:
-            self._save(rescued, trainer, overwrite=True)
-        except LoraTrainError:
-            return error
-        problem = error.problems[0]
-        return LoraTrainError(problem.what, problem.where, f"The LoRA is saved here instead: {rescued}")
-
-    def _beside(self, path: Path, trainer: Trainer) -> None:
-        """The sidecar and the preview; the LoRA is saved already, so their failing is only noted."""
-        from lora_train.lorafile.sidecar import write_preview, write_sidecar
-
-        samples = sorted((self.folder.path / "samples").glob("*.png"))
-        try:
-            notes = f"Trained by LoRA Train on {len(trainer.dataset.items)} pictures, {trainer.steps_done} steps."
-            write_sidecar(path, trainer.config.data.tag, trainer.model.version, notes)
-            write_preview(path, samples[-1].read_bytes() if samples else self._thumbnail(trainer))
-        except (LoraTrainError, OSError) as error:
-            self.folder.event("note", text=f"The card beside the LoRA was not written: {error}")
-
-    @staticmethod
-    def _thumbnail(trainer: Trainer) -> bytes:
-        """The first training picture, as it was cut, as PNG."""
-        from io import BytesIO
-
-        from lora_train.data.buckets import cut
-        from lora_train.data.pictures import load_picture
-
-        item, buffer = trainer.dataset.items[0], BytesIO()
-        picture = cut(load_picture(item.picture.path), item.placement)
-        picture.thumbnail((512, 512))
-        picture.save(buffer, "PNG")
-        return buffer.getvalue()
-
-    def _facts(self, trainer: Trainer) -> Any:
-        from lora_train.lorafile.metadata import TrainingFacts, base_hashes
-
-        if not hasattr(self, "_base_hashes"):
-            self._base_hashes = base_hashes(trainer.model.source)
-        folders: Counter[tuple[str, int]] = Counter()
-        for item in trainer.dataset.items:
-            folders[(item.picture.path.parent.name, item.picture.repeats)] += 1
-        return TrainingFacts(
-            config=trainer.config,
-            steps=trainer.steps_done,
-            epoch=trainer.epoch,
-            batches_per_epoch=trainer.batches_per_epoch,
-            pictures=len(trainer.dataset.items),
-            looks_per_epoch=self.manifest.looks_per_epoch,
-            buckets=trainer.dataset.bucket_counts(),
-            folders={name: (repeats, count) for (name, repeats), count in folders.items()},
-            tag_frequency=tag_frequency(self.manifest),
-            base_version=trainer.model.version,
-            architecture=trainer.model.architecture,
-            prediction_type=trainer.model.prediction_type,
-            base_name=trainer.model.source.name,
-            base_hashes=self._base_hashes,
-            started_at=self.started,
-            finished_at=time.time(),
-            session=self.folder.id,
-        )
-
-    def _preview(self, step: int, trainer: Trainer) -> None:
-        from lora_train.models.sampling import Request, sample
-
-        options, data = trainer.config.preview, trainer.config.data
-        assert data.resolution
-        for number, prompt in enumerate(options.prompts):
-            request = Request(
-                prompt,
-                [options.seed],
-                data.resolution,
-                data.resolution,
-                steps=options.steps,
-                guidance=options.guidance,
-                clip_skip=trainer.config.model.clip_skip,
-            )
-            with trainer.autocast:
-                picture = sample(trainer.model, request)[0]
-            name = f"step{step:08d}-{number}.png"
-            picture.save(self.folder.path / "samples" / name)
-            self.folder.event("preview", step=step, prompt=prompt, file=name)
-
-
-def pick_device(asked: str) -> str:
-    """ "cuda", "mps" or "cpu"; `asked` may be "auto". Raises LoraTrainError when it is not there."""
-    import torch
-
-    mps = getattr(torch.backends, "mps", None)
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": mps is not None and mps.is_available(),
-        "cpu": True,
-    }
-    if asked == "auto":
-        return next(name for name, is_there in there.items() if is_there)
-    if not there.get(asked.split(":")[0], False):
-        raise LoraTrainError(f"the device {asked!r} is not there.", "train.device", "Choose auto or cpu.")
-    return asked
-
-
-def _fast_bf16() -> bool:
-    import torch
-
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def _rounded(report: dict[str, Any]) -> dict[str, Any]:

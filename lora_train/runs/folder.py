@@ -7,12 +7,14 @@ folders `checkpoints` and `samples`.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 from lora_train.atomic import write_json
@@ -23,6 +25,8 @@ from lora_train.runs.lock import is_held
 STATES = ("preparing", "training", "finished", "stopped", "failed")
 
 Event = dict[str, Any]
+
+log = logging.getLogger("lora_train")
 
 
 @dataclass
@@ -88,20 +92,44 @@ class RunFolder:
         self.event("state", state=state)
 
     def event(self, kind: str, **values: Any) -> None:
-        """Append an event to `events.jsonl` and tell the listener."""
+        """Append an event to `events.jsonl` and tell the listener; a full disk must not end a training."""
         event = {"time": round(time.time(), 3), "kind": kind, **values}
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        line = json.dumps(event, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        try:
+            with (self.path / "events.jsonl").open("ab+") as file:
+                if self._ends_in_half_a_line(file):
+                    line = b"\n" + line
+                file.write(line)
+        except OSError as error:
+            log.warning("the event %r was not noted: %s", kind, error)
         if self.listener is not None:
             self.listener(event)
 
     def events(self, since: int = 0) -> list[Event]:
-        """Events from number `since` on; a half-written last line is left for the next call."""
+        """Events from number `since` on; a half-written last line is left for the next call.
+
+        A line that a crash left half-written has the kind "damaged", so that numbers stay as they were.
+        """
         try:
-            lines = (self.path / "events.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+            lines = (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
         except OSError:
             return []
-        return [json.loads(line) for line in lines[since:]]
+        return [_event_of(line) for line in lines[since:]]
+
+    @staticmethod
+    def _ends_in_half_a_line(file: BinaryIO) -> bool:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def _event_of(line: str) -> Event:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    return event if isinstance(event, dict) and "kind" in event else {"time": 0.0, "kind": "damaged"}
 
 
 def list_runs(runs: Path) -> list[RunFolder]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.config import PrepareOptions, RunConfig
 from lora_train.data.scan import Manifest, Rejected, scan
 from lora_train.errors import LoraTrainError, Stopped
+from lora_train.runs.captioning import asked, captioning_problems
 from lora_train.runs.check import DEFAULT_REPEATS
 from lora_train.runs.folder import RunFolder
 
 if TYPE_CHECKING:
+    from lora_train.data.dataset import Dataset
     from lora_train.data.prepare import Prepared, Services
     from lora_train.hosts.base import Host
 
@@ -33,52 +36,119 @@ def prepare_pictures(folder: RunFolder, config: RunConfig, host: Host, stopped: 
     """
     from lora_train.data.prepare import prepare
 
+    stage = "pictures"
+
+    def staged(name: str) -> None:
+        nonlocal stage
+        stage = name
+
     def progress(done: int, total: int) -> None:
-        folder.event("prepare", done=done, total=total)
-        host.report_progress(folder.id, done, total, "Preparing pictures")
+        folder.event("prepare", stage=stage, done=done, total=total)
+        host.report_progress(folder.id, done, total, f"Preparing {stage}")
         if stopped():
             raise Stopped
 
+    def note(text: str) -> None:
+        folder.event("note", text=text)
+
+    options, why = with_target(config)
+    note(f"Prepared pictures are {options.target} pixels long: {why}.")
     source = Path(config.data.folder).expanduser()
     prepared = prepare(
         source,
-        config.prepare,
+        options,
         work_folder(Path(config.data.folder), host),
-        services_of(host, config.prepare),
+        services_of(host, options),
         progress,
         stopped,
+        config.data.tag,
+        staged,
+        note,
     )
-    for text in (*prepared.notes, prepared.line()):
-        folder.event("note", text=text)
+    note(prepared.line())
     folder.update(report=str(prepared.report))
-    manifest = _scan(config, prepared.folder)
-    manifest.rejected += _rejected(prepared)
+    rejected = _rejected(prepared)
+    if prepared.summary and not prepared.summary["kept"]:
+        reasons = "; ".join(f"{one.path.name}: {one.reason}" for one in rejected[:3])
+        raise LoraTrainError(
+            f"none of the pictures was kept ({reasons}).", str(prepared.report), "Lower the limits, or overrule them."
+        )
+    manifest = _scan(config, prepared.folder, prepared.masks)
+    manifest.rejected += rejected
     return manifest
+
+
+def with_target(config: RunConfig) -> tuple[PrepareOptions, str]:
+    """The preparation with its target size chosen, and why it is this: what is set wins, then the size of the
+    training, then the size that the base model was trained at."""
+    from lora_train.models.opening import native_resolution
+
+    if config.prepare.target:
+        return config.prepare, "as asked for"
+    if config.data.resolution:
+        return replace(config.prepare, target=config.data.resolution), "the training's resolution"
+    native = native_resolution(Path(config.model.path).expanduser())
+    return replace(config.prepare, target=native), "the size this base model was trained at"
 
 
 def prepared_before(config: RunConfig, host: Host) -> Manifest:
     """What an earlier run prepared. Raises LoraTrainError when there is nothing."""
-    pictures = work_folder(Path(config.data.folder), host) / "pictures"
+    from lora_train.data.prepare.pipeline import output_folders
+
+    source = Path(config.data.folder).expanduser()
+    pictures, masks = output_folders(source, work_folder(source, host))
     if not pictures.is_dir():
         raise LoraTrainError(
             "the pictures have not been prepared.", config.data.folder, "Run once without --noprocess."
         )
-    return _scan(config, next(iter(sorted(pictures.iterdir())), pictures))
+    return _scan(config, pictures, masks if masks.is_dir() else None)
 
 
-def _scan(config: RunConfig, pictures: Path) -> Manifest:
-    return scan(pictures, config.data.tag, config.data.repeats or DEFAULT_REPEATS)
+def find_masks(folder: RunFolder, config: RunConfig, manifest: Manifest) -> None:
+    """Give the pictures their masks, where the loss is masked. Raises LoraTrainError when none has one."""
+    if not config.train.masked_loss:
+        return
+    from lora_train.data.masks import attach_masks
+
+    named = config.data.mask_folder
+    without = attach_masks(manifest, Path(named).expanduser() if named else manifest.masks)
+    if without:
+        text = f"{without} of {len(manifest.pictures)} pictures have no mask and count as a whole."
+        folder.event("note", text=text)
+
+
+def note_buckets(folder: RunFolder, config: RunConfig, host: Host, dataset: Dataset) -> None:
+    """The real buckets into the metadata of the prepared pictures; it is for others, so the training goes on anyway."""
+    from lora_train.data.prepare.metadata import METADATA, correct_resolutions
+
+    buckets = {item.picture.path.absolute(): item.placement.bucket for item in dataset.items}
+    try:
+        correct_resolutions(work_folder(Path(config.data.folder), host) / METADATA, buckets)
+    except LoraTrainError as error:
+        folder.event("note", text=f"The metadata was not completed: {error}")
+
+
+def _scan(config: RunConfig, pictures: Path, masks: Path | None) -> Manifest:
+    manifest = scan(pictures, config.data.tag, config.data.repeats or DEFAULT_REPEATS)
+    manifest.masks = masks
+    return manifest
 
 
 def services_of(host: Host, options: PrepareOptions) -> Services:
-    """The host's models, as the preparation calls them; a host without one raises when it is first used."""
+    """The host's models and the chosen captioners, as the preparation calls them; None for what is not there.
+
+    Raises LoraTrainError for what `captioning_problems` tells.
+    """
     from lora_train.data.prepare import Services
 
-    alone = host.name == "standalone"  # nothing here upscales or restores: the preparation says so once
+    if found := captioning_problems(options, host):
+        raise LoraTrainError.of(found)
     return Services(
-        upscale=None if alone else lambda p: host.upscale(p, 2, options.upscaler),
-        restore=None if alone else lambda p: host.restore_faces(p, options.restore_weight),
-        caption=lambda p: host.caption(p, "blip"),
+        upscale=(lambda p: host.upscale(p, 2, options.upscaler)) if host.improves else None,
+        restore=(lambda p: host.restore_faces(p, options.restore_weight)) if host.improves else None,
+        caption=asked(options.captioner, options, "captioner", host),
+        tags=asked(options.tagger, options, "tagger", host),
+        weights=tuple(str(folder) for folder in host.face_weights()),
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.base import Host
 from lora_train.runs.check import check_run
+from lora_train.runs.datasets import Datasets
 from lora_train.runs.execute import check_resume, execute
 from lora_train.runs.folder import RunFolder, list_runs
 from lora_train.runs.stages import Stages
@@ -27,6 +30,7 @@ class Service:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._current: RunFolder | None = None
+        self.datasets = Datasets(self)
 
     @property
     def runs_dir(self) -> Path:
@@ -55,10 +59,23 @@ class Service:
             self._require_idle()
             self._begin(folder, config, manifest, Stages())
 
+    @contextmanager
+    def no_start(self) -> Iterator[RunFolder | None]:
+        """Within the block no run starts; gives the run that is going on."""
+        with self._lock:
+            yield self._running()
+
+    def _running(self) -> RunFolder | None:
+        return self._elsewhere() if not self.busy else self._current
+
     def _require_idle(self) -> None:
-        running = self._elsewhere() if not self.busy else self._current
+        running = self._running()
         if running is not None:
             raise LoraTrainError("a training is running already.", running.id, "Wait for it, or stop it first.")
+        if self.datasets.held:
+            raise LoraTrainError(
+                "pictures are being prepared on the Dataset page.", "", "Wait a moment, or stop it there first."
+            )
 
     def _elsewhere(self) -> RunFolder | None:
         """A run that another process executes in the same folder."""

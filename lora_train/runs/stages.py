@@ -8,9 +8,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Stages:
-    """`process` prepares pictures and latents, `train` trains; `shutdown` stops the WebUI in between."""
+    """`process` prepares pictures and latents, `train` trains; `shutdown` stops the WebUI in between.
+
+    Without `latents` none are made: those that are there already may be trained on.
+    """
 
     process: bool = True
+    latents: bool = True
     train: bool = True
     shutdown: bool = False
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TextIO
 
 from lora_train.config import RunConfig
@@ -17,8 +18,10 @@ from lora_train.runs.stages import Result, Stages
 
 Listener = Callable[[dict[str, Any]], None]
 
-STOPPED_CODE = 130
-"""The exit code after Ctrl-C, as shells have it."""
+STOPPED_CODE = 128
+"""Plus the signal's number: the exit code after Ctrl-C and the like, as shells have it."""
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Ctrl-C, a system that shuts down, a terminal that was closed: each saves and stops."""
 
 
 class ProgressBar:
@@ -35,7 +38,7 @@ class ProgressBar:
             "note": lambda: self._line(event["text"]),
             "rejected": lambda: self._line(f"Left out {event['file']}: {event['reason']}."),
             "choices": lambda: self._choices(event["choices"]),
-            "prepare": lambda: self._prepared(event["done"], event["total"]),
+            "prepare": lambda: self._bar(f"Preparing {event['stage']}", event["done"], event["total"], ""),
             "step": lambda: self._step(event),
             "saved": lambda: self._line(f"Saved after {event['step']} steps: {event['path']}"),
         }.get(event["kind"])
@@ -52,9 +55,6 @@ class ProgressBar:
     def _choices(self, choices: list[dict[str, Any]]) -> None:
         for choice in choices:
             self._line(f"  {choice['field']} = {choice['value']}: {choice['why']}")
-
-    def _prepared(self, done: int, total: int) -> None:
-        self._bar("Preparing", done, total, "")
 
     def _step(self, event: dict[str, Any]) -> None:
         step = event["step"]
@@ -98,19 +98,24 @@ def resume_with_progress(folder: RunFolder, host: Host) -> int:
 
 def _with_progress(run: Callable[[Listener, Callable[[], bool]], Result]) -> int:
     stop = threading.Event()
+    caught = signal.SIGINT
 
-    def interrupted(_signal: int, _frame: Any) -> None:
-        if stop.is_set():
+    def interrupted(number: int, _frame: Any) -> None:
+        nonlocal caught
+        if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
-        print("\nStopping after this step and saving; Ctrl-C again aborts.", file=sys.stderr)
+        caught = signal.Signals(number)
+        with suppress(OSError):  # the terminal may be gone
+            print("\nStopping after this step and saving; Ctrl-C again aborts.", file=sys.stderr)
 
-    before = signal.signal(signal.SIGINT, interrupted)
+    before = [(one, signal.signal(one, interrupted)) for one in SIGNALS]
     bar = ProgressBar()
     try:
         result = run(bar.on_event, stop.is_set)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, handler in before:
+            signal.signal(one, handler)
         bar.close()
     if result.path is None:
         print(
@@ -120,8 +125,8 @@ def _with_progress(run: Callable[[Listener, Callable[[], bool]], Result]) -> int
         )
     elif result.stopped:
         print(f"Stopped after {result.steps} steps. The LoRA so far is saved: {result.path}")
-        print(f"Go on with it:  lora-train resume {result.folder.name}")
+        print(f"Go on with it:  python3 start.py resume {result.folder.name}   (lora-train resume, where installed)")
     else:
         print(f"Saved: {result.path}")
     print(f"Run folder: {result.folder}")
-    return STOPPED_CODE if result.stopped else 0
+    return STOPPED_CODE + caught if result.stopped else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,10 @@ class Trainer:
         self.device = torch.device(options.device)
         self.dtype = DTYPES[options.mixed_precision]
         assert network.network_dim and network.network_alpha
-        # before the base is cast: what is merged, decomposed or measured is so in fp32
+        # before the base is cast: what is merged, decomposed or measured is so in the precision of its file
         merge_base_weights(network, self.model)
-        prefixes = trained_prefixes(self.config)
-        self.built = build_network(self.config, self.model, prefixes, self.random.torch("weights"))
+        self.rates = learning_rates(self.config, self.model.text_prefixes)
+        self.built = build_network(self.config, self.model, tuple(self.rates), self.random.torch("weights"))
         self.network: NetworkSet = self.built.network
         self.model.to(self.device, self.dtype)
         self.network.to(self.device)
@@ -141,10 +141,7 @@ class Trainer:
         return self.steps_done
 
     def _groups(self) -> list[dict[str, Any]]:
-        options = self.config.train
-        rates = {"lora_unet": options.unet_lr, "lora_te": options.text_encoder_lr}
-        trained = {prefix: rates[prefix] for prefix in trained_prefixes(self.config)}
-        return parameter_groups(self.built, self.config.network, trained)
+        return parameter_groups(self.built, self.config.network, self.rates)
 
     def _batches(self, skip: int) -> Iterator[list[Item]]:
         """Micro-batches without end, from number `skip` on; `self.epoch` counts the epochs begun."""
@@ -176,7 +173,8 @@ class Trainer:
     def _micro_batch(self, items: list[Item], position: int, scaler: Any) -> torch.Tensor:
         """One forward and backward; returns the mean loss (a scalar tensor)."""
         options = self.config.train
-        x = self._latents(items, position)
+        looks = self._looks(items, position)
+        x = self._latents(items, looks, position)
         noise = draw_noise(x.shape, options.noise_offset, self.random.torch("noise", position)).to(self.device)
         t = self.model.draw_timesteps(len(items), self.random.torch("timesteps", position))
         weight = torch.ones(len(items), device=self.device)
@@ -184,10 +182,11 @@ class Trainer:
             weight = min_snr_weight(self.model.snr(t), options.min_snr_gamma, self.model.prediction_type)
         accumulation = options.gradient_accumulation_steps
         with self.network.dropping(dropping(self.config.network, self.random, position)):
+            extra, mask = self._extra(items, looks), self._masks(items, looks)
             losses = backward(
                 self.model,
                 self.network,
-                [Row(x, self._captions(items, position))],
+                [Row(x, self._captions(items, position), mask=mask, extra=extra)],
                 Draw(noise, t, weight),
                 self._encode,
                 lambda loss: scaler.scale(loss / accumulation),
@@ -195,10 +194,25 @@ class Trainer:
             )
         return losses.mean()
 
-    def _latents(self, items: list[Item], position: int) -> torch.Tensor:
-        """Scaled latents (B, C, h, w), sampled from the posterior; flipped ones by chance."""
+    def _looks(self, items: list[Item], position: int) -> list[int]:
+        """Which of its latents each picture shows: 0, or 1 for the flipped ones, by chance."""
         choice = self.random.python("flip", position)
-        stored = [self.dataset.latents[choice.choice(item.keys)] for item in items]
+        return [choice.choice(range(len(item.keys))) for item in items]
+
+    def _extra(self, items: list[Item], looks: list[int]) -> Conditioning:
+        """What the model is told of the pictures besides their captions."""
+        return self.model.extra_inputs([item.frame(flipped=look == 1) for item, look in zip(items, looks)])
+
+    def _masks(self, items: list[Item], looks: list[int]) -> torch.Tensor | None:
+        """What counts in the loss (B, 1, h, w), where it is masked."""
+        if not self.config.train.masked_loss:
+            return None
+        masks = [self.dataset.mask(item, flipped=look == 1) for item, look in zip(items, looks)]
+        return torch.stack(masks).to(self.device)
+
+    def _latents(self, items: list[Item], looks: list[int], position: int) -> torch.Tensor:
+        """Scaled latents (B, C, h, w), sampled from the posterior."""
+        stored = [self.dataset.latents[item.keys[look]] for item, look in zip(items, looks)]
         mean = torch.stack([mean for mean, _ in stored])
         std = torch.stack([std for _, std in stored])
         sampled = mean + std * torch.randn(mean.shape, generator=self.random.torch("latents", position))
@@ -227,13 +241,15 @@ class Trainer:
     @property
     def _text_encoders_trained(self) -> bool:
         last = self.config.train.stop_text_encoder_training
-        return "lora_te" in trained_prefixes(self.config) and (last is None or self.steps_done < last)
+        trained = set(self.model.text_prefixes) & self.rates.keys()
+        return bool(trained) and (last is None or self.steps_done < last)
 
     def _stop_text_encoders(self) -> None:
         """When their last step is done, their networks stay as they are (and their states are computed once)."""
         if not self._text_encoders_trained:
-            for parameter in self.network.parameters_of("lora_te"):
-                parameter.requires_grad_(False)
+            for prefix in self.model.text_prefixes:
+                for parameter in self.network.parameters_of(prefix):
+                    parameter.requires_grad_(False)
 
     def _require_number(self, loss: float, items: list[Item]) -> None:
         if math.isfinite(loss):
@@ -297,15 +313,19 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def trained_prefixes(config: RunConfig) -> tuple[str, ...]:
-    """The roots whose networks are trained; a learning rate of 0 leaves a root out."""
+def learning_rates(config: RunConfig, text_prefixes: Sequence[str]) -> dict[str, float]:
+    """The rate of each root whose networks are trained; a rate of 0 leaves a root out.
+
+    `text_prefixes` are the model's text encoders; of two each can have its own rate.
+    """
     network, train = config.network, config.train
-    prefixes = []
-    if not network.network_train_text_encoder_only and train.unet_lr:
-        prefixes.append("lora_unet")
-    if not network.network_train_unet_only and train.text_encoder_lr:
-        prefixes.append("lora_te")
-    return tuple(prefixes)
+    own = (train.text_encoder_lr1, train.text_encoder_lr2) if len(text_prefixes) > 1 else (None,)
+    rates = {}
+    if not network.network_train_text_encoder_only:
+        rates["lora_unet"] = train.unet_lr
+    if not network.network_train_unet_only:
+        rates |= {prefix: train.text_encoder_lr if rate is None else rate for prefix, rate in zip(text_prefixes, own)}
+    return {prefix: rate for prefix, rate in rates.items() if rate}
 
 
 def _scaler(device: torch.device, enabled: bool) -> Any:

@@ -13,7 +13,7 @@ is one row with m = 1 and no a_j.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -42,6 +42,8 @@ class Row:
     weight: float = 1.0
     mask: torch.Tensor | None = None
     terms: tuple[BaseTerm, ...] = ()
+    extra: Conditioning = field(default_factory=dict)
+    """The family's extra inputs for these pictures, in the row's own prediction and in its terms'."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def backward(
         with network.at(row.multiplier), autocast:
             target = _target(model, network, row, draw, encode)
             noisy = model.noised(row.x, draw.noise, draw.t)
-            predicted = model.predict(noisy, draw.t, encode(row.captions))
+            predicted = model.predict(noisy, draw.t, {**encode(row.captions), **row.extra})
             error = (predicted.float() - target.float()) ** 2
             if row.mask is not None:
                 error = error * row.mask
@@ -88,7 +90,7 @@ def _target(model: BaseModel, network: NetworkSet, row: Row, draw: Draw, encode:
     with torch.no_grad(), network.at(0.0):
         for term in row.terms:
             noisy = model.noised(term.x, draw.noise, draw.t)
-            base = model.predict(noisy, draw.t, encode(term.captions)).float()
+            base = model.predict(noisy, draw.t, {**encode(term.captions), **row.extra}).float()
             target = target + term.factor * (base - model.target(term.x, draw.noise, draw.t))
     return target
 

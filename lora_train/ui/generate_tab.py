@@ -38,7 +38,7 @@ class GenerateTab:
                     self.seed = gr.Number(1, label="Seed", precision=0, elem_id="lora_train_generate_seed")
                     self.count = gr.Slider(1, MAX_PICTURES, 4, step=1, label="Pictures", elem_id="lora_train_count")
                 button = gr.Button("Generate", variant="primary", elem_id="lora_train_generate")
-                loras = gr.HTML(self._loras_html(), elem_id="lora_train_loras")
+                loras = gr.HTML(self._loras_html, elem_id="lora_train_loras")  # asked at each load of the page
                 refresh = gr.Button("Refresh the list", elem_id="lora_train_refresh")
             with gr.Column(scale=1):
                 gallery = gr.Gallery(label="Pictures", columns=4, elem_id="lora_train_gallery")

@@ -1,4 +1,4 @@
-"""The page without a WebUI: two tabs on one local server."""
+"""The page without a WebUI: three tabs on one local server."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import inspect
 import sys
 import threading
 import webbrowser
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, Response
 
 from lora_train.api.routes import routes, static_routes
 from lora_train.demo.files import pictures_folder
@@ -17,6 +19,7 @@ from lora_train.demo.mascot import TAG
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.service import Service
+from lora_train.ui.dataset_tab import DatasetTab
 from lora_train.ui.generate_tab import GenerateTab
 from lora_train.ui.train_tab import Defaults, TrainTab
 
@@ -24,19 +27,27 @@ HEAD = """
 <link rel="stylesheet" href="lora-train/static/style.css">
 <script src="lora-train/static/uPlot.iife.min.js"></script>
 <script src="lora-train/static/lora_train.js"></script>
+<script src="lora-train/static/lora_train_dataset.js"></script>
+<script src="lora-train/static/lora_train_card.js"></script>
+<script src="lora-train/static/lora_train_captions.js"></script>
 """
+TRAIN = "train"
 
 
 def build_page(service: Service) -> gr.Blocks:
-    """The page's blocks: *Train LoRA* and *Generate*."""
+    """The page's blocks: *Dataset*, *Train LoRA* and *Generate*. *Train LoRA* is shown first: the shortest way."""
     model = str(service.host.current_checkpoint() or "")
     defaults = Defaults(model, str(pictures_folder()), TAG) if model else Defaults()
     accepts_head = "head" in inspect.signature(gr.Blocks.__init__).parameters
-    with gr.Blocks(title="LoRA Train", analytics_enabled=False, **({"head": HEAD} if accepts_head else {})) as page:
-        with gr.Tab("Train LoRA", elem_id="lora_train_tab"):
-            TrainTab(service, defaults)
-        with gr.Tab("Generate", elem_id="lora_train_generate_tab"):
-            GenerateTab(service, model)
+    head = {"head": HEAD} if accepts_head else {}
+    with gr.Blocks(title="LoRA Train", analytics_enabled=False, **head) as page:  # noqa: SIM117 (tabs are inside)
+        with gr.Tabs(selected=TRAIN, elem_id="lora_train_tabs"):
+            with gr.Tab("Dataset", id="dataset", elem_id="lora_train_dataset_tab"):
+                DatasetTab(service, folder=defaults.folder)
+            with gr.Tab("Train LoRA", id=TRAIN, elem_id="lora_train_tab"):
+                TrainTab(service, defaults)
+            with gr.Tab("Generate", id="generate", elem_id="lora_train_generate_tab"):
+                GenerateTab(service, model)
     return page
 
 
@@ -48,7 +59,18 @@ def build_app(service: Service) -> FastAPI:
     options: dict[str, Any] = {}
     if "head" in inspect.signature(gr.mount_gradio_app).parameters:
         options["head"] = HEAD
+    elif "head" not in inspect.signature(gr.Blocks.__init__).parameters:
+        app.middleware("http")(add_head)
     return gr.mount_gradio_app(app, build_page(service), path="/", **options)
+
+
+async def add_head(request: Request, go_on: Callable[[Request], Any]) -> Response:
+    """Put our scripts into the page of a gradio (3) that has no way to."""
+    answer: Any = await go_on(request)
+    if request.url.path != "/" or not answer.headers.get("content-type", "").startswith("text/html"):
+        return answer  # type: ignore[no-any-return]
+    content = b"".join([part async for part in answer.body_iterator])
+    return HTMLResponse(content.replace(b"</head>", HEAD.encode() + b"</head>", 1), answer.status_code)
 
 
 def serve(port: int, open_browser: bool) -> None:
@@ -56,10 +78,13 @@ def serve(port: int, open_browser: bool) -> None:
 
     Raises LoraTrainError when the port is taken.
     """
+    import signal
     import socket
 
     import uvicorn
 
+    if not 1 <= port <= 65_535:
+        raise LoraTrainError(f"{port} is no port.", "--port", "Give a number from 1024 to 65535, for example 7870.")
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise LoraTrainError(f"the port {port} is in use.", "--port", "Give another, for example --port 7871.")
@@ -69,7 +94,20 @@ def serve(port: int, open_browser: bool) -> None:
     print(f"LoRA Train is at {address}   (Ctrl-C ends it)")
     if open_browser:
         threading.Timer(1.0, webbrowser.open, [address]).start()
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=3)
+    for name in ("SIGTERM", "SIGHUP"):  # uvicorn ends the server, then raises the signal again
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _leave)
+    try:
+        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=3)
+    finally:
+        _save_training(service)
+
+
+def _leave(number: int, _frame: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+def _save_training(service: Service) -> None:
     latest = service.latest()
     if service.busy and latest is not None:
         print("Stopping the training and saving ...", file=sys.stderr)

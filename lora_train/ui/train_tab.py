@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,15 @@ LABELS = {
     "data.resolution": "Resolution",
     "train.seed": "Seed",
     "preview.sample_every_n_steps": "Preview every so many steps",
+    "prepare.target": "Target size",
+    "prepare.min_size": "Least size",
+    "prepare.max_blur": "Highest blur score",
+    "prepare.min_range": "Lowest light score",
+    "prepare.max_similarity": "Highest similarity",
+    "prepare.face_score": "How sure of a face",
+    "prepare.face_pad": "Room around a face",
+    "prepare.body_parts": "Parts of a body",
+    "prepare.tag_limit": "Tags at most",
 }
 
 
@@ -156,7 +166,7 @@ class TrainTab:
                 folder=(values["folder"] or "").strip(),
                 tag=tag,
                 resolution=whole("resolution", "data.resolution"),
-                train_batch_size=whole("batch", "data.train_batch_size") or 1,
+                train_batch_size=1 if (batch := whole("batch", "data.train_batch_size")) is None else batch,
             ),
             network=NetworkOptions(
                 network_dim=whole("dim", "network.network_dim"),
@@ -192,11 +202,12 @@ class Numbers:
 
     def __call__(self, name: str, field: str) -> float | None:
         """The number in the form's field `name`, None when it is empty; `field` is its name in the config."""
-        text = str(self._values[name] if self._values[name] is not None else "").strip().replace(",", ".")
+        text = str(self._values[name] if self._values[name] is not None else "").strip()
         if not text:
             return None
         try:
-            return float(text)
+            # "0,5" is half in many countries; "1,000" is one there and a thousand elsewhere
+            return float(text if re.search(r",\d{3}\b", text) else text.replace(",", "."))
         except ValueError:
             self._problems.append(Problem(f"{text!r} is not a number.", field, "Give a number, or leave it empty."))
             return None

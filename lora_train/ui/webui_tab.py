@@ -9,9 +9,10 @@ from typing import Any
 import gradio as gr
 
 from lora_train.runs.service import Service
+from lora_train.ui.dataset_tab import DatasetTab
 from lora_train.ui.train_tab import Defaults, TrainTab
 
-TITLE, ELEMENT = "Train LoRA", "lora_train"
+TITLE, ELEMENT, TRAIN = "Train LoRA", "lora_train", "train"
 NEEDED = ("torch", "diffusers", "transformers", "safetensors")
 
 
@@ -30,7 +31,12 @@ def build_tab(service: Service, page_token: str) -> tuple[Any, str, str]:
             # nothing is read from the checkpoint here: the tab must not slow the start
             current = service.host.current_checkpoint()
             every = service.host.settings()["preview_every"]
-            TrainTab(service, Defaults(str(current or ""), preview_every=every), page_token)
+            defaults = Defaults(str(current or ""), preview_every=every)
+            with gr.Tabs(selected=TRAIN, elem_id="lora_train_tabs"):
+                with gr.Tab("Dataset", id="dataset", elem_id="lora_train_dataset_tab"):
+                    DatasetTab(service, page_token)
+                with gr.Tab("Train", id=TRAIN, elem_id="lora_train_train_tab"):
+                    TrainTab(service, defaults, page_token)
     return blocks, TITLE, ELEMENT
 
 

@@ -21,6 +21,7 @@ OPTIONS = DataOptions(resolution=128, min_bucket_reso=64, max_bucket_reso=256, b
 class FakeEncoder:
     """Latents that are the picture itself, averaged over 8 x 8 pixels."""
 
+    family = "sd1"
     vae_hash = "fake"
 
     def __init__(self) -> None:

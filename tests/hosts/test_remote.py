@@ -86,6 +86,7 @@ def host(server: Server, tmp_path: Path) -> RemoteHost:
 
 def test_what_it_has(host: RemoteHost, tmp_path: Path) -> None:
     assert host.checkpoints() == [tmp_path / "one.safetensors"]
+    assert host.caption_kinds() == ("blip", "deepbooru") and host.face_weights() == []
     assert host.current_checkpoint() == tmp_path / "one.safetensors"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from pathlib import Path
@@ -38,6 +39,15 @@ def test_it_is_recognised_and_says_where_things_are(fake: Fake, tmp_path: Path) 
     assert host.current_checkpoint() == tmp_path / "models" / "one.safetensors"
     assert host.lora_dir() == tmp_path / "models" / "Lora"
     assert host.data_dir() == tmp_path / "lora-train"
+
+
+def test_which_captioners_it_has(fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert WebuiHost().caption_kinds() == ("blip", "deepbooru")
+    assert tmp_path / "models" / "GFPGAN" in WebuiHost().face_weights()
+    monkeypatch.delattr(fake.shared, "interrogator")  # as in Forge Neo
+    monkeypatch.delattr(sys.modules["modules"], "deepbooru")
+    monkeypatch.delitem(sys.modules, "modules.deepbooru")
+    assert WebuiHost().caption_kinds() == ()
 
 
 def test_freeing_fully_really_frees_and_brings_back(fake: Fake) -> None:

@@ -86,8 +86,8 @@ def test_lycoris_in_ours(name: str, base_name: str) -> None:
     lycoris()
     base, x = base_of(base_name), sample_for(base_of(base_name))
     theirs = their_module(CASES[name], copy.deepcopy(base))
-    if name == "full":
-        theirs.apply_to()  # only then does it write differences
+    if name == "full":  # LyCORIS writes what it differs by from the weights that it took over
+        theirs.apply_to()
     shaken(theirs)
     tensors = their_tensors(theirs)
     kind = kind_of(tensors)

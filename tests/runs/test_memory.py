@@ -23,8 +23,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     models: list[Any] = []
     real = opening.open_model
 
-    def open_model(*args: Any) -> Any:
-        model = real(*args)
+    def open_model(*args: Any, **more: Any) -> Any:
+        model = real(*args, **more)
         models.append(weakref.ref(model.unet))
         return model
 

@@ -1,4 +1,7 @@
-"""A real WebUI on the CPU, with this extension and the tiny checkpoint in a data folder of its own.
+"""A real WebUI on the CPU, with this extension and a checkpoint in a data folder of its own.
+
+The checkpoint is the tiny one; for Forge, which knows checkpoints by their shapes and the tiny one by none, it is
+SD 1.x at full size with random weights (10 GB of memory, a minute more).
 
 `WEBUI_DIR` names the WebUI's folder, `WEBUI_PYTHON` its Python (default: the `venv` in that folder).
 """
@@ -12,6 +15,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Sequence
@@ -19,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from safetensors.torch import save_file
 
 from lora_train.demo.checkpoint import NAME, export_checkpoint
+from tests.full_size import write_folder
 
 ROOT = Path(__file__).parents[2]
 STARTED, START_S = "Startup time", 300
@@ -36,7 +42,14 @@ class WebuiServer:
         self._process: subprocess.Popen[bytes] | None = None
         (data / "extensions").mkdir(parents=True, exist_ok=True)
         (data / "extensions" / "lora-train").symlink_to(ROOT)
-        export_checkpoint(data / "models" / "Stable-diffusion")
+        self.checkpoint, self.side = f"{NAME}.safetensors", 128
+        if self.is_forge:
+            self.checkpoint, self.side = "full-size.safetensors", 64
+            (data / "models" / "Stable-diffusion").mkdir(parents=True)
+            with tempfile.TemporaryDirectory() as parts:
+                save_file(write_folder(Path(parts)), data / "models" / "Stable-diffusion" / self.checkpoint)
+        else:
+            export_checkpoint(data / "models" / "Stable-diffusion")
         approx = folder / "models" / "VAE-approx"
         if approx.is_dir():
             shutil.copytree(approx, data / "models" / "VAE-approx")
@@ -55,11 +68,13 @@ class WebuiServer:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         config = self.data / "config.json"
-        config.write_text(json.dumps({"sd_model_checkpoint": f"{NAME}.safetensors", **(settings or {})}))
+        config.write_text(json.dumps({"sd_model_checkpoint": self.checkpoint, **(settings or {})}))
         python = os.environ.get("WEBUI_PYTHON") or str(self.folder / "venv" / "bin" / "python")
-        cpu = ["--always-cpu"] if self.is_forge else ["--use-cpu", "all"]
+        # Forge may serve files of its data folder only; without this its own scripts are missing in the page
+        forge = ["--always-cpu", "--gradio-allowed-path", str(self.folder)]
+        own = forge if self.is_forge else ["--use-cpu", "all"]
         arguments = ["--skip-prepare-environment", "--no-half", "--skip-torch-cuda-test", "--no-download-sd-model"]
-        arguments += ["--api", "--port", str(port), "--data-dir", str(self.data), "--loglevel", "DEBUG", *cpu, *more]
+        arguments += ["--api", "--port", str(port), "--data-dir", str(self.data), "--loglevel", "DEBUG", *own, *more]
         log = self.log.open("ab")
         log.truncate(0)
         self._process = subprocess.Popen(
@@ -104,10 +119,10 @@ class WebuiServer:
             {
                 "prompt": prompt,
                 "seed": 1,
-                "steps": 10,
+                "steps": 2 if self.is_forge else 10,
                 "cfg_scale": 4,
-                "width": 128,
-                "height": 128,
+                "width": self.side,
+                "height": self.side,
                 "sampler_name": "DPM++ 2M",
                 "batch_size": count,
             },

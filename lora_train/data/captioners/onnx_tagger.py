@@ -22,6 +22,7 @@ GENERAL_THRESHOLD, CHARACTER_THRESHOLD = 0.35, 0.85
 GENERAL, CHARACTER = "0", "4"
 """Categories in the table; "9" is the rating, which is no tag."""
 BATCH = 4
+INSTALL_ONNX = "Install it: pip install onnxruntime (or onnxruntime-gpu), or choose another captioner."
 GIVE_A_TAGGER = f"Give a folder with {MODEL_FILE} and {TAGS_FILE}, such as that of a WD14 tagger."
 
 
@@ -99,10 +100,10 @@ def _load(model: Path, device: str) -> Tagger:
         raise LoraTrainError(
             "WD14 taggers need onnxruntime, which is not installed.",
             "captioner",
-            "Install it: pip install onnxruntime (or onnxruntime-gpu), or choose another captioner.",
+            INSTALL_ONNX,
         ) from error
-    file = model if model.suffix.lower() == ".onnx" else model / MODEL_FILE
-    tags = _read_tags(file.with_name(TAGS_FILE))
+    file, table = tagger_files(model)
+    tags = _read_tags(table)
     wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
     try:
@@ -118,6 +119,12 @@ def _load(model: Path, device: str) -> Tagger:
         raise LoraTrainError(what, str(file), GIVE_A_TAGGER)
     batch = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else 0
     return Tagger(session, entrance.name, shape[1], batch, tags)
+
+
+def tagger_files(model: Path) -> tuple[Path, Path]:
+    """The model's file and its table of tags; `model` is their folder, or the .onnx file."""
+    file = model if model.suffix.lower() == ".onnx" else model / MODEL_FILE
+    return file, file.with_name(TAGS_FILE)
 
 
 def _read_tags(file: Path) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ def transformers_captions(model: str, pictures: Iterable[Image.Image], device: s
     """One caption per picture; `model` is a folder, or the id of a model in the hub's local cache.
 
     Nothing is downloaded unless `LORA_TRAIN_DOWNLOAD=1`. The model is loaded at the first picture and
-    freed at the end. Raises LoraTrainError when it cannot be loaded.
+    freed at the end. Its weights must be safetensors. Raises LoraTrainError when it cannot be loaded.
     """
     import torch
 
@@ -36,6 +36,8 @@ def transformers_captions(model: str, pictures: Iterable[Image.Image], device: s
                 yield text.strip()
     finally:
         captioner.to("meta")
+        if torch.device(device).type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _load(model: str) -> tuple[Any, Any]:
@@ -46,12 +48,15 @@ def _load(model: str) -> tuple[Any, Any]:
     cls = getattr(transformers, "AutoModelForImageTextToText", None) or transformers.AutoModelForVision2Seq
     try:
         processor = transformers.AutoProcessor.from_pretrained(model, local_files_only=local)
-        return processor, _captioner_class(model, local, cls).from_pretrained(model, local_files_only=local)
+        cls = _captioner_class(model, local, cls)
+        # without safetensors a pickle would be loaded, and older versions of transformers and torch run what is in it
+        return processor, cls.from_pretrained(model, local_files_only=local, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise LoraTrainError(
             f"the captioner cannot be loaded ({str(error).splitlines()[0]}).",
             model,
-            "Give the folder of a transformers image-to-text model, or set LORA_TRAIN_DOWNLOAD=1 to let it be loaded.",
+            "Give the folder of a transformers image-to-text model with model.safetensors, "
+            "or set LORA_TRAIN_DOWNLOAD=1 to let it be loaded.",
         ) from error
 
 

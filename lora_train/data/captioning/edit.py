@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lora_train.data.captioning.clean import same_form, split_parts, unique, without
 from lora_train.errors import LoraTrainError
@@ -26,8 +27,13 @@ class Edit:
 
 
 def add(tags: Iterable[str], where: Literal["front", "back"] = "front") -> Edit:
-    """Put `tags` in front or at the back; those that a caption has already move there."""
+    """Put `tags` in front or at the back; those that a caption has already move there.
+
+    Raises LoraTrainError for another place, or no tags.
+    """
     wanted = _listed(tags)
+    if where not in ("front", "back"):
+        raise LoraTrainError(f"there is no place {where!r}.", "add", "Choose front or back.")
     forms = set(map(same_form, wanted))
 
     def apply(parts: list[str], counts: Counter[str]) -> list[str]:
@@ -108,6 +114,26 @@ OPERATIONS: dict[str, Callable[..., Edit]] = {
     "deduplicate": deduplicate,
     "blacklist": blacklist,
 }
+
+
+def edit_of(content: dict[str, Any]) -> Edit:
+    """The edit that plain data names: `{"operation": "add", "tags": "a, b", "where": "back"}`.
+
+    Raises LoraTrainError for an unknown operation and for arguments that it has not.
+    """
+    given = dict(content)
+    make = OPERATIONS.get(str(given.pop("operation", "")))
+    if make is None:
+        known = ", ".join(OPERATIONS)
+        raise LoraTrainError(f"there is no edit {content.get('operation')!r}.", "operation", f"Choose one of {known}.")
+    texts = all(isinstance(value, str) for value in given.values())
+    try:
+        inspect.signature(make).bind(**given)
+    except TypeError as error:
+        raise LoraTrainError(f"the edit is not complete, or says too much ({error}).", "edit") from error
+    if not texts:
+        raise LoraTrainError("all of an edit must be text.", "edit", "Separate tags by commas.")
+    return make(**given)
 
 
 def edited(text: str, edits: Iterable[Edit], counts: Counter[str]) -> str:

@@ -61,10 +61,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file of an entry."""
+    """One file of an entry; `before` is None where there was no file."""
 
     path: str
-    before: str
+    before: str | None
     after_sha256: str
 
 
@@ -101,13 +101,8 @@ def edit_captions(folder: Path, edits: Iterable[Edit], journal: Path) -> Report:
     report = Report("; ".join(edit.name for edit in wanted), [change.file for change in changes], skipped)
     if not changes:
         return report
-    root = folder.resolve()
-    records = tuple(
-        FileRecord(change.file.relative_to(folder).as_posix(), change.before, _hash(change.after.encode()))
-        for change in changes
-    )
-    entry = journal / f"{_next_number(journal):08d}-{uuid4().hex[:8]}.json"
-    write_json(entry, asdict(Entry(str(root), report.name, time.time(), records)))
+    records = [(change.file, change.before, change.after) for change in changes]
+    entry = _enter(folder, report.name, records, journal)
     try:
         for change in changes:
             _write_if_unchanged(change)
@@ -118,13 +113,39 @@ def edit_captions(folder: Path, edits: Iterable[Edit], journal: Path) -> Report:
     return report
 
 
+def write_caption(folder: Path, picture: Path, text: str, journal: Path) -> Report:
+    """Write what a person typed as the caption of one picture below `folder`, as one entry of `journal`.
+
+    The file that counts keeps its name; without one, `.txt` is written. Raises LoraTrainError when the file is a link
+    or no text, or when it cannot be written.
+    """
+    file = caption_file(picture) or picture.with_suffix(CAPTION_EXTENSIONS[0])
+    name = f"caption of {picture.relative_to(folder).as_posix()}"
+    if file.is_symlink():
+        raise LoraTrainError("the caption file is a link to another file.", str(file), "Edit that file instead.")
+    data, after = _bytes(file), " ".join(text.encode("utf-8", "replace").decode().split()) + "\n"
+    try:
+        before = None if data is None else data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise LoraTrainError("the caption file is not UTF-8 text.", str(file), "Save it as UTF-8.") from error
+    if before == after:
+        return Report(name)
+    entry = _enter(folder, name, [(file, before, after)], journal)
+    try:
+        write_bytes(file, after.encode())
+    except BaseException:
+        entry.unlink()
+        raise
+    return Report(name, [file])
+
+
 def undo(folder: Path, journal: Path) -> Report:
     """Put back what the newest edit of `folder` in `journal` changed, and take the edit out of the journal.
 
     A file that somebody changed since is kept as `.bak` first; one that was deleted comes back. Raises
     LoraTrainError when there is nothing to undo, and when a file cannot be written; undo goes on from there.
     """
-    newest = next(reversed(_entries(folder, journal)), None)
+    newest = next(_entries(folder, journal), None)
     if newest is None:
         raise LoraTrainError("there is no edit to undo.", str(folder), "Edit captions first.")
     path, entry = newest
@@ -133,14 +154,19 @@ def undo(folder: Path, journal: Path) -> Report:
         if file.is_symlink():
             report.skipped.append(Rejected(file, "it is a link now"))
         else:
-            _restore(file, record.before.encode(), record.after_sha256, report)
+            _restore(file, record, report)
     path.unlink(missing_ok=True)
     return report
 
 
 def history(folder: Path, journal: Path) -> list[Entry]:
     """The edits of `folder` that can be undone, oldest first."""
-    return [entry for _, entry in _entries(folder, journal)]
+    return [entry for _, entry in _entries(folder, journal)][::-1]
+
+
+def newest_edit(folder: Path, journal: Path) -> Entry | None:
+    """The edit that `undo` would take back; None when there is none."""
+    return next((entry for _, entry in _entries(folder, journal)), None)
 
 
 def _texts(folder: Path, skipped: list[Rejected]) -> Iterator[tuple[Path, str]]:
@@ -173,6 +199,17 @@ def _caption_files(folder: Path) -> set[Path]:
     return found
 
 
+def _enter(folder: Path, name: str, records: Iterable[tuple[Path, str | None, str]], journal: Path) -> Path:
+    """Write a journal entry of files with their texts before and after; gives its file."""
+    files = tuple(
+        FileRecord(file.relative_to(folder).as_posix(), before, _hash(after.encode()))
+        for file, before, after in records
+    )
+    path = journal / f"{_next_number(journal):08d}-{uuid4().hex[:8]}.json"
+    write_json(path, asdict(Entry(str(folder.resolve()), name, time.time(), files)))
+    return path
+
+
 def _write_if_unchanged(change: Change) -> None:
     """Write the new text, unless the file is no longer what the edit was made from."""
     if _bytes(change.file) != change.before.encode():
@@ -187,20 +224,24 @@ def _roll_back(changes: Iterable[Change]) -> None:
             write_bytes(change.file, change.before.encode())
 
 
-def _restore(file: Path, before: bytes, after_sha256: str, report: Report) -> None:
-    data = _bytes(file)
+def _restore(file: Path, record: FileRecord, report: Report) -> None:
+    data, before = _bytes(file), None if record.before is None else record.before.encode()
     if data == before:
         return
-    if data is not None and _hash(data) != after_sha256:
+    if data is not None and _hash(data) != record.after_sha256:
         report.backups.append(keep_backup(file))
-    write_bytes(file, before)
+    if before is None:
+        file.unlink()
+    else:
+        write_bytes(file, before)
     report.changed.append(file)
 
 
-def _entries(folder: Path, journal: Path) -> list[tuple[Path, Entry]]:
+def _entries(folder: Path, journal: Path) -> Iterator[tuple[Path, Entry]]:
+    """The newest first; read as they are asked for."""
     root = str(folder.resolve())
-    entries = ((path, _read_entry(path)) for path in sorted(journal.glob("*.json")))
-    return [(path, entry) for path, entry in entries if entry.folder == root]
+    entries = ((path, _read_entry(path)) for path in sorted(journal.glob("*.json"), reverse=True))
+    return ((path, entry) for path, entry in entries if entry.folder == root)
 
 
 def _read_entry(path: Path) -> Entry:
@@ -208,12 +249,17 @@ def _read_entry(path: Path) -> Entry:
         data: dict[str, Any] = json.loads(path.read_bytes())
         if data["version"] != VERSION:
             raise ValueError(f"its version is {data['version']}")
-        files = tuple(FileRecord(*(_text(r[key]) for key in ("path", "before", "after_sha256"))) for r in data["files"])
+        files = tuple(_record(raw) for raw in data["files"])
         return Entry(_text(data["folder"]), _text(data["name"]), float(data["time"]), files)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise LoraTrainError(
             f"the journal of edits is damaged ({error}).", str(path), "Move this file away to undo other edits."
         ) from error
+
+
+def _record(raw: dict[str, Any]) -> FileRecord:
+    before = raw["before"]
+    return FileRecord(_text(raw["path"]), None if before is None else _text(before), _text(raw["after_sha256"]))
 
 
 def _inside(folder: Path, relative: str, entry: Path) -> Path:

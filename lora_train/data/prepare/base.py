@@ -63,13 +63,15 @@ class View:
 class Services:
     """What the host can do for the preparation; what is None is said once and left out.
 
-    The three take any number of pictures and give one result for each, in order (the host's methods with
-    their other arguments filled in): pictures enlarged 2x, faces restored, a caption.
+    They take any number of pictures and give one result for each, in order, as the host's methods with their
+    other arguments filled in do: pictures enlarged 2x, faces restored, a caption, a list of tags. They are asked
+    once each, so that one model is loaded at a time, and closed early where the person stops.
     """
 
     upscale: Callable[[Iterable[Image.Image]], Iterator[Image.Image]] | None = None
     restore: Callable[[Iterable[Image.Image]], Iterator[Image.Image]] | None = None
     caption: Callable[[Iterable[Image.Image]], Iterator[str]] | None = None
+    tags: Callable[[Iterable[Image.Image]], Iterator[str]] | None = None
     weights: tuple[str, ...] = ()
     """Folders in which the host keeps facexlib's weights."""
 

@@ -1,39 +1,41 @@
 """From a folder of pictures to a folder of better ones, with a report on each.
 
 Nothing is written in the input folder. Below the work folder: `pictures/NAME/` (what is kept, for `data.scan`, in the
-structure of the input), `masks/NAME/`, `report.json`, `overrules.json`, and what a later run needs: `store/`,
-`index.json`, `published.json`.
+structure of the input), `masks/NAME/`, `metadata.json` (kohya's shape), `report.json`, `overrules.json`, and what a
+later run needs: `store/`, `index.json`, `published.json`.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lora_train.config import PrepareOptions
 from lora_train.data.prepare.base import Plan, Services
+from lora_train.data.prepare.captioning import caption, recaptions, services_for, take_captions, take_edits
 from lora_train.data.prepare.detectors import choose, shared_memory, title_of
 from lora_train.data.prepare.index import Index
-from lora_train.data.prepare.operations import TABLE, Edit, Source, active
+from lora_train.data.prepare.metadata import write_prepared
+from lora_train.data.prepare.operations import TABLE, Source, active
 from lora_train.data.prepare.pool import run_tasks
 from lora_train.data.prepare.publish import Outputs, output_names
 from lora_train.data.prepare.records import Record, Store
 from lora_train.data.prepare.report import REPORT, Entry, read_overrules, summarise, summary_line, write_report
-from lora_train.data.prepare.serving import caption, finish_overruled, serve
+from lora_train.data.prepare.serving import finish_overruled, serve
 from lora_train.data.prepare.verdicts import Input, decide
 from lora_train.data.prepare.worker import wants
 from lora_train.data.scan import picture_files, require_folder
+from lora_train.data.sources import beside_captions
 from lora_train.errors import LoraTrainError, Stopped
 
 Progress = Callable[[int, int], None]
 Stop = Callable[[], bool]
 LACKING = {
-    "upscale": "Nothing is upscaled: there is no host that could.",
-    "restore": "No faces are restored: there is no host that could.",
-    "interrogate": "No captions are made: there is no host that could.",
+    "upscale": "Nothing is upscaled: there is no host that could. Use a WebUI (--server).",
+    "restore": "No faces are restored: there is no host that could. Use a WebUI (--server).",
 }
 
 
@@ -44,7 +46,9 @@ class Prepared:
     folder: Path
     """The pictures to train on: give it to `data.scan`."""
     masks: Path | None = None
-    """Masks at the same relative paths as the pictures (as PNG), where `segment` was on."""
+    """Masks at the same relative paths as the pictures (as PNG), where `segment` was on or pictures have alpha."""
+    metadata: Path | None = None
+    """kohya's metadata on the pictures; beside it one on what was rejected."""
     report: Path | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -62,17 +66,25 @@ def prepare(
     services: Services = Services(),
     progress: Progress = lambda done, total: None,
     stopped: Stop = lambda: False,
+    tag: str = "",
+    stage: Callable[[str], None] = lambda name: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
     """Do the operations of `options` to all pictures below `folder`; only what changed since the last time in `work`.
 
-    A bad picture is reported, never fatal. Raises LoraTrainError when there are no pictures, when the disk is full, or
-    when a service of the host fails; Stopped when `stopped` says so, and what is done by then is done.
+    `tag` goes into the captions that are made. `stage` hears what `progress` counts from then on ("pictures",
+    "captions", "tags"), `note` at the start what cannot be done here. A bad picture is reported, never fatal. Raises
+    LoraTrainError when there are no pictures, when the disk is full, or when a service of the host fails; Stopped when
+    `stopped` says so, and what is done by then is done.
     """
     if not options.operations:
         return Prepared(folder)
     inputs = [Input(path, path.relative_to(folder)) for path in _files(folder, work)]
     plan, notes = _plan(options, work, services)
+    for text in notes:
+        note(text)
     index = Index(work)
+    stage("pictures")
     try:
         _examine(inputs, plan, index, progress, stopped)
     finally:
@@ -80,21 +92,29 @@ def prepare(
     entries = decide(inputs, plan, read_overrules(work))
     finish_overruled(entries, plan, stopped)
     serve(entries, plan, services, stopped)
-    outputs = Outputs(work)
-    bare = _place(entries, inputs, plan, outputs, folder, work)
-    if plan.has("interrogate") and services.caption:
-        caption(bare, plan, services.caption, outputs, stopped)
+    outputs = Outputs(work, recaptions(plan, services))
+    _place(entries, inputs, plan, outputs, folder, work)
+    bare = take_captions(entries, plan, services, beside_captions(folder)[0], outputs)
+    caption(bare, plan, services, tag, outputs, stage, progress, stopped)
     outputs.publish()
-    about = {
-        "folder": str(folder),
-        "operations": [name for name in (*TABLE, "interrogate") if plan.has(name)],
-        "detectors": {role: title_of(role, plan) for role in plan.detectors},
-        "notes": notes,
-    }
-    write_report(work, entries, about)
+    take_edits(entries, work)
+    metadata = write_prepared(work, entries, plan.target, tag)
+    write_report(work, entries, _about(folder, plan, notes))
     _prune(inputs, plan)
-    masks = work / "masks" / _name(folder) if "segment" in active(Edit, plan) else None
-    return Prepared(work / "pictures" / _name(folder), masks, work / REPORT, summarise(entries), notes)
+    pictures, masks = output_folders(folder, work)
+    return Prepared(
+        pictures,
+        masks if any(entry.mask for entry in entries) else None,
+        metadata,
+        work / REPORT,
+        summarise(entries),
+        notes,
+    )
+
+
+def output_folders(folder: Path, work: Path) -> tuple[Path, Path]:
+    """Where `prepare` puts pictures and masks; the input folder's name may say repeats and concept (`10_sara`)."""
+    return work / "pictures" / _name(folder), work / "masks" / _name(folder)
 
 
 def _files(folder: Path, work: Path) -> list[Path]:
@@ -117,8 +137,10 @@ def _plan(options: PrepareOptions, work: Path, services: Services) -> tuple[Plan
     )
     roles = {role for name, one in TABLE.items() if plan.has(name) for role in getattr(one, "roles", ())}
     plan, notes = choose(plan, roles)
-    available = {"upscale": services.upscale, "restore": services.restore, "interrogate": services.caption}
+    available = {"upscale": services.upscale, "restore": services.restore}
     notes += [text for name, text in LACKING.items() if plan.has(name) and available[name] is None]
+    if plan.has("interrogate"):
+        notes += services_for(services, options)[1]
     if not active(Source, plan):
         raise LoraTrainError("; ".join(notes), "prepare.operations", "Or switch on 'original'.")
     return plan, notes
@@ -156,11 +178,9 @@ def _complete(record: Record, plan: Plan, store: Store) -> bool:
     return True
 
 
-def _place(
-    entries: list[Entry], inputs: list[Input], plan: Plan, outputs: Outputs, folder: Path, work: Path
-) -> list[Entry]:
-    """Say where all that is kept goes, with its captions; gives the entries that have no caption yet."""
-    store, bare = Store(plan), []
+def _place(entries: list[Entry], inputs: list[Input], plan: Plan, outputs: Outputs, folder: Path, work: Path) -> None:
+    """Say where all that is kept goes."""
+    store = Store(plan)
     names = output_names([one.relative for one in inputs], list(active(Source, plan)))
     for entry in entries:
         made, view = store.folder(entry.record.content), entry.view
@@ -175,9 +195,17 @@ def _place(
         if view.mask:
             entry.mask = f"masks/{place}.png"
             outputs.add(entry.mask, made / view.mask)
-        if not outputs.add_captions(entry.output, entry.path):
-            bare.append(entry)
-    return bare
+
+
+def _about(folder: Path, plan: Plan, notes: list[str]) -> dict[str, Any]:
+    """What goes in front of the pictures in the report."""
+    return {
+        "folder": str(folder.expanduser().resolve()),
+        "options": asdict(plan.options),
+        "operations": [name for name in (*TABLE, "interrogate") if plan.has(name)],
+        "detectors": {role: title_of(role, plan) for role in plan.detectors},
+        "notes": notes,
+    }
 
 
 def _prune(inputs: list[Input], plan: Plan) -> None:
@@ -190,5 +218,4 @@ def _prune(inputs: list[Input], plan: Plan) -> None:
 
 
 def _name(folder: Path) -> str:
-    """The input folder's name, which may say repeats and concept (`10_sara`)."""
     return folder.resolve().name or "pictures"

@@ -1,7 +1,8 @@
 """The output folders: exactly the kept pictures, their masks, and captions; nothing left of earlier runs.
 
 `pictures/` and `masks/` hold links to the store's files (copies where there are no links), so publishing anew takes
-no time. Captions are copies: one that a person edited in the output stays as it is.
+no time. Captions are copies: one that a person edited in the output stays as it is, unless new captions are asked
+for; then the edited one is kept as `.bak`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from lora_train.atomic import write_bytes, write_json
+from lora_train.data.captioning.store import keep_backup
 from lora_train.data.captions import CAPTION_EXTENSIONS
 
 PUBLISHED = "published.json"
@@ -21,8 +23,8 @@ PUBLISHED = "published.json"
 class Outputs:
     """What is wanted below the work folder; keys are paths relative to it, with forward slashes."""
 
-    def __init__(self, work: Path) -> None:
-        self._work = work
+    def __init__(self, work: Path, recaption: bool = False) -> None:
+        self._work, self._recaption = work, recaption
         self._links: dict[str, Path] = {}
         self._captions: dict[str, bytes] = {}
 
@@ -30,19 +32,25 @@ class Outputs:
         """Want a file of the store at a place."""
         self._links[output] = made
 
-    def add_captions(self, output: str, source: Path) -> bool:
-        """Want copies of the caption files beside an input, beside its output; whether there are any."""
+    def add_captions(self, output: str, source: Path, ending: str = "") -> bool:
+        """Want copies of the caption files beside an input, beside its output; whether there are any.
+
+        `ending` (".bak") is put behind the copies' names.
+        """
         found = False
         for extension in CAPTION_EXTENSIONS:
             file = source.with_suffix(extension)
             if file.is_file():
-                self._captions[Path(output).with_suffix(extension).as_posix()] = file.read_bytes()
+                copy = Path(output).with_suffix(extension).as_posix() + ending
+                self._captions[copy] = file.read_bytes()
                 found = True
         return found
 
     def add_caption(self, output: str, text: str) -> None:
         """Want this caption beside an output."""
-        self._captions[Path(output).with_suffix(CAPTION_EXTENSIONS[0]).as_posix()] = text.encode("utf-8")
+        # the line end matters: kohya's loader refuses a caption file without any line
+        line = f"{text}\n".encode("utf-8", "replace")
+        self._captions[Path(output).with_suffix(CAPTION_EXTENSIONS[0]).as_posix()] = line
 
     def publish(self) -> None:
         """Make the folders so. A crash leaves whole files only, and the next call mends the rest."""
@@ -50,7 +58,8 @@ class Outputs:
         after = {path: made.relative_to(self._work).as_posix() for path, made in self._links.items()}
         after |= {path: _digest(text) for path, text in self._captions.items()}
         if before != after:
-            write_json(self._work / PUBLISHED, {**before, **after})
+            # what is there already keeps its old digest until it is replaced: else it would look like a person's
+            write_json(self._work / PUBLISHED, {**after, **before})
         for path in before.keys() - after.keys():
             self._remove(path, before[path])
         for path, made in self._links.items():
@@ -63,15 +72,20 @@ class Outputs:
             write_json(self._work / PUBLISHED, after)
 
     def _caption(self, target: Path, text: bytes, before: str | None) -> None:
-        """Write a caption, unless the one that is there is a person's own."""
+        """Write a caption. One that is there and a person's own stays, or is set aside where new ones are asked for."""
         there = target.read_bytes() if target.is_file() else None
-        if there != text and (there is None or _digest(there) == before):
-            write_bytes(target, text)
+        if there == text:
+            return
+        if there is not None and _digest(there) != before:
+            if not self._recaption or _digest(text) == before:
+                return
+            keep_backup(target)
+        write_bytes(target, text)
 
     def _remove(self, path: str, before: str) -> None:
         """Remove what is no longer wanted; a caption only as it was written."""
         target = self._work / path
-        if target.suffix in CAPTION_EXTENSIONS and target.is_file() and _digest(target.read_bytes()) != before:
+        if _is_text(target) and target.is_file() and _digest(target.read_bytes()) != before:
             return
         target.unlink(missing_ok=True)
         for folder in target.parents:
@@ -102,6 +116,11 @@ def output_names(files: list[Path], operations: list[str]) -> dict[tuple[Path, s
             taken.add(name.casefold())
             names[file, operation] = name
     return names
+
+
+def _is_text(path: Path) -> bool:
+    """Whether this is a caption or a copy of one, which a person may have edited."""
+    return path.suffix in (*CAPTION_EXTENSIONS, ".bak")
 
 
 def _digest(text: bytes) -> str:

@@ -16,7 +16,7 @@ from lora_train.atomic import write_json
 from lora_train.data.prepare.base import Plan
 from lora_train.data.prepare.operations import KINDS, active
 
-VERSION = 1
+VERSION = 2
 RECORD = "record.json"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,16 @@ class Entry:
     verdict: Verdict
     overruled: bool | None = None
     similarity: float | None = None
+    twin: str = ""
+    """The key of the kept entry that it is compared to in `similarity`."""
     output: str = ""
     """Like the mask and the thumbnail: a path relative to the work folder, "" where there is none."""
     mask: str = ""
     thumbnail: str = ""
+    text: str = ""
+    """The caption as a whole; `caption` and `tags` are its parts, where a captioner made it."""
+    caption: str = ""
+    tags: list[str] = field(default_factory=list)
 
     @property
     def possible(self) -> bool:
@@ -66,12 +72,15 @@ class Entry:
             "can_be_kept": self.possible,
             "scores": {name: round(score, 6) for name, score in scores.items()},
             "size": list(view.size if view and view.possible else self.record.size),
+            "source_size": list(self.record.size),
+            "twin": self.twin,
             "box": view.box if view else None,
             "detector": view.detector if view else "",
             "confidence": view.confidence if view else None,
             "thumbnail": self.thumbnail,
             "output": self.output,
             "mask": self.mask,
+            "caption": self.text,
         }
 
 

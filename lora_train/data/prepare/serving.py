@@ -8,13 +8,11 @@ from typing import Any
 
 from PIL import Image
 
-from lora_train.atomic import write_text
 from lora_train.data.pictures import load_picture
 from lora_train.data.prepare.base import Plan, Services
 from lora_train.data.prepare.detectors import shared_memory
 from lora_train.data.prepare.operations import Service, active
 from lora_train.data.prepare.pool import run_tasks
-from lora_train.data.prepare.publish import Outputs
 from lora_train.data.prepare.records import Record, Store
 from lora_train.data.prepare.report import Entry
 from lora_train.data.prepare.verdicts import broken
@@ -61,34 +59,6 @@ def serve(entries: list[Entry], plan: Plan, services: Services, stopped: Stop) -
         for part in store.folder(content).glob("*.*.png"):
             if part.name.split(".")[1] in ("crop", *calls):
                 part.unlink(missing_ok=True)
-
-
-def caption(
-    entries: list[Entry],
-    plan: Plan,
-    call: Callable[[Iterable[Image.Image]], Iterator[str]],
-    outputs: Outputs,
-    stopped: Stop,
-) -> None:
-    """Have the host caption what has no caption, once per picture."""
-    store = Store(plan)
-    files = {}
-    for entry in entries:
-        if entry.view:
-            files[entry.key] = store.folder(entry.record.content) / entry.view.file
-    todo = [file for file in dict.fromkeys(files.values()) if not _caption_of(file).is_file()]
-    if todo:
-        for file, text in zip(todo, call(load_picture(file) for file in todo)):
-            write_text(_caption_of(file), text)
-            if stopped():
-                raise Stopped
-    for entry in entries:
-        if entry.key in files:
-            outputs.add_caption(entry.output, _caption_of(files[entry.key]).read_text(encoding="utf-8"))
-
-
-def _caption_of(file: Path) -> Path:
-    return file.with_suffix(".caption.txt")
 
 
 def _apply(

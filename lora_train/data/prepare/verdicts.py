@@ -35,6 +35,7 @@ def decide(inputs: list[Input], plan: Plan, overrules: dict[str, bool]) -> list[
     `overrules` is what a person decided, by the entries' keys.
     """
     kept, compare = Kept(), bool(active(Comparison, plan))
+    names: dict[str, str] = {}
     entries = []
     for one in inputs:
         record = one.record
@@ -47,8 +48,9 @@ def decide(inputs: list[Input], plan: Plan, overrules: dict[str, bool]) -> list[
             entry.overruled = overrules.get(key) if entry.possible else None
             if entry.overruled is not None:
                 entry.verdict = KEPT if entry.overruled else LEFT_OUT
+            names[key] = f"{one.relative.as_posix()} ({view.operation})"
             if compare and entry.verdict.kept:
-                _compare(entry, view, kept, plan)
+                _compare(entry, view, kept, names, plan)
             entries.append(entry)
     return entries
 
@@ -58,12 +60,12 @@ def broken(reason: str) -> Verdict:
     return Verdict(False, reason.split(" (")[0], reason)
 
 
-def _compare(entry: Entry, view: ViewRecord, kept: Kept, plan: Plan) -> None:
-    entry.similarity, other = kept.nearest(view.signature)
+def _compare(entry: Entry, view: ViewRecord, kept: Kept, names: dict[str, str], plan: Plan) -> None:
+    entry.similarity, entry.twin = kept.nearest(view.signature)
     if entry.similarity > plan.options.max_similarity and entry.overruled is None:
-        entry.verdict = Verdict(False, "similar", similar_reason(entry.similarity, other))
+        entry.verdict = Verdict(False, "similar", similar_reason(entry.similarity, names[entry.twin]))
     else:
-        kept.add(f"{entry.relative.as_posix()} ({view.operation})", view.signature)
+        kept.add(entry.key, view.signature)
 
 
 def verdict(view: ViewRecord, plan: Plan) -> Verdict:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from PIL import Image
 
 from lora_train.atomic import write_bytes
-from lora_train.data.pictures import BrokenPicture, file_hash, has_alpha, load_picture
+from lora_train.data.pictures import BrokenPicture, file_hash, has_alpha, load_alpha, load_picture
 from lora_train.data.prepare.base import NoView, Plan, Tools, View, fit
 from lora_train.data.prepare.detectors import Detectors
 from lora_train.data.prepare.opened import Opened
@@ -111,11 +111,16 @@ class Worker:
 
     def _finish(self, view: View, found: ViewRecord, path: Path, record: Record) -> None:
         """Write the finished picture; or the one that the host's services are to work on."""
-        folder = self._store.folder(record.content)
+        folder, transparent = self._store.folder(record.content), has_alpha(path)
+        if transparent:
+            view.mask = _opaque(path, view)
         if any(service.wanted(found.size, self._plan) for service in active(Service, self._plan).values()):
             found.crop = f"{view.operation}.crop.png"
             write_picture(folder / found.crop, view.picture)
-        elif view.operation == "original" and not active(Edit, self._plan) and not has_alpha(path):
+            if view.mask is not None:
+                found.mask = f"{view.operation}.mask.png"
+                write_picture(folder / found.mask, view.mask)
+        elif view.operation == "original" and not active(Edit, self._plan) and not transparent:
             found.file = f"original{path.suffix.lower()}"
             write_bytes(folder / found.file, path.read_bytes())
         else:
@@ -129,7 +134,10 @@ class Worker:
         for found in record.views:
             served = task["served"].get(found.operation)
             if served and found.crop:
-                self._edit(View(found.operation, load_picture(folder / served), found.size), found, folder)
+                view = View(found.operation, load_picture(folder / served), found.size)
+                if found.mask:
+                    view.mask = load_picture(folder / found.mask).convert("L").resize(view.picture.size)
+                self._edit(view, found, folder)
                 found.crop = ""
         self._store.write(record)
         return record
@@ -154,6 +162,14 @@ class Worker:
 def wants(found: ViewRecord, plan: Plan, make: list[str]) -> bool:
     """Whether a view is to be finished: it is kept, or a person wants it."""
     return found.possible and (found.operation in make or verdict(found, plan).kept)
+
+
+def _opaque(path: Path, view: View) -> Image.Image:
+    """How opaque the file is where the view shows it, in the view's size."""
+    alpha = load_alpha(path)
+    if view.box:
+        alpha = alpha.crop((view.box.left, view.box.top, view.box.right, view.box.bottom))
+    return alpha if alpha.size == view.picture.size else alpha.resize(view.picture.size, Image.Resampling.BILINEAR)
 
 
 def write_picture(path: Path, picture: Image.Image) -> None:

@@ -225,7 +225,7 @@ def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(STEPS, max_size=8))
 def test_whatever_happens_undo_brings_back_the_first_bytes_and_loses_nothing(steps: list[object]) -> None:
     root = Path(tempfile.mkdtemp())

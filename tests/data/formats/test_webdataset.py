@@ -146,7 +146,7 @@ def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
         list(read_shards([tmp_path / "nowhere.tar"]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, 2047), st.integers(0, 255)), max_size=12), st.integers(0, 5000))
 def test_a_damaged_shard_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]], end: int

@@ -136,6 +136,23 @@ def test_opencv_finds_people_standing() -> None:
 
 
 @pytest.mark.skipif(not MEDIAPIPE, reason="mediapipe is not installed (the people extra)")
+def test_mediapipe_and_opencv_agree_on_the_astronauts_face(tmp_path: Path) -> None:
+    """By the whole pipeline, each with the padding rule: the square is cut from the full-size picture."""
+    picture = real("astronaut").resize((2048, 2048), Image.Resampling.LANCZOS)
+    boxes = {}
+    for name in ("mediapipe_people", "opencv"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("lora_train.data.prepare.detectors.PREFERRED", {"face": (name,)})
+            (tmp_path / name).mkdir()
+            _, lines = report(tmp_path / name, picture, operations=("face",), min_size=100)
+        assert name.split("_")[0] in lines["face"]["detector"].lower()
+        boxes[name] = lines["face"]["box"]
+    left, top, right, bottom = boxes["mediapipe_people"]
+    assert right - left == bottom - top
+    assert overlap(*boxes.values()) > 0.6
+
+
+@pytest.mark.skipif(not MEDIAPIPE, reason="mediapipe is not installed (the people extra)")
 def test_mediapipe_finds_face_and_body(tmp_path: Path) -> None:
     plan, _ = choose(Plan(PrepareOptions(body_score=0.5), ""), {"face", "body", "segment"})
     assert plan.detectors["body"] == plan.detectors["segment"] == "mediapipe_people"

@@ -143,7 +143,8 @@ def test_the_second_run_does_nothing(folder: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Worker, "do", None)
     second = prepare(folder, chosen, work)
     changed = {path for path, state in listing(work).items() if before.get(path) != state}
-    assert changed == {"report.json"} and second.summary == first.summary
+    assert changed == {"report.json", "metadata.json", "metadata.rejected.json"}
+    assert second.summary == first.summary
 
 
 def test_only_what_changed_is_done_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +290,7 @@ def test_services(folder: Path, tmp_path: Path) -> None:
     assert found["tiny.png", "original"]["outcome"] == "kept"
     assert found["tinier.png", "original"]["reason"] == "the picture is only 50 px wide, 100 when upscaled; needs 128"
     assert {name: calls.count(name) for name in set(calls)} == {"upscale": 1, "restore": 7, "caption": 5}
-    assert (prepared.folder / "tiny.txt").read_text() == "128 wide"
+    assert (prepared.folder / "tiny.txt").read_text() == "128 wide\n"
     assert (prepared.folder / "coffee.txt").read_text() == "a cup of coffee"
     assert not list(work.rglob("*.crop.png")) and not list(work.rglob("*.upscale.png"))
     calls.clear()
@@ -297,10 +298,51 @@ def test_services(folder: Path, tmp_path: Path) -> None:
     assert calls == []
 
 
+def test_what_was_transparent_is_a_mask_through_all_edits(tmp_path: Path) -> None:
+    """Upscaled by the host, resized and padded: the mask's left half is empty like the picture's."""
+    (tmp_path / "in").mkdir()
+    picture = noise(3, (100, 60)).convert("RGBA")
+    picture.paste((0, 0, 0, 0), (0, 0, 50, 60))
+    picture.save(tmp_path / "in" / "a.png")
+    noise(4).save(tmp_path / "in" / "opaque.png")
+    twice = Services(upscale=lambda pictures: (p.resize((p.width * 2, p.height * 2)) for p in pictures))
+    prepared = prepare(tmp_path / "in", options("original", "upscale", "resize", "square"), tmp_path / "work", twice)
+    assert prepared.masks and [path.name for path in prepared.masks.iterdir()] == ["a.png"]
+    with Image.open(prepared.masks / "a.png") as mask, Image.open(prepared.folder / "a.png") as made:
+        assert mask.size == made.size == (SMALL, SMALL) and mask.mode == "L"
+        values, pixels = np.asarray(mask), np.asarray(made)
+    assert not values[:, : SMALL // 2 - 3].any() and not values[:20].any()  # transparent, and the border
+    assert (values[40:90, SMALL // 2 + 3 :] == 255).all()
+    assert (np.abs(pixels[:, : SMALL // 2 - 3].astype(int) - 192) <= 2).all()
+
+
+def test_a_crash_while_captions_are_written_leaves_no_old_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, work = options("original", "resize"), tmp_path / "work"
+    prepared = prepare(folder, chosen, work)
+    (folder / "coffee.txt").write_text("another cup")
+
+    def crash(path: Path, data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("lora_train.data.prepare.publish.write_bytes", crash)
+        prepare(folder, chosen, work)
+    prepare(folder, chosen, work)
+    assert (prepared.folder / "coffee.txt").read_text() == "another cup"
+
+
 def test_what_the_host_lacks_is_said_once(folder: Path, tmp_path: Path) -> None:
     noise(0, (90, 60)).save(folder / "tiny.png")
     prepared = prepare(folder, options("original", "upscale", "restore", "interrogate", "resize"), tmp_path / "work")
-    assert len(prepared.notes) == 3 and prepared.summary["kept"] == 6
+    assert [note.split(" ")[0:2] for note in prepared.notes] == [
+        ["Nothing", "is"],
+        ["No", "faces"],
+        ["No", "captions"],
+        ["No", "tags"],
+    ]
+    assert all("Use a WebUI" in note for note in prepared.notes) and prepared.summary["kept"] == 6
     prepared = prepare(folder, options("original", "resize"), tmp_path / "work")
     assert lines(prepared)["tiny.png", "original"]["reason"].endswith("needs 128; switch on upscale")
 

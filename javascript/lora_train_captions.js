@@ -1,0 +1,193 @@
+// The Dataset page: how often each tag occurs, and changes of all captions with a preview and an undo.
+(function () {
+    "use strict";
+
+    const panel = {element: null, parts: {}, tags: []};
+    const TAGS_SHOWN = 300;
+
+    // operation: what it is called, and its fields (name: label, placeholder, choices)
+    const EDITS = {
+        add: ["Add tags", {tags: ["Tags", "sara, woman"], where: ["Where", "", {front: "in front", back: "at the back"}]}],
+        remove: ["Remove tags", {tags: ["Tags", "hat, red hair"]}],
+        replace: ["Replace by a regular expression", {pattern: ["Find", "(red|brown) hair"], by: ["Put in its place", "hair"]}],
+        reorder: ["Put in order", {order: ["Order", "", {first: "as they are", alphabetical: "alphabetical", frequency: "most frequent first"}], first: ["These lead", "sara, woman"]}],
+        deduplicate: ["Remove what comes twice", {}],
+        blacklist: ["Remove by pattern (* stands for anything)", {tags: ["Patterns", "* background, signature"]}],
+    };
+
+    const lib = () => window.loraTrain;
+    const page = () => window.loraTrain.dataset;
+    const make = (...given) => lib().make(...given);
+
+    function build(element) {
+        const parts = {}, summary = make("summary", "", element, "Captions and tags");
+        summary.id = "lora_train_captions";
+        const columns = make("div", "columns", element), left = make("div", "column", columns), right = make("form", "column", columns);
+        parts.filter = page().labelled(left, "Tags", make("input", "input"));
+        parts.filter.type = "search";
+        parts.filter.placeholder = "find a tag";
+        parts.filter.addEventListener("input", showTags);
+        parts.tags = make("ul", "tags", left);
+        parts.tags.setAttribute("aria-label", "Tags by frequency");
+        parts.operation = page().labelled(right, "Change all captions", make("select", "select"));
+        parts.operation.id = "lora_train_edit";
+        for (const [name, [label]] of Object.entries(EDITS)) make("option", "", parts.operation, label).value = name;
+        parts.operation.addEventListener("change", () => showFields());
+        parts.fields = make("div", "fields", right);
+        const buttons = make("div", "head", right);
+        parts.preview = page().button("button", buttons, "Preview", preview);
+        parts.apply = make("button", "button lora-train-primary", buttons, "Change them");
+        parts.undo = page().button("button", buttons, "Undo", undo);
+        parts.preview.id = "lora_train_edit_preview";
+        parts.apply.id = "lora_train_edit_apply";
+        parts.undo.id = "lora_train_edit_undo";
+        parts.said = make("div", "text", right);
+        parts.said.setAttribute("role", "status");
+        parts.changes = make("ul", "changes", right);
+        const beside = make("div", "head", right);
+        page().button("button", beside, "Write captions beside my pictures", writeBeside);
+        make("span", "hint", beside, "Until then they stay in the prepared copy. Files that are replaced are kept as .bak.");
+        right.addEventListener("submit", (event) => {
+            event.preventDefault();
+            apply();
+        });
+        element.addEventListener("toggle", refresh);
+        Object.assign(panel, {element, parts});
+        showFields();
+    }
+
+    function showFields(values) {
+        const fields = EDITS[panel.parts.operation.value][1];
+        panel.parts.fields.replaceChildren();
+        for (const [name, [label, placeholder, choices]] of Object.entries(fields)) {
+            const field = page().labelled(panel.parts.fields, label, make(choices ? "select" : "input", choices ? "select" : "input"));
+            field.name = name;
+            if (choices) for (const [value, text] of Object.entries(choices)) make("option", "", field, text).value = value;
+            else field.placeholder = placeholder;
+            if (values && values[name] !== undefined) field.value = values[name];
+        }
+        panel.parts.changes.replaceChildren();
+        say("");
+    }
+
+    function edits() {
+        const edit = {operation: panel.parts.operation.value};
+        panel.parts.fields.querySelectorAll("input, select").forEach((field) => { edit[field.name] = field.value; });
+        return {edits: [edit]};
+    }
+
+    function say(text, bad) {
+        panel.parts.said.textContent = text;
+        panel.parts.said.classList.toggle("lora-train-error", Boolean(bad));
+    }
+
+    async function guarded(action) {
+        try {
+            await action();
+        } catch (error) {
+            say(error.message, true);
+        }
+    }
+
+    function many(count) {
+        return count === 1 ? "1 caption" : count + " captions";
+    }
+
+    function preview() {
+        return guarded(async () => {
+            const answer = await page().ask("/captions/preview", "POST", edits());
+            const skipped = answer.skipped.map((one) => " " + one.file + " is left alone: " + one.reason + ".").join("");
+            say((answer.total ? many(answer.total) + " would change." : "Nothing would change.") + skipped);
+            panel.parts.changes.replaceChildren(...answer.changes.map(change));
+            if (answer.total > answer.changes.length) make("li", "hint", panel.parts.changes, "and " + (answer.total - answer.changes.length) + " more");
+        });
+    }
+
+    function split(text) {
+        return text.split(",").map((part) => part.trim()).filter(Boolean);
+    }
+
+    function change(one) {
+        const line = make("li", "change"), before = split(one.before), after = split(one.after);
+        make("b", "name", line, one.file);
+        const text = make("span", "", line), put = (tag, part) => {
+            if (text.childNodes.length) text.append(", ");
+            make(tag, "", text, part);
+        };
+        after.forEach((part) => put(before.includes(part) ? "span" : "ins", part));
+        before.filter((part) => !after.includes(part)).forEach((part) => put("del", part));
+        return line;
+    }
+
+    function apply() {
+        return guarded(async () => {
+            const answer = await page().ask("/captions/edit", "POST", edits());
+            panel.parts.changes.replaceChildren();
+            await changed();
+            say(answer.changed ? many(answer.changed) + " changed." : "Nothing to change.");
+        });
+    }
+
+    function undo() {
+        return guarded(async () => {
+            const answer = await page().ask("/captions/undo", "POST");
+            panel.parts.changes.replaceChildren();
+            await changed();
+            say("Undone: " + answer.name + ".");
+        });
+    }
+
+    function writeBeside() {
+        if (!window.confirm("Write the captions beside the pictures in " + page().status().folder + "?")) return;
+        return guarded(async () => {
+            const answer = await page().ask("/captions/beside", "POST");
+            say(answer.written ? many(answer.written) + " written beside your pictures." : "All captions are there already.");
+        });
+    }
+
+    async function changed() {
+        await refresh();
+        await page().load();
+    }
+
+    async function refresh() {
+        if (!panel.element || !panel.element.open) return;
+        try {
+            const answer = await page().ask("/captions/tags");
+            panel.tags = answer.tags;
+            panel.parts.undo.disabled = !answer.undo;
+            panel.parts.undo.textContent = answer.undo ? "Undo: " + answer.undo : "Undo";
+        } catch (error) { // no picture is kept
+            panel.tags = [];
+            panel.parts.undo.disabled = true;
+            say(error.message);
+        }
+        showTags();
+    }
+
+    function showTags() {
+        const wanted = panel.parts.filter.value.toLowerCase();
+        const found = panel.tags.filter(([tag]) => tag.includes(wanted));
+        panel.parts.tags.replaceChildren(...found.slice(0, TAGS_SHOWN).map(([tag, count]) => {
+            const line = make("li", "");
+            const show = page().button("tag", line, tag, () => page().filter({tag}));
+            show.title = "Show the pictures with it";
+            make("span", "count", line, String(count));
+            page().button("small", line, "remove", () => {
+                panel.parts.operation.value = "remove";
+                showFields({tags: tag});
+                preview();
+            }).setAttribute("aria-label", "Remove " + tag + " from all captions");
+            return line;
+        }));
+        if (!found.length) make("li", "hint", panel.parts.tags, panel.tags.length ? "No such tag" : "No tags yet");
+        if (found.length > TAGS_SHOWN) make("li", "hint", panel.parts.tags, "and " + (found.length - TAGS_SHOWN) + " more");
+    }
+
+    function start() {
+        if (!lib()) return setTimeout(start, 50);
+        lib().captions = {build, refresh};
+    }
+
+    start();
+})();

@@ -1,0 +1,76 @@
+"""Masks for the loss: white where a picture counts, black where it does not.
+
+A mask goes through the same scaling, cut and flip as its picture, and is then averaged over each latent's pixels,
+as sd-scripts does (`apply_masked_loss`: interpolation by area).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lora_train.data.buckets import Placement
+from lora_train.data.pictures import EXTENSIONS, BrokenPicture, has_alpha, load_alpha, load_picture
+from lora_train.data.scan import Manifest
+from lora_train.errors import LoraTrainError
+
+
+def attach_masks(manifest: Manifest, folder: Path | None) -> int:
+    """Give every picture of `manifest` its mask; returns how many have none and count as a whole.
+
+    Masks lie in `folder` at the pictures' relative paths, whatever their kind of picture. Without a folder the
+    pictures' own alpha is taken. Raises LoraTrainError when no picture has a mask.
+    """
+    pictures, without = [], 0
+    for picture in manifest.pictures:
+        mask = _mask_in(folder, _relative(picture.path, manifest.folder)) if folder else _alpha_of(picture.path)
+        without += mask is None
+        pictures.append(replace(picture, mask=mask))
+    if without == len(pictures):
+        raise LoraTrainError(
+            "no picture has a mask.",
+            str(folder or manifest.folder),
+            "Prepare with --process ...,segment, give --mask-folder, or use pictures that are transparent somewhere.",
+        )
+    manifest.pictures[:] = pictures
+    return without
+
+
+def load_mask(mask: Path, picture: Path, placement: Placement, flip: bool) -> torch.Tensor:
+    """A mask as its picture's bucket shows it: (H, W), 0 to 1. Its own alpha where `mask` is the picture itself.
+
+    Raises BrokenPicture.
+    """
+    image = load_alpha(mask) if mask == picture else load_picture(mask).convert("L")
+    if image.size != placement.scaled:
+        image = image.resize(placement.scaled, Image.Resampling.BILINEAR)
+    width, height = placement.bucket
+    image = image.crop((placement.left, placement.top, placement.left + width, placement.top + height))
+    values = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)
+    return values.flip(-1) if flip else values
+
+
+def to_latents(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(H, W) to (1, height, width): the mean over each latent's pixels."""
+    return torch.nn.functional.interpolate(mask[None, None], size=(height, width), mode="area")[0]
+
+
+def _relative(picture: Path, folder: Path) -> Path:
+    """A dataset config's pictures may lie anywhere: then the name counts."""
+    return picture.relative_to(folder) if picture.is_relative_to(folder) else Path(picture.name)
+
+
+def _mask_in(folder: Path, relative: Path) -> Path | None:
+    candidates = (folder / relative.with_suffix(extension) for extension in (".png", *sorted(EXTENSIONS)))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _alpha_of(picture: Path) -> Path | None:
+    try:
+        return picture if has_alpha(picture) else None
+    except BrokenPicture:  # the dataset will say so
+        return None

@@ -1,0 +1,55 @@
+"""webdataset's shards as a folder of pictures: unpacked once, with their captions beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path, PurePosixPath
+
+from lora_train.atomic import write_bytes, write_json, write_text
+from lora_train.data.formats.webdataset import Sample, read_shards
+from lora_train.data.scan import picture_files
+
+DONE = "unpacked.json"
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The shards in a folder, in order; none where there are pictures besides."""
+    if not folder.is_dir() or next(picture_files(folder), None):
+        return []
+    return sorted(path for path in folder.glob("*.tar") if path.is_file())
+
+
+def unpack(folder: Path, root: Path) -> Path:
+    """The pictures of a folder's shards, in a folder of their own below `root`; unpacked again only when they change.
+
+    Every shard gets a folder, so equal keys in two of them do not meet. Raises LoraTrainError for a damaged shard, or
+    when the disk is full; what is unpacked by then is used again.
+    """
+    shards = shard_files(folder)
+    state = [[shard.name, shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards]
+    digest = hashlib.sha256(json.dumps([str(folder.resolve()), state]).encode()).hexdigest()[:12]
+    target = root / f"{folder.resolve().name or 'shards'}-{digest}"
+    if (target / DONE).is_file():
+        return target
+    passed_over = []
+    for sample in read_shards(shards):
+        if isinstance(sample, Sample):
+            _write(sample, target)
+        else:
+            passed_over.append([str(sample.path), sample.reason])
+    write_json(target / DONE, {"shards": state, "passed_over": passed_over})
+    return target
+
+
+def _write(sample: Sample, target: Path) -> None:
+    """A stranger chose the key: it becomes one plain name."""
+    name = re.sub(r"[^\w.-]+", "_", sample.key)[-80:].strip(".") or "picture"
+    name += "-" + hashlib.sha256(sample.key.encode("utf-8", "replace")).hexdigest()[:8]
+    # the extension may have parts of its own (".seg.png"); the last says what it is
+    file = target / sample.shard.stem / f"{name}{PurePosixPath(f'x{sample.extension}').suffix}"
+    if not file.exists():
+        write_bytes(file, sample.data)
+    if sample.caption is not None:
+        write_text(file.with_suffix(".txt"), f"{' '.join(sample.caption.split())}\n")

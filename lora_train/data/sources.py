@@ -1,0 +1,151 @@
+"""What a run trains on, however it is told: a folder, kohya's metadata or dataset config, an imagefolder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+
+from lora_train.config import DataOptions
+from lora_train.data.captioning.merge import merge
+from lora_train.data.captions import with_tag
+from lora_train.data.formats.dataset_toml import Subset, read_dataset_config
+from lora_train.data.formats.imagefolder import read_imagefolder
+from lora_train.data.formats.kohya_metadata import find_picture, read_metadata
+from lora_train.data.pictures import EXTENSIONS, BrokenPicture, picture_size
+from lora_train.data.scan import Manifest, Picture, Rejected, concept_of, require_folder, require_pictures, scan
+from lora_train.errors import LoraTrainError, Problem
+
+IMAGEFOLDER = "metadata.jsonl"
+HONOURED = (
+    *("where", "image_dir", "metadata_file", "num_repeats", "class_tokens", "caption_extension"),
+    *("caption_prefix", "caption_suffix"),
+)
+"""What a subset of a dataset config sets here; the rest is said by the run's own options."""
+
+
+def read_pictures(options: DataOptions, repeats: int, may_read: Callable[[Path], bool] = lambda path: True) -> Manifest:
+    """The pictures of a run with their captions; `repeats` counts where nothing else says them.
+
+    Raises LoraTrainError when there are none, when a file is not what it should be, and when it names folders that
+    `may_read` refuses.
+    """
+    repeats = options.repeats or repeats
+    if options.dataset_config:
+        return _from_config(Path(options.dataset_config).expanduser(), options.tag, may_read)
+    folder = Path(options.folder).expanduser()
+    if options.in_json:
+        require_folder(folder)
+        return _from_metadata(Path(options.in_json).expanduser(), folder, options.tag, repeats)
+    captions, note = beside_captions(folder)
+    manifest = scan(folder, options.tag, repeats, captions)
+    manifest.notes += [note] if note else []
+    return manifest
+
+
+def beside_captions(folder: Path) -> tuple[Mapping[Path, str], str]:
+    """Captions by picture from the folder's own `metadata.jsonl`, and a note where it is none of an imagefolder."""
+    file = folder / IMAGEFOLDER
+    if not file.is_file():
+        return {}, ""
+    try:
+        return read_imagefolder(file).captions, ""
+    except LoraTrainError as error:
+        return {}, f"{IMAGEFOLDER} is not used: {error}"
+
+
+def _from_metadata(file: Path, folder: Path, tag: str, repeats: int) -> Manifest:
+    """Just the pictures that the file names, as sd-scripts does it."""
+    manifest = Manifest(folder)
+    captions = _imagefolder(file, manifest) if file.suffix.lower() == ".jsonl" else _kohya(file, folder, manifest)
+    for path in sorted(captions):
+        own_repeats, concept = concept_of(path.parent.name)
+        _add(manifest, path, with_tag(tag, captions[path]), concept, own_repeats or repeats)
+    require_pictures(manifest)
+    return manifest
+
+
+def _imagefolder(file: Path, manifest: Manifest) -> Mapping[Path, str]:
+    found = read_imagefolder(file)
+    manifest.rejected += found.rejected
+    return found.captions
+
+
+def _kohya(file: Path, folder: Path, manifest: Manifest) -> Mapping[Path, str]:
+    captions = {}
+    for key, entry in read_metadata(file).items():
+        picture = find_picture(key, folder)
+        if picture is None:
+            manifest.rejected.append(Rejected(Path(key), "there is no such picture below the folder"))
+        else:
+            captions[picture] = merge("", entry.caption, [entry.tags])
+    return captions
+
+
+def _from_config(file: Path, tag: str, may_read: Callable[[Path], bool]) -> Manifest:
+    """The pictures of all subsets. As in sd-scripts a subset is a folder without those below it."""
+    config = read_dataset_config(file)
+    manifest, problems = Manifest(file.parent), list[Problem]()
+    ignored = [*config.ignored]
+    for subset in config.subsets:
+        ignored += _not_honoured(subset)
+        if subset.is_reg:
+            manifest.rejected.append(Rejected(Path(subset.image_dir), "regularisation pictures are not trained on"))
+            continue
+        folder = _beside(file, subset.image_dir or str(Path(subset.metadata_file).parent))
+        try:
+            if not may_read(folder) or (subset.metadata_file and not may_read(_beside(file, subset.metadata_file))):
+                raise LoraTrainError("is outside the folders that may be used from this page.", str(folder))
+            require_folder(folder)
+            _add_subset(manifest, subset, folder, file, tag)
+        except LoraTrainError as error:
+            problems += error.problems
+    if problems:
+        raise LoraTrainError.of(problems)
+    if ignored:
+        manifest.notes.append(f"Not honoured of {file.name}: {', '.join(ignored)}.")
+    require_pictures(manifest)
+    return manifest
+
+
+def _add_subset(manifest: Manifest, subset: Subset, folder: Path, file: Path, tag: str) -> None:
+    if subset.metadata_file:
+        captions = _kohya(_beside(file, subset.metadata_file), folder, manifest)
+    else:
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and path.is_file())
+        captions = {path: _caption(path, subset) for path in files}
+    for path in sorted(captions):
+        parts = (subset.caption_prefix.strip(), captions[path], subset.caption_suffix.strip())
+        caption = " ".join(part for part in parts if part)
+        _add(manifest, path, with_tag(tag, caption), concept_of(folder.name)[1], subset.num_repeats)
+
+
+def _caption(picture: Path, subset: Subset) -> str:
+    beside = picture.with_suffix(subset.caption_extension)
+    if not beside.is_file():
+        return subset.class_tokens
+    return " ".join(beside.read_text(encoding="utf-8-sig", errors="replace").split())
+
+
+def _add(manifest: Manifest, path: Path, caption: str, concept: str, repeats: int) -> None:
+    try:
+        width, height = picture_size(path)
+    except BrokenPicture as error:
+        manifest.rejected.append(Rejected(path, str(error)))
+    else:
+        manifest.pictures.append(Picture(path, width, height, caption, concept, repeats))
+
+
+def _not_honoured(subset: Subset) -> list[str]:
+    plain = Subset()
+    return [
+        f"{subset.where}.{field.name}"
+        for field in fields(Subset)
+        if field.name not in (*HONOURED, "is_reg") and getattr(subset, field.name) != getattr(plain, field.name)
+    ]
+
+
+def _beside(file: Path, named: str) -> Path:
+    """A path of the config: as it stands, like sd-scripts; else relative to the config."""
+    path = Path(named).expanduser()
+    return path if path.exists() or path.is_absolute() else file.parent / path

@@ -1,0 +1,41 @@
+"""Models from weights that are there already: built without memory of their own, then given the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fill(make: Callable[[], Model], weights: Mapping[str, torch.Tensor]) -> tuple[Model, list[str]]:
+    """The model that `make` builds, with `weights` as its parameters; and the names it lacks.
+
+    Nothing is copied: the parameters are the given tensors, memory-mapped ones included, in their own
+    dtype. Raises RuntimeError where shapes differ.
+    """
+    with torch.device("meta"):
+        model = make()
+    missing, _ = model.load_state_dict(dict(weights), strict=False, assign=True)
+    return model, [name for name in missing if not _constant(model, name)] + _constants(model)
+
+
+def _constant(model: nn.Module, name: str) -> bool:
+    return name.endswith("position_ids")
+
+
+def _constants(model: nn.Module) -> list[str]:
+    """Compute the buffers that are no weights; returns those that are unknown."""
+    unknown = []
+    for name, buffer in list(model.named_buffers()):
+        if not buffer.is_meta:
+            continue
+        owner, _, last = name.rpartition(".")
+        if last == "position_ids":
+            model.get_submodule(owner).register_buffer(last, torch.arange(buffer.shape[-1]).expand(buffer.shape), False)
+        else:
+            unknown.append(name)
+    return unknown

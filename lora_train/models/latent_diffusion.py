@@ -1,0 +1,219 @@
+"""What SD 1.x, SD 2.x and SDXL share: a UNet on f8 latents of 4 channels, CLIP text encoders, DDPM noise."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lora_train.config import RunConfig
+from lora_train.errors import Problem
+from lora_train.models.base import Conditioning, Frame, Parts
+from lora_train.models.ddpm import NoiseProcess
+from lora_train.models.names import ONE_ENCODER, UNET, UnetNames, target_names
+from lora_train.models.prediction import EPSILON
+from lora_train.models.text import encode_clip, tokenize
+
+ENCODE_PIXELS = 8 * 512 * 512
+"""The VAE takes no more than this at once, which is two pictures of 1024 pixels."""
+
+
+class LatentDiffusion:
+    """See BaseModel. A family says its names, and overrides what it does in its own way."""
+
+    family: str
+    version: str
+    architecture: str
+    implementation = "diffusers"
+    text_prefixes: tuple[str, ...] = ONE_ENCODER
+    guidance = 7.0
+    _sgm_names = False
+
+    def __init__(self, parts: Parts) -> None:
+        self.source: Path = parts.source
+        self.notes = parts.notes
+        self.unet: Any = parts.unet
+        self.vae: Any = nn.Module.to(parts.vae, torch.float32)  # SDXL's gives NaN in fp16, and it is small
+        self.text_encoders: list[Any] = parts.text_encoders
+        self.tokenizers: list[Any] = parts.tokenizers
+        self.padding = parts.padding
+        self.scheduler_config = dict(parts.scheduler_config)
+        self.process = NoiseProcess.of_config(self.scheduler_config)
+        self.device = torch.device("cpu")
+        self.native_resolution = int(self.unet.config.sample_size) * 8
+        # kohya's UNets shrink sizes as they go down: sides must divide by 8 at each level's stride
+        self.size_step = 8 * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        for module in (self.unet, self.vae, *self.text_encoders):
+            module.requires_grad_(False).eval()
+
+    @property
+    def text_encoder(self) -> Any:
+        """The first text encoder, under the name that diffusers' pipelines give it."""
+        return self.text_encoders[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        """The first text encoder's tokenizer."""
+        return self.tokenizers[0]
+
+    @cached_property
+    def vae_hash(self) -> str:
+        """See BaseModel."""
+        return _weights_hash(self.vae)
+
+    @property
+    def prediction_type(self) -> str:
+        """ "epsilon" or "v_prediction"."""
+        return self.process.prediction_type
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """See BaseModel."""
+        return self.process.zero_terminal_snr
+
+    @cached_property
+    def _names(self) -> UnetNames:
+        return UnetNames(self.unet, self._sgm_names)
+
+    def roots(self) -> dict[str, nn.Module]:
+        """See BaseModel."""
+        return {UNET: self.unet} | dict(zip(self.text_prefixes, self.text_encoders))
+
+    def module_names(self, convolutions: bool = False, norms: bool = False) -> dict[str, str]:
+        """See BaseModel; kohya's default targets."""
+        return target_names(self.unet, self._names, self.text_encoders, convolutions, norms)
+
+    def block_of(self, name: str) -> str:
+        """See BaseModel."""
+        return self._names.block_of(name)
+
+    def vae_to(self, device: torch.device) -> None:
+        """See BaseModel."""
+        nn.Module.to(self.vae, device, torch.float32)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """See BaseModel."""
+        self.device = device
+        for module, its_dtype in ((self.unet, dtype), *((text, dtype) for text in self.text_encoders)):
+            nn.Module.to(module, device, its_dtype)  # diffusers' own `to` warns about what it does not do
+        self.vae_to(device)
+        self.process.to(device)
+
+    @torch.no_grad()
+    def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See BaseModel. So many at a time as make `ENCODE_PIXELS`: their memory grows with the pixels."""
+        count = max(1, ENCODE_PIXELS // (pixels.shape[-1] * pixels.shape[-2]))
+        means, stds, device = [], [], self.vae.device
+        with torch.autocast(device.type, enabled=False):
+            for some in pixels.split(count):
+                posterior = self.vae.encode(some.to(device, torch.float32)).latent_dist
+                means.append(posterior.mean)
+                stds.append(posterior.std)
+        return torch.cat(means), torch.cat(stds)
+
+    def scale_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """See BaseModel."""
+        return latents * float(self.vae.config.scaling_factor)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """See BaseModel. One picture at a time: decoding needs more memory than anything else."""
+        unscaled = latents.to(self.device, torch.float32) / float(self.vae.config.scaling_factor)
+        with torch.autocast(self.device.type, enabled=False):
+            return torch.cat([self.vae.decode(one).sample for one in unscaled.split(1)])
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """See BaseModel."""
+        return int(self.vae.config.latent_channels), height // 8, width // 8
+
+    def _tokens(self, encoder: int, captions: Sequence[str]) -> torch.Tensor:
+        return tokenize(self.tokenizers[encoder], captions, self.padding[encoder]).to(self.device)
+
+    def encode_text(self, captions: Sequence[str], clip_skip: int = 1) -> Conditioning:
+        """See BaseModel: {"states": (B, 77, D)}."""
+        return {"states": encode_clip(self.text_encoder, self._tokens(0, captions), clip_skip)}
+
+    def unconditional(self, negatives: Sequence[str], encoded: Conditioning) -> Conditioning:
+        """See BaseModel: the negative prompts as they are, empty ones too."""
+        return encoded
+
+    def extra_inputs(self, frames: Sequence[Frame]) -> Conditioning:
+        """See BaseModel: none."""
+        return {}
+
+    def draw_timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """See BaseModel: uniform integers."""
+        last = len(self.process.alphas_cumprod)
+        return torch.randint(0, last, (count,), generator=generator).to(self.device)
+
+    def noised(self, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """See BaseModel."""
+        return self.process.noised(x, noise, t)
+
+    def target(self, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """See BaseModel."""
+        return self.process.target(x, noise, t)
+
+    def snr(self, t: torch.Tensor) -> torch.Tensor:
+        """See BaseModel."""
+        return self.process.snr(t)
+
+    def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """See BaseModel."""
+        dtype = self.unet.dtype
+        states = conditioning["states"].to(dtype)
+        return self.unet(noisy.to(dtype), t, states, added_cond_kwargs=self._added(conditioning)).sample  # type: ignore[no-any-return]
+
+    def _added(self, conditioning: Conditioning) -> dict[str, torch.Tensor] | None:
+        """What the UNet is given besides latents, time and text."""
+        return None
+
+    def sampler(self, steps: int) -> Any:
+        """See BaseModel: DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095), trailing timesteps."""
+        from diffusers import DPMSolverMultistepScheduler
+
+        known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "steps_offset")
+        config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+        config |= {name: self.scheduler_config[name] for name in known if name in self.scheduler_config}
+        config |= {"timestep_spacing": "trailing", "prediction_type": self.prediction_type}
+        config |= {"rescale_betas_zero_snr": self.zero_terminal_snr}
+        scheduler = DPMSolverMultistepScheduler.from_config(config)
+        scheduler.set_timesteps(steps, device=self.device)
+        return scheduler
+
+    @classmethod
+    def refusals(cls, config: RunConfig, schedule: Mapping[str, Any]) -> list[Problem]:
+        """See BaseModel."""
+        found = []
+        epsilon = schedule.get("prediction_type", EPSILON) == EPSILON
+        if schedule.get("rescale_betas_zero_snr") and epsilon:
+            found.append(
+                Problem(
+                    "pure noise says nothing of the picture, so a base that predicts noise cannot be trained there.",
+                    "train.zero_terminal_snr",
+                    "Leave it out; it is for bases that predict v.",
+                )
+            )
+        if len(cls.text_prefixes) == 1:
+            for name in ("text_encoder_lr1", "text_encoder_lr2"):
+                if getattr(config.train, name) is not None:
+                    found.append(
+                        Problem(
+                            "this base has one text encoder.", f"train.{name}", "Give train.text_encoder_lr instead."
+                        )
+                    )
+        return found
+
+
+def _weights_hash(module: nn.Module) -> str:
+    """SHA-256 of a module's weights as loaded, for the latent cache's keys."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]

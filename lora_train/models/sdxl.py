@@ -1,0 +1,69 @@
+"""SDXL (Podell et al. 2023, arXiv 2307.01952): two text encoders, a pooled text state, and picture sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from lora_train.config import RunConfig
+from lora_train.errors import Problem
+from lora_train.models.base import Conditioning, Frame
+from lora_train.models.latent_diffusion import LatentDiffusion
+from lora_train.models.names import TWO_ENCODERS
+from lora_train.models.text import encode_penultimate
+
+
+class StableDiffusionXL(LatentDiffusion):
+    """The SDXL family, also where it predicts v (NoobAI)."""
+
+    family = "sdxl"
+    version = "sdxl_base_v1-0"
+    architecture = "stable-diffusion-xl-v1-base/lora"
+    implementation = "https://github.com/Stability-AI/generative-models"
+    text_prefixes = TWO_ENCODERS
+    _sgm_names = True
+
+    @property
+    def text_encoder_2(self) -> Any:
+        """The second text encoder, under the name that diffusers' pipelines give it."""
+        return self.text_encoders[1]
+
+    def encode_text(self, captions: Sequence[str], clip_skip: int = 1) -> Conditioning:
+        """See BaseModel: {"states": (B, 77, D1 + D2), "pooled": (B, P)}.
+
+        Both encoders' layer before the last, whatever `clip_skip` says: the UNet knows no other.
+        """
+        first, _ = encode_penultimate(self.text_encoders[0], self._tokens(0, captions))
+        second, pooled = encode_penultimate(self.text_encoders[1], self._tokens(1, captions))
+        assert pooled is not None
+        return {"states": torch.cat([first, second], dim=-1), "pooled": pooled}
+
+    def unconditional(self, negatives: Sequence[str], encoded: Conditioning) -> Conditioning:
+        """See BaseModel: zeros for an empty prompt, as SDXL was trained and as the WebUI and diffusers do."""
+        said = torch.tensor([bool(text) for text in negatives], device=self.device)
+        return {name: value * said.reshape(-1, *[1] * (value.ndim - 1)) for name, value in encoded.items()}
+
+    def extra_inputs(self, frames: Sequence[Frame]) -> Conditioning:
+        """See BaseModel: {"time_ids": (B, 6)}, original height and width, top and left of the cut, height and
+        width of the result (section 2.2 of the paper). fp32: half precision cannot hold the numbers."""
+        rows = [[*f.original[::-1], *f.crop[::-1], *f.target[::-1]] for f in frames]
+        return {"time_ids": torch.tensor(rows, dtype=torch.float32, device=self.device)}
+
+    def _added(self, conditioning: Conditioning) -> dict[str, torch.Tensor]:
+        return {"text_embeds": conditioning["pooled"].to(self.unet.dtype), "time_ids": conditioning["time_ids"]}
+
+    @classmethod
+    def refusals(cls, config: RunConfig, schedule: Mapping[str, Any]) -> list[Problem]:
+        """See BaseModel."""
+        found = super().refusals(config, schedule)
+        if config.model.clip_skip > 2:
+            found.append(
+                Problem(
+                    "SDXL always takes the layer before the last (which is clip skip 2) of its text encoders.",
+                    "model.clip_skip",
+                    "Leave it out.",
+                )
+            )
+        return found

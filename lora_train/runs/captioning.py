@@ -1,0 +1,75 @@
+"""Who captions pictures in a run: the host's models, or a captioner of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_train.config import PrepareOptions
+from lora_train.errors import LoraTrainError, Problem
+from lora_train.hosts.base import CAPTION_KINDS
+from lora_train.hosts.standalone import StandaloneHost
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from lora_train.data.captioners.registry import CaptionerOptions
+    from lora_train.hosts.base import Host
+
+Ask = Callable[["Iterable[Image.Image]"], "Iterator[str]"]
+
+
+def asked(kind: str, options: PrepareOptions, role: str, host: Host) -> Ask | None:
+    """The captioner of this kind; None where the host has none of it, or none is wanted."""
+    from lora_train.data.captioners.registry import captions
+
+    if kind == "none" or (kind in CAPTION_KINDS and kind not in host.caption_kinds()):
+        return None
+    if kind in CAPTION_KINDS:
+        return lambda pictures: host.caption(pictures, kind)
+    return lambda pictures: captions(kind, _captioner_options(options, role, _device(options)), pictures)
+
+
+def captioning_problems(options: PrepareOptions, host: Host) -> list[Problem]:
+    """What is wrong with captioner, tagger and template here, as far as can be seen without loading a model.
+
+    A command is run only where the person sits at the machine: not for a WebUI's page, which may be open to others.
+    """
+    from lora_train.data.captioners.registry import lacking
+    from lora_train.data.captioning.merge import check_template
+
+    found: list[Problem] = []
+    if "interrogate" not in options.operations:
+        return found
+    try:
+        check_template(options.caption_template)
+    except LoraTrainError as error:
+        found += error.problems
+    for role, kind in (("captioner", options.captioner), ("tagger", options.tagger)):
+        given = _captioner_options(options, role, "cpu")
+        if kind in ("none", *CAPTION_KINDS) or not (given.model or given.command):
+            continue
+        if kind == "command" and not isinstance(host, StandaloneHost):
+            what = "a program of yours is run from the command line only, not from the WebUI."
+            found.append(Problem(what, f"prepare.{role}_command", "Choose another captioner."))
+        elif kind != "command" and not host.may_read(Path(given.model)):
+            found.append(Problem("is outside the folders that may be used from this page.", f"prepare.{role}_model"))
+        elif problem := lacking(kind, given):
+            found.append(problem)
+    return found
+
+
+def _captioner_options(options: PrepareOptions, role: str, device: str) -> CaptionerOptions:
+    from lora_train.data.captioners.registry import CaptionerOptions
+
+    model, command = getattr(options, f"{role}_model"), getattr(options, f"{role}_command")
+    return CaptionerOptions(model, device, command, options.tag_threshold, options.character_threshold)
+
+
+def _device(options: PrepareOptions) -> str:
+    if options.caption_device != "auto":
+        return options.caption_device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,148 @@
+"""What a run writes of its network: LoRA files, the card beside the result, previews."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_train.data.scan import Manifest, tag_frequency
+from lora_train.errors import LoraTrainError
+from lora_train.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from lora_train.lorafile.metadata import TrainingFacts
+    from lora_train.train.loop import Trainer
+
+CHECKPOINT_NAME = "{name}-step{step:08d}.safetensors"
+"""kohya's pattern for intermediate files."""
+
+
+@dataclass
+class RunWriter:
+    """Writes for one run; `started` is its time of start in seconds since 1970."""
+
+    folder: RunFolder
+    manifest: Manifest
+    trainer: Trainer
+    started: float
+    _base_hashes: dict[str, str] | None = None
+
+    def save_checkpoint(self, step: int) -> None:
+        """The LoRA as it is after `step`, in the run's folder."""
+        name = CHECKPOINT_NAME.format(name=self.trainer.config.save.output_name, step=step)
+        self._save(self.folder.path / "checkpoints" / name, overwrite=True)
+
+    def save_result(self, path: Path, overwrite: bool) -> None:
+        """The LoRA at `path`; when that fails it is saved in the run's own folder, and the error says so."""
+        try:
+            self._save(path, overwrite)
+        except LoraTrainError as error:
+            raise self._rescued(path, error) from error
+        except Exception as error:  # hours of training must not be lost over what nobody thought of
+            what = f"the LoRA could not be saved: {type(error).__name__}: {error}."
+            raise self._rescued(path, LoraTrainError(what, str(path))) from error
+
+    def _save(self, path: Path, overwrite: bool) -> None:
+        from lora_train.lorafile.metadata import lora_metadata
+        from lora_train.lorafile.writing import write_lora
+
+        trainer, metadata = self.trainer, lora_metadata(self._facts())
+        write_lora(path, trainer.network.file_tensors(), metadata, trainer.config.save.save_precision, overwrite)
+        self.folder.event("saved", step=trainer.steps_done, path=str(path))
+
+    def _rescued(self, path: Path, error: LoraTrainError) -> LoraTrainError:
+        """The LoRA in the run's own folder, when it cannot be written where it should be."""
+        rescued = self.folder.path / path.name
+        try:
+            self._save(rescued, overwrite=True)
+        except LoraTrainError:
+            return error
+        problem = error.problems[0]
+        return LoraTrainError(problem.what, problem.where, f"The LoRA is saved here instead: {rescued}")
+
+    def write_card(self, path: Path) -> None:
+        """The sidecar and the preview; the LoRA is saved already, so their failing is only noted."""
+        from lora_train.lorafile.sidecar import write_preview, write_sidecar
+
+        trainer = self.trainer
+        samples = sorted((self.folder.path / "samples").glob("*.png"))
+        try:
+            notes = f"Trained by LoRA Train on {len(trainer.dataset.items)} pictures, {trainer.steps_done} steps."
+            write_sidecar(path, trainer.config.data.tag, trainer.model.version, notes)
+            write_preview(path, samples[-1].read_bytes() if samples else self._thumbnail())
+        except (LoraTrainError, OSError) as error:
+            self.folder.event("note", text=f"The card beside the LoRA was not written: {error}")
+
+    def _thumbnail(self) -> bytes:
+        """The first training picture, as it was cut, as PNG."""
+        from io import BytesIO
+
+        from lora_train.data.buckets import cut
+        from lora_train.data.pictures import load_picture
+
+        item, buffer = self.trainer.dataset.items[0], BytesIO()
+        picture = cut(load_picture(item.picture.path), item.placement)
+        picture.thumbnail((512, 512))
+        picture.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def _facts(self) -> TrainingFacts:
+        from lora_train.lorafile.metadata import TrainingFacts, base_hashes
+
+        trainer = self.trainer
+        if self._base_hashes is None:  # gigabytes are read for them
+            self._base_hashes = base_hashes(trainer.model.source)
+        folders: Counter[tuple[str, int]] = Counter()
+        for item in trainer.dataset.items:
+            folders[(item.picture.path.parent.name, item.picture.repeats)] += 1
+        return TrainingFacts(
+            config=trainer.config,
+            steps=trainer.steps_done,
+            epoch=trainer.epoch,
+            batches_per_epoch=trainer.batches_per_epoch,
+            pictures=len(trainer.dataset.items),
+            looks_per_epoch=self.manifest.looks_per_epoch,
+            buckets=trainer.dataset.bucket_counts(),
+            folders={name: (repeats, count) for (name, repeats), count in folders.items()},
+            tag_frequency=tag_frequency(self.manifest),
+            base_version=trainer.model.version,
+            architecture=trainer.model.architecture,
+            implementation=trainer.model.implementation,
+            prediction_type=trainer.model.prediction_type,
+            zero_terminal_snr=trainer.model.zero_terminal_snr,
+            base_name=trainer.model.source.name,
+            base_hashes=self._base_hashes,
+            started_at=self.started,
+            finished_at=time.time(),
+            session=self.folder.id,
+        )
+
+    def preview(self, step: int) -> None:
+        """A picture of each prompt, as the LoRA is now."""
+        from lora_train.models.sampling import Request, sample
+
+        trainer = self.trainer
+        options, data = trainer.config.preview, trainer.config.data
+        assert data.resolution
+        for number, prompt in enumerate(options.prompts):
+            request = Request(
+                prompt,
+                [options.seed],
+                data.resolution,
+                data.resolution,
+                steps=options.steps,
+                guidance=trainer.model.guidance if options.guidance is None else options.guidance,
+                clip_skip=trainer.config.model.clip_skip,
+            )
+            with trainer.autocast:
+                picture = sample(trainer.model, request)[0]
+            name = f"step{step:08d}-{number}.png"
+            try:
+                picture.save(self.folder.path / "samples" / name)
+            except OSError as error:
+                self.folder.event("note", text=f"A preview was not written: {error}")
+                continue
+            self.folder.event("preview", step=step, prompt=prompt, file=name)

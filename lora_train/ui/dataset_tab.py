@@ -1,0 +1,132 @@
+"""The *Dataset* page: what is done to the pictures, and a view of what came of it that the page's script draws."""
+
+from __future__ import annotations
+
+import html
+import time
+from typing import Any
+
+import gradio as gr
+
+from lora_train.config import PrepareOptions
+from lora_train.errors import LoraTrainError
+from lora_train.runs.service import Service
+from lora_train.ui.train_tab import Numbers, problems_html
+
+DATASET_VIEW = (
+    '<div id="lora_train_dataset" class="lora-train-dataset" data-page="{page}">'
+    "<p>The pictures appear here when the page's script has loaded.</p></div>"
+)
+"""The page's script fills it; `page` is the token that its requests carry."""
+
+ON = ("original", "range", "similar", "resize")
+"""What is on at first: nothing that needs a detector or a model, and not the blur score, which depends on taste."""
+
+OPERATIONS: dict[str, tuple[str, str]] = {
+    "original": ("Original", "The whole picture"),
+    "face": ("Face", "A square around the face, as a picture of its own"),
+    "body": ("Body", "A box around the whole person, as a picture of its own"),
+    "blur": ("Blur check", "Leaves out noisy and over-sharpened pictures"),
+    "range": ("Light check", "Leaves out pictures that are too dark, too bright or too flat"),
+    "similar": ("Similar check", "Of nearly equal pictures only the first stays"),
+    "upscale": ("Upscale", "Doubles what is smaller than the target; needs a WebUI"),
+    "restore": ("Restore faces", "CodeFormer or GFPGAN; needs a WebUI"),
+    "segment": ("Replace background", "By one colour, around people; also kept as a mask"),
+    "resize": ("Resize", "Longest side to the target, shape kept"),
+    "square": ("Square", "Pads to a square; not needed with buckets"),
+    "interrogate": ("Caption", "Describes pictures that have no caption; needs a captioner"),
+}
+
+NUMBERS: dict[str, tuple[str, str]] = {
+    "target": ("Target size", "Longest side in pixels; 512 if left empty"),
+    "min_size": ("Least size", "Smaller pictures are left out; the target if left empty, 0: none"),
+    "max_blur": ("Highest blur score", "1.5 to 1.8 is usual at 512 pixels"),
+    "min_range": ("Lowest light score", "0.15 is usual"),
+    "max_similarity": ("Highest similarity", "0.8 is usual; 1 keeps all"),
+    "face_score": ("How sure of a face", "0 to 1"),
+    "face_pad": ("Room around a face", "As a share of its side"),
+    "body_parts": ("Parts of a body", "So many of 33 must be seen"),
+    "tag_limit": ("Tags at most", "Per picture that is captioned"),
+}
+WHOLE = ("target", "min_size", "body_parts", "tag_limit")
+
+
+class DatasetTab:
+    """Builds the page and starts preparations; its components are kept by name."""
+
+    def __init__(self, service: Service, page_token: str = "", folder: str = "") -> None:
+        self._datasets = service.datasets
+        self._fields: dict[str, Any] = {}
+        with gr.Row():
+            with gr.Column(scale=1, min_width=300):
+                self._form(folder)
+            with gr.Column(scale=3, min_width=320):
+                gr.HTML(DATASET_VIEW.format(page=html.escape(page_token)))
+        for component in self._fields.values():
+            # the WebUI would keep values by label, and later defaults would never reach anybody
+            component.do_not_save_to_config = True
+
+    def _form(self, folder: str) -> None:
+        self._fields["folder"] = gr.Textbox(
+            folder,
+            label="Folder of pictures to prepare",
+            info="What is prepared is a copy; nothing is written here",
+            elem_id="lora_train_dataset_folder",
+            max_lines=1,
+        )
+        with gr.Row():
+            start = gr.Button("Prepare", variant="primary", elem_id="lora_train_prepare", min_width=100)
+            stop = gr.Button("Stop", elem_id="lora_train_prepare_stop", min_width=80)
+        message = gr.HTML("", elem_id="lora_train_dataset_message")
+        with gr.Accordion("What is done to the pictures", open=True):
+            for name, (label, info) in OPERATIONS.items():
+                self._fields[name] = gr.Checkbox(
+                    name in ON, label=label, info=info, elem_id=f"lora_train_operation_{name}"
+                )
+        with gr.Accordion("Sizes and limits", open=False):
+            for name, (label, info) in NUMBERS.items():
+                self._number(name, label, info)
+        # a set of inputs makes gradio hand over a dictionary by component, whatever their order
+        start.click(self._start, inputs=set(self._fields.values()), outputs=[message])
+        stop.click(self._stop, inputs=[], outputs=[message])
+
+    def _number(self, name: str, label: str, info: str) -> None:
+        """A number that may be left open; see `TrainTab._number` for why it is a text field."""
+        value = getattr(PrepareOptions(), name)
+        self._fields[name] = gr.Textbox(
+            "" if value is None else f"{value:g}",
+            label=label,
+            info=info,
+            placeholder="automatic",
+            elem_id=f"lora_train_prepare_{name}",
+            max_lines=1,
+        )
+
+    def _start(self, given: dict[Any, Any]) -> str:
+        """Start a preparation; returns the message for the page. Never raises for what a person can mend."""
+        values = {name: given[component] for name, component in self._fields.items()}
+        try:
+            id = self._datasets.start(values["folder"] or "", options_of(values))
+        except LoraTrainError as error:
+            return problems_html(error.problems)
+        # the page's script shows this dataset when it sees it named here, and anew at each start
+        return (
+            f'<p class="lora-train-ok" data-dataset="{html.escape(id)}" data-started="{time.time_ns()}">Started. '
+            "It goes on when you close or reload this page.</p>"
+        )
+
+    def _stop(self) -> str:
+        if self._datasets.stop():
+            return "<p>Stopping. What is done is kept; Prepare goes on from there.</p>"
+        return "<p>Nothing is being prepared.</p>"
+
+
+def options_of(values: dict[str, Any]) -> PrepareOptions:
+    """The preparation that the form asks for. Raises LoraTrainError with every field that holds no number."""
+    number, default = Numbers(values), PrepareOptions()
+    numbers: dict[str, Any] = {}
+    for name in NUMBERS:
+        value = (number.whole if name in WHOLE else number)(name, f"prepare.{name}")
+        numbers[name] = getattr(default, name) if value is None else value
+    number.check()
+    return PrepareOptions(operations=tuple(name for name in OPERATIONS if values[name]), **numbers)

@@ -1,0 +1,82 @@
+"""sd-scripts' latents in a dataset."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lora_train.config import DataOptions
+from lora_train.data.cache import LatentCache
+from lora_train.data.dataset import Dataset, build_dataset
+from lora_train.data.formats.kohya_npz import read_npz
+from lora_train.data.scan import scan
+from tests.conftest import draw_pictures
+from tests.data.test_dataset import FakeEncoder
+
+OPTIONS = DataOptions(resolution=128, min_bucket_reso=64, max_bucket_reso=256, flip_aug=True)
+
+
+def build(folder: Path, cache: Path, options: DataOptions, encoder: FakeEncoder) -> Dataset:
+    return build_dataset(scan(folder), options, encoder, LatentCache(cache), 8, lambda done, total: None)
+
+
+def test_they_are_written_and_read_again(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 3, sizes=((128, 128), (200, 100)))
+    mine = build(folder, tmp_path / "a", replace(OPTIONS, write_npz=True), FakeEncoder())
+    written = read_npz(folder / "picture-1_0200x0100_sd.npz")
+    item = next(item for item in mine.items if item.picture.path.name == "picture-1.png")
+    width, height = item.placement.bucket
+    assert written.latents.shape == (3, height // 8, width // 8) and written.original_size == (200, 100)
+    assert np.array_equal(written.latents, mine.latents[item.keys[0]][0].numpy())  # the deviation is 0 here
+    assert np.array_equal(written.flipped, mine.latents[item.keys[1]][0].numpy())
+    encoder = FakeEncoder()
+    theirs = build(folder, tmp_path / "b", replace(OPTIONS, read_npz=True), encoder)
+    assert encoder.encoded == 0 and theirs.from_npz == 3
+    for key, (mean, std) in theirs.latents.items():
+        assert torch.equal(mean, mine.latents[key][0]) and not std.any()
+    assert not list((tmp_path / "b").glob("*"))
+
+
+def test_what_does_not_fit_is_made_by_us(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 3)
+    build(folder, tmp_path / "a", replace(OPTIONS, write_npz=True, flip_aug=False), FakeEncoder())
+    (folder / "picture-0_0128x0128_sd.npz").rename(folder / "picture-0.npz")
+    Image.new("RGB", (64, 64)).save(folder / "picture-0.png")  # the same bucket, of another original
+    (folder / "picture-1_0128x0128_sd.npz").write_bytes(b"damaged")
+    encoder = FakeEncoder()
+    dataset = build(folder, tmp_path / "b", replace(OPTIONS, read_npz=True, flip_aug=False), encoder)
+    assert dataset.from_npz == 1 and encoder.encoded == 2
+    os.utime(folder / "picture-2.png")  # changed since
+    assert build(folder, tmp_path / "d", replace(OPTIONS, read_npz=True, flip_aug=False), FakeEncoder()).from_npz == 0
+    encoder = FakeEncoder()  # for flips they hold too little
+    assert build(folder, tmp_path / "c", replace(OPTIONS, read_npz=True), encoder).from_npz == 0
+    assert encoder.encoded == 6
+
+
+def test_by_default_none_are_touched(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 1)
+    build(folder, tmp_path / "a", OPTIONS, FakeEncoder())
+    assert not list(folder.glob("*.npz"))
+
+
+def test_the_sample_follows_the_posterior_and_stays_the_same(tmp_path: Path) -> None:
+    class Wide(FakeEncoder):
+        def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            mean, _ = super().encode_pictures(pixels)
+            return mean, torch.full_like(mean, 0.5)
+
+    folder = draw_pictures(tmp_path / "in", 1)
+    files = []
+    for name in ("a", "b"):
+        dataset = build(folder, tmp_path / name, replace(OPTIONS, write_npz=True, flip_aug=False), Wide())
+        files.append(read_npz(folder / "picture-0_0128x0128_sd.npz").latents)
+        (folder / "picture-0_0128x0128_sd.npz").unlink()
+    assert np.array_equal(*files)
+    spread = files[0] - dataset.latents[dataset.items[0].keys[0]][0].numpy()
+    assert float(spread.std()) == pytest.approx(0.5, rel=0.1) and abs(float(spread.mean())) < 0.1

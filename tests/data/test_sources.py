@@ -1,0 +1,143 @@
+"""What others wrote about pictures, as a training set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora_train.cli import main
+from lora_train.config import DataOptions, RunConfig, problems
+from lora_train.data.scan import Manifest
+from lora_train.data.sources import read_pictures
+from lora_train.errors import LoraTrainError
+from tests.conftest import draw_pictures
+
+
+def read(**options: Any) -> Manifest:
+    return read_pictures(DataOptions(**options), 10)
+
+
+def captions(manifest: Manifest) -> dict[str, str]:
+    return {picture.path.name: picture.caption for picture in manifest.pictures}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four pictures in `5_sara`, the first without a caption."""
+    draw_pictures(tmp_path / "in" / "5_sara")
+    (tmp_path / "in" / "5_sara" / "picture-0.txt").unlink()
+    return tmp_path / "in"
+
+
+def test_kohyas_metadata_names_the_pictures(folder: Path, tmp_path: Path) -> None:
+    told = {
+        "5_sara/picture-0": {"caption": "woman", "tags": "1girl, woman"},
+        str(folder / "5_sara" / "picture-2.png"): {"tags": "hat,red hair"},
+        "5_sara/gone": {"caption": "x"},
+        "../outside": {"caption": "x"},
+    }
+    (tmp_path / "meta.json").write_text(json.dumps(told))
+    manifest = read(folder=str(folder), in_json=str(tmp_path / "meta.json"), tag="sks")
+    assert captions(manifest) == {"picture-0.png": "sks, woman, 1girl", "picture-2.png": "sks, hat, red hair"}
+    assert {picture.repeats for picture in manifest.pictures} == {5}
+    assert sorted(rejected.path.name for rejected in manifest.rejected) == ["gone", "outside"]
+
+
+def test_what_prepare_writes_is_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_TRAIN_DATA", str(tmp_path / "data"))
+    command = ["prepare", "--input", str(folder), "--process", "original,resize", "--target", "64", "--tag", "sks"]
+    assert main(command) == 0
+    (work,) = (tmp_path / "data" / "prepared").iterdir()
+    manifest = read(folder=str(work / "pictures"), in_json=str(work / "metadata.json"), tag="sks")
+    assert captions(manifest) == {
+        "picture-0.png": "sks",
+        **{f"picture-{n}.png": f"sks on colour {n}" for n in (1, 2, 3)},
+    }
+
+
+def test_an_imagefolder_by_itself_and_by_name(folder: Path) -> None:
+    rows = [{"file_name": f"5_sara/picture-{n}.png", "text": f"row {n}"} for n in (0, 1)]
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    found = captions(read(folder=str(folder)))
+    assert found["picture-0.png"] == "row 0" and found["picture-1.png"] == "sks on colour 1" and len(found) == 4
+    named = captions(read(folder=str(folder), in_json=str(folder / "metadata.jsonl")))
+    assert named == {"picture-0.png": "row 0", "picture-1.png": "row 1"}
+
+
+def test_another_metadata_jsonl_does_no_harm(folder: Path) -> None:
+    (folder / "metadata.jsonl").write_text('{"file_name": "5_sara/picture-0.png", "objects": []}')
+    manifest = read(folder=str(folder))
+    assert len(manifest.pictures) == 4 and "not used" in manifest.notes[0]
+
+
+def test_a_dataset_config(folder: Path, tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "other", 2)
+    (tmp_path / "other" / "picture-1.caption").write_text("second")
+    config = {
+        "general": {"shuffle_caption": True, "color_aug": True},
+        "datasets": [
+            {
+                "resolution": 512,
+                "subsets": [
+                    {
+                        "image_dir": str(folder / "5_sara"),
+                        "num_repeats": 3,
+                        "caption_extension": ".txt",
+                        "class_tokens": "sara woman",
+                    },
+                    {"image_dir": "other", "caption_prefix": "photo of"},
+                    {"image_dir": "reg", "is_reg": True},
+                ],
+            }
+        ],
+    }
+    (tmp_path / "data.json").write_text(json.dumps(config))
+    manifest = read(dataset_config=str(tmp_path / "data.json"))
+    found = {(p.path.parent.name, p.path.name): (p.caption, p.repeats, p.concept) for p in manifest.pictures}
+    assert found["5_sara", "picture-0.png"] == ("sara woman", 3, "sara")
+    assert found["5_sara", "picture-1.png"] == ("sks on colour 1", 3, "sara")
+    assert found["other", "picture-1.png"] == ("photo of second", 1, "other")
+    assert found["other", "picture-0.png"] == ("photo of", 1, "other")
+    assert len(found) == 6 and "regularisation" in manifest.rejected[0].reason
+    assert "datasets[0].subsets[0].shuffle_caption" in manifest.notes[0] and "resolution" in manifest.notes[0]
+    assert "general.color_aug" in manifest.notes[0]
+
+
+def test_wrong_subsets_are_told_together(tmp_path: Path) -> None:
+    subsets = [{"image_dir": str(tmp_path / name)} for name in ("one", "two")]
+    (tmp_path / "data.json").write_text(json.dumps({"datasets": [{"subsets": subsets}]}))
+    with pytest.raises(LoraTrainError) as caught:
+        read(dataset_config=str(tmp_path / "data.json"))
+    assert len(caught.value.problems) == 2
+    draw_pictures(tmp_path / "one", 1)
+    draw_pictures(tmp_path / "two", 1)
+    options = DataOptions(dataset_config=str(tmp_path / "data.json"))
+    with pytest.raises(LoraTrainError, match="outside the folders"):
+        read_pictures(options, 10, lambda path: path.name != "two")
+
+
+def test_what_does_not_go_together() -> None:
+    config = RunConfig.from_dict(
+        {
+            "data": {"folder": "x", "dataset_config": "y", "in_json": "z"},
+            "prepare": {
+                "operations": ["interrogate"],
+                "captioner": "command",
+                "tagger": "wd14",
+                "background": "red",
+                "tag_threshold": 2.0,
+            },
+        }
+    )
+    found = {problem.where for problem in problems(config)}
+    assert {
+        "data.dataset_config",
+        "data.in_json",
+        "prepare.captioner_command",
+        "prepare.tagger_model",
+        "prepare.background",
+        "prepare.tag_threshold",
+    } <= found
