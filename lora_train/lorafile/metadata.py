@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import lora_train
-from lora_train.config import NetworkOptions, RunConfig, TrainOptions
+from lora_train.config import RunConfig, TrainOptions
 from lora_train.errors import LoraTrainError
 
 _LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
@@ -136,19 +136,22 @@ def _data(facts: TrainingFacts) -> dict[str, object]:
 
 def _network(facts: TrainingFacts) -> dict[str, object]:
     network = facts.config.network
-    return {
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": network.network_dim,
-        "ss_network_alpha": network.network_alpha,
-        "ss_network_dropout": None,
-    } | _network_args(network)
-
-
-def _network_args(network: NetworkOptions) -> dict[str, object]:
-    """kohya's `ss_network_args`: what its `--network_args` would have been."""
-    if not network.conv_dim:
-        return {}
-    return {"ss_network_args": json.dumps({"conv_dim": str(network.conv_dim), "conv_alpha": f"{network.conv_alpha:g}"})}
+    arguments = network_arguments(network)
+    # what starts from the base's own weight is written as a difference of twice the rank
+    ranks = 1 if network.init_lora_weights == "default" else 2
+    fields: dict[str, object] = {
+        "ss_network_module": network_module(network),
+        "ss_network_dim": (network.network_dim or 0) * ranks,
+        "ss_network_alpha": (network.network_alpha or 0.0) * ranks,
+        "ss_network_dropout": network.network_dropout or None,
+        "ss_scale_weight_norms": network.scale_weight_norms,
+    }
+    for name in ("base_weights", "base_weights_multiplier"):
+        if getattr(network, name):
+            fields[f"ss_{name}"] = json.dumps(
+                [Path(v).name if isinstance(v, str) else v for v in getattr(network, name)]
+            )
+    return fields | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
 
 
 def _training(facts: TrainingFacts) -> dict[str, object]:
