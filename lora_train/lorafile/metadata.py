@@ -10,6 +10,7 @@ from pathlib import Path
 
 import lora_train
 from lora_train.config import RunConfig, TrainOptions
+from lora_train.config.network import network_arguments, network_module
 from lora_train.errors import LoraTrainError
 
 _LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
