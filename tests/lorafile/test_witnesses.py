@@ -113,7 +113,7 @@ def test_peft_reads_its_layout(base: Path, tmp_path: Path) -> None:
 
 def test_a_trained_files_fields_are_kohyas(make_config: Callable[..., RunConfig]) -> None:
     """Every field that sd-scripts writes, but the parameters of losses and noises that were not used."""
-    made = run_training(make_config())
+    made = run_training(make_config(), host)
     assert made.path is not None
     unused = {
         "ss_huber_c", "ss_huber_scale", "ss_huber_schedule", "ss_multires_noise_discount",
@@ -127,7 +127,7 @@ def test_a_trained_files_fields_are_kohyas(make_config: Callable[..., RunConfig]
 
 
 def test_the_network_is_told_as_the_trainers_of_the_field_do(make_config: Callable[..., RunConfig]) -> None:
-    made = run_training(make_config(network={"kind": "lokr", "factor": 8, "conv_dim": 2, "conv_alpha": 1.0}))
+    made = run_training(make_config(network={"kind": "lokr", "factor": 8, "conv_dim": 2, "conv_alpha": 1.0}), host)
     assert made.path is not None
     theirs, ours = read_lora(GOLDEN / "lycoris_lokr.safetensors").metadata, read_lora(made.path).metadata
     assert ours["ss_network_module"] == theirs["ss_network_module"]
