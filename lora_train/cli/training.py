@@ -7,18 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from lora_train.cli.hosts import add_server, host_of, without_shards
+from lora_train.cli.network import add_network, network_of
 from lora_train.cli.preparing import add_operations, prepare_of
 from lora_train.config import (
     DataOptions,
     ModelOptions,
-    NetworkOptions,
     PreviewOptions,
     RunConfig,
     SaveOptions,
     TrainOptions,
     problems,
 )
-from lora_train.config.network import ALGORITHMS, with_arguments
 from lora_train.errors import LoraTrainError
 
 
@@ -45,23 +44,7 @@ def add_train(commands: Any) -> None:
     steps.add_argument("--alpha", type=float, help="scale is alpha / dim; 0 means dim / 2 (the default)")
     steps.add_argument("--conv-dim", type=int, help="also train 3x3 convolutions (LoCon), with this dimension")
     steps.add_argument("--conv-alpha", type=float, help="as --alpha, for the convolutions")
-    steps.add_argument(
-        "--algo",
-        "--type",
-        default="lora",
-        choices=sorted(ALGORITHMS),
-        help="kind of network (default %(default)s); see docs/networks.md",
-    )
-    steps.add_argument(
-        "--args",
-        nargs="*",
-        default=[],
-        metavar="NAME=VALUE",
-        help="more options of the network, as kohya's network_args: factor=8 use_tucker=True network_dropout=0.1 ...",
-    )
-    steps.add_argument(
-        "--network-weights", default="", metavar="FILE", help="go on from this LoRA, kinds and ranks too"
-    )
+    add_network(train)
     steps.add_argument("--repeats", type=int, help="repeats of each picture in an epoch (default 10)")
     steps.add_argument("--batch", type=int, default=1, help="pictures per step (default %(default)s)")
     steps.add_argument(
@@ -188,17 +171,7 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
             caption_dropout_rate=options.caption_dropout,
         ),
         prepare=prepare_of(options),
-        network=with_arguments(
-            NetworkOptions(
-                network_dim=options.dim,
-                network_alpha=options.alpha,
-                conv_dim=options.conv_dim,
-                conv_alpha=options.conv_alpha,
-                network_weights=options.network_weights,
-            ),
-            options.algo,
-            options.args,
-        ),
+        network=network_of(options),
         train=TrainOptions(
             max_train_steps=options.steps,
             gradient_accumulation_steps=options.gradient,
@@ -207,6 +180,7 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
             text_encoder_lr=options.textlr,
             text_encoder_lr1=options.textlr1,
             text_encoder_lr2=options.textlr2,
+            stop_text_encoder_training=options.stop_text,
             zero_terminal_snr=options.zero_terminal_snr,
             optimizer=options.optimizer,
             lr_scheduler=options.scheduler,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 from lora_train.config.run import NetworkOptions
-from lora_train.errors import LoraTrainError, Problem
+from lora_train.errors import Problem
 
 KINDS = ("lora", "loha", "lokr", "oft", "boft", "ia3", "glora", "full", "norm")
 DECOMPOSED = ("lora", "loha", "lokr")
@@ -180,57 +180,6 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
     )
     refuse(options.factor == 0 or options.factor < -1, "must be -1 or more than 0.", "factor", "8 is usual.")
     return found
-
-
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    **{kind: {"kind": kind} for kind in KINDS},
-    "locon": {"kind": "lora", "conv_dim": True},
-    "lycoris": {"kind": "lora", "conv_dim": True},
-    "dora": {"kind": "lora", "dora_wd": True},
-    "diag-oft": {"kind": "oft"},
-}
-"""What people call a kind, and the options that it means; `conv_dim` True is the network's own dimension."""
-
-_ALIASES = {"algo": "kind", "dropout": "network_dropout", "dim": "network_dim", "alpha": "network_alpha"}
-
-
-def with_arguments(options: NetworkOptions, algorithm: str, arguments: Sequence[str]) -> NetworkOptions:
-    """`options` changed by an algorithm's name and kohya's `network_args` ("factor=8", "use_tucker=True").
-
-    Lists are separated by commas, rules by semicolons. Raises LoraTrainError that names all that is wrong.
-    """
-    values, found = {}, list[Problem]()
-    types = get_type_hints(NetworkOptions)
-    for argument in arguments:
-        name, equals, text = argument.partition("=")
-        name = _ALIASES.get(name.strip(), name.strip())
-        if not equals or name not in types:
-            fix = f"Give NAME=VALUE with one of: {', '.join(types)}."
-            found.append(Problem(f"{argument!r} is no option of a network.", "network", fix))
-            continue
-        try:
-            values[name] = _read(types[name], text.strip())
-        except ValueError:
-            found.append(Problem(f"{text!r} is no value for it.", f"network.{name}"))
-    algorithm = str(values.pop("kind", algorithm))
-    if algorithm not in ALGORITHMS:
-        fix = f"Choose from: {', '.join(sorted(ALGORITHMS))}."
-        found.append(Problem(f"{algorithm!r} is not known.", "network.kind", fix))
-    if found:
-        raise LoraTrainError.of(found)
-    chosen = ALGORITHMS[algorithm] | values
-    if chosen.get("conv_dim") is True:
-        chosen["conv_dim"] = options.conv_dim or chosen.get("network_dim", options.network_dim) or DEFAULT_DIM
-    return replace(options, **chosen)
-
-
-def _read(hint: Any, text: str) -> Any:
-    """Text as a value of an option's type. Raises ValueError."""
-    if get_origin(hint) is tuple:
-        inner = get_args(hint)[0]
-        return tuple(inner(one.strip()) for one in text.split(";" if inner is str else ",") if one.strip())
-    kind = next((one for one in get_args(hint) if one is not type(None)), hint)
-    return _flag(text) if kind is bool else kind(text)
 
 
 def _rule_problems(options: NetworkOptions) -> list[Problem]:

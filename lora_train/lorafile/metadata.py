@@ -9,7 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import lora_train
-from lora_train.config import NetworkOptions, RunConfig, TrainOptions
+from lora_train.config import RunConfig, TrainOptions
+from lora_train.config.network import network_arguments, network_module
 from lora_train.errors import LoraTrainError
 
 _LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
@@ -158,47 +159,23 @@ def _data(facts: TrainingFacts) -> dict[str, object]:
 
 
 def _network(facts: TrainingFacts) -> dict[str, object]:
-    network, args = facts.config.network, _network_args(facts.config.network)
+    network = facts.config.network
+    arguments = network_arguments(network)
+    # what starts from the base's own weight is written as a difference of twice the rank
+    ranks = 1 if network.init_lora_weights == "default" else 2
     fields: dict[str, object] = {
-        "ss_network_module": "lycoris.kohya" if "algo" in args else "networks.lora",
-        "ss_network_dim": network.network_dim,
-        "ss_network_alpha": network.network_alpha,
+        "ss_network_module": network_module(network),
+        "ss_network_dim": (network.network_dim or 0) * ranks,
+        "ss_network_alpha": (network.network_alpha or 0.0) * ranks,
         "ss_network_dropout": network.network_dropout or None,
         "ss_scale_weight_norms": network.scale_weight_norms,
     }
-    return fields | ({"ss_network_args": json.dumps(args)} if args else {})
-
-
-_ALGORITHMS = {"lora": "locon", "oft": "diag-oft"}
-"""LyCORIS' names of kinds, where they are others than ours."""
-_LYCORIS_ARGS = (
-    "dora_wd",
-    "wd_on_output",
-    "rs_lora",
-    "use_tucker",
-    "factor",
-    "decompose_both",
-    "full_matrix",
-    "unbalanced_factorization",
-    "constraint",
-    "rescaled",
-    "train_on_input",
-    "train_norm",
-)
-"""Options that only LyCORIS has, under its names."""
-
-
-def _network_args(network: NetworkOptions) -> dict[str, str]:
-    """kohya's `ss_network_args`: what its `--network_args` would have been."""
-    plain = NetworkOptions()
-    args = {
-        name: str(getattr(network, name)) for name in _LYCORIS_ARGS if getattr(network, name) != getattr(plain, name)
-    }
-    if args or network.kind != "lora":
-        args = {"algo": _ALGORITHMS.get(network.kind, network.kind), **args}
-    if network.conv_dim:
-        args |= {"conv_dim": str(network.conv_dim), "conv_alpha": f"{network.conv_alpha:g}"}
-    return args
+    for name in ("base_weights", "base_weights_multiplier"):
+        if getattr(network, name):
+            fields[f"ss_{name}"] = json.dumps(
+                [Path(v).name if isinstance(v, str) else v for v in getattr(network, name)]
+            )
+    return fields | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
 
 
 def _training(facts: TrainingFacts) -> dict[str, object]:

@@ -42,6 +42,9 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
     if config.model.path:
         with noting(found, "model.path"):
             found += refusals(allowed(config.model.path, host, "model.path"), config)
+    if stages.train:
+        with noting(found, "network"):
+            found += _network_files(config, host)
     if stages.train and config.save.output_name and config.save.output_dir:
         with noting(found, "save.output_dir"):
             found += _output_problems(config, host, own_output)
@@ -79,6 +82,21 @@ def _pictures(config: RunConfig, host: Host) -> Manifest:
     if config.train.masked_loss and not config.prepare.operations:
         attach_masks(manifest, Path(data.mask_folder).expanduser() if data.mask_folder else None)
     return manifest
+
+
+def _network_files(config: RunConfig, host: Host) -> list[Problem]:
+    """What is wrong with the LoRA files that the training starts from."""
+    named = [(name, "network.base_weights") for name in config.network.base_weights]
+    if config.network.network_weights:
+        named.append((config.network.network_weights, "network.network_weights"))
+    found = []
+    for name, field in named:
+        try:
+            if not allowed(name, host, field).is_file():
+                found.append(Problem(f"there is no LoRA file {name}.", field, "Give the path of a .safetensors file."))
+        except LoraTrainError as error:
+            found += error.problems
+    return found
 
 
 def allowed(named: str, host: Host, where: str) -> Path:

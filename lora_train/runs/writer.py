@@ -118,6 +118,7 @@ class RunWriter:
             started_at=self.started,
             finished_at=time.time(),
             session=self.folder.id,
+            extra=dict(trainer.built.told),
         )
 
     def preview(self, step: int) -> None:

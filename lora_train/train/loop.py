@@ -100,7 +100,7 @@ class Trainer:
         """Train; returns the number of steps done. Raises LoraTrainError when the loss is not a number."""
         options = self.config.train
         assert options.max_train_steps and options.lr_warmup_steps is not None
-        optimizer, scaler = self.optimizer, self.scaler
+        optimizer = self.optimizer
         batches = self._batches(self.steps_done * options.gradient_accumulation_steps)
         self.network.attach()
         if self.steps_done == 0:
@@ -119,18 +119,11 @@ class Trainer:
             for micro in range(options.gradient_accumulation_steps):
                 items = next(batches)
                 position = self.steps_done * options.gradient_accumulation_steps + micro
-                losses.append(self._micro_batch(items, position, scaler))
+                losses.append(self._micro_batch(items, position))
                 shown += len(items)
             loss = float(torch.stack(losses).mean())
             self._require_number(loss, items)
-            scaler.unscale_(optimizer)
-            limit = options.max_grad_norm or math.inf
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-            scaler.step(optimizer)
-            scaler.update()
-            if self.config.network.scale_weight_norms is not None:
-                self.network.limit_norms(self.config.network.scale_weight_norms)
-            optimizer.zero_grad(set_to_none=True)
+            norm = self._update(parameters)
             self.steps_done += 1
             first = math.isnan(self.smoothed)
             self.smoothed = loss if first else SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
@@ -139,6 +132,20 @@ class Trainer:
             if pace.due(self.config.save.save_state_every_n_minutes):
                 self.callbacks.state(self.steps_done)
         return self.steps_done
+
+    def _update(self, parameters: list[torch.nn.Parameter]) -> float:
+        """One step of the optimizer; returns the norm of the gradient before it was clipped."""
+        norm = 0.0
+        if any(parameter.grad is not None for parameter in parameters):
+            self.scaler.unscale_(self.optimizer)
+            limit = self.config.train.max_grad_norm or math.inf
+            norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        if self.config.network.scale_weight_norms is not None:
+            self.network.limit_norms(self.config.network.scale_weight_norms)
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
 
     def _groups(self) -> list[dict[str, Any]]:
         return parameter_groups(self.built, self.config.network, self.rates)
@@ -170,7 +177,7 @@ class Trainer:
             self.scaler.load_state_dict(told["scaler"])
         return bool(told["data"] == self.dataset.fingerprint())
 
-    def _micro_batch(self, items: list[Item], position: int, scaler: Any) -> torch.Tensor:
+    def _micro_batch(self, items: list[Item], position: int) -> torch.Tensor:
         """One forward and backward; returns the mean loss (a scalar tensor)."""
         options = self.config.train
         looks = self._looks(items, position)
@@ -189,7 +196,7 @@ class Trainer:
                 [Row(x, self._captions(items, position), mask=mask, extra=extra)],
                 Draw(noise, t, weight),
                 self._encode,
-                lambda loss: scaler.scale(loss / accumulation),
+                lambda loss: self.scaler.scale(loss / accumulation),
                 self.autocast,
             )
         return losses.mean()

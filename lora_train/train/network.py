@@ -56,6 +56,7 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
     ranks = {value.shape[0] for key, value in file.tensors.items() if key.endswith("lora_down.weight")}
     told = {"ss_network_dim": str(min(ranks)) if len(ranks) == 1 else "Dynamic"}
     told |= {key: value for key, value in file.metadata.items() if key.startswith("ss_network_")}
+    told |= {"ss_network_weights": file.path.name}
     return Built(network, rates, told)
 
 

@@ -80,7 +80,8 @@ def backward(
                 error = error * row.mask
             losses = row.weight * draw.weight * error.mean(dim=tuple(range(1, error.ndim)))
         with network.at(row.multiplier):
-            scale(losses.mean()).backward()  # type: ignore[no-untyped-call]
+            if losses.requires_grad:  # not where module dropout left every network out
+                scale(losses.mean()).backward()  # type: ignore[no-untyped-call]
         total += losses.detach()
     return total
 

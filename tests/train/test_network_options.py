@@ -1,0 +1,250 @@
+"""Every option of the network does what it says, in short runs from the configuration to the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lora_train.config import RunConfig
+from lora_train.config.network import KINDS
+from lora_train.errors import LoraTrainError
+from lora_train.hosts.standalone import StandaloneHost
+from lora_train.lorafile.reading import LoraFile, read_lora
+from lora_train.lorafile.writing import write_lora
+from lora_train.models.opening import open_model
+from lora_train.networks.inject import targets
+from lora_train.networks.registry import load_network
+from lora_train.prompt.apply import Applier, modules_by_file_name
+from lora_train.prompt.syntax import LoraTag
+from lora_train.runs.execute import resume_training, run_training
+from lora_train.runs.folder import RunFolder
+
+Make = Callable[..., RunConfig]
+SMALL = {"resolution": 64, "min_bucket_reso": 64, "max_bucket_reso": 64}
+# constant from the first step, so that single steps compare
+PLAIN = {"lr_scheduler": "constant", "lr_warmup_steps": 0, "max_train_steps": 2, "text_encoder_lr": 1e-4}
+
+
+@pytest.fixture
+def trained(make_config: Make, tmp_path: Path) -> Callable[..., LoraFile]:
+    """Trains at 64 pixels with options of the network (and `train={...}`), and reads the file."""
+    count = iter(range(100))
+
+    def train(train: dict[str, Any] | None = None, **network: Any) -> LoraFile:
+        number = next(count)
+        config = make_config(
+            data=SMALL,
+            network={"network_dim": 2, "network_alpha": 2.0} | network,
+            train=PLAIN | (train or {}),
+            save={"output_name": f"run{number}", "save_precision": "fp32"},
+        )
+        path = run_training(config, StandaloneHost(tmp_path / "data")).path
+        assert path is not None
+        return read_lora(path)
+
+    return train
+
+
+def _differences(one: LoraFile, other: LoraFile) -> set[str]:
+    assert one.tensors.keys() == other.tensors.keys()
+    return {name for name, value in one.tensors.items() if not torch.equal(value, other.tensors[name])}
+
+
+def _ups(file: LoraFile, start: str = "lora_") -> torch.Tensor:
+    found = [v.flatten() for k, v in file.tensors.items() if k.startswith(start) and k.endswith("lora_up.weight")]
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_trains_and_applies(trained: Callable[..., LoraFile], base: Path, kind: str) -> None:
+    more = {"network_dim": 16} if kind == "boft" else {"network_dim": 4}
+    file = trained(kind=kind, **more, **({"network_train_unet_only": True} if kind == "norm" else {}))
+    told = file.metadata
+    assert (told["ss_network_module"] == "networks.lora") == (kind == "lora")
+    if kind != "lora":
+        assert json.loads(told["ss_network_args"])["algo"] == {"oft": "diag-oft"}.get(kind, kind)
+    model: Any = open_model(base)
+    before = {f"{p}.{n}": v.clone() for p, root in model.roots().items() for n, v in root.state_dict().items()}
+    applier = Applier(modules_by_file_name(model))
+    applied = applier.apply([(LoraTag("x", 1.0, 1.0), file.path)])
+    assert applied[0].unmatched == () and applied[0].unknown == ()
+    after = {f"{p}.{n}": v for p, root in model.roots().items() for n, v in root.state_dict().items()}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) >= len(file.by_module())
+    applier.remove()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+
+
+def test_dora_around_loha_with_norms(trained: Callable[..., LoraFile]) -> None:
+    file = trained(kind="loha", dora_wd=True, train_norm=True, conv_dim=2, use_tucker=True)
+    parts = {frozenset(tensors) for tensors in file.by_module().values()}
+    flat = {"alpha", "dora_scale", "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
+    assert parts == {frozenset(flat), frozenset(flat | {"hada_t1", "hada_t2"}), frozenset({"w_norm", "b_norm"})}
+    told = json.loads(file.metadata["ss_network_args"])
+    assert told["dora_wd"] == "True" and told["wd_on_output"] == "False" and told["train_norm"] == "True"
+    one = next(v for k, v in file.tensors.items() if k.endswith("attn1_to_q.dora_scale"))
+    assert one.shape[0] == 1  # over columns, as the WebUI reads it
+
+
+@pytest.mark.parametrize("option", ["network_dropout", "rank_dropout", "module_dropout"])
+def test_dropout_is_drawn_from_the_seed(trained: Callable[..., LoraFile], option: str) -> None:
+    plain, one, again = trained(), trained(**{option: 0.5}), trained(**{option: 0.5})
+    assert len(_differences(plain, one)) > 50
+    assert _differences(one, again) == set()
+    assert len(_differences(one, trained(train={"seed": 7}, **{option: 0.5}))) > 50
+    key = "ss_network_dropout" if option == "network_dropout" else "ss_network_args"
+    assert "0.5" in one.metadata[key]
+
+
+def test_a_module_that_is_always_dropped_learns_nothing(trained: Callable[..., LoraFile]) -> None:
+    """At 0.99 nearly all are dropped in both steps; their up matrices stay 0."""
+    file = trained(module_dropout=0.99)
+    zero = [not v.any() for k, v in file.tensors.items() if k.endswith("lora_up.weight")]
+    assert sum(zero) > 0.9 * len(zero)
+
+
+def test_resume_with_dropout_gives_the_same_bits(make_config: Make, tmp_path: Path) -> None:
+    """Stopped after step 2 of 4, inside an epoch; the text encoder stops after step 3."""
+    options = {
+        "data": SMALL | {"repeats": 2},
+        "network": {
+            "network_dim": 2, "kind": "lora", "rank_dropout": 0.3, "module_dropout": 0.2, "network_dropout": 0.1,
+            "network_rules": ("attn1: kind=loha",), "scale_weight_norms": 0.01,
+        },
+        "train": PLAIN | {"max_train_steps": 4, "stop_text_encoder_training": 3},
+    }  # fmt: skip
+    options["network"].pop("network_dropout")  # not on loha
+    whole = run_training(make_config(**options, save={"output_name": "a", "save_precision": "fp32"}))
+    seen: list[int] = []
+
+    def listen(event: dict[str, Any]) -> None:
+        seen.extend([1] * (event["kind"] == "step"))
+
+    config = make_config(**options, save={"output_name": "b", "save_precision": "fp32"})
+    host = StandaloneHost(tmp_path / "other")
+    first = run_training(config, host, listen, lambda: len(seen) >= 2)
+    assert first.stopped
+    second = resume_training(RunFolder(first.folder), host)
+    assert whole.path is not None and second.path is not None
+    assert _differences(read_lora(whole.path), read_lora(second.path)) == set()
+
+
+def test_rs_lora_is_a_larger_scale_and_is_written_so_that_all_read_it(trained: Callable[..., LoraFile]) -> None:
+    plain, stable = trained(network_dim=4, network_alpha=4.0), trained(network_dim=4, network_alpha=4.0, rs_lora=True)
+    alphas = {float(v) for k, v in stable.tensors.items() if k.endswith(".alpha")}
+    assert alphas == {8.0}  # 8 / 4 = 4 / sqrt(4)
+    assert stable.metadata["ss_network_alpha"] == "4.0"
+    assert json.loads(stable.metadata["ss_network_args"])["rs_lora"] == "True"
+    assert _differences(plain, stable)
+
+
+def test_loraplus_gives_the_up_matrices_a_higher_rate(trained: Callable[..., LoraFile]) -> None:
+    """AdamW's first step has the size of the rate."""
+    one_step = {"max_train_steps": 1, "weight_decay": 0.0}
+    plain, plus = trained(train=one_step), trained(train=one_step, loraplus_lr_ratio=16.0)
+    assert all(name.endswith("lora_up.weight") for name in _differences(plain, plus))
+    assert _ups(plus).abs().median() == pytest.approx(16 * float(_ups(plain).abs().median()), rel=0.01)
+    only = trained(train=one_step, loraplus_unet_lr_ratio=16.0)
+    assert _ups(only, "lora_unet").abs().median() > 10 * _ups(only, "lora_te").abs().median()
+
+
+def test_a_text_encoder_that_stops_stays_as_it_was(trained: Callable[..., LoraFile]) -> None:
+    """The first step of three is the run of one step; the UNet goes on."""
+    one = trained(train={"max_train_steps": 1})
+    stopped = trained(train={"max_train_steps": 3, "stop_text_encoder_training": 1})
+    on = trained(train={"max_train_steps": 3})
+    same = {name for name in one.tensors if name not in _differences(one, stopped)}
+    assert {name for name in one.tensors if name.startswith("lora_te")} <= same
+    assert any(name.startswith("lora_te") for name in _differences(one, on))
+    assert any(name.startswith("lora_unet") for name in _differences(one, stopped))
+
+
+@pytest.mark.parametrize("kind", ["lora", "loha", "lokr", "full"])
+def test_norms_are_held(trained: Callable[..., LoraFile], base: Path, kind: str) -> None:
+    train = {"max_train_steps": 2, "learning_rate": 1e-2}
+    free, held = trained(kind=kind, train=train), trained(kind=kind, train=train, scale_weight_norms=0.005)
+    norms = {}
+    bases = targets(open_model(base))
+    for label, file in (("free", free), ("held", held)):
+        networks = {n: load_network(bases[n], tensors) for n, tensors in file.by_module().items()}
+        norms[label] = [float(net.weight_delta(bases[n].weight).norm()) for n, net in networks.items()]  # type: ignore[arg-type]
+    assert max(norms["free"]) > 0.01
+    assert max(norms["held"]) == pytest.approx(0.005, rel=1e-3)
+    assert held.metadata["ss_scale_weight_norms"] == "0.005"
+
+
+def test_rates_and_ranks_by_block_and_rule(trained: Callable[..., LoraFile]) -> None:
+    """AdamW's first step has the size of the rate, so rates can be read off the up matrices."""
+    rules = ("te_.*fc1: off", "attn2_to_v: kind=lokr dim=1", "attn2_to_k: lr=3e-5")
+    file = trained(
+        train={"max_train_steps": 1, "weight_decay": 0.0, "unet_lr": 1e-4},
+        block_dims=(1,) * 12 + (3,) * 13,
+        down_lr_weight="0.5," * 11 + "0.5",
+        mid_lr_weight="0",
+        network_rules=rules,
+    )
+    names = set(file.by_module())
+    assert not any("fc1" in name and name.startswith("lora_te") for name in names)
+    assert not any("mid_block" in name for name in names)
+    for name, tensors in file.by_module().items():
+        if "attn2_to_v" in name:
+            assert "lokr_w1" in tensors
+            continue
+        size = float(tensors["lora_up.weight"].abs().max())
+        expected = 3e-5 if "attn2_to_k" in name else 5e-5 if "_down_" in name else 1e-4
+        assert size == pytest.approx(expected, rel=0.02), name
+        rank = 2 if name.startswith("lora_te") else 1 if "_down_" in name else 3
+        assert tensors["lora_down.weight"].shape[0] == rank
+
+
+def test_going_on_from_a_file(trained: Callable[..., LoraFile], tmp_path: Path, base: Path) -> None:
+    first = trained(network_rules=("attn1: kind=loha", "attn2: dim=3"), network_dim=2)
+    again = trained(network_weights=str(first.path), network_dim=8, train={"learning_rate": 1e-12, "unet_lr": 1e-12})
+    assert again.tensors.keys() == first.tensors.keys()
+    values = zip(first.tensors.items(), again.tensors.values())
+    assert all(torch.allclose(v, w, atol=1e-5) for (k, v), w in values if k.startswith("lora_unet"))
+    assert again.metadata["ss_network_dim"] == first.metadata["ss_network_dim"] == "2"
+    assert again.metadata["ss_network_weights"] == first.path.name
+    further = trained(network_weights=str(first.path))
+    assert len(_differences(first, further)) > 50
+    write_lora(tmp_path / "odd.safetensors", {"lora_unet_odd.diff": torch.ones(2)}, {}, "fp32", overwrite=False)
+    with pytest.raises(LoraTrainError, match="has no such module that can be trained"):
+        trained(network_weights=str(tmp_path / "odd.safetensors"))
+
+
+def test_a_merged_base_is_another_base(trained: Callable[..., LoraFile]) -> None:
+    """Merging a LoRA and its negative gives the run on the base as it is, within rounding."""
+    other = trained(train={"max_train_steps": 2, "learning_rate": 0.05, "unet_lr": 0.05})
+    plain = trained()
+    merged = trained(base_weights=(str(other.path),), base_weights_multiplier=(0.5,))
+    assert len(_differences(plain, merged)) > 50
+    assert json.loads(merged.metadata["ss_base_weights"]) == {other.path.name: 0.5}
+    neither = trained(base_weights=(str(other.path), str(other.path)), base_weights_multiplier=(1.0, -1.0))
+    assert (_ups(neither) - _ups(plain)).norm() < 0.05 * (_ups(merged) - _ups(plain)).norm()
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_starts_from_the_base_are_trained_and_told(trained: Callable[..., LoraFile], start: str) -> None:
+    file = trained(init_lora_weights=start)
+    assert {v.shape[0] for k, v in file.tensors.items() if k.endswith("lora_down.weight")} == {4}
+    assert file.metadata["ss_network_dim"] == "4" and file.metadata["ss_network_alpha"] == "4.0"
+    assert json.loads(file.metadata["ss_network_args"]) == {"init_lora_weights": start}
+    assert _ups(file).abs().max() > 0
+
+
+def test_files_that_are_not_there_are_told_before_the_start(make_config: Make, host: StandaloneHost) -> None:
+    config = make_config(network={"network_weights": "gone.safetensors", "base_weights": ("lost.safetensors",)})
+    with pytest.raises(LoraTrainError) as caught:
+        run_training(config, host)
+    assert [p.where for p in caught.value.problems] == ["network.base_weights", "network.network_weights"]
+    assert not (host.data_dir() / "runs").exists()
+
+
+def test_dimensions_that_do_not_fit_are_told(make_config: Make, host: StandaloneHost) -> None:
+    with pytest.raises(LoraTrainError, match="cannot be split for BOFT with dimension 1"):
+        run_training(make_config(network={"kind": "boft", "network_dim": 1}), host)
