@@ -147,11 +147,10 @@ def _network(facts: TrainingFacts) -> dict[str, object]:
         "ss_network_dropout": network.network_dropout or None,
         "ss_scale_weight_norms": network.scale_weight_norms,
     }
-    for name in ("base_weights", "base_weights_multiplier"):
-        if getattr(network, name):
-            fields[f"ss_{name}"] = json.dumps(
-                [Path(v).name if isinstance(v, str) else v for v in getattr(network, name)]
-            )
+    if network.base_weights:
+        strengths = [*network.base_weights_multiplier, *[1.0] * len(network.base_weights)]
+        merged = [[Path(path).name, strength] for path, strength in zip(network.base_weights, strengths)]
+        fields["ss_base_weights"] = json.dumps(merged, ensure_ascii=False)
     return fields | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
 
 
