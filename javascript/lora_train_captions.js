@@ -82,6 +82,7 @@
     }
 
     async function guarded(action) {
+        say("Working ...");
         try {
             await action();
         } catch (error) {
@@ -147,7 +148,7 @@
 
     async function changed() {
         await refresh();
-        await page().load();
+        await window.loraTrain.grid.load();
     }
 
     async function refresh() {
@@ -170,7 +171,7 @@
         const found = panel.tags.filter(([tag]) => tag.includes(wanted));
         panel.parts.tags.replaceChildren(...found.slice(0, TAGS_SHOWN).map(([tag, count]) => {
             const line = make("li", "");
-            const show = page().button("tag", line, tag, () => page().filter({tag}));
+            const show = page().button("tag", line, tag, () => window.loraTrain.grid.filter({tag}));
             show.title = "Show the pictures with it";
             make("span", "count", line, String(count));
             page().button("small", line, "remove", () => {

@@ -7,6 +7,7 @@
 
     const lib = () => window.loraTrain;
     const page = () => window.loraTrain.dataset;
+    const grid = () => window.loraTrain.grid;
     const make = (...given) => lib().make(...given);
 
     function build() {
@@ -14,7 +15,7 @@
         dialog.id = "lora_train_card";
         dialog.setAttribute("aria-labelledby", "lora_train_card_title");
         dialog.addEventListener("keydown", onKey);
-        dialog.addEventListener("close", () => page().focus());
+        dialog.addEventListener("close", () => grid().focus());
         dialog.addEventListener("click", (event) => event.target === dialog && close());
         const inner = make("div", "inner", dialog), head = make("div", "head", inner);
         parts.title = make("b", "title", head);
@@ -28,7 +29,7 @@
         parts.reason = make("span", "reason", about);
         parts.decide = make("div", "decide", about);
         parts.facts = make("dl", "facts", inner);
-        const form = make("form", "form", inner);
+        const form = parts.form = make("form", "form", inner);
         form.addEventListener("submit", (event) => {
             event.preventDefault();
             save();
@@ -43,6 +44,7 @@
         parts.save.id = "lora_train_card_save";
         parts.said = make("span", "hint", foot);
         parts.said.setAttribute("role", "status");
+        parts.uncaptioned = make("p", "hint", inner, "A picture that is left out has no caption of its own; keep it to write one.");
         Object.assign(card, {dialog, parts});
     }
 
@@ -62,21 +64,20 @@
         const looksAlike = !changed && card.picture.outcome === picture.outcome && card.picture.output === picture.output;
         card.picture = picture;
         const parts = card.parts;
-        parts.title.textContent = page().title(picture);
-        parts.outcome.textContent = page().outcome(picture);
+        parts.title.textContent = grid().title(picture);
+        parts.outcome.textContent = grid().outcome(picture);
         parts.outcome.parentNode.dataset.outcome = picture.outcome;
-        parts.reason.textContent = page().reason(picture);
+        parts.reason.textContent = grid().reason(picture);
         parts.decide.replaceChildren();
-        page().decisions(parts.decide, picture, "card");
+        grid().decisions(parts.decide, picture, "card");
         [...parts.decide.children].forEach((button) => button.addEventListener("click", again));
         if (!looksAlike) showViews(picture);
         showFacts(picture);
-        const editable = picture.can_be_captioned;
-        parts.caption.readOnly = !editable;
-        parts.save.hidden = !editable;
-        if (changed) {
+        parts.form.hidden = !picture.can_be_captioned;
+        parts.uncaptioned.hidden = picture.can_be_captioned;
+        if (changed || !looksAlike) {
             parts.caption.value = picture.caption || "";
-            parts.said.textContent = editable ? "" : "Pictures that are left out have no caption of their own.";
+            parts.said.textContent = "";
         }
         showParts();
     }
@@ -108,14 +109,14 @@
         }
         if (picture.can_be_captioned) figure("Prepared", picture.key, "result");
         const twin = picture.twin;
-        if (twin && picture.rule === "similar") figure("Kept instead: " + page().title(twin), twin.key, "source");
+        if (twin && picture.rule === "similar") figure("Kept instead: " + grid().title(twin), twin.key, "source");
     }
 
     function showFacts(picture) {
         const options = page().status().options || {}, rows = [];
         for (const [name, value] of Object.entries(picture.scores || {})) {
             const limit = LIMITS[name];
-            rows.push([page().score(name, value), limit && options[limit[0]] !== undefined ? limit[1] + options[limit[0]] : ""]);
+            rows.push([grid().score(name, value), limit && options[limit[0]] !== undefined ? limit[1] + options[limit[0]] : ""]);
         }
         if (picture.box) rows.push(["cut out " + (picture.box[2] - picture.box[0]) + " × " + (picture.box[3] - picture.box[1]), ""]);
         if (picture.detector) rows.push(["found by " + picture.detector, picture.confidence === null ? "" : picture.confidence.toFixed(2) + " sure"]);
@@ -128,8 +129,7 @@
 
     // a button for each part of the caption, which takes it out
     function showParts() {
-        const editable = card.picture.can_be_captioned;
-        card.parts.tags.replaceChildren(...(editable ? parts() : []).map((part, number) => {
+        card.parts.tags.replaceChildren(...parts().map((part, number) => {
             const made = page().button("chip", null, part + " ×", () => {
                 card.parts.caption.value = parts().filter((_, other) => other !== number).join(", ");
                 showParts();
@@ -143,29 +143,30 @@
     async function save() {
         const said = card.parts.said;
         try {
-            await page().ask("/pictures/" + encodeURIComponent(card.picture.key) + "/caption", "PUT", {caption: card.parts.caption.value});
+            const answer = await page().ask("/pictures/" + encodeURIComponent(card.picture.key) + "/caption", "PUT", {caption: card.parts.caption.value});
+            card.picture.caption = answer.picture.caption;
             said.textContent = "Saved.";
-            await page().load();
-            if (lib().captions) await lib().captions.refresh();
+            await grid().load();
+            await lib().captions.refresh();
         } catch (error) {
             said.textContent = error.message;
         }
     }
 
     function unsaved() {
-        return card.picture.can_be_captioned && card.parts.caption.value !== (card.picture.caption || "") && card.parts.said.textContent !== "Saved.";
+        return card.picture.can_be_captioned && card.parts.caption.value.trim() !== (card.picture.caption || "");
     }
 
     async function go(by) {
         if (unsaved()) await save();
-        const next = page().neighbour(card.picture.key, by);
+        const next = grid().neighbour(card.picture.key, by);
         if (next) await show(next);
     }
 
     async function decide(keep) {
         const key = card.picture.key;
         if (!card.picture.can_be_kept) return;
-        await page().decide(key, keep);
+        await grid().decide(key, keep);
         await show(key);
         again();
     }

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lora_train.errors import LoraTrainError
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a crash leaves the old file or the new one, never half.
+@contextmanager
+def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
+    """A file to write `path` through: it takes its place only when the block ends without an error.
 
+    Without `sync` that holds for a crash of the program, not of the machine; who writes many files calls `sync_all`
+    after the last.
     Raises LoraTrainError when the folder cannot be written or the disk is full; the old file stays.
     """
     try:
@@ -23,9 +28,10 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise _cannot_write(path, error) from error
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
     except BaseException as error:
@@ -33,6 +39,21 @@ def write_bytes(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             raise _cannot_write(path, error) from error
         raise
+
+
+def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
+    """Write `data` to `path` so that a crash leaves the old file or the new one, never half.
+
+    Raises LoraTrainError as `writing` does.
+    """
+    with writing(path, sync) as file:
+        file.write(data)
+
+
+def sync_all() -> None:
+    """Wait until all that was written is on the disk, where the system can be asked for that."""
+    if hasattr(os, "sync"):
+        os.sync()
 
 
 def write_text(path: Path, text: str) -> None:

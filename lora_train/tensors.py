@@ -30,14 +30,35 @@ def read_header(path: Path) -> dict[str, dict[str, object]]:
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
             if not 2 <= length <= min(MAX_HEADER, size - 8):
                 raise ValueError("its header's length makes no sense")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length), object_pairs_hook=_unique)
         if not isinstance(header, dict):
             raise ValueError("its header is not a table")
+        _require_whole(header, size - 8 - length)
     except OSError as error:
         raise LoraTrainError(f"cannot read the file: {error.strerror}.", str(path)) from error
     except (ValueError, UnicodeDecodeError, RecursionError) as error:
         raise LoraTrainError(f"this is not a safetensors file ({error}).", str(path), GIVE_ANOTHER) from error
     return header
+
+
+def _require_whole(header: dict[str, dict[str, object]], size: int) -> None:
+    """Raise ValueError unless the tensors end where the file does: a download that broke off is seen at once."""
+    try:
+        end = max((int(header[name]["data_offsets"][1]) for name in header if name != "__metadata__"), default=0)  # type: ignore[index]
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError("its header does not say where the tensors are") from error
+    if end != size:
+        raise ValueError(f"its tensors take {end} bytes, and {size} are there: it is cut off or damaged")
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object; its keys twice are an error, not a matter of who comes last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:120]} is there twice")
+    return found
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

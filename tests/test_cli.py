@@ -81,7 +81,8 @@ def test_bad_input_has_a_message_and_writes_nothing(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_saves_and_says_where(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_and_the_like_save_and_say_where(tmp_path: Path, sent: str) -> None:
     folder = str(draw_pictures(tmp_path / "in"))
     command = [sys.executable, "-m", "lora_train", "train", "--input", folder, "--output", "x", "--steps", "100000"]
     environment = os.environ | {"LORA_TRAIN_DATA": str(tmp_path / "data"), "PYTHONUNBUFFERED": "1"}
@@ -97,12 +98,26 @@ def test_ctrl_c_saves_and_says_where(tmp_path: Path) -> None:
     while not any('"step"' in p.read_text() for p in tmp_path.glob("data/runs/*/events.jsonl")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.Signals[sent])
     out, err = process.communicate(timeout=60)
     path = tmp_path / "data" / "loras" / "x.safetensors"
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + signal.Signals[sent], err
     assert path.is_file() and str(path) in out and "LoRA so far is saved" in out
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--seed", "99999999999999999999"], "--seed"),
+        (["--guidance", "nan"], "--guidance"),
+        (["--steps", "0", "--count", "0"], "--count"),
+        (["--output", "noext"], "no kind of picture"),
+    ],
+)
+def test_generate_checks_its_numbers_first(change: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "sks", *change]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_shutdown_without_a_webui_is_refused(tmp_path: Path) -> None:

@@ -77,7 +77,8 @@ def _add_datasets(router: APIRouter, datasets: Datasets) -> None:
 
     @router.post("/prepare")
     def start(content: dict[str, Any] = Depends(json_body)) -> Response:
-        return _json({"id": datasets.start(_text(content, "folder"), _options(content))}, 201)
+        id = datasets.start(_text(content, "folder"), _options(content), _text(content, "tag"))
+        return _json({"id": id}, 201)
 
     @router.get("/{id}")
     def status(id: str) -> Response:

@@ -25,6 +25,7 @@ STATIC_FILES = {
     "uPlot.iife.min.js": "text/javascript",
     "lora_train.js": "text/javascript",
     "lora_train_dataset.js": "text/javascript",
+    "lora_train_grid.js": "text/javascript",
     "lora_train_card.js": "text/javascript",
     "lora_train_captions.js": "text/javascript",
     "style.css": "text/css",

@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lora_train
+from lora_train.cli.captions import add_captions
+from lora_train.cli.dataset import add_dataset
 from lora_train.cli.demo import add_demo
+from lora_train.cli.files import add_file
 from lora_train.cli.generate import add_generate
 from lora_train.cli.page import add_ui
 from lora_train.cli.preparing import add_prepare
@@ -19,7 +22,17 @@ from lora_train.errors import LoraTrainError
 BAD_INPUT = 2
 ABORTED = 130
 
-ADD: tuple[Callable[[Any], None], ...] = (add_train, add_prepare, add_resume, add_generate, add_demo, add_ui)
+ADD: tuple[Callable[[Any], None], ...] = (
+    add_train,
+    add_prepare,
+    add_captions,
+    add_dataset,
+    add_resume,
+    add_generate,
+    add_file,
+    add_demo,
+    add_ui,
+)
 """Each adds its command to the parser."""
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from lora_train.config import NetworkOptions
+from lora_train.config.network import DEFAULT_DIM
 from lora_train.errors import LoraTrainError, Problem
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
@@ -29,14 +30,12 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 OTHER_NAMES = {"use_cp": "use_tucker", "use_conv_cp": "use_tucker", "dropout": "network_dropout", "algo": "kind"}
 """LyCORIS' older names, and kohya's where ours differs."""
 
-LOCON_DIM = 16
-
 
 def add_network(train: Any) -> None:
     """The group of options about the network."""
     group = train.add_argument_group("network")
     group.add_argument(
-        "--algo", default="lora", choices=tuple(ALGORITHMS), help="kind of network (default %(default)s)"
+        "--algo", "--type", default="lora", choices=tuple(ALGORITHMS), help="kind of network (default %(default)s)"
     )
     group.add_argument(
         "--args",
@@ -88,7 +87,7 @@ def network_of(options: argparse.Namespace) -> NetworkOptions:
     )
     network = replace(network, **arguments(options.args))
     if options.algo == "locon" and not network.conv_dim:
-        network = replace(network, conv_dim=network.network_dim or LOCON_DIM)
+        network = replace(network, conv_dim=network.network_dim or DEFAULT_DIM)
     return network
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lora_train.config.network import DEFAULT_DIM
 from lora_train.config.run import RunConfig
 
 LOOKS_PER_PICTURE = 100
@@ -51,7 +52,9 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     smallest = choose("data.min_bucket_reso", data.min_bucket_reso, max(8, resolution // 2), "half of the resolution")
     largest = choose("data.max_bucket_reso", data.max_bucket_reso, resolution * 2, "twice the resolution")
     repeats = choose("data.repeats", data.repeats, 10, "usual; only sets what is called an epoch")
-    dim = choose("network.network_dim", network.network_dim, 16, "enough for one subject; the file stays small")
+    dim = choose(
+        "network.network_dim", network.network_dim, DEFAULT_DIM, "enough for one subject; the file stays small"
+    )
     alpha = choose("network.network_alpha", network.network_alpha or None, dim / 2, "half of the dimension")
     conv_alpha = network.conv_alpha or None
     if network.conv_dim:

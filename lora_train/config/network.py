@@ -19,6 +19,7 @@ SCALABLE = ("lora", "loha", "lokr", "full", "norm")
 LYCORIS_NAMES = {"oft": "diag-oft", "lora": "locon"}
 """Where LyCORIS calls a kind otherwise."""
 RULE_LR = "lr"
+DEFAULT_DIM = 16
 
 # what a rule may set: the first three, and the options of the kinds
 _RULE_VALUES: dict[str, Callable[[str], Any]] = {

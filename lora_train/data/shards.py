@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from lora_train.atomic import write_bytes, write_json, write_text
 from lora_train.data.formats.webdataset import Sample, read_shards
-from lora_train.data.scan import picture_files
+from lora_train.data.scan import Rejected, picture_files
 
 DONE = "unpacked.json"
 
@@ -33,14 +34,23 @@ def unpack(folder: Path, root: Path) -> Path:
     target = root / f"{folder.resolve().name or 'shards'}-{digest}"
     if (target / DONE).is_file():
         return target
+    passed_over = [[str(one.path), one.reason] for one in unpack_shards(shards, target)]
+    write_json(target / DONE, {"shards": state, "passed_over": passed_over})
+    return target
+
+
+def unpack_shards(shards: Iterable[Path], target: Path) -> list[Rejected]:
+    """Write the pictures of shards with their captions below `target`; gives what was passed over.
+
+    Raises LoraTrainError for a damaged shard, or when the disk is full.
+    """
     passed_over = []
     for sample in read_shards(shards):
         if isinstance(sample, Sample):
             _write(sample, target)
         else:
-            passed_over.append([str(sample.path), sample.reason])
-    write_json(target / DONE, {"shards": state, "passed_over": passed_over})
-    return target
+            passed_over.append(sample)
+    return passed_over
 
 
 def _write(sample: Sample, target: Path) -> None:

@@ -15,6 +15,28 @@ from lora_train.errors import LoraTrainError
 
 _LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
 
+NOT_OFFERED: dict[str, object] = {
+    "ss_adaptive_noise_scale": None,
+    "ss_caption_dropout_every_n_epochs": 0,
+    "ss_caption_tag_dropout_rate": 0.0,
+    "ss_debiased_estimation": False,
+    "ss_face_crop_aug_range": None,
+    "ss_fp8_base": False,
+    "ss_fp8_base_unet": False,
+    "ss_full_fp16": False,
+    "ss_ip_noise_gamma": None,
+    "ss_ip_noise_gamma_random_strength": False,
+    "ss_lowram": False,
+    "ss_multires_noise_iterations": None,
+    "ss_noise_offset_random_strength": False,
+    "ss_num_validation_images": 0,
+    "ss_validate_every_n_epochs": None,
+    "ss_validate_every_n_steps": None,
+    "ss_validation_seed": None,
+    "ss_validation_split": 0.0,
+}
+"""Fields of sd-scripts for what this trainer does not do; what it comes to do goes over them."""
+
 
 @dataclass(frozen=True)
 class TrainingFacts:
@@ -64,6 +86,7 @@ def base_hashes(path: Path) -> dict[str, str]:
 def lora_metadata(facts: TrainingFacts) -> dict[str, str]:
     """All fields as texts; `None` is written as "None", as kohya's scripts do."""
     fields: dict[str, object] = {
+        **NOT_OFFERED,
         **_session(facts),
         **_data(facts),
         **_network(facts),
@@ -195,6 +218,7 @@ def _modelspec(facts: TrainingFacts) -> dict[str, object]:
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": facts.architecture,
         "modelspec.implementation": facts.implementation,
+        "modelspec.implementation_version": f"lora-train/{lora_train.__version__}",
         "modelspec.title": facts.config.save.output_name,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.date": date.replace(tzinfo=None).isoformat(timespec="seconds"),

@@ -1,14 +1,33 @@
-"""Read LoRA files."""
+"""Read LoRA files of any layout into one form: tensors under kohya's names."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lora_train.errors import LoraTrainError
+from lora_train.lorafile.adapter_config import alpha_of, configs_in_metadata
+from lora_train.lorafile.checks import require_sound
+from lora_train.lorafile.layouts import ALPHA, DOWN, understand
+from lora_train.lorafile.names import COMPONENTS, split_name
 from lora_train.tensors import read_header, read_tensors
+
+ADAPTER_CONFIG = "adapter_config.json"
+WEIGHTS = (
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "pytorch_lora_weights.safetensors",
+    "pytorch_lora_weights.bin",
+)
+"""What peft and diffusers call the file in a folder of theirs."""
+PARTS = ("unet", "text_encoder", "text_encoder_2")
+
+_GIVE = "Give a LoRA file (.safetensors, .pt, .ckpt), or a folder as peft and diffusers write them."
 
 
 @dataclass(frozen=True)
@@ -18,6 +37,10 @@ class LoraFile:
     path: Path
     tensors: dict[str, torch.Tensor]
     metadata: dict[str, str]
+    layout: str = "kohya"
+    """How the file itself names things: "kohya", "diffusers", "peft"."""
+    skipped: tuple[str, ...] = ()
+    """Keys that are no network's (embeddings that other tools put beside it)."""
 
     def by_module(self) -> dict[str, dict[str, torch.Tensor]]:
         """Tensors grouped by module name, keyed by the last part ("lora_up.weight", "alpha")."""
@@ -28,19 +51,98 @@ class LoraFile:
         return grouped
 
 
-def read_lora(path: Path) -> LoraFile:
-    """Read a LoRA file with kohya's keys. Raises LoraTrainError when it is not one."""
-    if not path.is_file():
+def read_lora(path: Path, check: bool = True) -> LoraFile:
+    """Read a LoRA file, or a folder that peft or diffusers wrote, of any layout in `layouts.py`.
+
+    Raises LoraTrainError that names file and keys when it is not one; with `check` also when halves are
+    missing, shapes do not fit each other or values are not finite.
+    """
+    if not path.exists():
         raise LoraTrainError("there is no such LoRA file.", str(path), "Check its name.")
-    metadata = {}
-    if path.suffix.lower() == ".safetensors":
-        found = read_header(path).get("__metadata__", {})
-        metadata = {str(k): str(v) for k, v in found.items()}
-    tensors = read_tensors(path)
-    odd = [key for key in tensors if not key.startswith("lora_") or "." not in key]
-    if odd:
-        named = ", ".join(odd[:3]) + (" ..." if len(odd) > 3 else "")
+    raw, metadata, configs = _raw(path)
+    try:
+        read = understand(raw, metadata)
+        tensors = read.tensors | _alphas(read.tensors, read.paths, configs)
+    except ValueError as error:
+        raise LoraTrainError(f"this file cannot be read as a LoRA: {error}.", str(path), _GIVE) from error
+    file = LoraFile(path, dict(sorted(tensors.items())), metadata, read.layout, read.skipped)
+    if check:
+        require_sound(file.by_module(), str(path))
+    return file
+
+
+def file_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; other files have none. Raises LoraTrainError."""
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    found = read_header(path).get("__metadata__", {})
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+
+_Raw = tuple[dict[str, torch.Tensor], dict[str, str], dict[str, dict[str, Any]]]
+"""Tensors under the keys of the file, metadata, and peft's configurations by component."""
+
+
+def _raw(path: Path) -> _Raw:
+    if not path.is_dir():
+        return _raw_file(path)
+    folders = {part: file for part in PARTS if (file := _weights_in(path / part)) is not None}
+    if folders:
+        return _raw_parts(folders)
+    file = _weights_in(path)
+    if file is None:
+        raise LoraTrainError("there is no LoRA in this folder.", str(path), _GIVE)
+    return _raw_file(file)
+
+
+def _raw_file(path: Path) -> _Raw:
+    metadata = file_metadata(path)
+    configs = configs_in_metadata(metadata)
+    beside = path.parent / ADAPTER_CONFIG
+    if path.name in WEIGHTS and beside.is_file():
+        configs[""] = _config(beside)
+    return read_tensors(path), metadata, configs
+
+
+def _raw_parts(files: Mapping[str, Path]) -> _Raw:
+    tensors: dict[str, torch.Tensor] = {}
+    metadata: dict[str, str] = {}
+    configs: dict[str, dict[str, Any]] = {}
+    for part, file in files.items():
+        its_tensors, its_metadata, its_configs = _raw_file(file)
+        tensors |= {f"{part}.{key}": value for key, value in its_tensors.items()}
+        metadata |= its_metadata
+        configs |= {part: its_configs[""]} if "" in its_configs else {}
+    return tensors, metadata, configs
+
+
+def _weights_in(folder: Path) -> Path | None:
+    return next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LoraTrainError(f"cannot read the file: {error.strerror}.", str(path)) from error
+    except (ValueError, RecursionError) as error:
         raise LoraTrainError(
-            f"{len(odd)} of its {len(tensors)} keys are not a LoRA's ({named}).", str(path), "Use a LoRA file."
-        )
-    return LoraFile(path, tensors, metadata)
+            "this is not JSON.", str(path), "Repair it, or take it away: alpha is the rank then."
+        ) from error
+    return config if isinstance(config, dict) else {}
+
+
+def _alphas(
+    tensors: Mapping[str, torch.Tensor], paths: Mapping[str, str], configs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, torch.Tensor]:
+    """The alphas that peft's configurations tell, for modules whose tensors do not."""
+    found = {}
+    for module, path in paths.items():
+        config = configs.get(COMPONENTS[split_name(module)[0]], configs.get(""))
+        down = tensors.get(f"{module}.{DOWN}")
+        if config is None or down is None or down.ndim < 2 or f"{module}.{ALPHA}" in tensors:
+            continue
+        alpha = alpha_of(config, path, down.shape[0])
+        if alpha is not None:
+            found[f"{module}.{ALPHA}"] = torch.tensor(alpha)
+    return found

@@ -37,19 +37,19 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
     found += captioning_problems(config.prepare, host)
     manifest = None
     if config.data.folder or config.data.dataset_config:
-        with _noting(found, "data.folder"):
+        with noting(found, "data.folder"):
             manifest = _pictures(config, host)
     if config.model.path:
-        with _noting(found, "model.path"):
+        with noting(found, "model.path"):
             found += refusals(allowed(config.model.path, host, "model.path"), config)
     if stages.train:
-        with _noting(found, "network"):
+        with noting(found, "network"):
             found += _network_files(config, host)
     if stages.train and config.save.output_name and config.save.output_dir:
-        with _noting(found, "save.output_dir"):
+        with noting(found, "save.output_dir"):
             found += _output_problems(config, host, own_output)
     if stages.train or stages.latents:
-        with _noting(found, "train.device"):
+        with noting(found, "train.device"):
             pick_device(config.train.device)
     if found or manifest is None:
         raise LoraTrainError.of(found)
@@ -57,7 +57,7 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
 
 
 @contextmanager
-def _noting(found: list[Problem], where: str) -> Iterator[None]:
+def noting(found: list[Problem], where: str) -> Iterator[None]:
     """What goes wrong within the block is added to `found`: nothing that the system refuses is a traceback."""
     try:
         yield

@@ -74,12 +74,19 @@ class Dataset:
     @property
     def pictures(self) -> Path:
         """The folder to train on."""
-        return self.work / "pictures" / (self.folder.resolve().name or "pictures")
+        from lora_train.data.prepare.pipeline import output_folders
+
+        return output_folders(self.folder, self.work)[0]
 
     @property
     def notes(self) -> list[str]:
         """What could not be done here."""
         return [str(note) for note in self._report.get("notes", [])]
+
+    @property
+    def tag(self) -> str:
+        """The activation tag in captions that were made."""
+        return str(self._report.get("tag", ""))
 
     @property
     def options(self) -> PrepareOptions:
@@ -267,6 +274,7 @@ class Dataset:
             "folder": str(self.folder),
             "pictures_folder": str(self.pictures),
             "report": str(self.work / "report.json"),
+            "tag": self.tag,
             "options": asdict(self.options) if "options" in made else None,
             "detectors": made.get("detectors", {}),
             "notes": self.notes,

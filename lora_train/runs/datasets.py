@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.config import PrepareOptions, RunConfig, problems
 from lora_train.errors import LoraTrainError, Problem, Stopped
-from lora_train.runs.check import allowed
+from lora_train.runs.captioning import captioning_problems
+from lora_train.runs.check import allowed, noting
 from lora_train.runs.dataset import Dataset, Unknown
 from lora_train.runs.lock import RunLock, is_held
 from lora_train.runs.preparing import services_of, work_folder
@@ -30,9 +31,11 @@ log = logging.getLogger("lora_train")
 
 PREPARED = "prepared"
 MAX_LISTED = 50
-MODELS = {"upscale": "upscale", "restore": "restore", "interrogate": "caption"}
-"""Operations that a model of the host does, and their names among the services."""
-DOING = {"upscale": "Upscaling", "restore": "Restoring faces", "caption": "Captioning"}
+MODELS = {"upscale": ("upscale",), "restore": ("restore",), "interrogate": ("caption", "tags")}
+"""Operations that a model does, and their names among the services."""
+DOING = {"upscale": "Upscaling", "restore": "Restoring faces"}
+STAGES = {"pictures": "Looking at pictures", "captions": "Captioning", "tags": "Listing tags"}
+"""What the preparation's stages are called on the page; the services of DOING it does not count itself."""
 
 
 @dataclass
@@ -42,17 +45,23 @@ class Job:
     work: Path
     folder: Path
     options: PrepareOptions
+    tag: str = ""
     state: str = "preparing"
-    stage: str = "Looking at pictures"
+    stage: str = STAGES["pictures"]
     done: int = 0
     total: int = 0
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     again: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def progress(self, stage: str, done: int, total: int) -> None:
+    def begin(self, stage: str) -> None:
+        """Note what is counted from now on."""
+        self.stage, self.done, self.total = STAGES.get(stage, stage), 0, 0
+
+    def progress(self, done: int, total: int) -> None:
         """Note how far it is."""
-        self.stage, self.done, self.total = stage, done, total
+        self.done, self.total = done, total
 
     def to_dict(self) -> dict[str, Any]:
         """How it stands, as the page shows it."""
@@ -62,6 +71,7 @@ class Job:
             "done": self.done,
             "total": self.total,
             "problems": [problem.to_dict() for problem in self.problems],
+            "notes": list(self.notes),
         }
 
 
@@ -127,8 +137,8 @@ class Datasets:
         about["preparing"] = job is not None and job.state == "preparing"
         return about
 
-    def start(self, folder: str, options: PrepareOptions) -> str:
-        """Prepare a folder in the background; gives the dataset's id at once.
+    def start(self, folder: str, options: PrepareOptions, tag: str = "") -> str:
+        """Prepare a folder in the background; gives the dataset's id at once. `tag` goes into captions that are made.
 
         Without any operation the originals are looked at as they are. Raises LoraTrainError with all problems, or
         when it cannot start now.
@@ -136,14 +146,13 @@ class Datasets:
         if not options.operations:
             options = replace(options, operations=("original",))
         found = [p for p in problems(RunConfig(prepare=options)) if p.where.startswith("prepare.")]
+        found += captioning_problems(options, self.host)
         source = Path()
-        try:
+        with noting(found, "data.folder"):
             source = self._source(folder)
-        except LoraTrainError as error:
-            found = error.problems + found
         if found:
             raise LoraTrainError.of(found)
-        return self._begin(Job(work_folder(source, self.host), source, options))
+        return self._begin(Job(work_folder(source, self.host), source, options, tag.strip()))
 
     def _source(self, folder: str) -> Path:
         from lora_train.data.scan import require_folder
@@ -165,7 +174,7 @@ class Datasets:
             if job is not None:
                 job.again = True
                 return
-        self._begin(Job(dataset.work, self._source(str(dataset.folder)), dataset.options))
+        self._begin(Job(dataset.work, self._source(str(dataset.folder)), dataset.options, dataset.tag))
 
     def overrule(self, id: str, key: str, keep: bool | None) -> str:
         """Decide on a picture (None: as the rules say) and carry it out in the background.
@@ -251,11 +260,10 @@ def _prepare(job: Job, services: Services) -> tuple[str, list[Problem]]:
     """Prepare once; gives the state that it ended in, with what is wrong."""
     from lora_train.data.prepare import prepare
 
-    def look(done: int, total: int) -> None:
-        job.progress("Looking at pictures", done, total)
-
+    job.notes.clear()
+    watched, note = _watched(services, job), job.notes.append
     try:
-        prepare(job.folder, job.options, job.work, _watched(services, job), look, job.stop.is_set)
+        prepare(job.folder, job.options, job.work, watched, job.progress, job.stop.is_set, job.tag, job.begin, note)
     except Stopped:
         return "stopped", []
     except LoraTrainError as error:
@@ -272,8 +280,9 @@ def _watched(services: Services, job: Job) -> Services:
 
     def watched(name: str, call: Callable[[Iterable[Any]], Iterator[Any]]) -> Callable[[Iterable[Any]], Iterator[Any]]:
         def counting(pictures: Iterable[Any]) -> Iterator[Any]:
+            job.begin(DOING[name])
             for number, one in enumerate(call(pictures), 1):
-                job.progress(DOING[name], number, 0)
+                job.progress(number, 0)
                 yield one
 
         return counting
@@ -289,7 +298,11 @@ def _require_room(run: RunFolder, options: PrepareOptions, services: Services) -
         raise LoraTrainError(
             "a training is preparing its pictures.", run.id, "Wait until it trains, or stop it; nothing is lost."
         )
-    wanted = [name for name, service in MODELS.items() if name in options.operations and getattr(services, service)]
+    wanted = [
+        name
+        for name, used in MODELS.items()
+        if name in options.operations and any(getattr(services, service) for service in used)
+    ]
     if wanted:
         raise LoraTrainError(
             f"a training has the GPU, which {', '.join(wanted)} would need.",

@@ -74,6 +74,13 @@ class DatasetTab:
             elem_id="lora_train_dataset_folder",
             max_lines=1,
         )
+        self._fields["tag"] = gr.Textbox(
+            "",
+            label="Tag word",
+            info="Goes first in captions that are made here",
+            elem_id="lora_train_dataset_tag",
+            max_lines=1,
+        )
         with gr.Row():
             start = gr.Button("Prepare", variant="primary", elem_id="lora_train_prepare", min_width=100)
             stop = gr.Button("Stop", elem_id="lora_train_prepare_stop", min_width=80)
@@ -106,7 +113,7 @@ class DatasetTab:
         """Start a preparation; returns the message for the page. Never raises for what a person can mend."""
         values = {name: given[component] for name, component in self._fields.items()}
         try:
-            id = self._datasets.start(values["folder"] or "", options_of(values))
+            id = self._datasets.start(values["folder"] or "", options_of(values), values["tag"] or "")
         except LoraTrainError as error:
             return problems_html(error.problems)
         # the page's script shows this dataset when it sees it named here, and anew at each start

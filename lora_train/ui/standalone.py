@@ -28,6 +28,7 @@ HEAD = """
 <script src="lora-train/static/uPlot.iife.min.js"></script>
 <script src="lora-train/static/lora_train.js"></script>
 <script src="lora-train/static/lora_train_dataset.js"></script>
+<script src="lora-train/static/lora_train_grid.js"></script>
 <script src="lora-train/static/lora_train_card.js"></script>
 <script src="lora-train/static/lora_train_captions.js"></script>
 """
@@ -40,14 +41,16 @@ def build_page(service: Service) -> gr.Blocks:
     defaults = Defaults(model, str(pictures_folder()), TAG) if model else Defaults()
     accepts_head = "head" in inspect.signature(gr.Blocks.__init__).parameters
     head = {"head": HEAD} if accepts_head else {}
-    with gr.Blocks(title="LoRA Train", analytics_enabled=False, **head) as page:  # noqa: SIM117 (tabs are inside)
-        with gr.Tabs(selected=TRAIN, elem_id="lora_train_tabs"):
-            with gr.Tab("Dataset", id="dataset", elem_id="lora_train_dataset_tab"):
-                DatasetTab(service, folder=defaults.folder)
-            with gr.Tab("Train LoRA", id=TRAIN, elem_id="lora_train_tab"):
-                TrainTab(service, defaults)
-            with gr.Tab("Generate", id="generate", elem_id="lora_train_generate_tab"):
-                GenerateTab(service, model)
+    with (
+        gr.Blocks(title="LoRA Train", analytics_enabled=False, **head) as page,
+        gr.Tabs(selected=TRAIN, elem_id="lora_train_tabs"),
+    ):
+        with gr.Tab("Dataset", id="dataset", elem_id="lora_train_dataset_tab"):
+            DatasetTab(service, folder=defaults.folder)
+        with gr.Tab("Train LoRA", id=TRAIN, elem_id="lora_train_tab"):
+            TrainTab(service, defaults)
+        with gr.Tab("Generate", id="generate", elem_id="lora_train_generate_tab"):
+            GenerateTab(service, model)
     return page
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +103,24 @@ def test_hidden_folders_are_left_out(tmp_path: Path) -> None:
 def test_tag_frequency_is_kohyas(tmp_path: Path) -> None:
     draw_pictures(tmp_path / "2_x", 2)
     assert tag_frequency(scan(tmp_path)) == {"2_x": {"sks on colour 0": 1, "sks on colour 1": 1}}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there names may be any bytes")
+def test_names_that_are_no_text_are_left_out_with_a_reason(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "pictures")
+    folder = os.fsencode(tmp_path / "pictures") + b"/5_caf\xe9"
+    os.mkdir(folder)
+    shutil.copy(tmp_path / "pictures" / "picture-0.png", os.path.join(folder, b"a.png"))
+    manifest = scan(tmp_path / "pictures")
+    assert len(manifest.pictures) == 4
+    (rejected,) = manifest.rejected
+    assert "no text" in rejected.reason and str(rejected.path).endswith("5_caf\\xe9/a.png")
+
+
+def test_the_card_beside_a_lora_is_no_training_picture(tmp_path: Path) -> None:
+    draw_pictures(tmp_path)
+    for name in ("sara.preview.png", "sara.png"):
+        shutil.copy(tmp_path / "picture-0.png", tmp_path / name)
+    assert len(scan(tmp_path).pictures) == 6
+    (tmp_path / "sara.safetensors").touch()
+    assert len(scan(tmp_path).pictures) == 4

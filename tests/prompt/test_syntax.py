@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lora_train.errors import LoraTrainError
+from lora_train.prompt.generate import find_lora
 from lora_train.prompt.syntax import LoraTag, parse_prompt
 
 
@@ -73,3 +76,14 @@ def test_a_written_tag_is_read_back(name: str, te: float, unet: float) -> None:
     if "=" in name:
         return
     assert parse_prompt(f"<lora:{name}:{te!r}:{unet!r}>").tags == (LoraTag(name, te, unet),)
+
+
+def test_the_exact_name_wins(tmp_path: Path) -> None:
+    for name in ("Sara", "anna"):
+        (tmp_path / f"{name}.safetensors").touch()
+    assert find_lora(tmp_path, "sara").name == "Sara.safetensors"
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "sara.safetensors").touch()
+    assert find_lora(tmp_path, "sara").parent.name == "below"
+    with pytest.raises(LoraTrainError, match="no LoRA called"):
+        find_lora(tmp_path, "nobody")

@@ -166,8 +166,9 @@ def test_all_problems_together(datasets: Datasets, tmp_path: Path) -> None:
     with pytest.raises(LoraTrainError) as told:
         datasets.start(str(tmp_path / "nowhere"), PrepareOptions(operations=("nonsense",), target=1))
     assert {p.where for p in told.value.problems} == {"data.folder", "prepare.operations", "prepare.target"}
-    with pytest.raises(LoraTrainError, match="no folder"):
-        datasets.start(" ", OPTIONS)
+    for name in (" ", "a\0b", "~nobody-of-that-name/x"):
+        with pytest.raises(LoraTrainError):
+            datasets.start(name, OPTIONS)
     (tmp_path / "empty").mkdir()
     id = datasets.start(str(tmp_path / "empty"), OPTIONS)
     assert datasets.wait(60)
@@ -185,6 +186,9 @@ class Slow(StandaloneHost):
         super().__init__(data)
         self.begun, self.go_on = threading.Event(), threading.Event()
 
+    def caption_kinds(self) -> tuple[str, ...]:
+        return ("blip",)
+
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
         for _ in pictures:
             self.begun.set()
@@ -193,6 +197,18 @@ class Slow(StandaloneHost):
 
 
 WITH_MODEL = PrepareOptions(operations=("original", "interrogate"), min_size=0, workers=1)
+
+
+def test_the_tag_of_captions_is_remembered(folder: Path, tmp_path: Path) -> None:
+    host = Slow(tmp_path / "data")
+    host.go_on.set()
+    datasets = Service(host).datasets
+    id = datasets.start(str(folder), WITH_MODEL, "sara")
+    assert datasets.wait(60)
+    key = by_file(datasets.get(id))["2.png"]["key"]
+    datasets.overrule(id, by_file(datasets.get(id))["1.png"]["key"], False)
+    assert datasets.wait(60)
+    assert datasets.get(id).picture(key)["caption"] == "sara, caption" and datasets.get(id).tag == "sara"
 
 
 def test_stop(folder: Path, tmp_path: Path) -> None:

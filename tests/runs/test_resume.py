@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -158,3 +159,15 @@ def test_a_full_disk_keeps_the_training_going_and_the_lora_is_rescued(
         run_training(make_config(), host)
     rescued = Path(caught.value.problems[0].fix.split(": ", 1)[1])
     assert read_lora(rescued).metadata["ss_steps"] == "3"
+
+
+def test_another_lora_that_has_the_name_now_is_not_replaced(make_config: Make, host: StandaloneHost) -> None:
+    listen, stopped = _stop_after(1)
+    first = run_training(make_config(), host, listen, stopped)
+    assert first.path is not None
+    other = run_training(make_config(save={"output_name": "other"}, train={"seed": 7}), host).path
+    assert other is not None
+    shutil.copy(other, first.path)
+    with pytest.raises(LoraTrainError, match="exists already"):
+        resume_training(RunFolder(first.folder), host)
+    assert first.path.read_bytes() == other.read_bytes()

@@ -8,10 +8,13 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from lora_train.errors import Problem
+from lora_train.api.routes import STATIC_FILES
+from lora_train.config import PrepareOptions
+from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.service import Service
-from lora_train.ui.train_tab import Defaults, TrainTab, problems_html
+from lora_train.ui.dataset_tab import NUMBERS, OPERATIONS, options_of
+from lora_train.ui.train_tab import Defaults, Numbers, TrainTab, problems_html
 
 
 @pytest.fixture
@@ -51,7 +54,47 @@ def test_the_whole_page_builds(host: StandaloneHost, tmp_path: Path) -> None:
     from lora_train.ui.standalone import build_app
 
     with TestClient(build_app(Service(host))) as client:
-        assert client.get("/").status_code == 200
+        page = client.get("/")
+        assert page.status_code == 200
+        for script in STATIC_FILES:
+            assert f"lora-train/static/{script}" in page.text
+            assert client.get(f"/lora-train/static/{script}").status_code == 200
         config = str(client.get("/config").json())
     for elem_id in ("lora_train_start", "lora_train_live", "lora_train_prompt", "lora_train_model"):
         assert elem_id in config
+    for elem_id in ("lora_train_prepare", "lora_train_dataset", "lora_train_operation_similar"):
+        assert elem_id in config
+
+
+def test_the_form_of_a_preparation() -> None:
+    untouched: dict[str, Any] = dict.fromkeys(NUMBERS, "") | dict.fromkeys(OPERATIONS, False)
+    assert options_of(untouched) == PrepareOptions()
+    chosen = options_of(
+        untouched | {"square": True, "face": True, "target": "768", "min_range": "0,2", "min_size": "0"}
+    )
+    assert chosen.operations == ("face", "square")
+    assert (chosen.target, chosen.min_range, chosen.min_size) == (768, 0.2, 0)
+    with pytest.raises(LoraTrainError) as told:
+        options_of(untouched | {"target": "large", "body_parts": "1.5"})
+    assert [problem.where for problem in told.value.problems] == ["prepare.target", "prepare.body_parts"]
+
+
+def test_the_tab_of_a_webui_has_both_pages(host: StandaloneHost) -> None:
+    from lora_train.ui.webui_tab import build_tab
+
+    blocks, title, _ = build_tab(Service(host), "a-token")
+    config = str(blocks.get_config_file())
+    assert title == "Train LoRA" and config.index("lora_train_dataset_tab") < config.index("lora_train_train_tab")
+    assert 'id="lora_train_dataset"' in config and config.count('data-page="a-token"') == 2
+
+
+@pytest.mark.parametrize("text", ["1,000", "one", "1.5", "nan"])
+def test_a_number_that_may_mean_two_things_is_refused(text: str) -> None:
+    number = Numbers({"steps": text})
+    number.whole("steps", "train.max_train_steps")
+    with pytest.raises(LoraTrainError):
+        number.check()
+
+
+def test_a_decimal_comma_is_understood() -> None:
+    assert Numbers({"lr": "0,0001"})("lr", "train.learning_rate") == 1e-4

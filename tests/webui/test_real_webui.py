@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw_pictures
-from tests.ui.test_browser import CHROMIUM, FLAGS, _fill
+from tests.ui.pages import CHROMIUM, FLAGS, fill
 from tests.webui.server import WebuiServer
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -55,14 +55,14 @@ def _open(browser: Any, server: WebuiServer) -> Any:
 
 
 def _start(page: Any, server: WebuiServer, name: str, steps: int) -> Any:
-    _fill(page, "lora_train_folder", str(server.data / "pictures"))
-    _fill(page, "lora_train_tag", "sks")
-    _fill(page, "lora_train_name", name)
+    fill(page, "lora_train_folder", str(server.data / "pictures"))
+    fill(page, "lora_train_tag", "sks")
+    fill(page, "lora_train_name", name)
     if not page.locator("#lora_train_steps").is_visible():
         page.get_by_text("More options").click()
-    _fill(page, "lora_train_steps", str(steps))
-    _fill(page, "lora_train_resolution", str(server.side))
-    _fill(page, "lora_train_lr", "0.002")
+    fill(page, "lora_train_steps", str(steps))
+    fill(page, "lora_train_resolution", str(server.side))
+    fill(page, "lora_train_lr", "0.002")
     page.locator("#lora_train_start").click()
     live = page.locator("#lora_train_live")
     live.locator(".lora-train-text").filter(has_text="Step ").wait_for()

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from uuid import uuid4
 
-from lora_train.atomic import write_bytes, write_json
+from lora_train.atomic import sync_all, write_bytes, write_json
 from lora_train.data.captioning.edit import Edit, count_parts, edited
 from lora_train.data.captioning.store import caption_file, keep_backup
 from lora_train.data.captions import CAPTION_EXTENSIONS
@@ -106,6 +106,7 @@ def edit_captions(folder: Path, edits: Iterable[Edit], journal: Path) -> Report:
     try:
         for change in changes:
             _write_if_unchanged(change)
+        sync_all()
     except BaseException:
         _roll_back(changes)  # when this fails too, the entry stays, and undo can finish the work
         entry.unlink()
@@ -155,6 +156,7 @@ def undo(folder: Path, journal: Path) -> Report:
             report.skipped.append(Rejected(file, "it is a link now"))
         else:
             _restore(file, record, report)
+    sync_all()
     path.unlink(missing_ok=True)
     return report
 
@@ -214,7 +216,7 @@ def _write_if_unchanged(change: Change) -> None:
     """Write the new text, unless the file is no longer what the edit was made from."""
     if _bytes(change.file) != change.before.encode():
         raise LoraTrainError("the file changed while it was edited.", str(change.file), "Edit again.")
-    write_bytes(change.file, change.after.encode())
+    write_bytes(change.file, change.after.encode(), sync=False)
 
 
 def _roll_back(changes: Iterable[Change]) -> None:
@@ -233,7 +235,7 @@ def _restore(file: Path, record: FileRecord, report: Report) -> None:
     if before is None:
         file.unlink()
     else:
-        write_bytes(file, before)
+        write_bytes(file, before, sync=False)
     report.changed.append(file)
 
 

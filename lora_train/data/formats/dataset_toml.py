@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from lora_train.atomic import write_text
 from lora_train.data.buckets import Size
 from lora_train.errors import LoraTrainError, Problem
 
@@ -82,6 +84,29 @@ def read_dataset_config(file: Path) -> DatasetConfig:
     if problems:
         raise LoraTrainError.of(list(dict.fromkeys(problems)))
     return DatasetConfig(subsets, ignored)
+
+
+def is_dataset_config(file: Path) -> bool:
+    """Whether this is a dataset config rather than metadata, which may be JSON, too."""
+    if file.suffix.lower() != ".json":
+        return file.suffix.lower() == ".toml"
+    try:
+        return isinstance(_load(file).get("datasets"), list)
+    except LoraTrainError:
+        return False
+
+
+def write_dataset_config(file: Path, subsets: Iterable[Subset]) -> None:
+    """Write a TOML of one dataset with buckets, and of each subset what is not the default; atomically."""
+    lines = ["[general]", "enable_bucket = true", "", "[[datasets]]"]
+    for subset in subsets:
+        lines += ["", "[[datasets.subsets]]"]
+        for one in fields(Subset):
+            value = getattr(subset, one.name)
+            if one.name not in (*_DATASET, "where") and value != one.default:
+                # JSON's texts, numbers and truth values are TOML's as well
+                lines.append(f"{one.name} = {json.dumps(value, ensure_ascii=False)}")
+    write_text(file, "\n".join(lines) + "\n")
 
 
 def _subset(

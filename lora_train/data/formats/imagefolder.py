@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from lora_train.atomic import write_text
 from lora_train.data.pictures import EXTENSIONS
 from lora_train.data.scan import Rejected
 from lora_train.errors import LoraTrainError
@@ -41,6 +43,23 @@ def read_imagefolder(file: Path) -> ImageFolder:
         else:
             found.captions[picture] = caption
     return found
+
+
+def write_imagefolder(file: Path, captions: Mapping[Path, str]) -> None:
+    """Write a `metadata.jsonl` with the captions as `text`, atomically.
+
+    Raises LoraTrainError for a picture that is not below the file's folder: `file_name` cannot lead out of it.
+    """
+    rows, root = [], file.absolute().parent
+    for picture, caption in captions.items():
+        try:
+            name = picture.absolute().relative_to(root).as_posix()
+        except ValueError as error:
+            raise LoraTrainError(
+                f"{picture.name} is not below this file's folder.", str(file), "Write it into the pictures' folder."
+            ) from error
+        rows.append(json.dumps({"file_name": name, "text": caption}, ensure_ascii=False) + "\n")
+    write_text(file, "".join(rows))
 
 
 def _rows(file: Path) -> list[tuple[int, dict[str, Any]]]:

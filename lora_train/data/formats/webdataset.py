@@ -6,7 +6,9 @@ are passed over with a reason; nothing is written to disk.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -43,6 +45,31 @@ def read_shards(shards: Iterable[Path]) -> Iterator[Sample | Rejected]:
     """
     for shard in shards:
         yield from _read_shard(shard)
+
+
+def write_shard(file: Path, samples: Iterable[tuple[Path, str]]) -> None:
+    """Write pictures and captions as an uncompressed tar: members `00000000.png`, `00000000.txt`, and so on.
+
+    The file appears when it is whole. Raises LoraTrainError when it cannot be written, or a picture not read.
+    """
+    part = file.with_name(f".{file.name}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
+            for number, (picture, caption) in enumerate(samples):
+                _add(tar, f"{number:08}{picture.suffix.lower()}", picture.read_bytes())
+                _add(tar, f"{number:08}.txt", caption.encode("utf-8", "replace"))
+        os.replace(part, file)
+    except OSError as error:
+        raise LoraTrainError(f"cannot write the shard: {error.strerror or error}.", str(file), "Make room.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
 
 
 def _read_shard(shard: Path) -> Iterator[Sample | Rejected]:

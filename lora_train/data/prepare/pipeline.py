@@ -99,7 +99,7 @@ def prepare(
     outputs.publish()
     take_edits(entries, work)
     metadata = write_prepared(work, entries, plan.target, tag)
-    write_report(work, entries, _about(folder, plan, notes))
+    write_report(work, entries, _about(folder, plan, tag, notes))
     _prune(inputs, plan)
     pictures, masks = output_folders(folder, work)
     return Prepared(
@@ -197,10 +197,11 @@ def _place(entries: list[Entry], inputs: list[Input], plan: Plan, outputs: Outpu
             outputs.add(entry.mask, made / view.mask)
 
 
-def _about(folder: Path, plan: Plan, notes: list[str]) -> dict[str, Any]:
+def _about(folder: Path, plan: Plan, tag: str, notes: list[str]) -> dict[str, Any]:
     """What goes in front of the pictures in the report."""
     return {
         "folder": str(folder.expanduser().resolve()),
+        "tag": tag,
         "options": asdict(plan.options),
         "operations": [name for name in (*TABLE, "interrogate") if plan.has(name)],
         "detectors": {role: title_of(role, plan) for role in plan.detectors},

@@ -93,7 +93,7 @@ def test_what_somebody_wrote_since_is_kept(folder: Path, tmp_path: Path) -> None
 def test_a_failure_half_way_is_rolled_back(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, data: bytes, sync: bool = True) -> None:
         written.append(path)
         if len(written) == 3:
             raise LoraTrainError("cannot write the file: no space left.", str(path))
@@ -112,7 +112,7 @@ def test_a_crash_half_way_is_undone_after_the_restart(
     log = tmp_path / "journal"
     written: list[Path] = []
 
-    def cut(path: Path, data: bytes) -> None:
+    def cut(path: Path, data: bytes, sync: bool = True) -> None:
         written.append(path)
         if len(written) > 2:
             raise KeyboardInterrupt
@@ -130,7 +130,7 @@ def test_a_crash_half_way_is_undone_after_the_restart(
 def test_a_file_that_changes_under_the_edit_is_not_touched(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(path: Path, data: bytes) -> None:
+    def slow(path: Path, data: bytes, sync: bool = True) -> None:
         (folder / "b.caption").write_bytes(b"meanwhile")
         atomic.write_bytes(path, data)
 

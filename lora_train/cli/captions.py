@@ -1,0 +1,140 @@
+"""`lora-train captions`: how often tags occur, and changes of all captions below a folder, with undo."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from lora_train.data.captioning.edit import Edit
+    from lora_train.data.captioning.journal import Report
+
+
+class Command(NamedTuple):
+    """One change: what it is, its arguments (flags, options for argparse), and the edit's plain data from them."""
+
+    help: str
+    arguments: tuple[tuple[str, dict[str, Any]], ...]
+    edit: Callable[[argparse.Namespace], dict[str, Any]]
+
+
+TAGS: tuple[str, dict[str, Any]] = ("tags", {"metavar": "TAGS", "help": "separated by commas"})
+EDITS: dict[str, Command] = {
+    "add": Command(
+        "add tags, or move those that are there",
+        (TAGS, ("--at", {"choices": ("front", "back"), "default": "front", "help": "default %(default)s"})),
+        lambda given: {"operation": "add", "tags": given.tags, "where": given.at},
+    ),
+    "remove": Command(
+        "take out exactly these tags, whatever their case",
+        (TAGS,),
+        lambda given: {"operation": "remove", "tags": given.tags},
+    ),
+    "replace": Command(
+        "replace what a regular expression finds in each tag",
+        (("pattern", {"metavar": "PATTERN"}), ("by", {"metavar": "TEXT", "help": "\\1 is the first group"})),
+        lambda given: {"operation": "replace", "pattern": given.pattern, "by": given.by},
+    ),
+    "dedupe": Command(
+        "keep the first of tags that are the same but for case and underscores",
+        (),
+        lambda given: {"operation": "deduplicate"},
+    ),
+    "blacklist": Command(
+        "take out tags; * stands for any characters",
+        (TAGS,),
+        lambda given: {"operation": "blacklist", "tags": given.tags},
+    ),
+    "order": Command(
+        "sort tags",
+        (
+            ("order", {"choices": ("first", "alphabetical", "frequency"), "help": "first: only what --first names"}),
+            ("--first", {"default": "", "metavar": "TAGS", "help": "these lead, in this order"}),
+        ),
+        lambda given: {"operation": "reorder", "order": given.order, "first": given.first},
+    ),
+}
+
+
+def add_captions(commands: Any) -> None:
+    """The command "captions"."""
+    captions = commands.add_parser(
+        "captions",
+        help="change all captions below a folder, with undo; count tags",
+        description="Count tags, or change the caption files (.txt, .caption) beside all pictures below a folder.",
+    )
+    captions.add_argument("folder", type=Path, metavar="FOLDER", help="its caption files are written")
+    inner = captions.add_subparsers(required=True, metavar="WHAT")
+    inner.add_parser("frequency", help="how often each tag occurs").set_defaults(run=_frequency)
+    for name, command in EDITS.items():
+        parser = inner.add_parser(name, help=command.help)
+        for flag, options in command.arguments:
+            parser.add_argument(flag, **options)
+        parser.add_argument("--dry-run", action="store_true", help="show the changes and write nothing")
+        parser.set_defaults(run=_edit, edit=command.edit)
+    inner.add_parser("undo", help="take back the last change of this folder").set_defaults(run=_undo)
+
+
+def _frequency(options: argparse.Namespace) -> int:
+    from lora_train.data.captioning.journal import count_tags
+
+    for tag, count in count_tags(options.folder).most_common():
+        print(f"{count:6}  {tag}")
+    return 0
+
+
+def _edit(options: argparse.Namespace) -> int:
+    from lora_train.data.captioning.edit import edit_of
+    from lora_train.data.captioning.journal import edit_captions
+
+    edits = [edit_of(options.edit(options))]
+    if options.dry_run:
+        return _preview(options.folder, edits)
+    report = edit_captions(options.folder, edits, _journal(options.folder))
+    print(f"{_captions(len(report.changed))} changed ({report.name}).")
+    _told(report)
+    return 0
+
+
+def _preview(folder: Path, edits: list[Edit]) -> int:
+    from lora_train.data.captioning.journal import preview_edits
+
+    changes, skipped = preview_edits(folder, edits)
+    for change in changes:
+        print(change.file)
+        print(f"  - {' '.join(change.before.split())}")
+        print(f"  + {' '.join(change.after.split())}")
+    print(f"{_captions(len(changes))} would change.")
+    for one in skipped:
+        print(f"left alone: {one.path}: {one.reason}")
+    return 0
+
+
+def _undo(options: argparse.Namespace) -> int:
+    from lora_train.data.captioning.journal import undo
+
+    report = undo(options.folder, _journal(options.folder))
+    print(f"Undone: {report.name} ({_captions(len(report.changed))}).")
+    _told(report)
+    return 0
+
+
+def _journal(folder: Path) -> Path:
+    """The same as the *Dataset* page's, so that either takes back what the other did."""
+    from lora_train.hosts.standalone import StandaloneHost
+    from lora_train.runs.dataset import journal_of
+
+    return journal_of(folder, StandaloneHost().data_dir())
+
+
+def _told(report: Report) -> None:
+    for one in report.skipped:
+        print(f"left alone: {one.path}: {one.reason}")
+    for copy in report.backups:
+        print(f"kept what was written since: {copy}")
+
+
+def _captions(count: int) -> str:
+    return "1 caption" if count == 1 else f"{count} captions"

@@ -1,0 +1,307 @@
+"""`lora-train file`: look at LoRA files and make others of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_train.errors import LoraTrainError
+
+if TYPE_CHECKING:
+    from lora_train.lorafile.factors import Cut
+    from lora_train.lorafile.resizing import ModuleCut
+
+_KEEP_HELP = "keep as many ranks as reach --amount: of the Frobenius norm (frobenius), of the singular values' sum "
+
+
+def add_file(commands: Any) -> None:
+    """The command "file" with its own commands."""
+    file = commands.add_parser("file", help="inspect, convert, resize, merge, extract and compare LoRA files")
+    tools = file.add_subparsers(required=True, metavar="TOOL")
+    for add in (_inspect, _convert, _resize, _merge, _merge_into, _extract, _metadata, _compare):
+        add(tools)
+
+
+def _inspect(tools: Any) -> None:
+    tool = tools.add_parser("inspect", help="what a LoRA is: kind, base, ranks, strengths by block, metadata")
+    tool.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    tool.add_argument("--json", action="store_true", help="as JSON")
+    tool.set_defaults(run=_run_inspect)
+
+
+def _convert(tools: Any) -> None:
+    tool = tools.add_parser("convert", help="write a LoRA in another layout")
+    tool.add_argument("file", type=Path, metavar="FILE")
+    tool.add_argument("--to", required=True, metavar="LAYOUT", help="kohya, diffusers or peft (a folder)")
+    _add_output(tool, "keep")
+    tool.set_defaults(run=_run_convert)
+
+
+def _resize(tools: Any) -> None:
+    tool = tools.add_parser("resize", help="another rank for a LoRA, by SVD")
+    tool.add_argument("file", type=Path, metavar="FILE")
+    _add_cut(tool)
+    tool.add_argument(
+        "--module", action="append", default=[], metavar="PATTERN=RANK", help="another rank for modules named so (*, ?)"
+    )
+    _add_output(tool, "keep")
+    tool.set_defaults(run=_run_resize)
+
+
+def _merge(tools: Any) -> None:
+    tool = tools.add_parser("merge", help="several LoRAs as one; exact (ranks add up) unless a rank is given")
+    tool.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    _add_weights(tool)
+    _add_cut(tool, convolutions=False)
+    _add_output(tool, "keep")
+    tool.set_defaults(run=_run_merge)
+
+
+def _merge_into(tools: Any) -> None:
+    tool = tools.add_parser("merge-into", help="a checkpoint with LoRAs merged in")
+    tool.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    tool.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    _add_weights(tool)
+    _add_output(tool, None)
+    tool.set_defaults(run=_run_merge_into)
+
+
+def _extract(tools: Any) -> None:
+    tool = tools.add_parser("extract", help="the difference of two checkpoints as a LoRA")
+    tool.add_argument("base", type=Path, metavar="BASE")
+    tool.add_argument("tuned", type=Path, metavar="TUNED")
+    _add_cut(tool)
+    tool.add_argument(
+        "--clamp", type=float, default=1.0, metavar="QUANTILE", help="clamp singular vectors (kohya: 0.99)"
+    )
+    tool.add_argument("--min-difference", type=float, default=0.0, help="leave modules out that differ less")
+    tool.add_argument("--no-text", action="store_true", help="without the text encoders")
+    _add_output(tool, "fp16")
+    tool.set_defaults(run=_run_extract)
+
+
+def _metadata(tools: Any) -> None:
+    tool = tools.add_parser("metadata", help="show or change metadata; tensors stay as they are")
+    tool.add_argument("file", type=Path, metavar="FILE")
+    tool.add_argument("--set", action="append", default=[], metavar="FIELD=TEXT", help="add or replace a field")
+    tool.add_argument("--remove", action="append", default=[], metavar="FIELD", help="take a field out")
+    tool.add_argument("--strip", action="store_true", help="take all fields out first")
+    tool.add_argument("--thumbnail", type=Path, metavar="PICTURE", help="embed a picture (modelspec.thumbnail)")
+    tool.add_argument("--output", type=Path, metavar="FILE", help="file to write")
+    tool.add_argument("--overwrite", action="store_true", help="replace the output; without --output, FILE itself")
+    tool.set_defaults(run=_run_metadata)
+
+
+def _compare(tools: Any) -> None:
+    tool = tools.add_parser("compare", help="how alike two LoRAs are, module by module")
+    tool.add_argument("files", nargs=2, type=Path, metavar="FILE")
+    tool.add_argument("--json", action="store_true", help="as JSON")
+    tool.set_defaults(run=_run_compare)
+
+
+def _add_output(tool: Any, precision: str | None) -> None:
+    tool.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write")
+    tool.add_argument("--overwrite", action="store_true", help="replace it if it is there")
+    if precision is not None:
+        tool.add_argument(
+            "--precision", choices=("keep", "fp16", "bf16", "fp32"), default=precision, help="default %(default)s"
+        )
+
+
+def _add_cut(tool: Any, convolutions: bool = True) -> None:
+    tool.add_argument("--rank", type=int, metavar="N", help="rank, or the highest with --keep")
+    tool.add_argument("--keep", default="", metavar="HOW", help=f"{_KEEP_HELP}(cumulative), down to 1/AMOUNT (ratio)")
+    tool.add_argument("--amount", type=float, default=0.95, metavar="X", help="for --keep (default %(default)s)")
+    if convolutions:
+        tool.add_argument("--conv-rank", type=int, metavar="N", help="rank of 3x3 convolutions")
+
+
+def _add_weights(tool: Any) -> None:
+    tool.add_argument("--weights", nargs="+", type=float, metavar="W", help="strength of each file (default 1)")
+
+
+def _run_inspect(options: argparse.Namespace) -> int:
+    from lora_train.lorafile.inspecting import inspect
+
+    reports = [inspect(path) for path in options.files]
+    if options.json:
+        print(json.dumps([report.to_dict() for report in reports], indent=2, ensure_ascii=False))
+        return 0
+    for report in reports:
+        facts = report.to_dict()
+        for field in ("path", "size", "layout", "base", "modules"):
+            print(f"{field:9} {facts[field]}")
+        for field in ("kinds", "ranks", "alphas", "dtypes"):
+            print(f"{field:9} {', '.join(f'{value} ({count})' for value, count in facts[field].items())}")
+        for name, block in report.blocks.items():
+            norm = "norms of LoRA only" if block.norm is None else f"norm {block.norm:.4g}, largest {block.largest:.4g}"
+            print(f"  {name:6} {block.modules:3} modules, {norm}")
+        for name, value in report.metadata.items():
+            print(f"  {name} = {value[:100]}{' ...' if len(value) > 100 else ''}")
+        for line in (*report.problems, *(f"left out: {key}" for key in report.skipped)):
+            print(f"problem   {line}")
+    return 0
+
+
+def _run_convert(options: argparse.Namespace) -> int:
+    from lora_train.lorafile.converting import WRITERS
+    from lora_train.lorafile.reading import read_lora
+
+    writer = WRITERS.get(options.to)
+    if writer is None:
+        raise LoraTrainError(f"the layout {options.to!r} is not known.", "--to", f"Give one of {', '.join(WRITERS)}.")
+    writer(read_lora(options.file), options.output, options.precision, options.overwrite)
+    print(options.output)
+    return 0
+
+
+def _run_resize(options: argparse.Namespace) -> int:
+    from lora_train.lorafile.converting import write_kohya
+    from lora_train.lorafile.factors import Cut
+    from lora_train.lorafile.reading import read_lora
+    from lora_train.lorafile.resizing import resize
+
+    rules = {}
+    for rule in options.module:
+        pattern, _, rank = rule.rpartition("=")
+        if not pattern or not rank.isdecimal():
+            raise LoraTrainError(f"{rule!r} is not PATTERN=RANK.", "--module", 'As in "lora_te_*=4".')
+        rules[pattern] = Cut(int(rank))
+    cut = _cut(options, needed=not rules) or Cut()
+    convolutions = Cut(options.conv_rank, options.keep, options.amount) if options.conv_rank is not None else None
+    with _Progress() as progress:
+        made, cuts = resize(read_lora(options.file), cut, convolutions, rules, progress)
+    write_kohya(made, options.output, options.precision, options.overwrite)
+    _print_cuts(cuts)
+    print(options.output)
+    return 0
+
+
+def _run_merge(options: argparse.Namespace) -> int:
+    from lora_train.lorafile.converting import write_kohya
+    from lora_train.lorafile.merging import merge
+    from lora_train.lorafile.reading import read_lora
+
+    with _Progress() as progress:
+        made = merge([read_lora(path) for path in options.files], _weights(options), _cut(options), progress)
+    write_kohya(made, options.output, options.precision, options.overwrite)
+    print(options.output)
+    return 0
+
+
+def _run_merge_into(options: argparse.Namespace) -> int:
+    from lora_train.lorafile.merging_into import merge_into
+    from lora_train.lorafile.reading import read_lora
+
+    files = [read_lora(path) for path in options.files]
+    with _Progress() as progress:
+        absent = merge_into(options.checkpoint, files, _weights(options), options.output, options.overwrite, progress)
+    if absent:
+        print(f"note: the checkpoint lacks {len(absent)} of the modules ({absent[0]} ...)", file=sys.stderr)
+    print(options.output)
+    return 0
+
+
+def _run_extract(options: argparse.Namespace) -> int:
+    from lora_train.lorafile.converting import write_kohya
+    from lora_train.lorafile.extracting import Extraction, extract
+    from lora_train.lorafile.factors import Cut
+    from lora_train.lorafile.writing import refuse_existing
+
+    cut = _cut(options, needed=True)
+    assert cut is not None
+    convolutions = Cut(options.conv_rank, options.keep, options.amount) if options.conv_rank is not None else None
+    how = Extraction(cut, convolutions, options.clamp, options.min_difference, not options.no_text)
+    refuse_existing(options.output, options.overwrite)
+    with _Progress() as progress:
+        made, cuts = extract(options.base, options.tuned, how, progress)
+    write_kohya(made, options.output, options.precision, options.overwrite)
+    _print_cuts(cuts)
+    print(options.output)
+    return 0
+
+
+def _run_metadata(options: argparse.Namespace) -> int:
+    from lora_train.lorafile.editing import THUMBNAIL, edit_metadata, thumbnail
+    from lora_train.lorafile.reading import file_metadata
+
+    put = {}
+    for one in options.set:
+        field, equals, text = one.partition("=")
+        if not field or not equals:
+            raise LoraTrainError(f"{one!r} is not FIELD=TEXT.", "--set", 'As in "modelspec.title=Sara".')
+        put[field] = text
+    if options.thumbnail is not None:
+        put[THUMBNAIL] = thumbnail(options.thumbnail)
+    if not (put or options.remove or options.strip):
+        print(json.dumps(dict(sorted(file_metadata(options.file).items())), indent=2, ensure_ascii=False))
+        return 0
+    output = options.output or options.file
+    edit_metadata(options.file, output, put, options.remove, options.strip, options.overwrite)
+    print(output)
+    return 0
+
+
+def _run_compare(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from lora_train.lorafile.comparing import compare
+    from lora_train.lorafile.reading import read_lora
+
+    with _Progress() as progress:
+        found = compare(read_lora(options.files[0]), read_lora(options.files[1]), progress)
+    if options.json:
+        print(json.dumps(asdict(found) | {"cosine": found.cosine}, indent=2))
+        return 0
+    for one in found.modules:
+        print(
+            f"{one.name}: cosine {one.cosine:.4f}, norms {one.norm_a:.4g} {one.norm_b:.4g}, apart {one.difference:.4g}"
+        )
+    for side, names in (("first", found.only_in_a), ("second", found.only_in_b)):
+        print(f"only in the {side}: {len(names)} modules")
+    print(f"cosine of all common modules: {found.cosine:.4f}")
+    return 0
+
+
+def _cut(options: argparse.Namespace, needed: bool = False) -> Cut | None:
+    """The cut that the options ask for. Raises LoraTrainError when one is needed and none is."""
+    from lora_train.lorafile.factors import Cut
+
+    if options.rank is None and not options.keep:
+        if needed:
+            raise LoraTrainError("there is no rank.", "--rank, --keep", "Give a rank, or how much to keep.")
+        return None
+    return Cut(options.rank, options.keep, options.amount)
+
+
+def _weights(options: argparse.Namespace) -> list[float]:
+    weights: Sequence[float] = options.weights if options.weights is not None else [1.0] * len(options.files)
+    return list(weights)
+
+
+def _print_cuts(cuts: Sequence[ModuleCut]) -> None:
+    ranks = [one.after for one in cuts]
+    worst = min(cuts, key=lambda one: one.kept)
+    print(f"{len(cuts)} modules, ranks {min(ranks)} to {max(ranks)}; least kept: {worst.kept:.1%} of {worst.name}")
+
+
+class _Progress:
+    """A counter on a terminal, called with (done, total)."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self._show
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            print(file=sys.stderr)
+
+    def _show(self, done: int, total: int) -> None:
+        if self._live:
+            print(f"\r{done}/{total}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,149 @@
+"""Datasets of other tools in and out: a file of theirs becomes a folder of pictures with captions, or the other way.
+
+kohya's metadata, dataset configs, imagefolders and webdataset shards; kohya's latents are the training's business
+(`data.latent_files`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from lora_train.atomic import write_text
+from lora_train.config import DataOptions
+from lora_train.data.captioning.store import caption_file
+from lora_train.data.captions import CAPTION_EXTENSIONS
+from lora_train.data.formats.dataset_toml import Subset, is_dataset_config, write_dataset_config
+from lora_train.data.formats.imagefolder import write_imagefolder
+from lora_train.data.formats.kohya_metadata import MetadataEntry, metadata_key, write_metadata
+from lora_train.data.formats.webdataset import write_shard
+from lora_train.data.scan import Manifest, Picture, scan
+from lora_train.data.shards import unpack_shards
+from lora_train.data.sources import IMAGEFOLDER, read_pictures
+from lora_train.errors import LoraTrainError
+
+REPEATS = 1
+"""Of pictures for which nothing says how often they come."""
+
+
+def import_dataset(source: Path, target: Path, pictures: Path | None = None, tag: str = "") -> Manifest:
+    """Copy the pictures that `source` names into `target`, as `N_concept` folders with captions in `.txt` files.
+
+    `source` is kohya's metadata (`.json`), its dataset config (`.toml`, `.json`), a `metadata.jsonl`, a webdataset
+    shard (`.tar`) or a folder; `pictures` is where metadata's pictures are (default: beside it). Gives what is there
+    now, and what was passed over. Raises LoraTrainError, also when `target` holds anything already.
+    """
+    if target.is_dir() and any(target.iterdir()):
+        raise LoraTrainError("this folder is not empty.", str(target), "Name a new one; nothing is ever replaced.")
+    if not source.exists():
+        raise LoraTrainError("there is no such file or folder.", str(source))
+    if source.suffix.lower() == ".tar":
+        passed_over = unpack_shards([source], target)
+        manifest = scan(target, tag, REPEATS)
+    else:
+        found = read_pictures(_named(source, pictures, tag), REPEATS)
+        _copy(found, target)
+        passed_over, manifest = found.rejected, scan(target, tag, REPEATS)
+        manifest.notes += found.notes
+    manifest.rejected += passed_over
+    return manifest
+
+
+def export_dataset(folder: Path, file: Path, tag: str = "") -> Manifest:
+    """Write what other tools read about the pictures below `folder`; the file's name says for whom (see EXPORTS).
+
+    Gives the pictures, and what was passed over. Raises LoraTrainError, also for a name that says nothing.
+    """
+    write = next((write for ending, write in EXPORTS.items() if file.name.lower().endswith(ending)), None)
+    if write is None:
+        known = ", ".join(f"{IMAGEFOLDER}" if ending == IMAGEFOLDER else f"*{ending}" for ending in EXPORTS)
+        raise LoraTrainError("the name does not say which format is wanted.", str(file), f"One of: {known}.")
+    manifest = scan(folder, tag, REPEATS)
+    write(manifest, file)
+    return manifest
+
+
+def _named(source: Path, pictures: Path | None, tag: str) -> DataOptions:
+    if source.is_dir():
+        return DataOptions(folder=str(source), tag=tag)
+    if is_dataset_config(source):
+        return DataOptions(dataset_config=str(source), tag=tag)
+    return DataOptions(in_json=str(source), folder=str(pictures or source.parent), tag=tag)
+
+
+def _copy(manifest: Manifest, target: Path) -> None:
+    """Each picture under a name of its own, linked where it can be; its caption beside it."""
+    taken: set[Path] = set()
+    for picture in manifest.pictures:
+        folder = target / f"{picture.repeats}_{picture.concept or 'pictures'}"
+        stem, number = picture.path.stem, 2
+        while (place := folder / stem.casefold()) in taken:
+            stem, number = f"{picture.path.stem}-{number}", number + 1
+        taken.add(place)
+        file = folder / f"{stem}{picture.path.suffix}"
+        _place(picture.path, file)
+        write_text(file.with_suffix(CAPTION_EXTENSIONS[0]), f"{picture.caption}\n")
+
+
+def _place(source: Path, file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source.resolve(), file)
+        except OSError:  # another disk, or a file system without links
+            shutil.copyfile(source, file)
+    except OSError as error:
+        raise LoraTrainError(f"cannot copy the picture: {error.strerror}.", str(file), "Make room there.") from error
+
+
+def _kohya(manifest: Manifest, file: Path) -> None:
+    """Keys are full paths: every version of sd-scripts opens them."""
+    entries = {
+        metadata_key(one.path, manifest.folder, "path"): MetadataEntry(
+            one.caption, train_resolution=(one.width, one.height), image_size=(one.width, one.height)
+        )
+        for one in manifest.pictures
+    }
+    write_metadata(file, entries)
+
+
+def _imagefolder(manifest: Manifest, file: Path) -> None:
+    write_imagefolder(file, {one.path: one.caption for one in manifest.pictures})
+
+
+def _config(manifest: Manifest, file: Path) -> None:
+    """A subset for each folder; sd-scripts does not look into those below it."""
+    folders: dict[Path, list[Picture]] = {}
+    for one in manifest.pictures:
+        folders.setdefault(one.path.parent, []).append(one)
+    write_dataset_config(file, [_subset(*item, manifest.notes) for item in folders.items()])
+
+
+def _subset(folder: Path, pictures: list[Picture], notes: list[str]) -> Subset:
+    captions = [file for one in pictures if (file := caption_file(one.path))]
+    endings = Counter(file.suffix for file in captions).most_common()
+    if len(endings) > 1:
+        others = sum(count for _, count in endings[1:])
+        notes.append(f"{folder.name}: {others} captions do not end in {endings[0][0]}; sd-scripts reads one kind.")
+    return Subset(
+        image_dir=str(folder.absolute()),
+        num_repeats=pictures[0].repeats,
+        class_tokens=pictures[0].concept,
+        caption_extension=endings[0][0] if endings else CAPTION_EXTENSIONS[0],
+    )
+
+
+def _shard(manifest: Manifest, file: Path) -> None:
+    write_shard(file, ((one.path, one.caption) for one in manifest.pictures))
+
+
+EXPORTS: dict[str, Callable[[Manifest, Path], None]] = {
+    IMAGEFOLDER: _imagefolder,
+    ".json": _kohya,
+    ".toml": _config,
+    ".tar": _shard,
+}
+"""How a file's name ends, and who writes it."""

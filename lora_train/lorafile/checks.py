@@ -1,0 +1,87 @@
+"""What can be wrong inside a LoRA file that is a whole file: halves missing, shapes, values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from lora_train.errors import LoraTrainError, Problem
+from lora_train.lorafile.layouts import ALPHA, DOWN, MID, UP, named
+
+PARTNERS = (
+    (DOWN, UP),
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    ("lokr_w1_a", "lokr_w1_b"),
+    ("lokr_w2_a", "lokr_w2_b"),
+    ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
+)
+"""Parts that mean nothing without each other."""
+
+Module = Mapping[str, torch.Tensor]
+
+
+def problems_of(modules: Mapping[str, Module], where: str) -> list[Problem]:
+    """What is wrong with a file's modules, each kind of problem once, with the keys."""
+    found = (
+        ("halves are missing", [_missing(name, parts) for name, parts in modules.items()]),
+        ("shapes do not fit each other", [_misshapen(name, parts) for name, parts in modules.items()]),
+        (
+            "values are not finite numbers (NaN or infinite)",
+            [_not_finite(name, parts) for name, parts in modules.items()],
+        ),
+    )
+    out = []
+    for what, keys in found:
+        bad = [key for key in keys if key]
+        if bad:
+            out.append(Problem(f"{len(bad)} modules' {what} ({named(bad)}).", where, "Download or train it again."))
+    return out
+
+
+def require_sound(modules: Mapping[str, Module], where: str) -> None:
+    """Raise LoraTrainError with all of `problems_of`."""
+    found = problems_of(modules, where)
+    if found:
+        raise LoraTrainError.of(found)
+
+
+def _missing(name: str, parts: Module) -> str:
+    """A key that should be there too, or nothing."""
+    for partners in PARTNERS:
+        absent = [part for part in partners if part not in parts]
+        if absent and len(absent) < len(partners):
+            return f"{name}.{absent[0]}"
+    if not set(parts) - {ALPHA}:
+        return f"{name}: alpha alone"
+    return ""
+
+
+def _misshapen(name: str, parts: Module) -> str:
+    alpha = parts.get(ALPHA)
+    if alpha is not None and alpha.numel() != 1:
+        return f"{name}.{ALPHA} {tuple(alpha.shape)}"
+    if DOWN not in parts or UP not in parts:
+        return ""
+    down, up = parts[DOWN], parts[UP]
+    middle = parts[MID].shape[:2] if MID in parts and parts[MID].ndim >= 2 else (down.shape[:1] * 2)
+    fits = (
+        down.ndim in (2, 4)
+        and up.ndim in (2, 4)
+        and min(*down.shape, *up.shape) > 0
+        and tuple(middle) == (up.shape[1], down.shape[0])
+        and up[0, 0].numel() == 1
+    )
+    return "" if fits else f"{name}: {UP} {tuple(up.shape)}, {DOWN} {tuple(down.shape)}"
+
+
+def _not_finite(name: str, parts: Module) -> str:
+    for part, value in parts.items():
+        # the sum is finite unless a value is not, or values are beyond any network's: then each is looked at
+        if (
+            value.is_floating_point()
+            and not torch.isfinite(value.float().sum())
+            and not torch.isfinite(value.float()).all()
+        ):
+            return f"{name}.{part}"
+    return ""

@@ -1,0 +1,165 @@
+"""A LoRA in kohya's, diffusers' or peft's layout.
+
+diffusers has no place for alpha, so its delta is in the matrices; peft has a configuration beside the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_train.atomic import write_json
+from lora_train.errors import LoraTrainError
+from lora_train.lorafile.adapter_config import METADATA_KEY, make_config
+from lora_train.lorafile.layouts import ALPHA, DORA, DOWN, MID, UP, named
+from lora_train.lorafile.names import COMPONENTS, looks_like_sdxl, path_of, split_name, to_diffusers
+from lora_train.lorafile.reading import ADAPTER_CONFIG, WEIGHTS, LoraFile
+from lora_train.lorafile.writing import KEEP, refuse_existing, write_lora
+
+PEFT_PREFIX = "base_model.model."
+_CONVERTED = {DOWN, UP, MID, ALPHA, DORA}
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One module's LoRA in diffusers' terms."""
+
+    component: str
+    path: str
+    down: torch.Tensor
+    up: torch.Tensor
+    alpha: float
+    magnitude: torch.Tensor | None
+
+
+def diffusers_tensors(file: LoraFile) -> dict[str, torch.Tensor]:
+    """The file's tensors in diffusers' layout: `unet.PATH.lora_A.weight`, alpha multiplied into `lora_B`.
+
+    A `lora_B` whose dtype cannot hold the product exactly becomes fp32.
+    Raises LoraTrainError that names the modules which this layout cannot hold.
+    """
+    out = {}
+    for pair in _pairs(file):
+        name = f"{pair.component}.{pair.path}"
+        out[f"{name}.lora_A.weight"] = pair.down
+        out[f"{name}.lora_B.weight"] = _scaled(pair.up, pair.alpha / pair.down.shape[0])
+        if pair.magnitude is not None:
+            out[f"{name}.lora_magnitude_vector"] = pair.magnitude
+    return out
+
+
+def peft_adapters(file: LoraFile) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]]:
+    """Tensors and `adapter_config.json` in peft's layout, by component ("unet", "text_encoder").
+
+    Raises LoraTrainError that names the modules which this layout cannot hold.
+    """
+    out: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {}
+    pairs = _pairs(file)
+    for component in sorted({pair.component for pair in pairs}):
+        tensors = {}
+        its = [pair for pair in pairs if pair.component == component]
+        with_magnitude = [pair for pair in its if pair.magnitude is not None]
+        if with_magnitude and len(with_magnitude) < len(its):
+            raise _cannot(file, "peft's", [pair.path for pair in its if pair.magnitude is None], "DoRA on some only")
+        for pair in its:
+            tensors[f"{PEFT_PREFIX}{pair.path}.lora_A.weight"] = pair.down
+            tensors[f"{PEFT_PREFIX}{pair.path}.lora_B.weight"] = pair.up
+            if pair.magnitude is not None:
+                tensors[f"{PEFT_PREFIX}{pair.path}.lora_magnitude_vector"] = pair.magnitude
+        ranks = {pair.path: pair.down.shape[0] for pair in its}
+        out[component] = tensors, make_config(ranks, {pair.path: pair.alpha for pair in its}, bool(with_magnitude))
+    return out
+
+
+def write_kohya(file: LoraFile, path: Path, precision: str = KEEP, overwrite: bool = False) -> None:
+    """Write `file` in kohya's layout. Raises LoraTrainError when it exists or cannot be written."""
+    metadata = {key: value for key, value in file.metadata.items() if key not in ("format", METADATA_KEY)}
+    write_lora(path, file.tensors, metadata, precision, overwrite)
+
+
+def write_diffusers(file: LoraFile, path: Path, precision: str = KEEP, overwrite: bool = False) -> None:
+    """Write `file` in diffusers' layout. Raises LoraTrainError when it exists or cannot be held or written."""
+    metadata = {key: value for key, value in file.metadata.items() if key != METADATA_KEY}
+    write_lora(path, diffusers_tensors(file), metadata | {"format": "pt"}, precision, overwrite)
+
+
+def write_peft(file: LoraFile, folder: Path, precision: str = KEEP, overwrite: bool = False) -> None:
+    """Write `file` as folders `unet/`, `text_encoder/` ... below `folder`, each a peft adapter.
+
+    Raises LoraTrainError when one exists or cannot be held or written.
+    """
+    adapters = peft_adapters(file)
+    for component in adapters:
+        refuse_existing(folder / component / WEIGHTS[0], overwrite)
+        refuse_existing(folder / component / ADAPTER_CONFIG, overwrite)
+    metadata = {key: value for key, value in file.metadata.items() if key != METADATA_KEY} | {"format": "pt"}
+    for component, (tensors, config) in adapters.items():
+        write_lora(folder / component / WEIGHTS[0], tensors, metadata, precision, overwrite)
+        write_json(folder / component / ADAPTER_CONFIG, config)
+
+
+WRITERS: dict[str, Callable[[LoraFile, Path, str, bool], None]] = {
+    "kohya": write_kohya,
+    "diffusers": write_diffusers,
+    "peft": write_peft,
+}
+"""Layouts that can be written; peft's goes into a folder."""
+
+
+def _pairs(file: LoraFile) -> list[_Pair]:
+    modules = file.by_module()
+    odd = [name for name, parts in modules.items() if not {DOWN, UP} <= parts.keys() <= _CONVERTED]
+    if odd:
+        fix = "Make a LoRA of it: `lora-train file merge-into` its base, then `extract`."
+        raise _cannot(file, "diffusers' and peft's", odd, "other kinds of network than LoRA and DoRA", fix)
+    nameless = [name for name in modules if path_of(name) is None]
+    if nameless:
+        raise _cannot(file, "diffusers' and peft's", nameless, "modules whose path cannot be told")
+    sdxl = looks_like_sdxl(modules)
+    return [_pair(name, parts, sdxl) for name, parts in modules.items()]
+
+
+def _pair(name: str, parts: dict[str, torch.Tensor], sdxl: bool) -> _Pair:
+    prefix = split_name(name)[0]
+    path = path_of(name)
+    assert path is not None
+    down, up = parts[DOWN], parts[UP]
+    rank = down.shape[0]
+    if MID in parts:  # the core and the 1 x 1 in front of it are one convolution
+        down = torch.einsum("mnkl,nixy->mikl", parts[MID].float(), down.float()).to(down.dtype)
+    return _Pair(
+        COMPONENTS[prefix],
+        to_diffusers(path, sdxl) if prefix == "lora_unet_" else path,
+        down,
+        up,
+        float(parts[ALPHA]) if ALPHA in parts else float(rank),
+        _magnitude(name, parts[DORA], up.shape[0]) if DORA in parts else None,
+    )
+
+
+def _magnitude(name: str, scale: torch.Tensor, rows: int) -> torch.Tensor:
+    """LyCORIS' `dora_scale` as peft has it: a value per row, (1, out, 1, 1) for convolutions."""
+    if scale.shape[0] != rows or scale.numel() != rows:
+        raise LoraTrainError(
+            f"the magnitudes of {name} are by columns, which diffusers and peft cannot hold.",
+            fix="Keep kohya's layout.",
+        )
+    return scale.reshape(-1) if scale.ndim == 2 else scale.reshape(1, rows, 1, 1)
+
+
+def _scaled(up: torch.Tensor, scale: float) -> torch.Tensor:
+    if scale == 1.0:
+        return up
+    exact = up.float() * scale
+    cast = exact.to(up.dtype)
+    return cast if torch.equal(cast.float(), exact) else exact
+
+
+def _cannot(
+    file: LoraFile, layout: str, keys: list[str], what: str, fix: str = "Keep kohya's layout."
+) -> LoraTrainError:
+    return LoraTrainError(f"{layout} layout cannot hold {what} ({named(keys)}).", str(file.path), fix)

@@ -1,0 +1,85 @@
+"""Change the metadata of a safetensors file; its tensors are copied as they are."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import IO
+
+from lora_train.atomic import writing
+from lora_train.errors import LoraTrainError
+from lora_train.lorafile.reading import file_metadata
+from lora_train.lorafile.writing import LEGACY_AT, LEGACY_LENGTH, header_bytes, refuse_existing
+from lora_train.tensors import read_header, read_tensors
+
+THUMBNAIL = "modelspec.thumbnail"
+MAX_THUMBNAIL = 2_000_000
+"""In bytes of the picture; metadata is read whole by everyone who opens the file."""
+
+SIGNATURES = (
+    (b"\x89PNG\r\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"RIFF", "image/webp"),
+    (b"GIF8", "image/gif"),
+)
+"""First bytes of pictures, and their type."""
+
+
+def edit_metadata(
+    path: Path,
+    output: Path,
+    put: Mapping[str, str],
+    remove: Collection[str] = (),
+    strip: bool = False,
+    overwrite: bool = False,
+) -> dict[str, str]:
+    """Write `path` as `output` with other metadata, and return that.
+
+    `strip` takes all out first, `remove` these fields, `put` adds or replaces. Where the file tells its
+    `sshs_legacy_hash`, which covers the `ss_` fields, it is computed anew. `output` may be `path`.
+    Raises LoraTrainError when the file cannot be read, or the output exists and may not be overwritten.
+    """
+    if path.suffix.lower() != ".safetensors":
+        raise LoraTrainError("only .safetensors files have metadata.", str(path), "Convert it first.")
+    refuse_existing(output, overwrite)
+    read_tensors(path)  # whether it is whole: the library checks every offset
+    header = {name: entry for name, entry in read_header(path).items() if name != "__metadata__"}
+    before = {} if strip else file_metadata(path)
+    absent = sorted(set(remove) - before.keys()) if not strip else []
+    if absent:
+        raise LoraTrainError(f"it has no field {', '.join(absent)}.", str(path), "See `lora-train file metadata FILE`.")
+    metadata = {key: value for key, value in before.items() if key not in remove} | dict(put)
+    with path.open("rb") as source:
+        start = 8 + int.from_bytes(source.read(8), "little")
+        if "sshs_legacy_hash" in metadata:
+            metadata["sshs_legacy_hash"] = _legacy_hash(source, start, header, metadata)
+        source.seek(start)
+        with writing(output) as target:
+            target.write(header_bytes(header, metadata))
+            shutil.copyfileobj(source, target, 1 << 20)
+    return metadata
+
+
+def thumbnail(picture: Path) -> str:
+    """A picture as the data URL that ModelSpec's `thumbnail` field holds. Raises LoraTrainError."""
+    try:
+        content = picture.read_bytes()
+    except OSError as error:
+        raise LoraTrainError(f"cannot read the picture: {error.strerror}.", str(picture)) from error
+    kind = next((kind for start, kind in SIGNATURES if content.startswith(start)), None)
+    if kind is None:
+        raise LoraTrainError("this is no PNG, JPEG, WebP or GIF picture.", str(picture), "Give one of these.")
+    if len(content) > MAX_THUMBNAIL:
+        raise LoraTrainError(f"the picture has {len(content)} bytes.", str(picture), "Make it smaller than 2 MB.")
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _legacy_hash(source: IO[bytes], start: int, header: Mapping[str, object], metadata: Mapping[str, str]) -> str:
+    """As `model_hashes`: of 64 KiB at 1 MiB of a file that holds only the `ss_` metadata."""
+    front = header_bytes(header, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    head = front[LEGACY_AT : LEGACY_AT + LEGACY_LENGTH]
+    source.seek(start + max(0, LEGACY_AT - len(front)))
+    return hashlib.sha256(head + source.read(LEGACY_LENGTH - len(head))).hexdigest()[:8]

@@ -1,0 +1,100 @@
+"""The difference of two checkpoints as a LoRA, by SVD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lora_train.errors import LoraTrainError
+from lora_train.lorafile.checkpoints import Place, family_of, open_checkpoint, places_of, require_same_shape
+from lora_train.lorafile.factors import Cut, cut_delta
+from lora_train.lorafile.reading import LoraFile
+from lora_train.lorafile.resizing import ModuleCut, dimensions
+from lora_train.lorafile.writing import Progress, no_progress
+from lora_train.models.names import TEXT_TARGETS, UNET_CONV_TARGETS, UNET_TARGETS
+
+BASES = {
+    "sd1": ("sd_v1", "stable-diffusion-v1/lora"),
+    "sd2": ("sd_v2", "stable-diffusion-v2-512/lora"),
+    "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
+}
+"""kohya's `ss_base_model_version` and the `modelspec.architecture` of a family."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How a LoRA is extracted."""
+
+    cut: Cut
+    convolutions: Cut | None = None
+    """Of larger than 1 x 1 kernels; None leaves them, and all blocks but the transformers', alone."""
+    clamp: float = 1.0
+    """Quantile that entries of the singular vectors are clamped to (kohya's default is 0.99); 1: not at all."""
+    min_difference: float = 0.0
+    """Modules whose weights differ nowhere by more are left out."""
+    text: bool = True
+
+
+def extract(
+    base: Path, tuned: Path, how: Extraction, progress: Progress = no_progress
+) -> tuple[LoraFile, list[ModuleCut]]:
+    """The LoRA (fp32) that turns `base` into `tuned`, and what each module's cut kept of its difference.
+
+    The modules are kohya's targets. Raises LoraTrainError when the checkpoints are of different families or
+    do not differ.
+    """
+    before, after = open_checkpoint(base), open_checkpoint(tuned)
+    family = family_of(before)
+    if family_of(after) != family:
+        raise LoraTrainError(f"it is of another family than {base.name} ({family}).", str(tuned))
+    places = _wanted(places_of(before), how)
+    tensors: dict[str, torch.Tensor] = {}
+    cuts = []
+    for number, (name, place) in enumerate(sorted(places.items())):
+        progress(number, len(places))
+        require_same_shape(name, place, before, after)
+        # the difference of half-precision weights is taken in fp32, where it is exact or nearly so
+        delta = place.view(after.get(place.key)).float() - place.view(before.get(place.key)).float()
+        if not torch.isfinite(delta).all():
+            raise LoraTrainError(f"{place.key} has values that are not finite.", f"{base}, {tuned}")
+        if float(delta.abs().max()) <= how.min_difference:
+            continue
+        kernel = delta.ndim == 4 and delta.shape[2:] != (1, 1)
+        cut = how.convolutions if kernel and how.convolutions is not None else how.cut
+        factors, kept = cut_delta(delta.flatten(1), tuple(delta.shape[1:]), cut, how.clamp)
+        tensors |= {f"{name}.{part}": value for part, value in factors.tensors().items()}
+        cuts.append(ModuleCut(name, min(delta.flatten(1).shape), factors.rank, kept))
+    progress(len(places), len(places))
+    if not tensors:
+        raise LoraTrainError("the two checkpoints do not differ where a LoRA could.", f"{base}, {tuned}")
+    return LoraFile(tuned, dict(sorted(tensors.items())), _metadata(family, base, tuned) | dimensions(tensors)), cuts
+
+
+def _wanted(places: dict[str, Place], how: Extraction) -> dict[str, Place]:
+    unet = UNET_TARGETS if how.convolutions is None else UNET_CONV_TARGETS
+    found: dict[Place, str] = {}
+    for name, place in places.items():
+        text = not name.startswith("lora_unet_")
+        if (TEXT_TARGETS if text else unet).fullmatch(place.path) and (how.text or not text):
+            found.setdefault(place, name)  # SDXL's modules have two names; kohya's comes first
+    return {name: place for place, name in found.items() if not _is_norm(place)}
+
+
+def _is_norm(place: Place) -> bool:
+    return "norm" in place.path.rpartition(".")[2]
+
+
+def _metadata(family: str, base: Path, tuned: Path) -> dict[str, str]:
+    version, architecture = BASES[family]
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": architecture,
+        "modelspec.title": tuned.stem,
+        "ss_base_model_version": version,
+        "ss_network_module": "networks.lora",
+        "ss_sd_model_name": base.name,
+        "ss_training_comment": f"extracted from {tuned.name}",
+        "ss_v2": str(family == "sd2"),
+    }

@@ -1,0 +1,118 @@
+"""What a LoRA file is: kind, base, ranks, strengths by block, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_train.lorafile.base_model import made_for
+from lora_train.lorafile.checks import problems_of
+from lora_train.lorafile.comparing import norm
+from lora_train.lorafile.factors import factors_of, has_factors
+from lora_train.lorafile.layouts import ALPHA, DORA, DOWN
+from lora_train.lorafile.names import block_of, looks_like_sdxl
+from lora_train.lorafile.reading import read_lora
+from lora_train.networks.registry import kind_of
+
+_RANK_PARTS = ((DOWN, 0), ("hada_w1_b", 0), ("lokr_w2_b", 0), ("lokr_w1_b", 0))
+"""Parts that show a module's rank, and in which dimension."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """The modules of one block of the model."""
+
+    modules: int
+    norm: float | None
+    """Root of the sum of the deltas' squared Frobenius norms; None where a module is no LoRA."""
+    largest: float | None
+    """Norm of the strongest module."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `inspect` found."""
+
+    path: str
+    size: int
+    """In bytes, of the file or of a folder's files."""
+    layout: str
+    base: str
+    """ "SD 1.x" ..., or "unknown"."""
+    modules: int
+    kinds: dict[str, int]
+    ranks: dict[str, int]
+    """Rank to number of modules."""
+    alphas: dict[str, int]
+    """Alpha to number of modules; "none" where a module has none, which means its rank."""
+    dtypes: dict[str, int]
+    blocks: dict[str, Block]
+    metadata: dict[str, str]
+    skipped: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data."""
+        return asdict(self)
+
+
+def inspect(path: Path) -> Report:
+    """Read and describe a LoRA file; damage inside a readable file is told in `problems`. Raises LoraTrainError."""
+    file = read_lora(path, check=False)
+    modules = file.by_module()
+    problems = problems_of(modules, str(path))
+    return Report(
+        path=str(path),
+        size=sum(one.stat().st_size for one in ([path] if path.is_file() else path.rglob("*")) if one.is_file()),
+        layout=file.layout,
+        base=made_for(file) or "unknown",
+        modules=len(modules),
+        kinds=dict(sorted(Counter(kind_name(parts) for parts in modules.values()).items())),
+        ranks=_counted(rank for parts in modules.values() if (rank := _rank(parts)) is not None),
+        alphas=_counted(f"{alpha_or_none(parts)}" for parts in modules.values()),
+        dtypes=_counted(str(value.dtype).removeprefix("torch.") for value in file.tensors.values()),
+        blocks={} if problems else _blocks(modules),
+        metadata=dict(sorted(file.metadata.items())),
+        skipped=file.skipped,
+        problems=tuple(str(problem) for problem in problems),
+    )
+
+
+def kind_name(parts: Mapping[str, torch.Tensor]) -> str:
+    """ "lora", "dora: lora", "loha" ..., or "unknown"."""
+    kind = kind_of(parts)
+    name = kind.name if kind is not None else "unknown"
+    return f"dora: {name}" if DORA in parts else name
+
+
+def alpha_or_none(parts: Mapping[str, torch.Tensor]) -> str:
+    """Alpha as a text; "none" where a module has none."""
+    return f"{float(parts[ALPHA].flatten()[0]):g}" if ALPHA in parts and parts[ALPHA].numel() else "none"
+
+
+def _rank(parts: Mapping[str, torch.Tensor]) -> int | None:
+    return next((parts[part].shape[at] for part, at in _RANK_PARTS if part in parts and parts[part].ndim > at), None)
+
+
+def _counted(values: Any) -> dict[str, int]:
+    return {str(value): count for value, count in sorted(Counter(values).items(), key=lambda item: -item[1])}
+
+
+def _blocks(modules: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, Block]:
+    sdxl = looks_like_sdxl(modules)
+    norms: dict[str, list[float | None]] = {}
+    for name, parts in modules.items():
+        norms.setdefault(block_of(name, sdxl), []).append(norm(factors_of(parts)) if has_factors(parts) else None)
+    out = {}
+    for block, found in sorted(norms.items()):
+        known = [value for value in found if value is not None]
+        whole = len(known) == len(found)
+        out[block] = Block(
+            len(found), sum(v * v for v in known) ** 0.5 if whole else None, max(known) if whole else None
+        )
+    return out

@@ -1,0 +1,64 @@
+"""`lora-train file`: each tool once, and its refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lora_train.cli import main
+from lora_train.lorafile.reading import read_lora
+from lora_train.lorafile.writing import write_lora
+from tests.lorafile.samples import lora_tensors
+from tests.lorafile.witness import apart, deltas
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.safetensors"
+    write_lora(path, lora_tensors(), {"ss_base_model_version": "sd_v1"}, "fp32", False)
+    return path
+
+
+def test_the_tools_do_what_they_say(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["file", "inspect", "--json", str(file)]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["base"] == "SD 1.x"
+    assert main(["file", "inspect", str(file)]) == 0
+    assert "lora (6)" in capsys.readouterr().out
+    out = tmp_path / "out"
+    assert main(["file", "convert", str(file), "--to", "peft", "--output", str(out)]) == 0
+    assert apart(deltas(read_lora(out).tensors), deltas(lora_tensors())) < 1e-6
+    small = tmp_path / "small.safetensors"
+    assert main(["file", "resize", str(file), "--rank", "2", "--module", "lora_te_*=1", "--output", str(small)]) == 0
+    assert "ranks 1 to 2" in capsys.readouterr().out
+    both = tmp_path / "both.safetensors"
+    assert main(["file", "merge", str(file), str(file), "--weights", "1", "-0.5", "--output", str(both)]) == 0
+    assert apart(deltas(read_lora(both).tensors), {n: d / 2 for n, d in deltas(lora_tensors()).items()}) < 1e-5
+    assert main(["file", "compare", str(file), str(both)]) == 0
+    assert "cosine of all common modules: 1.0000" in capsys.readouterr().out
+    assert main(["file", "metadata", str(file), "--set", "a=b=c", "--overwrite"]) == 0
+    capsys.readouterr()
+    assert main(["file", "metadata", str(file)]) == 0
+    assert json.loads(capsys.readouterr().out)["a"] == "b=c"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "none.safetensors"], "no such LoRA"),
+        (["convert", "FILE", "--to", "word", "--output", "x"], "kohya, diffusers, peft"),
+        (["convert", "FILE", "--to", "kohya", "--output", "FILE"], "exists already"),
+        (["resize", "FILE", "--output", "x"], "there is no rank"),
+        (["resize", "FILE", "--output", "x", "--module", "a"], "PATTERN=RANK"),
+        (["resize", "FILE", "--output", "x", "--keep", "all"], "ratio, cumulative, frobenius"),
+        (["merge", "FILE", "--weights", "1", "2", "--output", "x"], "1 files and 2 weights"),
+        (["merge-into", "FILE", "FILE", "--output", "x"], "not a Stable Diffusion checkpoint"),
+        (["extract", "FILE", "FILE", "--rank", "4", "--output", "x"], "not a Stable Diffusion checkpoint"),
+        (["metadata", "FILE", "--set", "x"], "FIELD=TEXT"),
+    ],
+)
+def test_mistakes_are_told(arguments: list[str], message: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [str(file) if word == "FILE" else word for word in arguments]
+    assert main(["file", *given]) == 2
+    assert message in capsys.readouterr().err
