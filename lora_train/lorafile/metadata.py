@@ -172,8 +172,8 @@ def _network(facts: TrainingFacts) -> dict[str, object]:
     }
     if network.base_weights:
         strengths = [*network.base_weights_multiplier, *[1.0] * len(network.base_weights)]
-        merged = {Path(name).name: strength for name, strength in zip(network.base_weights, strengths)}
-        fields["ss_base_weights"] = json.dumps(merged)
+        merged = [[Path(path).name, strength] for path, strength in zip(network.base_weights, strengths)]
+        fields["ss_base_weights"] = json.dumps(merged, ensure_ascii=False)
     return fields | ({"ss_network_args": json.dumps(arguments)} if arguments else {})
 
 

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from lora_train import RunConfig, run_training
+from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lorafile.converting import write_diffusers, write_peft
 from lora_train.lorafile.inspecting import inspect
 from lora_train.lorafile.reading import LoraFile, read_lora
@@ -111,7 +112,7 @@ def test_peft_reads_its_layout(base: Path, tmp_path: Path) -> None:
     assert not torch.allclose(found, _outputs(open_model(base).text_encoder, open_model(base).unet)[1], rtol=1e-2)  # type: ignore[attr-defined]
 
 
-def test_a_trained_files_fields_are_kohyas(make_config: Callable[..., RunConfig]) -> None:
+def test_a_trained_files_fields_are_kohyas(make_config: Callable[..., RunConfig], host: StandaloneHost) -> None:
     """Every field that sd-scripts writes, but the parameters of losses and noises that were not used."""
     made = run_training(make_config(), host)
     assert made.path is not None
@@ -126,7 +127,9 @@ def test_a_trained_files_fields_are_kohyas(make_config: Callable[..., RunConfig]
     assert ours["ss_network_module"] == "networks.lora" and "ss_network_args" not in ours
 
 
-def test_the_network_is_told_as_the_trainers_of_the_field_do(make_config: Callable[..., RunConfig]) -> None:
+def test_the_network_is_told_as_the_trainers_of_the_field_do(
+    make_config: Callable[..., RunConfig], host: StandaloneHost
+) -> None:
     made = run_training(make_config(network={"kind": "lokr", "factor": 8, "conv_dim": 2, "conv_alpha": 1.0}), host)
     assert made.path is not None
     theirs, ours = read_lora(GOLDEN / "lycoris_lokr.safetensors").metadata, read_lora(made.path).metadata

@@ -93,10 +93,9 @@ def test_dora_around_loha_with_norms(trained: Callable[..., LoraFile]) -> None:
 
 @pytest.mark.parametrize("option", ["network_dropout", "rank_dropout", "module_dropout"])
 def test_dropout_is_drawn_from_the_seed(trained: Callable[..., LoraFile], option: str) -> None:
-    plain, one, again = trained(), trained(**{option: 0.5}), trained(**{option: 0.5})
-    assert len(_differences(plain, one)) > 50
+    one, again, less = trained(**{option: 0.5}), trained(**{option: 0.5}), trained(**{option: 0.01})
     assert _differences(one, again) == set()
-    assert len(_differences(one, trained(train={"seed": 7}, **{option: 0.5}))) > 50
+    assert len(_differences(one, less)) > 50
     key = "ss_network_dropout" if option == "network_dropout" else "ss_network_args"
     assert "0.5" in one.metadata[key]
 
@@ -171,10 +170,10 @@ def test_norms_are_held(trained: Callable[..., LoraFile], base: Path, kind: str)
     train = {"max_train_steps": 2, "learning_rate": 1e-2}
     free, held = trained(kind=kind, train=train), trained(kind=kind, train=train, scale_weight_norms=0.005)
     norms = {}
-    bases = targets(open_model(base))
+    bases: Any = targets(open_model(base))
     for label, file in (("free", free), ("held", held)):
         networks = {n: load_network(bases[n], tensors) for n, tensors in file.by_module().items()}
-        norms[label] = [float(net.weight_delta(bases[n].weight).norm()) for n, net in networks.items()]  # type: ignore[arg-type]
+        norms[label] = [float(net.weight_delta(bases[n].weight).detach().norm()) for n, net in networks.items()]
     assert max(norms["free"]) > 0.01
     assert max(norms["held"]) == pytest.approx(0.005, rel=1e-3)
     assert held.metadata["ss_scale_weight_norms"] == "0.005"
@@ -192,8 +191,7 @@ def test_rates_and_ranks_by_block_and_rule(trained: Callable[..., LoraFile]) -> 
     )
     names = set(file.by_module())
     assert not any("fc1" in name and name.startswith("lora_te") for name in names)
-    # a rule with a rate of its own counts more than a block's factor
-    assert all("attn2_to_k" in name for name in names if "mid_block" in name)
+    assert all("attn2_to_k" in name for name in names if "mid_block" in name)  # a rule's rate is over the block's
     for name, tensors in file.by_module().items():
         if "attn2_to_v" in name:
             assert "lokr_w1" in tensors
@@ -226,7 +224,7 @@ def test_a_merged_base_is_another_base(trained: Callable[..., LoraFile]) -> None
     plain = trained()
     merged = trained(base_weights=(str(other.path),), base_weights_multiplier=(0.5,))
     assert len(_differences(plain, merged)) > 50
-    assert json.loads(merged.metadata["ss_base_weights"]) == {other.path.name: 0.5}
+    assert json.loads(merged.metadata["ss_base_weights"]) == [[other.path.name, 0.5]]
     neither = trained(base_weights=(str(other.path), str(other.path)), base_weights_multiplier=(1.0, -1.0))
     assert (_ups(neither) - _ups(plain)).norm() < 0.05 * (_ups(merged) - _ups(plain)).norm()
 
