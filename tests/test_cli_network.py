@@ -42,7 +42,7 @@ def test_arguments_of_every_type() -> None:
     found = network(
         "--algo lokr --args factor=8 full_matrix=True rs_lora=1 rank_dropout=0.1 block_dims=1,2,3 block_alphas=0.5,1"
         " down_lr_weight=sine+.5 loraplus_lr_ratio=16 scale_weight_norms=none use_cp=true dropout=0.2"
-        " base_weights=a.safetensors,b.safetensors --args algo=dora"
+        " alpha=4 base_weights=a.safetensors;b,c.safetensors network_rules=attn{1,2}:off --args algo=dora"
     )
     assert found == NetworkOptions(
         kind="lokr",
@@ -57,7 +57,9 @@ def test_arguments_of_every_type() -> None:
         loraplus_lr_ratio=16.0,
         use_tucker=True,
         network_dropout=0.2,
-        base_weights=("a.safetensors", "b.safetensors"),
+        network_alpha=4.0,
+        base_weights=("a.safetensors", "b,c.safetensors"),
+        network_rules=("attn{1,2}:off",),
     )
 
 

@@ -27,8 +27,15 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 }
 """What each name sets; locon is lora with convolutions (see `network_of`)."""
 
-OTHER_NAMES = {"use_cp": "use_tucker", "use_conv_cp": "use_tucker", "dropout": "network_dropout", "algo": "kind"}
-"""LyCORIS' older names, and kohya's where ours differs."""
+OTHER_NAMES = {
+    "algo": "kind",
+    "dim": "network_dim",
+    "alpha": "network_alpha",
+    "dropout": "network_dropout",
+    "use_cp": "use_tucker",
+    "use_conv_cp": "use_tucker",
+}
+"""What LyCORIS calls options, and its older names."""
 
 
 def add_network(train: Any) -> None:
@@ -117,13 +124,15 @@ def arguments(given: list[str]) -> dict[str, Any]:
 
 
 def _parse(hint: Any, text: str) -> Any:
-    """A text as the type `hint`: numbers, true or false, texts, or comma-separated lists of them."""
+    """A text as the type `hint`: numbers, true or false, texts, numbers with commas or texts with semicolons between them."""
     if isinstance(hint, types.UnionType):
         if text.lower() in ("", "none"):
             return None
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is tuple:
-        return tuple(_parse(typing.get_args(hint)[0], item.strip()) for item in text.split(",") if item.strip())
+        kind = typing.get_args(hint)[0]
+        separator = ";" if kind is str else ","  # rules and paths may have commas
+        return tuple(_parse(kind, item.strip()) for item in text.split(separator) if item.strip())
     if hint is bool:
         if text.lower() not in ("true", "false", "1", "0"):
             raise ValueError(f"{text!r} is neither true nor false")
