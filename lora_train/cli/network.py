@@ -124,7 +124,7 @@ def arguments(given: list[str]) -> dict[str, Any]:
 
 
 def _parse(hint: Any, text: str) -> Any:
-    """A text as the type `hint`: numbers, true or false, texts, numbers with commas or texts with semicolons between them."""
+    """A text as the type `hint`; of lists, numbers are divided by commas and texts by semicolons."""
     if isinstance(hint, types.UnionType):
         if text.lower() in ("", "none"):
             return None
