@@ -38,13 +38,23 @@ def add_train(commands: Any) -> None:
     must.add_argument("--dir", default=None, metavar="FOLDER", help="folder for LoRAs")
     must.add_argument("--overwrite", action="store_true", help="replace a LoRA of that name")
     _add_sources(train)
+    _add_steps(train)
+    add_network(train)
+    _add_data_and_noise(train)
+    _add_saving(train)
+    _add_stages(train)
+    add_operations(train, "")
+    add_server(train)
+    train.set_defaults(run=_train)
+
+
+def _add_steps(train: Any) -> None:
     steps = train.add_argument_group("steps and rates")
     steps.add_argument("--steps", type=int, help="training steps (default: by the number of pictures)")
     steps.add_argument("--dim", type=int, help="network dimension, also called rank (default 16)")
     steps.add_argument("--alpha", type=float, help="scale is alpha / dim; 0 means dim / 2 (the default)")
     steps.add_argument("--conv-dim", type=int, help="also train 3x3 convolutions (LoCon), with this dimension")
     steps.add_argument("--conv-alpha", type=float, help="as --alpha, for the convolutions")
-    add_network(train)
     steps.add_argument("--repeats", type=int, help="repeats of each picture in an epoch (default 10)")
     steps.add_argument("--batch", type=int, default=1, help="pictures per step (default %(default)s)")
     steps.add_argument(
@@ -60,6 +70,9 @@ def add_train(commands: Any) -> None:
     )
     steps.add_argument("--warmup", type=int, help="warm-up steps (default: 5 %% of the steps)")
     steps.add_argument("--optimizer", default="adamw", choices=("adamw",), help="default %(default)s")
+
+
+def _add_data_and_noise(train: Any) -> None:
     more = train.add_argument_group("data, noise and numbers")
     more.add_argument("--resolution", type=int, help="training size in pixels (default: the base model's)")
     more.add_argument("--flip", action="store_true", help="also train on mirrored pictures")
@@ -87,6 +100,9 @@ def add_train(commands: Any) -> None:
     )
     more.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
     more.add_argument("--seed", type=int, default=42, help="default %(default)s")
+
+
+def _add_saving(train: Any) -> None:
     saving = train.add_argument_group("saving and previews")
     saving.add_argument("--interim", type=int, default=0, metavar="N", help="also save every N epochs; 0: off")
     saving.add_argument("--save-every", type=int, default=0, metavar="N", help="also save every N steps; 0: off")
@@ -99,6 +115,9 @@ def add_train(commands: Any) -> None:
         help="make a picture at start and end; may be repeated",
     )
     saving.add_argument("--preview-every", type=int, default=0, metavar="N", help="and every N steps")
+
+
+def _add_stages(train: Any) -> None:
     stages = train.add_argument_group("stages")
     stages.add_argument("--notrain", action="store_true", help="prepare only: pictures, captions, metadata, latents")
     stages.add_argument("--noprocess", action="store_true", help="train on what was prepared before")
@@ -107,10 +126,7 @@ def add_train(commands: Any) -> None:
     stages.add_argument(
         "--shutdown", action="store_true", help="stop the WebUI before training (needs its --api-server-stop)"
     )
-    add_operations(train, "")
-    add_server(train)
     stages.add_argument("--debug", action="store_true", help="show the log with details")
-    train.set_defaults(run=_train)
 
 
 def _add_sources(train: Any) -> None:

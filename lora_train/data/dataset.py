@@ -18,9 +18,10 @@ from lora_train.data.buckets import Placement, Size, cut, make_buckets, place, p
 from lora_train.data.cache import SHARD_ENTRIES, CachedLatents, LatentCache, Latents, entry_key
 from lora_train.data.latent_files import read_latents, write_latents
 from lora_train.data.masks import load_mask, to_latents
-from lora_train.data.pictures import BrokenPicture, file_hash, load_picture
+from lora_train.data.pictures import BrokenPicture, load_picture
 from lora_train.data.scan import Manifest, Picture, Rejected
 from lora_train.errors import LoraTrainError
+from lora_train.hashing import file_hash
 from lora_train.models.base import Frame
 
 ENCODE_BATCH = 8

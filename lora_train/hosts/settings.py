@@ -28,7 +28,6 @@ class Setting:
 WAIT, REFUSE = "Wait until the training ends", "Refuse with a message"
 KEEP_IN_RAM, FREE_FULLY = "Move it to the computer's memory", "Free it fully, load it again afterwards"
 APPLY_AUTO, APPLY_HOST, APPLY_OURS = "The WebUI's Lora extension, or ours where it is off", "Never ours", "Always ours"
-NO_CAPTIONS, BLIP, DEEPBOORU, BOTH = "None", "BLIP", "DeepDanbooru", "BLIP and DeepDanbooru"
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("data_dir", "", "Folder for runs and caches", "empty: lora-train in the WebUI's data folder"),

@@ -12,6 +12,7 @@ import lora_train
 from lora_train.config import RunConfig, TrainOptions
 from lora_train.config.network import network_arguments, network_module
 from lora_train.errors import LoraTrainError
+from lora_train.hashing import file_hash
 
 _LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
 
@@ -73,14 +74,10 @@ def base_hashes(path: Path) -> dict[str, str]:
     """
     if path.is_dir():
         return {"ss_sd_model_hash": "IsADirectory", "ss_new_sd_model_hash": "IsADirectory"}
-    digest = hashlib.sha256()
     with path.open("rb") as file:
         file.seek(_LEGACY_AT)
         legacy = hashlib.sha256(file.read(_LEGACY_LENGTH)).hexdigest()[:8]
-        file.seek(0)
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return {"ss_sd_model_hash": legacy, "ss_new_sd_model_hash": digest.hexdigest()}
+    return {"ss_sd_model_hash": legacy, "ss_new_sd_model_hash": file_hash(path)}
 
 
 def lora_metadata(facts: TrainingFacts) -> dict[str, str]:

@@ -61,18 +61,21 @@ def resume_training(folder: RunFolder, host: Host | None = None, stopped: Callab
 
 def check_resume(folder: RunFolder, host: Host) -> tuple[RunConfig, Manifest]:
     """What `resume_training` needs, checked. Raises LoraTrainError."""
-    from lora_train.lorafile.metadata import session_of
-
     if not folder.state_path.is_file():
         raise LoraTrainError("this run has no saved state to go on from.", folder.id, "Start it anew.")
     content = folder.read()
     if content.get("state") == "finished":
         raise LoraTrainError("this run is finished.", folder.id, "Start a new one.")
     config = RunConfig.from_dict(content.get("config", {}))
-    own = Path(content["result"]) if content.get("result") else None
-    if own is not None and own.is_file() and session_of(own) != folder.id:
-        own = None  # another LoRA has its name now
-    return config, check_run(config, host, own_output=own)
+    return config, check_run(config, host, own_output=_own_result(folder))
+
+
+def _own_result(folder: RunFolder) -> Path | None:
+    """The LoRA that this run itself wrote when it was stopped before, unless another has its name now."""
+    from lora_train.lorafile.metadata import session_of
+
+    result = folder.read().get("result")
+    return Path(result) if result and session_of(Path(result)) == folder.id else None
 
 
 def _standalone() -> Host:
@@ -269,7 +272,7 @@ class _Execution:
         if steps == 0:
             raise Stopped
         path, stopped = output_path(config), steps < (config.train.max_train_steps or 0)
-        own = self._is_own(path)
+        own = _own_result(self.folder) == path
         writer.save_result(path, overwrite=config.save.overwrite or own)
         if not stopped:
             preview(steps)
@@ -281,12 +284,6 @@ class _Execution:
         if not stopped:
             self.folder.state_path.unlink(missing_ok=True)
         return Result(path, steps, stopped, self.folder.path)
-
-    def _is_own(self, path: Path) -> bool:
-        """Whether this run itself wrote the LoRA there, when it was stopped before."""
-        from lora_train.lorafile.metadata import session_of
-
-        return self.folder.read().get("result") == str(path) and session_of(path) == self.folder.id
 
     def _go_on(self, trainer: Trainer) -> None:
         """Take up the saved state, if this run has one."""

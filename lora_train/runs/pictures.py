@@ -57,15 +57,20 @@ def loss_plot(steps: Sequence[int], losses: Sequence[float], smoothed: Sequence[
     return plot
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture, atomically, as PNG."""
+def png_bytes(picture: Image.Image) -> bytes:
+    """A picture as a PNG file has it."""
     from io import BytesIO
-
-    from lora_train.atomic import write_bytes
 
     buffer = BytesIO()
     picture.save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture, atomically, as PNG. Raises LoraTrainError."""
+    from lora_train.atomic import write_bytes
+
+    write_bytes(path, png_bytes(picture))
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

@@ -78,16 +78,14 @@ class RunWriter:
 
     def _thumbnail(self) -> bytes:
         """The first training picture, as it was cut, as PNG."""
-        from io import BytesIO
-
         from lora_train.data.buckets import cut
         from lora_train.data.pictures import load_picture
+        from lora_train.runs.pictures import png_bytes
 
-        item, buffer = self.trainer.dataset.items[0], BytesIO()
+        item = self.trainer.dataset.items[0]
         picture = cut(load_picture(item.picture.path), item.placement)
         picture.thumbnail((512, 512))
-        picture.save(buffer, "PNG")
-        return buffer.getvalue()
+        return png_bytes(picture)
 
     def _facts(self) -> TrainingFacts:
         from lora_train.lorafile.metadata import TrainingFacts, base_hashes
@@ -124,6 +122,7 @@ class RunWriter:
     def preview(self, step: int) -> None:
         """A picture of each prompt, as the LoRA is now."""
         from lora_train.models.sampling import Request, sample
+        from lora_train.runs.pictures import save_picture
 
         trainer = self.trainer
         options, data = trainer.config.preview, trainer.config.data
@@ -142,8 +141,8 @@ class RunWriter:
                 picture = sample(trainer.model, request)[0]
             name = f"step{step:08d}-{number}.png"
             try:
-                picture.save(self.folder.path / "samples" / name)
-            except OSError as error:
+                save_picture(picture, self.folder.path / "samples" / name)
+            except LoraTrainError as error:
                 self.folder.event("note", text=f"A preview was not written: {error}")
                 continue
             self.folder.event("preview", step=step, prompt=prompt, file=name)

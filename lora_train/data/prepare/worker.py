@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from PIL import Image
 
 from lora_train.atomic import write_bytes
-from lora_train.data.pictures import BrokenPicture, file_hash, has_alpha, load_alpha, load_picture
+from lora_train.data.pictures import BrokenPicture, has_alpha, load_alpha, load_picture
 from lora_train.data.prepare.base import NoView, Plan, Tools, View, fit
 from lora_train.data.prepare.detectors import Detectors
 from lora_train.data.prepare.opened import Opened
@@ -25,6 +25,7 @@ from lora_train.data.prepare.operations import Check, Comparison, Edit, Service,
 from lora_train.data.prepare.records import Record, Store, ViewRecord
 from lora_train.data.prepare.verdicts import verdict
 from lora_train.errors import LoraTrainError
+from lora_train.hashing import file_hash
 
 THUMBNAIL = 160
 
