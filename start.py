@@ -6,6 +6,7 @@
     python3 start.py train ...         train from the command line (--help tells)
     python3 start.py prepare ...       prepare pictures: crop, check, reject
     python3 start.py captions ...      count tags, change all captions, undo
+    python3 start.py file ...          look into LoRA files, convert, resize, merge, extract
     python3 start.py dataset ...       datasets of other tools in and out
     python3 start.py resume            go on with a training that was stopped
     python3 start.py generate ...      make pictures
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "lora-train-installed"
-COMMANDS = ("demo", "ui", "train", "prepare", "captions", "dataset", "resume", "generate", "test")
+COMMANDS = ("demo", "ui", "train", "prepare", "captions", "dataset", "file", "resume", "generate", "test")
 
 
 def main(arguments: list[str]) -> int:
