@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lora_train.config import PrepareOptions
+from lora_train.config.validate import CAPTIONERS, TAGGERS
 from lora_train.errors import LoraTrainError
 from lora_train.runs.service import Service
 from lora_train.ui.train_tab import Numbers, problems_html
@@ -47,8 +48,26 @@ NUMBERS: dict[str, tuple[str, str]] = {
     "face_pad": ("Room around a face", "As a share of its side"),
     "body_parts": ("Parts of a body", "So many of 33 must be seen"),
     "tag_limit": ("Tags at most", "Per picture that is captioned"),
+    "restore_weight": ("Weight of CodeFormer", "0 restores faces most, 1 least"),
 }
 WHOLE = ("target", "min_size", "body_parts", "tag_limit")
+
+WHO: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "captioner": ("Who writes captions", "blip is the WebUI's own", CAPTIONERS),
+    "tagger": ("Who lists tags", "deepbooru is the WebUI's own", TAGGERS),
+}
+"""A command is for the command line; a WebUI's page may be open to others."""
+
+TEXTS: dict[str, tuple[str, str]] = {
+    "captioner_model": ("Captioner's model", "Of transformers: a folder, or an id in the hub's cache"),
+    "tagger_model": ("Tagger's model", "Of wd14: a folder with model.onnx and selected_tags.csv"),
+    "caption_template": ("Captions are made of", "{tag}, {caption} and {tags}, in your order"),
+    "tag_blacklist": ("Tags never kept", "Separated by commas; * stands for any characters"),
+}
+LOOKS: dict[str, tuple[str, str]] = {
+    "background": ("Background colour", "Of replaced backgrounds, squares and what is transparent"),
+    "upscaler": ("Upscaler", "By its name in the WebUI; its best if left empty"),
+}
 
 
 class DatasetTab:
@@ -93,18 +112,48 @@ class DatasetTab:
         with gr.Accordion("Sizes and limits", open=False):
             for name, (label, info) in NUMBERS.items():
                 self._number(name, label, info)
+            self._texts(LOOKS)
+        with gr.Accordion("Captions", open=False):
+            self._captions()
         # a set of inputs makes gradio hand over a dictionary by component, whatever their order
         start.click(self._start, inputs=set(self._fields.values()), outputs=[message])
         stop.click(self._stop, inputs=[], outputs=[message])
 
+    def _captions(self) -> None:
+        """Who captions, and how what is said becomes a caption."""
+        default = PrepareOptions()
+        for name, (label, info, choices) in WHO.items():
+            self._fields[name] = gr.Dropdown(
+                [choice for choice in choices if choice != "command"],
+                value=getattr(default, name),
+                label=label,
+                info=info,
+                elem_id=f"lora_train_prepare_{name}",
+            )
+        self._texts(TEXTS)
+        self._fields["recaption"] = gr.Checkbox(
+            default.recaption,
+            label="Caption anew",
+            info="Also pictures that have a caption file; the file itself stays",
+            elem_id="lora_train_prepare_recaption",
+        )
+
+    def _texts(self, wanted: dict[str, tuple[str, str]]) -> None:
+        for name, (label, info) in wanted.items():
+            value = getattr(PrepareOptions(), name)
+            self._text(name, label, info, value if isinstance(value, str) else ", ".join(value))
+
     def _number(self, name: str, label: str, info: str) -> None:
         """A number that may be left open; see `TrainTab._number` for why it is a text field."""
         value = getattr(PrepareOptions(), name)
+        self._text(name, label, info, "" if value is None else f"{value:g}", "automatic")
+
+    def _text(self, name: str, label: str, info: str, value: str, placeholder: str = "") -> None:
         self._fields[name] = gr.Textbox(
-            "" if value is None else f"{value:g}",
+            value,
             label=label,
             info=info,
-            placeholder="automatic",
+            placeholder=placeholder,
             elem_id=f"lora_train_prepare_{name}",
             max_lines=1,
         )
@@ -136,4 +185,17 @@ def options_of(values: dict[str, Any]) -> PrepareOptions:
         value = (number.whole if name in WHOLE else number)(name, f"prepare.{name}")
         numbers[name] = getattr(default, name) if value is None else value
     number.check()
-    return PrepareOptions(operations=tuple(name for name in OPERATIONS if values[name]), **numbers)
+    texts: dict[str, Any] = {
+        name: (values[name] or "").strip() or getattr(default, name)
+        for name in (*TEXTS, *LOOKS)
+        if name != "tag_blacklist"
+    }
+    unwanted = (values["tag_blacklist"] or "").split(",")
+    return PrepareOptions(
+        operations=tuple(name for name in OPERATIONS if values[name]),
+        recaption=bool(values["recaption"]),
+        tag_blacklist=tuple(part for one in unwanted if (part := one.strip())),
+        **{name: values[name] for name in WHO},
+        **texts,
+        **numbers,
+    )

@@ -13,7 +13,7 @@ from lora_train.config import PrepareOptions
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.service import Service
-from lora_train.ui.dataset_tab import NUMBERS, OPERATIONS, options_of
+from lora_train.ui.dataset_tab import LOOKS, NUMBERS, OPERATIONS, TEXTS, options_of
 from lora_train.ui.train_tab import Defaults, Numbers, TrainTab, problems_html
 
 
@@ -67,13 +67,16 @@ def test_the_whole_page_builds(host: StandaloneHost, tmp_path: Path) -> None:
 
 
 def test_the_form_of_a_preparation() -> None:
-    untouched: dict[str, Any] = dict.fromkeys(NUMBERS, "") | dict.fromkeys(OPERATIONS, False)
+    untouched: dict[str, Any] = dict.fromkeys((*NUMBERS, *TEXTS, *LOOKS), "") | dict.fromkeys(OPERATIONS, False)
+    untouched |= {"captioner": "blip", "tagger": "deepbooru", "recaption": False}
     assert options_of(untouched) == PrepareOptions()
     chosen = options_of(
         untouched | {"square": True, "face": True, "target": "768", "min_range": "0,2", "min_size": "0"}
     )
     assert chosen.operations == ("face", "square")
     assert (chosen.target, chosen.min_range, chosen.min_size) == (768, 0.2, 0)
+    said = options_of(untouched | {"tagger": "wd14", "tagger_model": " /tagger ", "tag_blacklist": "1girl, *hair,"})
+    assert (said.tagger, said.tagger_model, said.tag_blacklist) == ("wd14", "/tagger", ("1girl", "*hair"))
     with pytest.raises(LoraTrainError) as told:
         options_of(untouched | {"target": "large", "body_parts": "1.5"})
     assert [problem.where for problem in told.value.problems] == ["prepare.target", "prepare.body_parts"]
