@@ -42,6 +42,9 @@ def test_train_then_generate(tmp_path: Path) -> None:
     picture = tmp_path / "out" / "p.png"
     made = run(tmp_path, "generate", "sks <lora:sara:0.5>", "--steps", "1", "--output", str(picture))
     assert made.returncode == 0 and picture.is_file(), made.stderr
+    before = picture.read_bytes()
+    made = run(tmp_path, "generate", "sks", "--steps", "1", "--output", str(picture))
+    assert made.stdout.strip() == str(picture.with_name("p-2.png")) and picture.read_bytes() == before
     again = run(tmp_path, "train", "--input", folder, "--output", "sara", "--steps", "1")
     assert again.returncode == 2 and "exists already" in again.stderr and "--overwrite" in again.stderr
     assert run(tmp_path, "train", "--input", folder, "--output", "sara", "--steps", "1", "--overwrite").returncode == 0
@@ -59,6 +62,8 @@ def test_train_then_generate(tmp_path: Path) -> None:
         (["--output", ".."], "'..'"),
         (["--steps", "0"], "out of range"),
         (["--textlr1", "1e-5"], "has one text encoder"),
+        (["--target", "0"], "out of range"),
+        (["--mask-folder", "{tmp}/empty"], "the loss is not masked"),
         (["--no-v-parameterization", "--zero-terminal-snr"], "is for bases that predict v"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ def add_generate(commands: Any) -> None:
         help="whether the base predicts v (default: as its files say)",
     )
     generate.add_argument(
-        "--output", type=Path, default=Path("picture.png"), help="file to write (default %(default)s)"
+        "--output",
+        type=Path,
+        default=Path("picture.png"),
+        help="file to write (default %(default)s); where there is one already, a number is added",
     )
     generate.set_defaults(run=_generate)
 
@@ -55,8 +59,7 @@ def _generate(options: argparse.Namespace) -> int:
         path = options.output
         if options.count > 1:
             path = path.with_name(f"{path.stem}-{seeds[number]}{path.suffix}")
-        _write_picture(picture, path)
-        print(path)
+        print(_write_picture(picture, path))
     return 0
 
 
@@ -80,9 +83,19 @@ def _check(options: argparse.Namespace) -> None:
         raise LoraTrainError.of(found)
 
 
-def _write_picture(picture: Any, path: Path) -> None:
+def _write_picture(picture: Any, path: Path) -> Path:
+    """Write the picture under the first free name from `path` on, which is given back. Raises LoraTrainError."""
+    from PIL import Image
+
+    from lora_train.atomic import write_bytes
+
+    free, number = path, 2
+    while free.exists():
+        free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+    buffer = io.BytesIO()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-    except (OSError, ValueError) as error:
+        picture.save(buffer, Image.registered_extensions()[path.suffix.lower()])
+    except (OSError, ValueError, KeyError) as error:
         raise LoraTrainError(f"cannot write the picture: {error}.", str(path), "Give another --output.") from error
+    write_bytes(free, buffer.getvalue())
+    return free

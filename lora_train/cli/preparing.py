@@ -112,7 +112,7 @@ def prepare_of(options: argparse.Namespace) -> PrepareOptions:
     )
     return PrepareOptions(
         operations=tuple(operations),
-        target=options.target or (SDXL_TARGET if options.sdxl else None),
+        target=SDXL_TARGET if options.sdxl and options.target is None else options.target,
         captioner_command=_split(options.captioner_command, "--captioner-command"),
         tagger_command=_split(options.tagger_command, "--tagger-command"),
         tag_blacklist=tuple(tag.strip() for tag in options.tag_blacklist.split(",") if tag.strip()),

@@ -197,6 +197,9 @@ def _together(config: RunConfig) -> list[Problem]:
                 "Leave it out, or train the UNet too.",
             )
         )
+    if data.mask_folder and not train.masked_loss:
+        what = "a folder of masks is given, but the loss is not masked."
+        found.append(Problem(what, "data.mask_folder", "Add --masked-loss."))
     unet_lr = train.learning_rate if train.unet_lr is None else train.unet_lr
     text_lr = train.learning_rate / 2 if train.text_encoder_lr is None else train.text_encoder_lr
     text_lr = max(text_lr if rate is None else rate for rate in (train.text_encoder_lr1, train.text_encoder_lr2))

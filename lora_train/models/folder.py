@@ -14,7 +14,7 @@ from lora_train.models.filling import fill
 from lora_train.models.ldm_configs import LAYOUTS
 from lora_train.models.prediction import Assumed, settle
 from lora_train.models.text import build_text_encoder
-from lora_train.tensors import read_tensors
+from lora_train.tensors import read_header, read_tensors
 
 _MODEL, _TEXT = "diffusion_pytorch_model", "model"
 _ENCODERS = {
@@ -52,7 +52,9 @@ def recognise_folder(path: Path) -> str:
     if family == "sd1" and config.get("use_linear_projection"):
         family = "sd2"
     for name, stem in (("unet", _MODEL), ("vae", _MODEL), *((name, _TEXT) for name, _ in _ENCODERS[family])):
-        _weights_files(path / name, stem)
+        for file in _weights_files(path / name, stem):
+            if file.suffix == ".safetensors":
+                read_header(file)  # a copy that broke off is seen before anything starts
     return family
 
 

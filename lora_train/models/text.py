@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lora_train.errors import LoraTrainError
 from lora_train.models.filling import fill
 
 _INNER = "text_model."
@@ -57,10 +58,15 @@ def tokenize(tokenizer: Any, captions: Sequence[str], pad: int | None = None) ->
 def encode_clip(encoder: Any, tokens: torch.Tensor, clip_skip: int) -> torch.Tensor:
     """Hidden states (B, T, D) of the layer `clip_skip` from the end, through the final norm.
 
-    Source: NovelAI's "clip skip", as the WebUI computes it.
+    Source: NovelAI's "clip skip", as the WebUI computes it. Raises LoraTrainError when there are fewer layers.
     """
     if clip_skip == 1:
         return encoder(tokens)[0]  # type: ignore[no-any-return]
+    layers = encoder.config.num_hidden_layers
+    if clip_skip > layers:
+        raise LoraTrainError(
+            f"this base's text encoder has {layers} layers.", "model.clip_skip", f"Give --clip-skip 1 to {layers}."
+        )
     states = encoder(tokens, output_hidden_states=True).hidden_states[-clip_skip]
     return text_core(encoder).final_layer_norm(states)  # type: ignore[no-any-return, operator]
 

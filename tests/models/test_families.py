@@ -11,7 +11,7 @@ import torch
 
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import Frame
-from lora_train.models.opening import FAMILIES, native_resolution, open_model, recognise
+from lora_train.models.opening import FAMILIES, look, native_resolution, open_model, recognise
 from tests.models.tiny import Tiny, checkpoint_tensors, tiny_sd2, tiny_sdxl, write_checkpoint, write_folder
 
 MAKERS: dict[str, Callable[[], Tiny]] = {"sd2": tiny_sd2, "sdxl": tiny_sdxl}
@@ -208,6 +208,14 @@ def test_an_incomplete_checkpoint_says_what_it_lacks(name: str, message: str, tm
     save_file(tensors, tmp_path / "one.safetensors")
     with pytest.raises(LoraTrainError, match=message):
         open_model(tmp_path / "one.safetensors")
+
+
+def test_a_folder_with_half_a_file_is_seen_without_loading(tmp_path: Path) -> None:
+    folder = write_folder(tiny_sdxl(), tmp_path / "folder")
+    file = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(LoraTrainError, match="cut off or damaged"):
+        look(folder)
 
 
 # blocks

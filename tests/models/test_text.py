@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from lora_train.errors import LoraTrainError
 from lora_train.models.base import Frame
 from lora_train.models.opening import open_model
 from tests.models.pipelines import pipeline_of
@@ -25,6 +26,14 @@ def test_sd2_text_equals_diffusers(clip_skip: int, tmp_path: Path) -> None:
     skip = None if clip_skip == 1 else clip_skip - 1
     expected = pipeline.encode_prompt(CAPTIONS, "cpu", 1, False, clip_skip=skip)[0]
     assert torch.allclose(model.encode_text(CAPTIONS, clip_skip)["states"], expected, atol=1e-5)
+
+
+def test_a_layer_that_is_not_there_is_told(tmp_path: Path) -> None:
+    model = open_model(write_folder(tiny_sd2(), tmp_path / "folder"))
+    layers = model.text_encoders[0].config.num_hidden_layers
+    model.encode_text(CAPTIONS, layers)
+    with pytest.raises(LoraTrainError, match=f"has {layers} layers"):
+        model.encode_text(CAPTIONS, layers + 1)
 
 
 def test_sdxl_text_equals_diffusers(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 from tests.conftest import draw_pictures
+from tests.data.prepare.samples import noise
 from tests.ui.pages import CHROMIUM, FLAGS, fill
 from tests.webui.server import WebuiServer
 
@@ -54,8 +56,8 @@ def _open(browser: Any, server: WebuiServer) -> Any:
     return page
 
 
-def _start(page: Any, server: WebuiServer, name: str, steps: int) -> Any:
-    fill(page, "lora_train_folder", str(server.data / "pictures"))
+def _start(page: Any, server: WebuiServer, name: str, steps: int, folder: str = "") -> Any:
+    fill(page, "lora_train_folder", folder or str(server.data / "pictures"))
     fill(page, "lora_train_tag", "sks")
     fill(page, "lora_train_name", name)
     if not page.locator("#lora_train_steps").is_visible():
@@ -201,6 +203,45 @@ def test_refusing_generation_by_setting(server: WebuiServer, browser: Any) -> No
     page.locator("#lora_train_stop").click()
     _wait_for_state(server, "stopped")
     server.pictures("sks on blue")
+    page.close()
+
+
+def test_pictures_are_prepared_and_trained_on(server: WebuiServer, browser: Any) -> None:
+    folder = server.data / "dataset" / "3_sara"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        noise(number, (640, 480)).save(folder / f"good-{number}.png")
+        (folder / f"good-{number}.txt").write_text("woman, hat")
+    noise(0, (700, 525)).save(folder / "near.png")
+    page = _open(browser, server)
+    tabs = page.locator("#lora_train_tabs")
+    tabs.get_by_role("tab", name="Dataset").or_(tabs.get_by_role("button", name="Dataset", exact=True)).first.click()
+    fill(page, "lora_train_dataset_folder", str(folder))
+    page.locator("#lora_train_prepare").click()
+    near = page.locator("#lora_train_grid li").filter(has=page.locator("[title='near.png']"))
+    near.get_by_text("similar to good-0.png").wait_for()
+    near.focus()
+    page.keyboard.press("k")
+    near.get_by_text("Kept by you").wait_for()
+    page.locator("#lora_train_captions").click()
+    page.locator("#lora_train_edit").select_option("replace")
+    page.locator("#lora_train_dataset input[name=pattern]").fill("hat")
+    page.locator("#lora_train_dataset input[name=by]").fill("red hat")
+    page.locator("#lora_train_edit_apply").click()
+    page.locator("#lora_train_dataset .lora-train-tags").get_by_text("red hat", exact=True).wait_for()
+    _shot(page, server, "dataset")
+    page.locator("#lora_train_on_these").get_by_text("Train on these 4").click()
+    chosen = page.locator("#lora_train_folder textarea, #lora_train_folder input").first
+    chosen.wait_for()
+    _start(page, server, "prepared", 4, folder=chosen.input_value())
+    page.locator("#lora_train_live").get_by_text("Finished. Use it in a prompt").wait_for()
+    run = _wait_for_state(server, "finished")
+    config = json.loads((server.runs / run["id"] / "run.json").read_text())["config"]
+    assert "/prepared/" in config["data"]["folder"]
+    trained = safe_open(server.loras / "prepared.safetensors", "pt").metadata()
+    assert trained["ss_num_train_images"] == "12"  # 4 pictures, 3 times each
+    assert json.loads(trained["ss_tag_frequency"])["3_sara"]["red hat"] == 3
+    assert (folder / "good-1.txt").read_text() == "woman, hat"
     page.close()
 
 
