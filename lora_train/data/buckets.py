@@ -37,23 +37,46 @@ def make_buckets(resolution: int, smallest: int, largest: int, step: int) -> lis
 
 
 def place(size: Size, buckets: list[Size]) -> Placement:
-    """Put a picture into the bucket of nearest aspect ratio: scale it to cover, cut the centre."""
-    aspect = math.log(size[0] / size[1])
-    bucket = min(buckets, key=lambda b: (abs(math.log(b[0] / b[1]) - aspect), -b[0] * b[1]))
-    return _cover(size, bucket)
+    """Put a picture into the bucket of nearest aspect ratio: scale it to cover, cut the centre.
+
+    As sd-scripts does it (`BucketManager.select_bucket`), so that its cached latents and ours fit each other: the
+    picture's own size wins, then the least difference of width / height, then the first in order.
+    """
+    aspect = size[0] / size[1]
+    return _cover(size, size if size in buckets else min(buckets, key=lambda one: abs(one[0] / one[1] - aspect)))
 
 
 def place_without_upscale(size: Size, resolution: int, step: int) -> Placement:
-    """A bucket made for this picture: reduced to the area bound, never enlarged, sides cut to `step`."""
-    width, height = size
-    ratio = min(1.0, math.sqrt(resolution * resolution / (width * height)))
-    scaled = max(step, round(width * ratio)), max(step, round(height * ratio))
-    return _cover(size, (scaled[0] // step * step, scaled[1] // step * step))
+    """A bucket made for this picture: reduced to the area bound, never enlarged, sides cut to `step`.
+
+    As sd-scripts does it: of a picture that is too large the side is rounded that changes its shape less.
+    """
+    scaled = size
+    if size[0] * size[1] > resolution * resolution:
+        aspect = size[0] / size[1]
+        width = _to_steps(math.sqrt(resolution * resolution * aspect), step)
+        height = _to_steps(resolution * resolution / math.sqrt(resolution * resolution * aspect), step)
+        by_width = abs(width / _to_steps(width / aspect, step) - aspect)
+        by_height = abs(_to_steps(height * aspect, step) / height - aspect)
+        scaled = (width, _round(width / aspect)) if by_width < by_height else (_round(height * aspect), height)
+    bucket = max(step, scaled[0] // step * step), max(step, scaled[1] // step * step)
+    return _centred(bucket, scaled) if min(scaled) >= step else _cover(size, bucket)
+
+
+def _to_steps(side: float, step: int) -> int:
+    return max(step, _round(side) // step * step)
+
+
+def _round(side: float) -> int:
+    return int(side + 0.5)
 
 
 def _cover(size: Size, bucket: Size) -> Placement:
     ratio = max(bucket[0] / size[0], bucket[1] / size[1])
-    scaled = max(bucket[0], round(size[0] * ratio)), max(bucket[1], round(size[1] * ratio))
+    return _centred(bucket, (max(bucket[0], _round(size[0] * ratio)), max(bucket[1], _round(size[1] * ratio))))
+
+
+def _centred(bucket: Size, scaled: Size) -> Placement:
     return Placement(bucket, scaled, (scaled[0] - bucket[0]) // 2, (scaled[1] - bucket[1]) // 2)
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -46,6 +48,46 @@ def test_without_upscale_nothing_grows_beyond_one_step(size: tuple[int, int]) ->
     placement = place_without_upscale(size, 512, 64)
     assert placement.bucket[0] % 64 == placement.bucket[1] % 64 == 0
     assert placement.scaled[0] <= max(64, size[0]) or placement.scaled[1] <= max(64, size[1])
+
+
+BUCKETS = make_buckets(512, 256, 1024, 64)
+
+
+@example((256, 192))  # as near to the square as to the next wider one
+@example((448, 576))
+@given(sizes)
+def test_buckets_are_kohyas(size: tuple[int, int]) -> None:
+    """sd-scripts' formula, with numpy as there."""
+    width, height = size
+    errors = np.array([w / h for w, h in BUCKETS]) - width / height
+    wanted = size if size in BUCKETS else BUCKETS[int(np.abs(errors).argmin())]
+    scale = wanted[1] / height if width / height > wanted[0] / wanted[1] else wanted[0] / width
+    placement = place(size, BUCKETS)
+    assert placement.bucket == wanted
+    assert placement.scaled == (int(width * scale + 0.5), int(height * scale + 0.5))
+
+
+@example((1999, 1500))
+@given(st.tuples(st.integers(64, 6000), st.integers(64, 6000)).filter(lambda size: 0.3 < size[0] / size[1] < 3))
+def test_buckets_without_upscale_are_kohyas(size: tuple[int, int]) -> None:
+    width, height = size
+    aspect, resized = width / height, size
+
+    def to_steps(side: float) -> int:
+        return int(side + 0.5) - int(side + 0.5) % 64
+
+    if width * height > 512 * 512:
+        wide = math.sqrt(512 * 512 * aspect)
+        by_width, by_height = to_steps(wide), to_steps(512 * 512 / wide)
+        error_width = abs(by_width / to_steps(by_width / aspect) - aspect)
+        error_height = abs(to_steps(by_height * aspect) / by_height - aspect)
+        if error_width < error_height:
+            resized = by_width, int(by_width / aspect + 0.5)
+        else:
+            resized = int(by_height * aspect + 0.5), by_height
+    placement = place_without_upscale(size, 512, 64)
+    assert placement.scaled == resized
+    assert placement.bucket == (resized[0] - resized[0] % 64, resized[1] - resized[1] % 64)
 
 
 def test_nearest_aspect_ratio_wins() -> None:
