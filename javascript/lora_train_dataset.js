@@ -150,23 +150,13 @@
         }
     }
 
-    // The form shows how the dataset was prepared, so that Prepare does the same again.
+    // The form shows how the dataset was prepared, so that Prepare does the same again. The server fills it: what is
+    // folded away is not in the page under newer gradios.
     function fillForm(status) {
-        if (!status.options || view.filled === status.id) return;
+        const chosen = lib().root().querySelector("#lora_train_dataset_chosen textarea, #lora_train_dataset_chosen input");
+        if (!status.options || !chosen || view.filled === status.id) return;
         view.filled = status.id;
-        const field = (id) => lib().root().querySelector("#" + id + " textarea, #" + id + " input");
-        const texts = {lora_train_dataset_folder: status.folder, lora_train_dataset_tag: status.tag};
-        for (const [name, value] of Object.entries(status.options)) {
-            if (typeof value === "number") texts["lora_train_prepare_" + name] = value;
-        }
-        for (const [id, value] of Object.entries(texts)) {
-            if (field(id)) put(field(id), String(value));
-        }
-        lib().root().querySelectorAll("[id^=lora_train_operation_]").forEach((element) => {
-            const box = element.querySelector("input[type=checkbox]");
-            const on = status.options.operations.includes(element.id.replace("lora_train_operation_", ""));
-            if (box && box.checked !== on) box.click();
-        });
+        put(chosen, status.id);
     }
 
     // The form says which dataset it has started.

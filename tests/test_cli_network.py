@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lora_train.cli import build_parser
-from lora_train.cli.network import ALGORITHMS
 from lora_train.cli.training import config_of
 from lora_train.config import NetworkOptions, problems
+from lora_train.config.arguments import ALGORITHMS
 from lora_train.config.network import KINDS
 from lora_train.errors import LoraTrainError
 

@@ -3,39 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import types
-import typing
-from dataclasses import replace
 from typing import Any
 
 from lora_train.config import NetworkOptions
-from lora_train.config.network import DEFAULT_DIM
-from lora_train.errors import LoraTrainError, Problem
-
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "locon": {},
-    "dora": {"dora_wd": True},
-    "loha": {"kind": "loha"},
-    "lokr": {"kind": "lokr"},
-    "oft": {"kind": "oft"},
-    "boft": {"kind": "boft"},
-    "ia3": {"kind": "ia3"},
-    "glora": {"kind": "glora"},
-    "full": {"kind": "full"},
-    "norm": {"kind": "norm"},
-}
-"""What each name sets; locon is lora with convolutions (see `network_of`)."""
-
-OTHER_NAMES = {
-    "algo": "kind",
-    "dim": "network_dim",
-    "alpha": "network_alpha",
-    "dropout": "network_dropout",
-    "use_cp": "use_tucker",
-    "use_conv_cp": "use_tucker",
-}
-"""What LyCORIS calls options, and its older names."""
+from lora_train.config.arguments import ALGORITHMS, named_network
 
 
 def add_network(train: Any) -> None:
@@ -90,57 +61,8 @@ def network_of(options: argparse.Namespace) -> NetworkOptions:
         network_train_unet_only=options.unet_only,
         network_train_text_encoder_only=options.text_only,
         scale_weight_norms=options.max_norm,
-        **ALGORITHMS[options.algo],
     )
-    network = replace(network, **arguments(options.args))
-    if options.algo == "locon" and not network.conv_dim:
-        network = replace(network, conv_dim=network.network_dim or DEFAULT_DIM)
-    return network
-
-
-def arguments(given: list[str]) -> dict[str, Any]:
-    """`NAME=VALUE` texts as values of NetworkOptions' fields.
-
-    Raises LoraTrainError that names all that are not understood.
-    """
-    hints = typing.get_type_hints(NetworkOptions)
-    values: dict[str, Any] = {}
-    problems = []
-    for text in given:
-        name, equals, value = text.partition("=")
-        name = OTHER_NAMES.get(name.strip(), name.strip())
-        try:
-            if not equals or name not in hints:
-                raise ValueError("there is no such option of the network")
-            if name == "kind":
-                values |= ALGORITHMS.get(value, {"kind": value}) or {"kind": "lora"}
-            else:
-                values[name] = _parse(hints[name], value)
-        except ValueError as error:
-            problems.append(Problem(f"{text!r}: {error}.", "--args", f"Known: {', '.join(sorted(hints))}."))
-    if problems:
-        raise LoraTrainError.of(problems)
-    return values
-
-
-def _parse(hint: Any, text: str) -> Any:
-    """A text as the type `hint`; of lists, numbers are divided by commas and texts by semicolons."""
-    if isinstance(hint, types.UnionType):
-        if text.lower() in ("", "none"):
-            return None
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    if typing.get_origin(hint) is tuple:
-        kind = typing.get_args(hint)[0]
-        separator = ";" if kind is str else ","  # rules and paths may have commas
-        return tuple(_parse(kind, item.strip()) for item in text.split(separator) if item.strip())
-    if hint is bool:
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise ValueError(f"{text!r} is neither true nor false")
-        return text.lower() in ("true", "1")
-    try:
-        return hint(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None
+    return named_network(network, options.algo, options.args)
 
 
 def _with_strength(text: str) -> tuple[str, float]:

@@ -110,47 +110,43 @@ class DatasetTab:
                     name in ON, label=label, info=info, elem_id=f"lora_train_operation_{name}"
                 )
         with gr.Accordion("Sizes and limits", open=False):
-            for name, (label, info) in NUMBERS.items():
-                self._number(name, label, info)
+            self._texts(NUMBERS, placeholder="automatic")
             self._texts(LOOKS)
         with gr.Accordion("Captions", open=False):
             self._captions()
+        chosen = gr.Textbox("", label="Dataset", elem_id="lora_train_dataset_chosen", max_lines=1)
+        chosen.do_not_save_to_config = True
+        chosen.change(self._show, inputs=[chosen], outputs=list(self._fields.values()))
         # a set of inputs makes gradio hand over a dictionary by component, whatever their order
         start.click(self._start, inputs=set(self._fields.values()), outputs=[message])
         stop.click(self._stop, inputs=[], outputs=[message])
 
     def _captions(self) -> None:
         """Who captions, and how what is said becomes a caption."""
-        default = PrepareOptions()
         for name, (label, info, choices) in WHO.items():
-            self._fields[name] = gr.Dropdown(
+            self._fields[name] = gr.Radio(
                 [choice for choice in choices if choice != "command"],
-                value=getattr(default, name),
+                value=DEFAULTS[name],
                 label=label,
                 info=info,
                 elem_id=f"lora_train_prepare_{name}",
             )
         self._texts(TEXTS)
         self._fields["recaption"] = gr.Checkbox(
-            default.recaption,
+            DEFAULTS["recaption"],
             label="Caption anew",
             info="Also pictures that have a caption file; the file itself stays",
             elem_id="lora_train_prepare_recaption",
         )
 
-    def _texts(self, wanted: dict[str, tuple[str, str]]) -> None:
+    def _texts(self, wanted: dict[str, tuple[str, str]], placeholder: str = "") -> None:
         for name, (label, info) in wanted.items():
-            value = getattr(PrepareOptions(), name)
-            self._text(name, label, info, value if isinstance(value, str) else ", ".join(value))
+            self._text(name, label, info, placeholder)
 
-    def _number(self, name: str, label: str, info: str) -> None:
-        """A number that may be left open; see `TrainTab._number` for why it is a text field."""
-        value = getattr(PrepareOptions(), name)
-        self._text(name, label, info, "" if value is None else f"{value:g}", "automatic")
-
-    def _text(self, name: str, label: str, info: str, value: str, placeholder: str = "") -> None:
+    def _text(self, name: str, label: str, info: str, placeholder: str) -> None:
+        """A text, or a number that may be left open; see `TrainTab._number` for why that is a text field."""
         self._fields[name] = gr.Textbox(
-            value,
+            DEFAULTS[name],
             label=label,
             info=info,
             placeholder=placeholder,
@@ -171,10 +167,33 @@ class DatasetTab:
             "It goes on when you close or reload this page.</p>"
         )
 
+    def _show(self, id: str) -> list[Any]:
+        """Values of all fields as a dataset was prepared, which the page's script names in a field of its own."""
+        try:
+            dataset = self._datasets.get(id)
+            values = values_of(dataset.options) | {"folder": str(dataset.folder), "tag": dataset.tag}
+        except LoraTrainError:
+            return [gr.update() for _ in self._fields]
+        return [values[name] for name in self._fields]
+
     def _stop(self) -> str:
         if self._datasets.stop():
             return "<p>Stopping. What is done is kept; Prepare goes on from there.</p>"
         return "<p>Nothing is being prepared.</p>"
+
+
+def values_of(options: PrepareOptions) -> dict[str, Any]:
+    """What the form's fields show for these options: the inverse of `options_of`."""
+    shown: dict[str, Any] = {name: name in options.operations for name in OPERATIONS} | {"recaption": options.recaption}
+    for name in (*NUMBERS, *TEXTS, *LOOKS, *WHO):
+        value = getattr(options, name)
+        if isinstance(value, tuple):
+            value = ", ".join(value)
+        shown[name] = "" if value is None else value if isinstance(value, str) else f"{value:g}"
+    return shown
+
+
+DEFAULTS = values_of(PrepareOptions())
 
 
 def options_of(values: dict[str, Any]) -> PrepareOptions:

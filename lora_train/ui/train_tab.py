@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from lora_train.config import (
     SaveOptions,
     TrainOptions,
 )
+from lora_train.config.arguments import ALGORITHMS, named_network
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.runs.service import Service
 
@@ -36,6 +38,7 @@ LABELS = {
     "train.text_encoder_lr": "Text encoder's learning rate",
     "network.network_dim": "Dimension (rank)",
     "network.network_alpha": "Alpha",
+    "--args": "Options of the network",
     "data.train_batch_size": "Batch size",
     "data.resolution": "Resolution",
     "train.seed": "Seed",
@@ -121,6 +124,15 @@ class TrainTab:
             self._number("lr", "Learning rate", 1e-4)
             self._number("textlr", "Text encoder's learning rate", None)
         with gr.Row():
+            self._fields["algo"] = gr.Dropdown(
+                list(ALGORITHMS),
+                value="lora",
+                label="Kind of network",
+                info="lora is read by every tool",
+                elem_id="lora_train_algo",
+            )
+            self._text("args", "Options of the network", "", "NAME=VALUE, for example factor=8 rank_dropout=0.1")
+        with gr.Row():
             self._number("dim", "Dimension (rank)", None)
             self._number("alpha", "Alpha", None)
             self._number("seed", "Seed", 42)
@@ -168,10 +180,7 @@ class TrainTab:
                 resolution=whole("resolution", "data.resolution"),
                 train_batch_size=1 if (batch := whole("batch", "data.train_batch_size")) is None else batch,
             ),
-            network=NetworkOptions(
-                network_dim=whole("dim", "network.network_dim"),
-                network_alpha=number("alpha", "network.network_alpha"),
-            ),
+            network=self._network(values, number),
             train=TrainOptions(
                 max_train_steps=whole("steps", "train.max_train_steps"),
                 learning_rate=DEFAULT_RATE if (rate := number("lr", "train.learning_rate")) is None else rate,
@@ -192,13 +201,29 @@ class TrainTab:
         number.check()
         return config
 
+    @staticmethod
+    def _network(values: dict[str, Any], number: Numbers) -> NetworkOptions:
+        """The network that the form asks for; options that are not understood are noted with the numbers."""
+        network = NetworkOptions(
+            network_dim=number.whole("dim", "network.network_dim"),
+            network_alpha=number("alpha", "network.network_alpha"),
+        )
+        try:
+            return named_network(network, values["algo"] or "lora", shlex.split(values["args"] or ""))
+        except LoraTrainError as error:
+            number.problems += error.problems
+        except ValueError as error:  # a quotation mark that is not closed
+            number.problems.append(Problem(f"{values['args']!r}: {error}.", "--args"))
+        return network
+
 
 class Numbers:
     """Reads the form's number fields; what is no number is told together by `check`."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values
-        self._problems: list[Problem] = []
+        self.problems: list[Problem] = []
+        """What is wrong so far."""
 
     def __call__(self, name: str, field: str) -> float | None:
         """The number in the form's field `name`, None when it is empty; `field` is its name in the config."""
@@ -209,7 +234,7 @@ class Numbers:
             # "0,5" is half in many countries; "1,000" is one there and a thousand elsewhere
             return float(text if re.search(r",\d{3}\b", text) else text.replace(",", "."))
         except ValueError:
-            self._problems.append(Problem(f"{text!r} is not a number.", field, "Give a number, or leave it empty."))
+            self.problems.append(Problem(f"{text!r} is not a number.", field, "Give a number, or leave it empty."))
             return None
 
     def whole(self, name: str, field: str) -> int | None:
@@ -217,13 +242,13 @@ class Numbers:
         value = self(name, field)
         if value is None or (math.isfinite(value) and value == int(value)):
             return None if value is None else int(value)
-        self._problems.append(Problem(f"{value:g} is not a whole number.", field))
+        self.problems.append(Problem(f"{value:g} is not a whole number.", field))
         return None
 
     def check(self) -> None:
         """Raises LoraTrainError with every field that held no number."""
-        if self._problems:
-            raise LoraTrainError.of(self._problems)
+        if self.problems:
+            raise LoraTrainError.of(self.problems)
 
 
 def problems_html(problems: list[Problem]) -> str:

@@ -46,6 +46,11 @@ def wait_for_outcome(page: Any, file: str, outcome: str) -> None:
     card(page, file).locator(".lora-train-badge").get_by_text(outcome, exact=True).wait_for()
 
 
+def captions_form(page: Any) -> None:
+    page.get_by_role("button", name="Captions").or_(page.get_by_text("Captions", exact=True)).first.click()
+    page.locator("#lora_train_prepare_recaption input").wait_for()
+
+
 def texts(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.glob("*.txt")}
 
@@ -61,6 +66,10 @@ def test_prepare_decide_and_caption(page: Any, folder: Path, tmp_path: Path) -> 
 
     fill(page, "lora_train_dataset_folder", str(folder))
     page.locator("#lora_train_operation_blur input").check()
+    captions_form(page)
+    page.locator("#lora_train_prepare_tagger").get_by_text("none", exact=True).click()
+    page.locator("#lora_train_prepare_recaption input").check()
+    fill(page, "lora_train_prepare_tag_blacklist", "1girl, *hair")
     page.locator("#lora_train_prepare").click()
     card(page, "good-1.png").wait_for()
     view.locator(".lora-train-chips").get_by_text("too small").wait_for()
@@ -97,7 +106,7 @@ def test_prepare_decide_and_caption(page: Any, folder: Path, tmp_path: Path) -> 
     shot(page, "dataset-card")
     page.keyboard.press("Escape")
     opened.wait_for(state="hidden")
-    assert "red hat" in card(page, "good-1.png").inner_text()
+    card(page, "good-1.png").get_by_text("red hat").wait_for()
 
     # all captions: a preview changes nothing, an edit does, and undo takes it back
     page.locator("#lora_train_captions").click()
@@ -120,10 +129,15 @@ def test_prepare_decide_and_caption(page: Any, folder: Path, tmp_path: Path) -> 
     page.reload()
     open_tab(page, "Dataset")
     wait_for_outcome(page, "small.png", "Kept by you")
-    assert "red hat" in card(page, "good-1.png").inner_text()
+    card(page, "good-1.png").get_by_text("red hat").wait_for()
     field = page.locator("#lora_train_dataset_folder textarea, #lora_train_dataset_folder input").first
     assert field.input_value() == str(folder)
     assert page.locator("#lora_train_operation_blur input").is_checked()
+    captions_form(page)
+    assert page.locator("#lora_train_prepare_tagger input[value=none]").is_checked()
+    assert page.locator("#lora_train_prepare_recaption input").is_checked()
+    unwanted = page.locator("#lora_train_prepare_tag_blacklist textarea, #lora_train_prepare_tag_blacklist input").first
+    assert unwanted.input_value() == "1girl, *hair"
 
     page.locator("#lora_train_on_these").click()
     field = page.locator("#lora_train_folder textarea, #lora_train_folder input").first

@@ -9,11 +9,11 @@ import gradio as gr
 import pytest
 
 from lora_train.api.routes import STATIC_FILES
-from lora_train.config import PrepareOptions
+from lora_train.config import NetworkOptions, PrepareOptions
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.service import Service
-from lora_train.ui.dataset_tab import LOOKS, NUMBERS, OPERATIONS, TEXTS, options_of
+from lora_train.ui.dataset_tab import LOOKS, NUMBERS, OPERATIONS, TEXTS, options_of, values_of
 from lora_train.ui.train_tab import Defaults, Numbers, TrainTab, problems_html
 
 
@@ -26,6 +26,7 @@ def tab(host: StandaloneHost) -> TrainTab:
 def _values(**given: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {"model": "m", "folder": "f", "tag": "sks", "name": "", "preview": "", "overwrite": False}
     empty |= dict.fromkeys(("steps", "batch", "resolution", "lr", "textlr", "dim", "alpha", "seed", "preview_every"))
+    empty |= {"algo": "lora", "args": ""}
     return empty | given
 
 
@@ -41,6 +42,20 @@ def test_what_is_given_is_kept(tab: TrainTab) -> None:
     assert config.train.max_train_steps == 0  # the check says so; it is not silently replaced
     assert (config.network.network_dim, config.train.learning_rate, config.train.seed) == (8, 1e-3, 0)
     assert config.save.output_name == "sara" and config.preview.prompts == ("sks",)
+
+
+def test_kind_and_options_of_the_network(tab: TrainTab) -> None:
+    assert tab.config_of(_values()).network == NetworkOptions()
+    network = tab.config_of(_values(algo="lokr", dim="8", args=" factor=8  rank_dropout=0.1")).network
+    assert network == NetworkOptions(kind="lokr", network_dim=8, factor=8, rank_dropout=0.1)
+    assert tab.config_of(_values(algo="locon", dim="8")).network.conv_dim == 8
+    rule = tab.config_of(_values(args="'network_rules=attn: dim=4; ff: off'")).network.network_rules
+    assert rule == ("attn: dim=4", "ff: off")
+    with pytest.raises(LoraTrainError) as told:
+        tab.config_of(_values(steps="many", args="factor=x colour=red"))
+    assert [problem.where for problem in told.value.problems] == ["--args", "--args", "train.max_train_steps"]
+    with pytest.raises(LoraTrainError, match="No closing quotation"):
+        tab.config_of(_values(args="'factor=8"))
 
 
 def test_problems_are_escaped_and_labelled() -> None:
@@ -77,6 +92,8 @@ def test_the_form_of_a_preparation() -> None:
     assert (chosen.target, chosen.min_range, chosen.min_size) == (768, 0.2, 0)
     said = options_of(untouched | {"tagger": "wd14", "tagger_model": " /tagger ", "tag_blacklist": "1girl, *hair,"})
     assert (said.tagger, said.tagger_model, said.tag_blacklist) == ("wd14", "/tagger", ("1girl", "*hair"))
+    for options in (PrepareOptions(), chosen, said):
+        assert options_of(values_of(options)) == options
     with pytest.raises(LoraTrainError) as told:
         options_of(untouched | {"target": "large", "body_parts": "1.5"})
     assert [problem.where for problem in told.value.problems] == ["prepare.target", "prepare.body_parts"]

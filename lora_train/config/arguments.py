@@ -1,0 +1,93 @@
+"""The network's options in words: the names of its kinds as people know them, and `NAME=VALUE` for every option."""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import replace
+from typing import Any
+
+from lora_train.config.network import DEFAULT_DIM
+from lora_train.config.run import NetworkOptions
+from lora_train.errors import LoraTrainError, Problem
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "locon": {},
+    "dora": {"dora_wd": True},
+    "loha": {"kind": "loha"},
+    "lokr": {"kind": "lokr"},
+    "oft": {"kind": "oft"},
+    "boft": {"kind": "boft"},
+    "ia3": {"kind": "ia3"},
+    "glora": {"kind": "glora"},
+    "full": {"kind": "full"},
+    "norm": {"kind": "norm"},
+}
+"""What each name sets; locon is lora with convolutions (see `named_network`)."""
+
+OTHER_NAMES = {
+    "algo": "kind",
+    "dim": "network_dim",
+    "alpha": "network_alpha",
+    "dropout": "network_dropout",
+    "use_cp": "use_tucker",
+    "use_conv_cp": "use_tucker",
+}
+"""What LyCORIS calls options, and its older names."""
+
+
+def named_network(network: NetworkOptions, algorithm: str, given: list[str]) -> NetworkOptions:
+    """`network` with the kind that ALGORITHMS names and the options of `given` (`NAME=VALUE`), which win.
+
+    Raises LoraTrainError that names every argument that is not understood.
+    """
+    network = replace(network, **{**ALGORITHMS[algorithm], **arguments(given)})
+    if algorithm == "locon" and not network.conv_dim:
+        network = replace(network, conv_dim=network.network_dim or DEFAULT_DIM)
+    return network
+
+
+def arguments(given: list[str]) -> dict[str, Any]:
+    """`NAME=VALUE` texts as values of NetworkOptions' fields.
+
+    Raises LoraTrainError that names all that are not understood.
+    """
+    hints = typing.get_type_hints(NetworkOptions)
+    values: dict[str, Any] = {}
+    problems = []
+    for text in given:
+        name, equals, value = text.partition("=")
+        name = OTHER_NAMES.get(name.strip(), name.strip())
+        try:
+            if not equals or name not in hints:
+                raise ValueError("there is no such option of the network")
+            if name == "kind":
+                values |= ALGORITHMS.get(value, {"kind": value}) or {"kind": "lora"}
+            else:
+                values[name] = _parse(hints[name], value)
+        except ValueError as error:
+            problems.append(Problem(f"{text!r}: {error}.", "--args", f"Known: {', '.join(sorted(hints))}."))
+    if problems:
+        raise LoraTrainError.of(problems)
+    return values
+
+
+def _parse(hint: Any, text: str) -> Any:
+    """A text as the type `hint`; of lists, numbers are divided by commas and texts by semicolons."""
+    if isinstance(hint, types.UnionType):
+        if text.lower() in ("", "none"):
+            return None
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is tuple:
+        kind = typing.get_args(hint)[0]
+        separator = ";" if kind is str else ","  # rules and paths may have commas
+        return tuple(_parse(kind, item.strip()) for item in text.split(separator) if item.strip())
+    if hint is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ValueError(f"{text!r} is neither true nor false")
+        return text.lower() in ("true", "1")
+    try:
+        return hint(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
