@@ -69,6 +69,11 @@ LOOKS: dict[str, tuple[str, str]] = {
     "upscaler": ("Upscaler", "By its name in the WebUI; its best if left empty"),
 }
 
+LABELS = {"data.folder": "Folder of pictures"} | {
+    f"prepare.{name}": about[0] for table in (NUMBERS, WHO, TEXTS, LOOKS) for name, about in table.items()
+}
+"""What the fields of a configuration are called here."""
+
 
 class DatasetTab:
     """Builds the page and starts preparations; its components are kept by name."""
@@ -160,7 +165,7 @@ class DatasetTab:
         try:
             id = self._datasets.start(values["folder"] or "", options_of(values), values["tag"] or "")
         except LoraTrainError as error:
-            return problems_html(error.problems)
+            return problems_html(error.problems, LABELS)
         # the page's script shows this dataset when it sees it named here, and anew at each start
         return (
             f'<p class="lora-train-ok" data-dataset="{html.escape(id)}" data-started="{time.time_ns()}">Started. '

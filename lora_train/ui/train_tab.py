@@ -6,6 +6,7 @@ import html
 import math
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,15 +44,6 @@ LABELS = {
     "data.resolution": "Resolution",
     "train.seed": "Seed",
     "preview.sample_every_n_steps": "Preview every so many steps",
-    "prepare.target": "Target size",
-    "prepare.min_size": "Least size",
-    "prepare.max_blur": "Highest blur score",
-    "prepare.min_range": "Lowest light score",
-    "prepare.max_similarity": "Highest similarity",
-    "prepare.face_score": "How sure of a face",
-    "prepare.face_pad": "Room around a face",
-    "prepare.body_parts": "Parts of a body",
-    "prepare.tag_limit": "Tags at most",
 }
 
 
@@ -251,11 +243,11 @@ class Numbers:
             raise LoraTrainError.of(self.problems)
 
 
-def problems_html(problems: list[Problem]) -> str:
+def problems_html(problems: list[Problem], labels: Mapping[str, str] = LABELS) -> str:
     """All problems as a list, with the form's own labels."""
     items = []
     for problem in problems:
-        where = LABELS.get(problem.where, problem.where)
+        where = labels.get(problem.where, problem.where)
         fix = problem.fix.replace(" --input FOLDER", " one").replace(" --model FILE_OR_FOLDER", " one")
         items.append(f"<li><b>{html.escape(where)}</b> {html.escape(f'{problem.what} {fix}'.strip())}</li>")
     return f'<div class="lora-train-problems" role="alert"><ul>{"".join(items)}</ul></div>'
