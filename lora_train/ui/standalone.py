@@ -55,8 +55,15 @@ def build_page(service: Service) -> gr.Blocks:
 
 
 def build_app(service: Service) -> FastAPI:
-    """The whole server: routes, static files, page."""
+    """The whole server: routes, static files, page.
+
+    It answers only when it is called by this machine's own names: a stranger's page can have a name of its own lead
+    here ("DNS rebinding"), and would then be let in by the browser.
+    """
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
     app = FastAPI(title="LoRA Train", docs_url=None, redoc_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     app.include_router(routes(service))
     app.include_router(static_routes())
     options: dict[str, Any] = {}

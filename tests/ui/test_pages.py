@@ -68,13 +68,15 @@ def test_the_whole_page_builds(host: StandaloneHost, tmp_path: Path) -> None:
 
     from lora_train.ui.standalone import build_app
 
-    with TestClient(build_app(Service(host))) as client:
+    with TestClient(build_app(Service(host)), base_url="http://127.0.0.1:7870") as client:
         page = client.get("/")
         assert page.status_code == 200
         for script in STATIC_FILES:
             assert f"lora-train/static/{script}" in page.text
             assert client.get(f"/lora-train/static/{script}").status_code == 200
         config = str(client.get("/config").json())
+        assert client.get("/", headers={"host": "localhost:7870"}).status_code == 200
+        assert client.get("/lora-train/api/v1/datasets", headers={"host": "evil.example:7870"}).status_code == 400
     for elem_id in ("lora_train_start", "lora_train_live", "lora_train_prompt", "lora_train_model"):
         assert elem_id in config
     for elem_id in ("lora_train_prepare", "lora_train_dataset", "lora_train_operation_similar"):
