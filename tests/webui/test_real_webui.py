@@ -233,7 +233,7 @@ def test_pictures_are_prepared_and_trained_on(server: WebuiServer, browser: Any)
     page.locator("#lora_train_on_these").get_by_text("Train on these 4").click()
     chosen = page.locator("#lora_train_folder textarea, #lora_train_folder input").first
     chosen.wait_for()
-    _start(page, server, "prepared", 60, folder=chosen.input_value())
+    _start(page, server, "prepared", 8 if server.is_forge else 60, folder=chosen.input_value())
     page.locator("#lora_train_live").get_by_text("Finished. Use it in a prompt").wait_for()
     run = _wait_for_state(server, "finished")
     config = json.loads((server.runs / run["id"] / "run.json").read_text())["config"]
