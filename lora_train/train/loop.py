@@ -86,7 +86,9 @@ class Trainer:
         self.network: NetworkSet = self.built.network
         self.model.to(self.device, self.dtype)
         self.network.to(self.device)
-        self.autocast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        half = self.dtype != torch.float32
+        # torch 2.1 refuses fp32 on the CPU even where autocast is not enabled
+        self.autocast = torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
         self._states_of: dict[str, Conditioning] = {}
         self.optimizer = OPTIMIZERS[options.optimizer](self._groups(), options.weight_decay)
         self.scaler = _scaler(self.device, enabled=self.dtype == torch.float16)

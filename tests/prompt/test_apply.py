@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from lora_train.errors import LoraTrainError
 from lora_train.lorafile.writing import write_lora
@@ -28,7 +27,7 @@ def _write(base: Path, path: Path, seed: int = 0, std: float = 0.1, convolutions
         model, "lora", Form(4, 4.0), generator, ("lora_unet", "lora_te"), Form(2, 2.0) if convolutions else None
     )
     for network in networks.networks.values():
-        nn.init.normal_(network.up, std=std, generator=generator)
+        network.up.data.normal_(std=std, generator=generator)
     write_lora(path, networks.file_tensors(), {}, "fp16", overwrite=True)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from lora_train.lorafile.reading import read_lora
 from lora_train.lorafile.writing import write_lora
@@ -44,7 +43,7 @@ def loras(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         prefixes = ("lora_unet", *model.text_prefixes)
         networks = create_networks(model, "lora", Form(4, 4.0), generator, prefixes, Form(2, 2.0))
         for network in networks.networks.values():
-            nn.init.normal_(network.up, std=0.1, generator=generator)
+            network.up.data.normal_(std=0.1, generator=generator)
         write_lora(folder / f"{name}.safetensors", networks.file_tensors(), {}, "fp32", overwrite=True)
     return folder
 
