@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 import struct
+import tarfile
 from pathlib import Path
 
 import torch
@@ -73,6 +75,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         except (SafetensorError, OSError) as error:
             raise LoraTrainError(f"the file is damaged ({error}).", str(path), "Download it again.") from error
     try:
+        # torch's first format is not safe with `weights_only` before torch 2.6, which refuses it (CVE-2025-32434)
+        if tarfile.is_tarfile(path):
+            raise pickle.UnpicklingError("a tar archive")
         with path.open("rb") as file:
             # WebUI hosts replace torch.load by one that returns None; the underlying function does not
             content = torch.serialization.load(file, map_location="cpu", weights_only=True)

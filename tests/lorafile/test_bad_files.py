@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import random
 import re
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -149,6 +151,26 @@ def test_code_in_a_pickle_does_not_run(suffix: str, form: str, tmp_path: Path) -
     else:
         pickle.loads(path.read_bytes())
     assert mark.exists()
+
+
+def test_code_in_an_old_tar_archive_does_not_run(tmp_path: Path) -> None:
+    """torch's first format. Not even a harmless one is opened: it would be a checkpoint without weights."""
+    mark, path = tmp_path / "ran", tmp_path / "x.pt"
+
+    def write(content: object) -> None:
+        parts = {"storages": (0, []), "tensors": (0,), "pickle": (content,)}
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+            for name, values in parts.items():
+                data = b"".join(pickle.dumps(value, protocol=2) for value in values)
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+    for content in ({"evil": _Code(mark)}, {}):
+        write(content)
+        with pytest.raises(LoraTrainError, match="more than weights"):
+            read_lora(path)
+    assert not mark.exists()
 
 
 def test_weights_in_a_pickle_are_read(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.errors import LoraTrainError
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_NEW_TOKENS = 75
 BATCH = 4
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 def transformers_captions(model: str, pictures: Iterable[Image.Image], device: str = "cpu") -> Iterator[str]:
@@ -44,13 +47,15 @@ def _load(model: str) -> tuple[Any, Any]:
     import transformers
 
     local = os.environ.get("LORA_TRAIN_DOWNLOAD") != "1"
+    # code that a model brings is never run, nor is anybody asked about it
+    options = {"local_files_only": local, "trust_remote_code": False}
     # transformers 5 renamed the class
     cls = getattr(transformers, "AutoModelForImageTextToText", None) or transformers.AutoModelForVision2Seq
     try:
-        processor = transformers.AutoProcessor.from_pretrained(model, local_files_only=local)
-        cls = _captioner_class(model, local, cls)
-        # without safetensors a pickle would be loaded, and older versions of transformers and torch run what is in it
-        return processor, cls.from_pretrained(model, local_files_only=local, use_safetensors=True)
+        _require_safetensors(model, local)
+        processor = transformers.AutoProcessor.from_pretrained(model, **options)
+        cls = _captioner_class(model, options, cls)
+        return processor, cls.from_pretrained(model, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise LoraTrainError(
             f"the captioner cannot be loaded ({str(error).splitlines()[0]}).",
@@ -60,11 +65,27 @@ def _load(model: str) -> tuple[Any, Any]:
         ) from error
 
 
-def _captioner_class(model: str, local: bool, general: Any) -> Any:
+def _require_safetensors(model: str, local: bool) -> None:
+    """Raise OSError when there are none: transformers 4.30 would load a pickle even with `use_safetensors`, and torch
+    2.1 runs what is in it."""
+    from huggingface_hub import hf_hub_download
+
+    for name in WEIGHTS:
+        if Path(model).is_dir():
+            if (Path(model) / name).is_file():
+                return
+        else:
+            with suppress(OSError, ValueError):
+                hf_hub_download(model, name, local_files_only=local)
+                return
+    raise OSError("there is no model.safetensors")
+
+
+def _captioner_class(model: str, options: dict[str, Any], general: Any) -> Any:
     """The class that the model's own config names; transformers' table of such models lacks some (BLIP)."""
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(model, local_files_only=local)
+    config = transformers.AutoConfig.from_pretrained(model, **options)
     for name in getattr(config, "architectures", None) or ():
         if hasattr(transformers, name):
             return getattr(transformers, name)
