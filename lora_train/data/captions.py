@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -12,7 +13,7 @@ def read_caption(picture: Path) -> str | None:
     """The text beside `picture` (`name.txt`, then `name.caption`), in one line; None without one."""
     for extension in CAPTION_EXTENSIONS:
         file = picture.with_suffix(extension)
-        if file.is_file():
+        if os.path.isfile(file):  # Path.is_file raises where the name is too long with that ending
             text = file.read_text(encoding="utf-8-sig", errors="replace")
             return " ".join(text.split())
     return None

@@ -163,7 +163,8 @@ def as_text(name: str) -> str:
 
 def _is_preview(path: Path) -> bool:
     """Whether it is the picture on a LoRA's card (`name.preview.png` or `name.png` beside `name.safetensors`)."""
-    return path.with_name(path.stem.removesuffix(".preview") + ".safetensors").is_file()
+    # Path.is_file raises where the name is too long with that ending
+    return os.path.isfile(path.with_name(path.stem.removesuffix(".preview") + ".safetensors"))
 
 
 def _unreadable(error: OSError) -> None:

@@ -18,6 +18,8 @@ from lora_train.data.captioning.store import keep_backup
 from lora_train.data.captions import CAPTION_EXTENSIONS
 
 PUBLISHED = "published.json"
+LONGEST = 200
+"""Bytes of a picture's name that are kept; file systems allow 255 with all endings."""
 
 
 class Outputs:
@@ -40,7 +42,7 @@ class Outputs:
         found = False
         for extension in CAPTION_EXTENSIONS:
             file = source.with_suffix(extension)
-            if file.is_file():
+            if os.path.isfile(file):
                 copy = Path(output).with_suffix(extension).as_posix() + ending
                 self._captions[copy] = file.read_bytes()
                 found = True
@@ -109,13 +111,20 @@ def output_names(files: list[Path], operations: list[str]) -> dict[tuple[Path, s
     taken: set[str] = set()
     for file in files:
         for operation in operations:
-            stem = file.with_suffix("").as_posix() + ("" if operation == "original" else f"-{operation}")
+            stem = (file.parent / _shortened(file.stem)).as_posix() + (
+                "" if operation == "original" else f"-{operation}"
+            )
             name, number = stem, 2
             while name.casefold() in taken:
                 name, number = f"{stem}-{number}", number + 1
             taken.add(name.casefold())
             names[file, operation] = name
     return names
+
+
+def _shortened(stem: str) -> str:
+    """The stem, cut where the operation's name and the ending of a caption or its copy would not fit behind it."""
+    return stem.encode()[:LONGEST].decode(errors="ignore")
 
 
 def _is_text(path: Path) -> bool:

@@ -357,6 +357,17 @@ def test_names_do_not_collide(tmp_path: Path) -> None:
     assert len(set(names)) == 4
 
 
+@pytest.mark.parametrize("stem", ["x" * 250, "\N{GRINNING FACE}" * 62], ids=["letters", "emoji"])
+def test_names_as_long_as_the_file_system_allows(tmp_path: Path, stem: str) -> None:
+    (tmp_path / "in").mkdir()
+    for letter, name in zip("ab", ("astronaut", "coffee")):
+        real(name).save(tmp_path / "in" / f"{stem}{letter}.png")
+    work = tmp_path / "work"
+    prepared = prepare(tmp_path / "in", options("original", "face", "resize", min_size=1), work, tag="sara")
+    assert prepared.summary["files"] == 2 and prepared.summary["kept"] >= 2
+    assert len(scan(prepared.folder).pictures) == prepared.summary["kept"]
+
+
 def test_a_work_folder_inside_the_input_is_not_an_input(folder: Path) -> None:
     for _ in range(2):
         assert prepare(folder, options("original", "resize"), folder / "work").summary["files"] == 6
