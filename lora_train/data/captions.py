@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import random
 from pathlib import Path
@@ -14,9 +15,20 @@ def read_caption(picture: Path) -> str | None:
     for extension in CAPTION_EXTENSIONS:
         file = picture.with_suffix(extension)
         if os.path.isfile(file):  # Path.is_file raises where the name is too long with that ending
-            text = file.read_text(encoding="utf-8-sig", errors="replace")
-            return " ".join(text.split())
+            return caption_text(file.read_bytes())
     return None
+
+
+def caption_text(data: bytes) -> str:
+    """A caption file's text in one line: UTF-8, or as Windows' editors also save it (UTF-16 with its mark, 1252)."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = data.decode("utf-16", "replace")
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("cp1252", "replace")
+    return " ".join(text.split())
 
 
 def with_tag(tag: str, caption: str) -> str:
