@@ -29,6 +29,10 @@ class BrokenPicture(Exception):
     """A file that cannot be read as a picture; the message says why, in plain words."""
 
 
+class NoReader(BrokenPicture):
+    """Nothing that is installed reads pictures of this kind."""
+
+
 def picture_size(path: Path) -> tuple[int, int]:
     """Width and height as displayed (EXIF orientation applied), from the file's header alone.
 
@@ -133,7 +137,7 @@ def _open(path: Path) -> Image.Image:
         suffix = path.suffix.lower()
         if suffix in READERS and suffix not in Image.registered_extensions():
             package = READERS[suffix][0]
-            raise BrokenPicture(f"no reader for {suffix} files is installed (pip install {package})") from error
+            raise NoReader(f"no reader for {suffix} files is installed (pip install {package})") from error
         raise BrokenPicture(f"this is not a picture, whatever its name ends in ({path.suffix})") from error
     except Exception as error:
         raise BrokenPicture(f"the file cannot be read ({error})") from error

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from lora_train.config import PrepareOptions
+from lora_train.data import pictures
 from lora_train.data.prepare import Prepared, Services, overrule, pool, prepare
 from lora_train.data.prepare.operations import blur, dynamic_range
 from lora_train.data.prepare.worker import Worker
@@ -20,6 +21,7 @@ from lora_train.errors import LoraTrainError, Stopped
 from tests.data.prepare.samples import noise, real, write_broken, write_odd
 
 SMALL = 128
+opened = Image.open
 
 
 @pytest.fixture
@@ -366,6 +368,23 @@ def test_names_as_long_as_the_file_system_allows(tmp_path: Path, stem: str) -> N
     prepared = prepare(tmp_path / "in", options("original", "face", "resize", min_size=1), work, tag="sara")
     assert prepared.summary["files"] == 2 and prepared.summary["kept"] >= 2
     assert len(scan(prepared.folder).pictures) == prepared.summary["kept"]
+
+
+def test_a_reader_that_is_installed_later_is_used(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "coffee.png").rename(folder / "coffee.jxl")
+    (folder / "coffee.jxl").write_bytes(b"\xff\x0a" + bytes(99))
+
+    def prepared() -> dict[str, Any]:
+        return lines(prepare(folder, options("original", "resize"), tmp_path / "work"))["coffee.jxl", "original"]
+
+    with pytest.raises(KeyError):
+        prepared()
+    monkeypatch.setattr(
+        pictures.Image, "open", lambda path: opened(folder / "rocket.png" if path.suffix == ".jxl" else path)
+    )
+    assert prepared()["outcome"] == "kept"
 
 
 def test_a_work_folder_inside_the_input_is_not_an_input(folder: Path) -> None:
