@@ -165,7 +165,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 def _prepare_one(folder: Path, config: RunConfig, host: Host) -> Prepared:
     from lora_train.data.prepare import prepare
-    from lora_train.runs.preparing import services_of, work_folder
+    from lora_train.runs.preparing import alone_in, services_of, work_folder
     from lora_train.runs.terminal import ProgressBar
 
     bar = ProgressBar()
@@ -177,17 +177,19 @@ def _prepare_one(folder: Path, config: RunConfig, host: Host) -> Prepared:
     def progress(done: int, total: int) -> None:
         bar.on_event({"kind": "prepare", "stage": stage[0], "done": done, "total": total})
 
+    work = work_folder(folder, host)
     try:
-        return prepare(
-            folder,
-            config.prepare,
-            work_folder(folder, host),
-            services_of(host, config.prepare),
-            progress,
-            tag=config.data.tag,
-            stage=staged,
-            note=lambda text: bar.on_event({"kind": "note", "text": text}),
-        )
+        with alone_in(work):
+            return prepare(
+                folder,
+                config.prepare,
+                work,
+                services_of(host, config.prepare),
+                progress,
+                tag=config.data.tag,
+                stage=staged,
+                note=lambda text: bar.on_event({"kind": "note", "text": text}),
+            )
     finally:
         bar.close()
 

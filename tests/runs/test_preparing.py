@@ -27,7 +27,8 @@ from lora_train.lorafile.reading import read_lora
 from lora_train.runs.captioning import captioning_problems
 from lora_train.runs.execute import run_training
 from lora_train.runs.folder import RunFolder
-from lora_train.runs.preparing import services_of, with_target
+from lora_train.runs.preparing import alone_in, services_of, with_target, work_folder
+from lora_train.runs.service import Service
 from lora_train.runs.stages import Stages
 from tests.conftest import draw_pictures
 
@@ -202,6 +203,22 @@ def test_the_command_line(
     assert main(["prepare", "--input", str(tmp_path / "nowhere"), "--process", "face,nonsense"]) == 2
     errors = capsys.readouterr().err
     assert "no such folder" in errors and "nonsense" in errors
+
+
+def test_the_same_pictures_are_not_prepared_twice_at_once(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_TRAIN_DATA", str(tmp_path / "data"))
+    host = StandaloneHost()
+    with alone_in(work_folder(Path(config.data.folder), host)):
+        assert main(["prepare", "--input", config.data.folder, "--target", "64"]) == 2
+        assert "being prepared already" in capsys.readouterr().err
+        with pytest.raises(LoraTrainError, match="being prepared already"):
+            run_training(config, host, stages=Stages(train=False))
+        service = Service(host)
+        id = service.datasets.start(config.data.folder, replace(config.prepare, operations=("original",)))
+        assert service.datasets.wait() and "being prepared already" in str(service.datasets.status(id))
+    assert not list((tmp_path / "data" / "prepared").glob("*/*"))
 
 
 def test_several_folders_in_one_batch(
