@@ -130,17 +130,19 @@ def _split(command: str, flag: str) -> tuple[str, ...]:
 def _prepare(options: argparse.Namespace) -> int:
     from lora_train.config import problems
     from lora_train.data.scan import require_folder
-    from lora_train.runs.preparing import captioning_problems
+    from lora_train.runs.captioning import captioning_problems, server_problems
 
     host, wanted = host_of(options), prepare_of(options)
     config = RunConfig(data=DataOptions(tag=options.tag), prepare=wanted)
     folders = [Path(name) for name in dict.fromkeys(options.input)]
     found = [p for p in problems(config) if p.where.startswith("prepare.")]
-    found += captioning_problems(wanted, host)
+    found += captioning_problems(wanted, host) + server_problems(wanted, host)
     if not wanted.operations:
         found.append(
             Problem("no operation is on.", "prepare.operations", "Give --process original,resize, for example.")
         )
+    if "" in options.input:  # Path would take it for the present folder
+        found.append(Problem("no folder is named.", "--input", "Give the folder that holds your pictures."))
     for folder in folders:
         try:
             require_folder(folder)

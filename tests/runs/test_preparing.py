@@ -205,6 +205,20 @@ def test_the_command_line(
     assert "no such folder" in errors and "nonsense" in errors
 
 
+def test_a_server_that_does_not_answer_is_told_with_the_rest(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_TRAIN_DATA", str(tmp_path / "data"))
+    command = ["--input", str(pictures), "--server", "http://127.0.0.1:9", "--process"]
+    assert main(["prepare", *command, "original,upscale", "--input", "", "--background", "pink"]) == 2
+    told = capsys.readouterr().err
+    assert "does not answer" in told and "no colour" in told and "no folder is named" in told
+    assert main(["train", *command, "original,interrogate", "--model", "nowhere", "--output", "sara"]) == 2
+    told = capsys.readouterr().err
+    assert "does not answer" in told and "nowhere" in told
+    assert not (tmp_path / "data").exists()
+
+
 def test_the_same_pictures_are_not_prepared_twice_at_once(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
