@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from lora_train.atomic import write_text
+from lora_train.atomic import write_text, writing
 from lora_train.config import DataOptions
 from lora_train.data.captioning.store import caption_file, keep_backup
 from lora_train.data.captions import CAPTION_EXTENSIONS
@@ -100,7 +100,8 @@ def _place(source: Path, file: Path) -> None:
         try:
             os.link(source.resolve(), file)
         except OSError:  # another disk, or a file system without links
-            shutil.copyfile(source, file)
+            with source.open("rb") as data, writing(file, sync=False) as copy:
+                shutil.copyfileobj(data, copy)
     except OSError as error:
         raise LoraTrainError(f"cannot copy the picture: {error.strerror}.", str(file), "Make room there.") from error
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import tarfile
 from pathlib import Path
+from typing import IO
 
 import pytest
 from PIL import Image
@@ -101,6 +103,21 @@ def test_captions_of_an_imagefolder_are_not_lost(tmp_path: Path, name: str) -> N
     assert import_dataset(tmp_path / name, tmp_path / "out").pictures[0].caption == "my own words"
     kept = "metadata.jsonl.bak" if name.startswith("in/") else "metadata.jsonl"
     assert (tmp_path / "in" / kept).read_text() == text
+
+
+def test_a_full_disk_leaves_no_half_picture(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(data: IO[bytes], copy: IO[bytes]) -> None:
+        copy.write(data.read(100))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def another_disk(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    monkeypatch.setattr("os.link", another_disk)
+    with pytest.raises(LoraTrainError, match="No space left"):
+        import_dataset(folder, tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 def test_what_is_passed_over_is_told(tmp_path: Path) -> None:
