@@ -17,7 +17,10 @@ from lora_train.cli import build_parser, main
 from lora_train.cli.preparing import prepare_of
 from lora_train.cli.training import config_of
 from lora_train.config import PrepareOptions, RunConfig
+from lora_train.data.captioning.edit import add
+from lora_train.data.captioning.journal import edit_captions
 from lora_train.data.formats.kohya_metadata import read_metadata
+from lora_train.data.scan import scan
 from lora_train.demo.files import base_folder
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.base import CAPTION_KINDS
@@ -203,6 +206,17 @@ def test_the_command_line(
     assert main(["prepare", "--input", str(tmp_path / "nowhere"), "--process", "face,nonsense"]) == 2
     errors = capsys.readouterr().err
     assert "no such folder" in errors and "nonsense" in errors
+
+
+def test_a_data_folder_among_the_pictures_is_no_input(config: RunConfig, tmp_path: Path) -> None:
+    folder = Path(config.data.folder)
+    other = draw_pictures(folder / "other", 2)
+    before = [one.path for one in scan(folder).pictures]
+    host = StandaloneHost(folder / "lora-train-data")
+    run_training(RunConfig.from_dict(config.to_dict() | {"data": {"folder": str(other)}}), host)
+    assert [one.path for one in scan(folder).pictures] == before
+    report = edit_captions(folder, [add("sara")], tmp_path / "journal")
+    assert {file.parent for file in report.changed} == {folder, other}
 
 
 def test_a_server_that_does_not_answer_is_told_with_the_rest(
