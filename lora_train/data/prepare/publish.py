@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from lora_train.atomic import write_bytes, write_json
 from lora_train.data.captioning.store import keep_backup
-from lora_train.data.captions import CAPTION_EXTENSIONS
+from lora_train.data.captions import CAPTION_EXTENSIONS, caption_text
 
 PUBLISHED = "published.json"
 LONGEST = 200
@@ -44,7 +44,7 @@ class Outputs:
             file = source.with_suffix(extension)
             if os.path.isfile(file):
                 copy = Path(output).with_suffix(extension).as_posix() + ending
-                self._captions[copy] = file.read_bytes()
+                self._captions[copy] = file.read_bytes() if ending else _utf8(file.read_bytes())
                 found = True
         return found
 
@@ -130,6 +130,15 @@ def _shortened(stem: str) -> str:
 def _is_text(path: Path) -> bool:
     """Whether this is a caption or a copy of one, which a person may have edited."""
     return path.suffix in (*CAPTION_EXTENSIONS, ".bak")
+
+
+def _utf8(data: bytes) -> bytes:
+    """A caption file's bytes; of one that is not UTF-8 its text as such, for kohya's loader and bulk edits."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"{caption_text(data)}\n".encode()
+    return data
 
 
 def _digest(text: bytes) -> str:

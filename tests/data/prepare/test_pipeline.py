@@ -177,6 +177,14 @@ def test_a_caption_edited_in_the_output_stays(folder: Path, tmp_path: Path) -> N
     assert (prepared.folder / "coffee.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_a_caption_that_is_not_utf8_is_in_the_copy(folder: Path, tmp_path: Path, encoding: str) -> None:
+    (folder / "coffee.txt").write_bytes("a cup of café\r\n".encode(encoding))
+    prepared = prepare(folder, options("original", "resize"), tmp_path / "work")
+    assert (prepared.folder / "coffee.txt").read_bytes() == "a cup of café\n".encode()
+    assert lines(prepared)["coffee.png", "original"]["caption"] == "a cup of café"
+
+
 def test_overruling(folder: Path, tmp_path: Path) -> None:
     chosen, work = options("original", "blur", "resize", target=256, max_blur=0.5), tmp_path / "work"
     found = lines(prepare(folder, chosen, work))
