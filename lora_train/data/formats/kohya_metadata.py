@@ -93,8 +93,9 @@ def write_metadata(file: Path, entries: Mapping[str, MetadataEntry]) -> None:
             write_json(beside, _merged(beside, rejected))
         write_json(file, _merged(file, {key: entry for key, entry in entries.items() if key not in rejected}))
     except UnicodeEncodeError as error:
-        what = f"a name or caption cannot be written as UTF-8 ({error.object!r})."
-        raise LoraTrainError(what, str(file), "Rename the picture.") from error
+        part = error.object[max(0, error.start - 20) : error.end + 20]
+        what = f"a name, caption or tag cannot be written as UTF-8 ({part!r})."
+        raise LoraTrainError(what, str(file), "Rename the picture, or correct the caption or tag.") from error
 
 
 def _merged(file: Path, entries: Mapping[str, MetadataEntry]) -> dict[str, Any]:
