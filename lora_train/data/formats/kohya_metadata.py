@@ -99,7 +99,7 @@ def write_metadata(file: Path, entries: Mapping[str, MetadataEntry]) -> None:
 
 
 def _merged(file: Path, entries: Mapping[str, MetadataEntry]) -> dict[str, Any]:
-    old = _read(file) if file.exists() else {}
+    old = _read(file, "Correct it, or move it away; it is written anew then.") if file.exists() else {}
     kept = {key: raw for key, raw in old.items() if key in entries or OWN_KEY not in raw}
     for key, entry in entries.items():
         # an empty caption is left out: sd-scripts up to 0.9 would begin the joined text with a comma
@@ -112,7 +112,7 @@ def _merged(file: Path, entries: Mapping[str, MetadataEntry]) -> dict[str, Any]:
     return kept
 
 
-def _read(file: Path) -> dict[str, dict[str, Any]]:
+def _read(file: Path, fix: str = "Give the .json file that sd-scripts or we wrote.") -> dict[str, dict[str, Any]]:
     try:
         data = json.loads(file.read_text(encoding="utf-8-sig"))
         if not isinstance(data, dict):
@@ -123,9 +123,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise LoraTrainError(f"cannot read the metadata: {error.strerror}.", str(file)) from error
     except (ValueError, RecursionError) as error:
-        raise LoraTrainError(
-            f"this is not a metadata file ({error}).", str(file), "Give the .json file that sd-scripts or we wrote."
-        ) from error
+        raise LoraTrainError(f"this is not a metadata file ({error}).", str(file), fix) from error
     return data
 
 
