@@ -131,10 +131,11 @@ def _prepare(options: argparse.Namespace) -> int:
     from lora_train.config import problems
     from lora_train.data.scan import require_folder
     from lora_train.runs.captioning import captioning_problems, server_problems
+    from lora_train.runs.check import noting
 
     host, wanted = host_of(options), prepare_of(options)
     config = RunConfig(data=DataOptions(tag=options.tag), prepare=wanted)
-    folders = [Path(name) for name in dict.fromkeys(options.input)]
+    folders: list[Path] = []
     found = [p for p in problems(config) if p.where.startswith("prepare.")]
     found += captioning_problems(wanted, host) + server_problems(wanted, host)
     if not wanted.operations:
@@ -143,11 +144,10 @@ def _prepare(options: argparse.Namespace) -> int:
         )
     if "" in options.input:  # Path would take it for the present folder
         found.append(Problem("no folder is named.", "--input", "Give the folder that holds your pictures."))
-    for folder in folders:
-        try:
-            require_folder(folder)
-        except LoraTrainError as error:
-            found += error.problems
+    for name in dict.fromkeys(options.input):
+        with noting(found, f"--input {name}"):
+            folders.append(Path(name).expanduser())
+            require_folder(folders[-1])
     if found:
         raise LoraTrainError.of(found)
     failed: list[Problem] = []

@@ -219,6 +219,20 @@ def test_a_data_folder_among_the_pictures_is_no_input(config: RunConfig, tmp_pat
     assert {file.parent for file in report.changed} == {folder, other}
 
 
+def test_a_folder_whose_name_looks_like_somebodys_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_TRAIN_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    draw_pictures(Path("~nobody-here"), 1)
+    model = str(base_folder())
+    for command in ("prepare --process resize --input", f"train --model {model} --output sara --input"):
+        assert main([*command.split(), "~nobody-here"]) == 2
+        assert "home directory" in capsys.readouterr().err
+    assert main(["captions", "~nobody-here", "add", "sara"]) == 0
+    assert main(["prepare", "--process", "resize", "--target", "64", "--input", str(tmp_path / "~nobody-here")]) == 0
+
+
 def test_a_server_that_does_not_answer_is_told_with_the_rest(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
