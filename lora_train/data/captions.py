@@ -7,16 +7,31 @@ import os
 import random
 from pathlib import Path
 
+from lora_train.errors import LoraTrainError
+
 CAPTION_EXTENSIONS = (".txt", ".caption")
 
 
 def read_caption(picture: Path) -> str | None:
-    """The text beside `picture` (`name.txt`, then `name.caption`), in one line; None without one."""
+    """The text beside `picture` (`name.txt`, then `name.caption`), in one line; None without one.
+
+    Raises LoraTrainError when it cannot be read.
+    """
     for extension in CAPTION_EXTENSIONS:
         file = picture.with_suffix(extension)
         if os.path.isfile(file):  # Path.is_file raises where the name is too long with that ending
-            return caption_text(file.read_bytes())
+            return caption_text(caption_bytes(file))
     return None
+
+
+def caption_bytes(file: Path) -> bytes:
+    """A caption file as it is. Raises LoraTrainError: without it the picture would be trained on under other words."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise LoraTrainError(
+            f"the caption cannot be read: {error.strerror}.", str(file), "Allow reading it, or move it away."
+        ) from error
 
 
 def caption_text(data: bytes) -> str:

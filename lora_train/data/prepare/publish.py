@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from lora_train.atomic import write_bytes, write_json
 from lora_train.data.captioning.store import keep_backup
-from lora_train.data.captions import CAPTION_EXTENSIONS, caption_text
+from lora_train.data.captions import CAPTION_EXTENSIONS, caption_bytes, caption_text
 
 PUBLISHED = "published.json"
 LONGEST = 200
@@ -44,7 +44,7 @@ class Outputs:
             file = source.with_suffix(extension)
             if os.path.isfile(file):
                 copy = Path(output).with_suffix(extension).as_posix() + ending
-                self._captions[copy] = file.read_bytes() if ending else _utf8(file.read_bytes())
+                self._captions[copy] = caption_bytes(file) if ending else _utf8(caption_bytes(file))
                 found = True
         return found
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -183,6 +184,21 @@ def test_a_caption_that_is_not_utf8_is_in_the_copy(folder: Path, tmp_path: Path,
     prepared = prepare(folder, options("original", "resize"), tmp_path / "work")
     assert (prepared.folder / "coffee.txt").read_bytes() == "a cup of café\n".encode()
     assert lines(prepared)["coffee.png", "original"]["caption"] == "a cup of café"
+
+
+def test_a_caption_that_cannot_be_read_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path == folder / "coffee.txt":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(LoraTrainError, match="coffee.txt: the caption cannot be read.*Allow"):
+        prepare(folder, options("original"), tmp_path / "work")
+    with pytest.raises(LoraTrainError, match="coffee.txt: the caption cannot be read.*Allow"):
+        scan(folder)
 
 
 def test_overruling(folder: Path, tmp_path: Path) -> None:
