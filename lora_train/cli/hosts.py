@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ def without_shards(folder: str, host: Host) -> str:
     """The folder itself; one of webdataset's shards is unpacked below the host's data folder, once."""
     from lora_train.data.shards import shard_files, unpack
 
-    source = Path(folder).expanduser()
+    source = Path(os.path.expanduser(folder))  # unlike Path.expanduser it leaves "~nobody" for the checks to tell
     return str(unpack(source, host.data_dir() / "shards")) if folder and shard_files(source) else folder
 
 

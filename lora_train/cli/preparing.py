@@ -130,22 +130,24 @@ def _split(command: str, flag: str) -> tuple[str, ...]:
 def _prepare(options: argparse.Namespace) -> int:
     from lora_train.config import problems
     from lora_train.data.scan import require_folder
-    from lora_train.runs.preparing import captioning_problems
+    from lora_train.runs.captioning import captioning_problems, server_problems
+    from lora_train.runs.check import noting
 
     host, wanted = host_of(options), prepare_of(options)
     config = RunConfig(data=DataOptions(tag=options.tag), prepare=wanted)
-    folders = [Path(name) for name in dict.fromkeys(options.input)]
+    folders: list[Path] = []
     found = [p for p in problems(config) if p.where.startswith("prepare.")]
-    found += captioning_problems(wanted, host)
+    found += captioning_problems(wanted, host) + server_problems(wanted, host)
     if not wanted.operations:
         found.append(
             Problem("no operation is on.", "prepare.operations", "Give --process original,resize, for example.")
         )
-    for folder in folders:
-        try:
-            require_folder(folder)
-        except LoraTrainError as error:
-            found += error.problems
+    if "" in options.input:  # Path would take it for the present folder
+        found.append(Problem("no folder is named.", "--input", "Give the folder that holds your pictures."))
+    for name in dict.fromkeys(options.input):
+        with noting(found, f"--input {name}"):
+            folders.append(Path(name).expanduser())
+            require_folder(folders[-1])
     if found:
         raise LoraTrainError.of(found)
     failed: list[Problem] = []
@@ -165,7 +167,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 def _prepare_one(folder: Path, config: RunConfig, host: Host) -> Prepared:
     from lora_train.data.prepare import prepare
-    from lora_train.runs.preparing import services_of, work_folder
+    from lora_train.runs.preparing import alone_in, services_of, work_folder
     from lora_train.runs.terminal import ProgressBar
 
     bar = ProgressBar()
@@ -177,17 +179,19 @@ def _prepare_one(folder: Path, config: RunConfig, host: Host) -> Prepared:
     def progress(done: int, total: int) -> None:
         bar.on_event({"kind": "prepare", "stage": stage[0], "done": done, "total": total})
 
+    work = work_folder(folder, host)
     try:
-        return prepare(
-            folder,
-            config.prepare,
-            work_folder(folder, host),
-            services_of(host, config.prepare),
-            progress,
-            tag=config.data.tag,
-            stage=staged,
-            note=lambda text: bar.on_event({"kind": "note", "text": text}),
-        )
+        with alone_in(work):
+            return prepare(
+                folder,
+                config.prepare,
+                work,
+                services_of(host, config.prepare),
+                progress,
+                tag=config.data.tag,
+                stage=staged,
+                note=lambda text: bar.on_event({"kind": "note", "text": text}),
+            )
     finally:
         bar.close()
 

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import random
 from pathlib import Path
+
+from lora_train.errors import LoraTrainError
 
 CAPTION_EXTENSIONS = (".txt", ".caption")
 
 
 def read_caption(picture: Path) -> str | None:
-    """The text beside `picture` (`name.txt`, then `name.caption`), in one line; None without one."""
+    """The text beside `picture` (`name.txt`, then `name.caption`), in one line; None without one.
+
+    Raises LoraTrainError when it cannot be read.
+    """
     for extension in CAPTION_EXTENSIONS:
         file = picture.with_suffix(extension)
-        if file.is_file():
-            text = file.read_text(encoding="utf-8-sig", errors="replace")
-            return " ".join(text.split())
+        if os.path.isfile(file):  # Path.is_file raises where the name is too long with that ending
+            return caption_text(caption_bytes(file))
     return None
+
+
+def caption_bytes(file: Path) -> bytes:
+    """A caption file as it is. Raises LoraTrainError: without it the picture would be trained on under other words."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise LoraTrainError(
+            f"the caption cannot be read: {error.strerror}.", str(file), "Allow reading it, or move it away."
+        ) from error
+
+
+def caption_text(data: bytes) -> str:
+    """A caption file's text in one line: UTF-8, or as Windows' editors also save it (UTF-16 with its mark, 1252)."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = data.decode("utf-16", "replace")
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("cp1252", "replace")
+    return " ".join(text.split())
 
 
 def with_tag(tag: str, caption: str) -> str:

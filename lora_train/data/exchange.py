@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from lora_train.atomic import write_text
+from lora_train.atomic import write_text, writing
 from lora_train.config import DataOptions
-from lora_train.data.captioning.store import caption_file
+from lora_train.data.captioning.store import caption_file, keep_backup
 from lora_train.data.captions import CAPTION_EXTENSIONS
 from lora_train.data.formats.dataset_toml import Subset, is_dataset_config, write_dataset_config
 from lora_train.data.formats.imagefolder import write_imagefolder
@@ -22,11 +22,13 @@ from lora_train.data.formats.kohya_metadata import MetadataEntry, metadata_key, 
 from lora_train.data.formats.webdataset import write_shard
 from lora_train.data.scan import Manifest, Picture, scan
 from lora_train.data.shards import unpack_shards
-from lora_train.data.sources import IMAGEFOLDER, read_pictures
+from lora_train.data.sources import IMAGEFOLDER, beside_captions, read_pictures
 from lora_train.errors import LoraTrainError
 
 REPEATS = 1
 """Of pictures for which nothing says how often they come."""
+TEXTS = (".jsonl", ".toml")
+"""Files that a person may have written and that are replaced; into kohya's metadata ours is merged."""
 
 
 def import_dataset(source: Path, target: Path, pictures: Path | None = None, tag: str = "") -> Manifest:
@@ -61,7 +63,11 @@ def export_dataset(folder: Path, file: Path, tag: str = "") -> Manifest:
     if write is None:
         known = ", ".join(f"{IMAGEFOLDER}" if ending == IMAGEFOLDER else f"*{ending}" for ending in EXPORTS)
         raise LoraTrainError("the name does not say which format is wanted.", str(file), f"One of: {known}.")
-    manifest = scan(folder, tag, REPEATS)
+    captions, note = beside_captions(folder)
+    manifest = scan(folder, tag, REPEATS, captions)
+    manifest.notes += [note] if note else []
+    if file.is_file() and file.suffix.lower() in TEXTS:
+        manifest.notes.append(f"What {file.name} said before is kept as {keep_backup(file).name}.")
     write(manifest, file)
     return manifest
 
@@ -94,7 +100,8 @@ def _place(source: Path, file: Path) -> None:
         try:
             os.link(source.resolve(), file)
         except OSError:  # another disk, or a file system without links
-            shutil.copyfile(source, file)
+            with source.open("rb") as data, writing(file, sync=False) as copy:
+                shutil.copyfileobj(data, copy)
     except OSError as error:
         raise LoraTrainError(f"cannot copy the picture: {error.strerror}.", str(file), "Make room there.") from error
 

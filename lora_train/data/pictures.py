@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 import warnings
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 from PIL import Image, ImageOps
 
@@ -27,6 +29,10 @@ class BrokenPicture(Exception):
     """A file that cannot be read as a picture; the message says why, in plain words."""
 
 
+class NoReader(BrokenPicture):
+    """Nothing that is installed reads pictures of this kind."""
+
+
 def picture_size(path: Path) -> tuple[int, int]:
     """Width and height as displayed (EXIF orientation applied), from the file's header alone.
 
@@ -42,14 +48,26 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8, without decoding the picture (Pillow's getexif decodes a whole PNG)."""
-    if image.format == "PNG":
-        exif = Image.Exif()
-        if "exif" in image.info:
-            exif.load(image.info["exif"])
-    else:
-        exif = image.getexif()
+    """EXIF (or XMP) orientation 1 to 8, as `exif_transpose` finds it once the picture is loaded.
+
+    Pillow's getexif decodes a whole PNG, which is needed only where something follows the pixels.
+    """
+    whole = image.format != "PNG" or _told_at_the_end(image)
+    exif = image.getexif() if whole else Image.Image.getexif(image)
     return int(exif.get(0x0112, 1))
+
+
+def _told_at_the_end(image: Image.Image) -> bool:
+    """Whether a PNG has EXIF or text behind its pixels."""
+    file: IO[bytes] = image.fp  # type: ignore[attr-defined, unused-ignore]
+    place, pixels, told = file.tell(), False, False
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        pixels |= head[4:] == b"IDAT"
+        told |= pixels and head[4:] in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+        file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    file.seek(place)
+    return told
 
 
 def load_picture(path: Path, at_least: int | None = None, background: tuple[int, int, int] = BACKGROUND) -> Image.Image:
@@ -119,7 +137,7 @@ def _open(path: Path) -> Image.Image:
         suffix = path.suffix.lower()
         if suffix in READERS and suffix not in Image.registered_extensions():
             package = READERS[suffix][0]
-            raise BrokenPicture(f"no reader for {suffix} files is installed (pip install {package})") from error
+            raise NoReader(f"no reader for {suffix} files is installed (pip install {package})") from error
         raise BrokenPicture(f"this is not a picture, whatever its name ends in ({path.suffix})") from error
     except Exception as error:
         raise BrokenPicture(f"the file cannot be read ({error})") from error
@@ -130,7 +148,9 @@ def _open(path: Path) -> Image.Image:
 
 
 def _alpha(image: Image.Image) -> bool:
-    return image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info)
+    # PNGs without an alpha channel may name one colour that is transparent
+    named = image.mode in ("P", "RGB", "L", "1") and "transparency" in image.info
+    return image.mode in ("RGBA", "LA", "PA") or named
 
 
 def _as_rgb(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_train.data.captions import read_caption, with_tag
 from lora_train.data.pictures import EXTENSIONS, BrokenPicture, picture_size
 from lora_train.errors import LoraTrainError
+
+OURS = {"published.json", "unpacked.json", "running.lock"}
+"""Files that only our own folders have."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ def tag_frequency(manifest: Manifest) -> dict[str, dict[str, int]]:
 
 
 def picture_files(folder: Path, everything: bool = False) -> Iterator[Path]:
-    """Picture files below `folder`, sorted; what is hidden and the previews beside LoRA files are left out.
+    """Picture files below `folder`, sorted; left out are what is hidden, the previews beside LoRA files, and what lies
+    in folders of ours below it (the data folder is by default where the program was started).
 
     Files whose name is no text come only with `everything`: no report and no metadata could hold them. Raises
     LoraTrainError when a folder cannot be read.
@@ -140,11 +144,19 @@ def picture_files(folder: Path, everything: bool = False) -> Iterator[Path]:
     found = []
     for place, folders, files in os.walk(folder, onerror=_unreadable):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        if is_ours(files) and Path(place) != folder:
+            folders.clear()
+            continue
         found += [Path(place, name) for name in files if not name.startswith(".")]
     for path in sorted(found):
         named = everything or is_text(str(path))
         if named and path.suffix.lower() in EXTENSIONS and path.is_file() and not _is_preview(path):
             yield path
+
+
+def is_ours(files: Iterable[str]) -> bool:
+    """Whether a folder with these files is one of ours: prepared pictures, unpacked shards, a run."""
+    return not OURS.isdisjoint(files)
 
 
 def is_text(name: str) -> bool:
@@ -163,7 +175,8 @@ def as_text(name: str) -> str:
 
 def _is_preview(path: Path) -> bool:
     """Whether it is the picture on a LoRA's card (`name.preview.png` or `name.png` beside `name.safetensors`)."""
-    return path.with_name(path.stem.removesuffix(".preview") + ".safetensors").is_file()
+    # Path.is_file raises where the name is too long with that ending
+    return os.path.isfile(path.with_name(path.stem.removesuffix(".preview") + ".safetensors"))
 
 
 def _unreadable(error: OSError) -> None:

@@ -6,9 +6,11 @@ import base64
 import io
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +32,7 @@ class RemoteHost(StandaloneHost):
 
     def __init__(self, url: str, user: str = "", password: str = "", data: Path | None = None) -> None:
         super().__init__(data)
-        if not url.startswith(("http://", "https://")):
+        if not _is_address(url):
             raise LoraTrainError(
                 "this is not an address of a WebUI.", url, "Give --server http://127.0.0.1:7860, for example."
             )
@@ -49,12 +51,21 @@ class RemoteHost(StandaloneHost):
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             raise self._refused(path, error) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             raise LoraTrainError(
-                f"the WebUI does not answer ({getattr(error, 'reason', error)}).",
+                f"the WebUI does not answer ({str(getattr(error, 'reason', error)).strip()}).",
                 f"{self._url}{path}",
                 "Check that it runs, and the address given with --server.",
             ) from error
+
+    def _told(self, path: str, content: dict[str, Any], name: str) -> str:
+        """The text of that name in what POST answers. Raises LoraTrainError, also where there is none."""
+        answer = self._ask(path, content)
+        if not isinstance(answer, dict) or not isinstance(answer.get(name), str):
+            raise LoraTrainError(
+                "this does not answer as a WebUI does.", f"{self._url}{path}", "Check the address given with --server."
+            )
+        return str(answer[name])
 
     def _refused(self, path: str, error: urllib.error.HTTPError) -> LoraTrainError:
         where = f"{self._url}{path}"
@@ -90,7 +101,7 @@ class RemoteHost(StandaloneHost):
         """See Host."""
         model = "deepdanbooru" if kind == "deepbooru" else "clip"
         for picture in pictures:
-            text = str(self._ask("/sdapi/v1/interrogate", {"image": _encoded(picture), "model": model})["caption"])
+            text = self._told("/sdapi/v1/interrogate", {"image": _encoded(picture), "model": model}, "caption")
             if text.rstrip().endswith("<error>"):
                 raise LoraTrainError(
                     "the WebUI's captioner failed.", self._url, "Its log says why; its model may be missing."
@@ -115,8 +126,8 @@ class RemoteHost(StandaloneHost):
     def _extra(self, picture: Image.Image, options: dict[str, Any]) -> Image.Image:
         from PIL import Image
 
-        answer = self._ask("/sdapi/v1/extra-single-image", {"image": _encoded(picture), **options})
-        return Image.open(io.BytesIO(base64.b64decode(answer["image"]))).convert("RGB")
+        told = self._told("/sdapi/v1/extra-single-image", {"image": _encoded(picture), **options}, "image")
+        return Image.open(io.BytesIO(base64.b64decode(told))).convert("RGB")
 
     @contextmanager
     def lend_gpu(self, stopped: Callable[[], bool] = never, note: Note = print) -> Iterator[None]:
@@ -143,6 +154,15 @@ class RemoteHost(StandaloneHost):
     def shutdown(self) -> None:
         """See Host."""
         self._ask("/sdapi/v1/server-stop", {})
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        whole = bool(parts.hostname) and parts.port != 0  # a port that cannot be raises ValueError
+    except ValueError:
+        return False
+    return whole and parts.scheme in ("http", "https") and url.isprintable() and " " not in url
 
 
 def _encoded(picture: Image.Image) -> str:

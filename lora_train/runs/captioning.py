@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lora_train.config import PrepareOptions
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.base import CAPTION_KINDS
+from lora_train.hosts.remote import RemoteHost
 from lora_train.hosts.standalone import StandaloneHost
 
 if TYPE_CHECKING:
@@ -58,6 +59,18 @@ def captioning_problems(options: PrepareOptions, host: Host) -> list[Problem]:
         elif problem := lacking(kind, given):
             found.append(problem)
     return found
+
+
+def server_problems(options: PrepareOptions, host: Host) -> list[Problem]:
+    """Why the WebUI of --server cannot be asked, where an operation needs it; else all pictures would come first."""
+    kinds = (options.captioner, options.tagger) if "interrogate" in options.operations else ()
+    needed = {"upscale", "restore"} & {*options.operations} or {*CAPTION_KINDS} & {*kinds}
+    if isinstance(host, RemoteHost) and needed:
+        try:
+            host.checkpoints()
+        except LoraTrainError as error:
+            return error.problems
+    return []
 
 
 def _captioner_options(options: PrepareOptions, role: str, device: str) -> CaptionerOptions:

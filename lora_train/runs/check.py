@@ -11,7 +11,7 @@ from lora_train.config import RunConfig, problems
 from lora_train.data.scan import Manifest, as_text
 from lora_train.data.sources import read_pictures
 from lora_train.errors import LoraTrainError, Problem
-from lora_train.runs.captioning import captioning_problems
+from lora_train.runs.captioning import captioning_problems, server_problems
 from lora_train.runs.device import pick_device
 from lora_train.runs.stages import Stages
 
@@ -35,6 +35,7 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
 
     found = [p for p in problems(config) if stages.train or not p.where.startswith("save.")]
     found += captioning_problems(config.prepare, host)
+    found += server_problems(config.prepare, host) if stages.process else []
     manifest = None
     if config.data.folder or config.data.dataset_config:
         with noting(found, "data.folder"):

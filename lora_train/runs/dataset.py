@@ -45,7 +45,7 @@ class Filter:
 
 def journal_of(folder: Path, data: Path) -> Path:
     """Where the edits of captions below `folder` are remembered, in the host's data folder."""
-    place = folder.expanduser().resolve()
+    place = folder.resolve()
     digest = hashlib.sha256(str(place).encode("utf-8", "replace")).hexdigest()[:12]
     return data / "caption-edits" / f"{place.name or 'pictures'}-{digest}"
 

@@ -19,7 +19,7 @@ from lora_train.runs.captioning import captioning_problems
 from lora_train.runs.check import allowed, noting
 from lora_train.runs.dataset import Dataset, Unknown
 from lora_train.runs.lock import RunLock, is_held
-from lora_train.runs.preparing import services_of, work_folder
+from lora_train.runs.preparing import alone_in, services_of, work_folder
 
 if TYPE_CHECKING:
     from lora_train.data.prepare import Services
@@ -263,7 +263,8 @@ def _prepare(job: Job, services: Services) -> tuple[str, list[Problem]]:
     job.notes.clear()
     watched, note = _watched(services, job), job.notes.append
     try:
-        prepare(job.folder, job.options, job.work, watched, job.progress, job.stop.is_set, job.tag, job.begin, note)
+        with alone_in(job.work):
+            prepare(job.folder, job.options, job.work, watched, job.progress, job.stop.is_set, job.tag, job.begin, note)
     except Stopped:
         return "stopped", []
     except LoraTrainError as error:

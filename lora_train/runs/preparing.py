@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from lora_train.errors import LoraTrainError, Stopped
 from lora_train.runs.captioning import asked, captioning_problems
 from lora_train.runs.check import DEFAULT_REPEATS
 from lora_train.runs.folder import RunFolder
+from lora_train.runs.lock import NAME, RunLock
 
 if TYPE_CHECKING:
     from lora_train.data.dataset import Dataset
@@ -27,6 +29,33 @@ def work_folder(folder: Path, host: Host) -> Path:
     source = folder.expanduser().resolve()
     digest = hashlib.sha256(str(source).encode()).hexdigest()[:12]
     return host.data_dir() / "prepared" / f"{source.name or 'pictures'}-{digest}"
+
+
+@contextmanager
+def alone_in(work: Path) -> Iterator[None]:
+    """Hold a work folder: two preparations of the same pictures would take each other's files away.
+
+    Raises LoraTrainError when another one goes on there, in this program or another, or it cannot be written.
+    """
+    lock = RunLock(work)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise LoraTrainError(
+            f"cannot write in this folder: {error.strerror}.", str(work), "Make room, or allow writing there."
+        ) from error
+    except LoraTrainError as error:
+        raise LoraTrainError(
+            "these pictures are being prepared already.", str(work), "Wait for it, or stop it first."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+        if [path.name for path in work.iterdir()] == [NAME]:  # nothing came of it
+            (work / NAME).unlink()
+            work.rmdir()
 
 
 def prepare_pictures(folder: RunFolder, config: RunConfig, host: Host, stopped: Callable[[], bool]) -> Manifest:
@@ -54,17 +83,9 @@ def prepare_pictures(folder: RunFolder, config: RunConfig, host: Host, stopped: 
     options, why = with_target(config)
     note(f"Prepared pictures are {options.target} pixels long: {why}.")
     source = Path(config.data.folder).expanduser()
-    prepared = prepare(
-        source,
-        options,
-        work_folder(Path(config.data.folder), host),
-        services_of(host, options),
-        progress,
-        stopped,
-        config.data.tag,
-        staged,
-        note,
-    )
+    work, services = work_folder(source, host), services_of(host, options)
+    with alone_in(work):
+        prepared = prepare(source, options, work, services, progress, stopped, config.data.tag, staged, note)
     note(prepared.line())
     folder.update(report=str(prepared.report))
     rejected = _rejected(prepared)

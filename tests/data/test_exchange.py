@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import tarfile
 from pathlib import Path
+from typing import IO
 
 import pytest
 from PIL import Image
@@ -35,7 +37,7 @@ def facts(manifest: Manifest) -> list[tuple[str, int, str, tuple[int, int]]]:
 def test_there_and_back(folder: Path, tmp_path: Path, name: str) -> None:
     if name.endswith(".toml"):
         pytest.importorskip("tomllib")
-        assert "1 captions do not end in" in export_dataset(folder, tmp_path / name).notes[0]
+        assert "1 captions do not end in" in export_dataset(folder, tmp_path / "first.toml").notes[0]
         (folder / "hat" / "picture-0.caption").rename(folder / "hat" / "picture-0.txt")
     before = facts(scan(folder, repeats=1))
     exported = export_dataset(folder, tmp_path / name)
@@ -89,6 +91,33 @@ def test_equal_names_do_not_meet(tmp_path: Path) -> None:
         ("sara", 3, "one", (64, 64)),
         ("sara", 3, "two", (64, 128)),
     ]
+
+
+@pytest.mark.parametrize("name", ["out.tar", "in/metadata.jsonl"])
+def test_captions_of_an_imagefolder_are_not_lost(tmp_path: Path, name: str) -> None:
+    draw_pictures(tmp_path / "in", 1)
+    (tmp_path / "in" / "picture-0.txt").unlink()
+    text = '{"file_name": "picture-0.png", "text": "my own words", "rating": 5}\n'
+    (tmp_path / "in" / "metadata.jsonl").write_text(text)
+    assert export_dataset(tmp_path / "in", tmp_path / name).pictures[0].caption == "my own words"
+    assert import_dataset(tmp_path / name, tmp_path / "out").pictures[0].caption == "my own words"
+    kept = "metadata.jsonl.bak" if name.startswith("in/") else "metadata.jsonl"
+    assert (tmp_path / "in" / kept).read_text() == text
+
+
+def test_a_full_disk_leaves_no_half_picture(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(data: IO[bytes], copy: IO[bytes]) -> None:
+        copy.write(data.read(100))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def another_disk(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    monkeypatch.setattr("os.link", another_disk)
+    with pytest.raises(LoraTrainError, match="No space left"):
+        import_dataset(folder, tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 def test_what_is_passed_over_is_told(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from lora_train.data.pictures import BrokenPicture, load_picture, picture_size
+from lora_train.data.pictures import BrokenPicture, has_alpha, load_alpha, load_picture, picture_size
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
@@ -16,6 +17,30 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     picture.save(tmp_path / "a.jpg", exif=exif)
     assert picture_size(tmp_path / "a.jpg") == (20, 40)
     assert load_picture(tmp_path / "a.jpg").size == (20, 40)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("kind", ["exif", "xmp"])
+def test_a_pngs_size_is_that_of_the_loaded_picture(tmp_path: Path, kind: str, late: bool) -> None:
+    exif, texts = Image.Exif(), PngInfo()
+    exif[0x0112] = 6
+    texts.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
+    file = tmp_path / "a.png"
+    Image.new("RGB", (40, 20), "red").save(file, **({"exif": exif} if kind == "exif" else {"pnginfo": texts}))
+    if late:  # as exiftool writes it
+        data = file.read_bytes()
+        start = data.index(b"eXIf" if kind == "exif" else b"iTXt") - 4
+        stop = start + int.from_bytes(data[start : start + 4], "big") + 12
+        file.write_bytes(data[:start] + data[stop:-12] + data[start:stop] + data[-12:])
+    assert picture_size(file) == load_picture(file).size == (20, 40)
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("RGB", (0, 0, 0)), ("L", 0), ("P", 0)])
+def test_a_colour_that_counts_as_transparent(tmp_path: Path, mode: str, colour: int | tuple[int, int, int]) -> None:
+    Image.new(mode, (8, 8), colour).save(tmp_path / "a.png", transparency=colour)
+    assert load_picture(tmp_path / "a.png").getpixel((0, 0)) == (255, 255, 255)
+    assert has_alpha(tmp_path / "a.png")
+    assert load_alpha(tmp_path / "a.png").getextrema() == (0, 0)
 
 
 def test_alpha_is_put_on_white(tmp_path: Path) -> None:

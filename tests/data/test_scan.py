@@ -25,6 +25,13 @@ def test_folder_names_give_repeats_and_concepts(tmp_path: Path) -> None:
     assert manifest.looks_per_epoch == 26
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_captions_as_windows_saves_them(tmp_path: Path, encoding: str) -> None:
+    draw_pictures(tmp_path, 1)
+    (tmp_path / "picture-0.txt").write_bytes("a café,\r\nred hair\r\n".encode(encoding))
+    assert scan(tmp_path).pictures[0].caption == "a café, red hair"
+
+
 @pytest.mark.parametrize(
     ("name", "repeats", "concept"),
     [("10_x", 10, "x"), ("3_a b", 3, "a b"), ("x", None, "x"), ("_x", None, "_x"), ("0_x", None, "0_x"), ("5_", 5, "")],

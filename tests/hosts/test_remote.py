@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -23,7 +24,7 @@ LOGIN = "Basic " + base64.b64encode(b"me:secret").decode()
 class Server:
     def __init__(self, checkpoint: Path) -> None:
         self.asked: list[tuple[str, Any]] = []
-        self.caption = "a dog"
+        self.caption: str | None = "a dog"
         answers = {
             "/sdapi/v1/sd-models": [{"filename": str(checkpoint)}, {"filename": "/elsewhere/x.safetensors"}],
             "/sdapi/v1/options": {"sd_model_checkpoint": f"{checkpoint.name} [abc]"},
@@ -113,6 +114,20 @@ def test_its_checkpoint_is_unloaded_meanwhile(host: RemoteHost, server: Server) 
     assert "was not loaded again" in notes[0] and "out of memory" in notes[0]
 
 
+def test_something_else_at_the_address_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            there, _ = listening.accept()
+            with there:
+                there.recv(10_000)
+                there.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(LoraTrainError, match="does not answer.*--server"):
+            RemoteHost(f"http://127.0.0.1:{listening.getsockname()[1]}").checkpoints()
+
+
 def test_what_goes_wrong_is_told(server: Server, host: RemoteHost) -> None:
     with pytest.raises(LoraTrainError, match="wants a login.*--user"):
         RemoteHost(server.address).checkpoints()
@@ -120,8 +135,12 @@ def test_what_goes_wrong_is_told(server: Server, host: RemoteHost) -> None:
         host.shutdown()
     with pytest.raises(LoraTrainError, match="does not answer"):
         RemoteHost("http://127.0.0.1:9").checkpoints()
-    with pytest.raises(LoraTrainError, match="not an address"):
-        RemoteHost("localhost:7860")
+    for url in ("localhost:7860", "https://", "http://[::1", "http://a b", "http://a:99999"):
+        with pytest.raises(LoraTrainError, match="not an address"):
+            RemoteHost(url)
+    server.caption = None
+    with pytest.raises(LoraTrainError, match="does not answer as a WebUI"):
+        list(host.caption([Image.new("RGB", (4, 4))], "blip"))
     notes: list[str] = []
     with RemoteHost("http://127.0.0.1:9").lend_gpu(note=notes.append):
         pass

@@ -17,7 +17,10 @@ from lora_train.cli import build_parser, main
 from lora_train.cli.preparing import prepare_of
 from lora_train.cli.training import config_of
 from lora_train.config import PrepareOptions, RunConfig
+from lora_train.data.captioning.edit import add
+from lora_train.data.captioning.journal import edit_captions
 from lora_train.data.formats.kohya_metadata import read_metadata
+from lora_train.data.scan import scan
 from lora_train.demo.files import base_folder
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.base import CAPTION_KINDS
@@ -27,7 +30,8 @@ from lora_train.lorafile.reading import read_lora
 from lora_train.runs.captioning import captioning_problems
 from lora_train.runs.execute import run_training
 from lora_train.runs.folder import RunFolder
-from lora_train.runs.preparing import services_of, with_target
+from lora_train.runs.preparing import alone_in, services_of, with_target, work_folder
+from lora_train.runs.service import Service
 from lora_train.runs.stages import Stages
 from tests.conftest import draw_pictures
 
@@ -202,6 +206,61 @@ def test_the_command_line(
     assert main(["prepare", "--input", str(tmp_path / "nowhere"), "--process", "face,nonsense"]) == 2
     errors = capsys.readouterr().err
     assert "no such folder" in errors and "nonsense" in errors
+
+
+def test_a_data_folder_among_the_pictures_is_no_input(config: RunConfig, tmp_path: Path) -> None:
+    folder = Path(config.data.folder)
+    other = draw_pictures(folder / "other", 2)
+    before = [one.path for one in scan(folder).pictures]
+    host = StandaloneHost(folder / "lora-train-data")
+    run_training(RunConfig.from_dict(config.to_dict() | {"data": {"folder": str(other)}}), host)
+    assert [one.path for one in scan(folder).pictures] == before
+    report = edit_captions(folder, [add("sara")], tmp_path / "journal")
+    assert {file.parent for file in report.changed} == {folder, other}
+
+
+def test_a_folder_whose_name_looks_like_somebodys_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_TRAIN_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    draw_pictures(Path("~nobody-here"), 1)
+    model = str(base_folder())
+    for command in ("prepare --process resize --input", f"train --model {model} --output sara --input"):
+        assert main([*command.split(), "~nobody-here"]) == 2
+        assert "home directory" in capsys.readouterr().err
+    assert main(["captions", "~nobody-here", "add", "sara"]) == 0
+    assert main(["prepare", "--process", "resize", "--target", "64", "--input", str(tmp_path / "~nobody-here")]) == 0
+
+
+def test_a_server_that_does_not_answer_is_told_with_the_rest(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_TRAIN_DATA", str(tmp_path / "data"))
+    command = ["--input", str(pictures), "--server", "http://127.0.0.1:9", "--process"]
+    assert main(["prepare", *command, "original,upscale", "--input", "", "--background", "pink"]) == 2
+    told = capsys.readouterr().err
+    assert "does not answer" in told and "no colour" in told and "no folder is named" in told
+    assert main(["train", *command, "original,interrogate", "--model", "nowhere", "--output", "sara"]) == 2
+    told = capsys.readouterr().err
+    assert "does not answer" in told and "nowhere" in told
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_same_pictures_are_not_prepared_twice_at_once(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_TRAIN_DATA", str(tmp_path / "data"))
+    host = StandaloneHost()
+    with alone_in(work_folder(Path(config.data.folder), host)):
+        assert main(["prepare", "--input", config.data.folder, "--target", "64"]) == 2
+        assert "being prepared already" in capsys.readouterr().err
+        with pytest.raises(LoraTrainError, match="being prepared already"):
+            run_training(config, host, stages=Stages(train=False))
+        service = Service(host)
+        id = service.datasets.start(config.data.folder, replace(config.prepare, operations=("original",)))
+        assert service.datasets.wait() and "being prepared already" in str(service.datasets.status(id))
+    assert not list((tmp_path / "data" / "prepared").glob("*/*"))
 
 
 def test_several_folders_in_one_batch(

@@ -23,7 +23,7 @@ from lora_train.data.captioning.edit import Edit, count_parts, edited
 from lora_train.data.captioning.store import caption_file, keep_backup
 from lora_train.data.captions import CAPTION_EXTENSIONS
 from lora_train.data.pictures import EXTENSIONS
-from lora_train.data.scan import Rejected
+from lora_train.data.scan import Rejected, is_ours
 from lora_train.errors import LoraTrainError
 
 VERSION = 1
@@ -195,6 +195,9 @@ def _caption_files(folder: Path) -> set[Path]:
     found: set[Path] = set()
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        if is_ours(names) and Path(place) != folder:
+            folders.clear()
+            continue
         pictures = (Path(place, name) for name in names if not name.startswith("."))
         files = (caption_file(picture) for picture in pictures if picture.suffix.lower() in EXTENSIONS)
         found.update(file for file in files if file)

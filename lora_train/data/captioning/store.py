@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Stored:
 def caption_file(picture: Path) -> Path | None:
     """The caption file that counts for `picture`, the one `read_caption` reads; None without one."""
     files = (picture.with_suffix(extension) for extension in CAPTION_EXTENSIONS)
-    return next((file for file in files if file.is_file()), None)
+    return next((file for file in files if os.path.isfile(file)), None)
 
 
 def store_caption(picture: Path, text: str, recaption: bool = False, backup: bool = False) -> Stored:

@@ -93,12 +93,13 @@ def write_metadata(file: Path, entries: Mapping[str, MetadataEntry]) -> None:
             write_json(beside, _merged(beside, rejected))
         write_json(file, _merged(file, {key: entry for key, entry in entries.items() if key not in rejected}))
     except UnicodeEncodeError as error:
-        what = f"a name or caption cannot be written as UTF-8 ({error.object!r})."
-        raise LoraTrainError(what, str(file), "Rename the picture.") from error
+        part = error.object[max(0, error.start - 20) : error.end + 20]
+        what = f"a name, caption or tag cannot be written as UTF-8 ({part!r})."
+        raise LoraTrainError(what, str(file), "Rename the picture, or correct the caption or tag.") from error
 
 
 def _merged(file: Path, entries: Mapping[str, MetadataEntry]) -> dict[str, Any]:
-    old = _read(file) if file.exists() else {}
+    old = _read(file, "Correct it, or move it away; it is written anew then.") if file.exists() else {}
     kept = {key: raw for key, raw in old.items() if key in entries or OWN_KEY not in raw}
     for key, entry in entries.items():
         # an empty caption is left out: sd-scripts up to 0.9 would begin the joined text with a comma
@@ -111,7 +112,7 @@ def _merged(file: Path, entries: Mapping[str, MetadataEntry]) -> dict[str, Any]:
     return kept
 
 
-def _read(file: Path) -> dict[str, dict[str, Any]]:
+def _read(file: Path, fix: str = "Give the .json file that sd-scripts or we wrote.") -> dict[str, dict[str, Any]]:
     try:
         data = json.loads(file.read_text(encoding="utf-8-sig"))
         if not isinstance(data, dict):
@@ -122,9 +123,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
     except OSError as error:
         raise LoraTrainError(f"cannot read the metadata: {error.strerror}.", str(file)) from error
     except (ValueError, RecursionError) as error:
-        raise LoraTrainError(
-            f"this is not a metadata file ({error}).", str(file), "Give the .json file that sd-scripts or we wrote."
-        ) from error
+        raise LoraTrainError(f"this is not a metadata file ({error}).", str(file), fix) from error
     return data
 
 

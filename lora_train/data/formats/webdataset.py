@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from lora_train.data.captions import CAPTION_EXTENSIONS
+from lora_train.data.captions import CAPTION_EXTENSIONS, caption_text
 from lora_train.data.formats.imagefolder import CAPTION_COLUMNS
 from lora_train.data.pictures import EXTENSIONS
 from lora_train.data.scan import Rejected
@@ -157,7 +157,7 @@ def _sample(shard: Path, key: str, files: dict[str, bytes]) -> Iterator[Sample |
 def _caption(files: dict[str, bytes]) -> str | None:
     for extension in CAPTION_EXTENSIONS:
         if extension in files:
-            return " ".join(files[extension].decode("utf-8-sig", "replace").split())
+            return caption_text(files[extension])
     try:
         row = json.loads(files.get(".json", b"null"))
     except (ValueError, RecursionError):

@@ -15,9 +15,11 @@ from uuid import uuid4
 
 from lora_train.atomic import write_bytes, write_json
 from lora_train.data.captioning.store import keep_backup
-from lora_train.data.captions import CAPTION_EXTENSIONS
+from lora_train.data.captions import CAPTION_EXTENSIONS, caption_bytes, caption_text
 
 PUBLISHED = "published.json"
+LONGEST = 200
+"""Bytes of a picture's name that are kept; file systems allow 255 with all endings."""
 
 
 class Outputs:
@@ -40,9 +42,9 @@ class Outputs:
         found = False
         for extension in CAPTION_EXTENSIONS:
             file = source.with_suffix(extension)
-            if file.is_file():
+            if os.path.isfile(file):
                 copy = Path(output).with_suffix(extension).as_posix() + ending
-                self._captions[copy] = file.read_bytes()
+                self._captions[copy] = caption_bytes(file) if ending else _utf8(caption_bytes(file))
                 found = True
         return found
 
@@ -109,7 +111,9 @@ def output_names(files: list[Path], operations: list[str]) -> dict[tuple[Path, s
     taken: set[str] = set()
     for file in files:
         for operation in operations:
-            stem = file.with_suffix("").as_posix() + ("" if operation == "original" else f"-{operation}")
+            stem = (file.parent / _shortened(file.stem)).as_posix() + (
+                "" if operation == "original" else f"-{operation}"
+            )
             name, number = stem, 2
             while name.casefold() in taken:
                 name, number = f"{stem}-{number}", number + 1
@@ -118,9 +122,23 @@ def output_names(files: list[Path], operations: list[str]) -> dict[tuple[Path, s
     return names
 
 
+def _shortened(stem: str) -> str:
+    """The stem, cut where the operation's name and the ending of a caption or its copy would not fit behind it."""
+    return stem.encode()[:LONGEST].decode(errors="ignore")
+
+
 def _is_text(path: Path) -> bool:
     """Whether this is a caption or a copy of one, which a person may have edited."""
     return path.suffix in (*CAPTION_EXTENSIONS, ".bak")
+
+
+def _utf8(data: bytes) -> bytes:
+    """A caption file's bytes; of one that is not UTF-8 its text as such, for kohya's loader and bulk edits."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return f"{caption_text(data)}\n".encode()
+    return data
 
 
 def _digest(text: bytes) -> str:

@@ -16,7 +16,7 @@ from lora_train.atomic import write_json
 from lora_train.data.prepare.base import Plan
 from lora_train.data.prepare.operations import KINDS, active
 
-VERSION = 2
+VERSION = 3
 RECORD = "record.json"
 
 

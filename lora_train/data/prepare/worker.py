@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from PIL import Image
 
 from lora_train.atomic import write_bytes
-from lora_train.data.pictures import BrokenPicture, has_alpha, load_alpha, load_picture
+from lora_train.data.pictures import BrokenPicture, NoReader, has_alpha, load_alpha, load_picture
 from lora_train.data.prepare.base import NoView, Plan, Tools, View, fit
 from lora_train.data.prepare.detectors import Detectors
 from lora_train.data.prepare.opened import Opened
@@ -55,7 +55,8 @@ class Worker:
                 self._store.write(record)
         except BrokenPicture as error:
             record = Record(content, broken=str(error))
-            if "served" not in task:
+            # what is installed may change until the next run
+            if "served" not in task and not isinstance(error, NoReader):
                 self._store.write(record)
         except LoraTrainError:
             raise

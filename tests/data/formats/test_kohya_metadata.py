@@ -167,3 +167,16 @@ def test_any_json_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, v
     file.write_text(json.dumps(value))
     with suppress(LoraTrainError):
         read_metadata(file)
+
+
+def test_what_is_no_text_is_told_in_short(tmp_path: Path) -> None:
+    entries = {str(number): MetadataEntry("x" * 50) for number in range(99)} | {"last": MetadataEntry("half \udcff")}
+    with pytest.raises(LoraTrainError, match="cannot be written as UTF-8") as told:
+        write_metadata(tmp_path / "meta.json", entries)
+    assert "half" in str(told.value) and len(str(told.value)) < 500
+
+
+def test_a_damaged_file_is_to_be_moved_away(tmp_path: Path) -> None:
+    (tmp_path / "meta.json").write_text("[")
+    with pytest.raises(LoraTrainError, match="move it away"):
+        write_metadata(tmp_path / "meta.json", {"a": MetadataEntry()})

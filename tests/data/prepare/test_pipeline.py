@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from lora_train.config import PrepareOptions
+from lora_train.data import pictures
 from lora_train.data.prepare import Prepared, Services, overrule, pool, prepare
 from lora_train.data.prepare.operations import blur, dynamic_range
 from lora_train.data.prepare.worker import Worker
@@ -20,6 +22,7 @@ from lora_train.errors import LoraTrainError, Stopped
 from tests.data.prepare.samples import noise, real, write_broken, write_odd
 
 SMALL = 128
+opened = Image.open
 
 
 @pytest.fixture
@@ -173,6 +176,29 @@ def test_a_caption_edited_in_the_output_stays(folder: Path, tmp_path: Path) -> N
     (prepared.folder / "coffee.txt").write_text("mine")
     prepare(folder, chosen, work)
     assert (prepared.folder / "coffee.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp1252"])
+def test_a_caption_that_is_not_utf8_is_in_the_copy(folder: Path, tmp_path: Path, encoding: str) -> None:
+    (folder / "coffee.txt").write_bytes("a cup of café\r\n".encode(encoding))
+    prepared = prepare(folder, options("original", "resize"), tmp_path / "work")
+    assert (prepared.folder / "coffee.txt").read_bytes() == "a cup of café\n".encode()
+    assert lines(prepared)["coffee.png", "original"]["caption"] == "a cup of café"
+
+
+def test_a_caption_that_cannot_be_read_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_bytes
+
+    def refused(path: Path) -> bytes:
+        if path == folder / "coffee.txt":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(LoraTrainError, match="coffee.txt: the caption cannot be read.*Allow"):
+        prepare(folder, options("original"), tmp_path / "work")
+    with pytest.raises(LoraTrainError, match="coffee.txt: the caption cannot be read.*Allow"):
+        scan(folder)
 
 
 def test_overruling(folder: Path, tmp_path: Path) -> None:
@@ -355,6 +381,34 @@ def test_names_do_not_collide(tmp_path: Path) -> None:
     prepared = prepare(folder, options("original", "resize"), tmp_path / "work")
     names = [path.stem.casefold() for path in prepared.folder.iterdir()]
     assert len(set(names)) == 4
+
+
+@pytest.mark.parametrize("stem", ["x" * 250, "\N{GRINNING FACE}" * 62], ids=["letters", "emoji"])
+def test_names_as_long_as_the_file_system_allows(tmp_path: Path, stem: str) -> None:
+    (tmp_path / "in").mkdir()
+    for letter, name in zip("ab", ("astronaut", "coffee")):
+        real(name).save(tmp_path / "in" / f"{stem}{letter}.png")
+    work = tmp_path / "work"
+    prepared = prepare(tmp_path / "in", options("original", "face", "resize", min_size=1), work, tag="sara")
+    assert prepared.summary["files"] == 2 and prepared.summary["kept"] >= 2
+    assert len(scan(prepared.folder).pictures) == prepared.summary["kept"]
+
+
+def test_a_reader_that_is_installed_later_is_used(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "coffee.png").rename(folder / "coffee.jxl")
+    (folder / "coffee.jxl").write_bytes(b"\xff\x0a" + bytes(99))
+
+    def prepared() -> dict[str, Any]:
+        return lines(prepare(folder, options("original", "resize"), tmp_path / "work"))["coffee.jxl", "original"]
+
+    with pytest.raises(KeyError):
+        prepared()
+    monkeypatch.setattr(
+        pictures.Image, "open", lambda path: opened(folder / "rocket.png" if path.suffix == ".jxl" else path)
+    )
+    assert prepared()["outcome"] == "kept"
 
 
 def test_a_work_folder_inside_the_input_is_not_an_input(folder: Path) -> None:
