@@ -218,6 +218,14 @@ def test_going_on_from_a_file(trained: Callable[..., LoraFile], tmp_path: Path, 
         trained(network_weights=str(tmp_path / "odd.safetensors"))
 
 
+def test_going_on_from_a_kind_that_an_option_does_not_work_on(trained: Callable[..., LoraFile]) -> None:
+    first = trained(network_rules=("attn1: kind=oft",), train={"max_train_steps": 1})
+    with pytest.raises(LoraTrainError) as caught:
+        trained(network_weights=str(first.path), scale_weight_norms=1.0, network_dropout=0.1)
+    assert [p.where for p in caught.value.problems] == ["network.scale_weight_norms", "network.network_dropout"]
+    assert all("does not work on oft" in p.what for p in caught.value.problems)
+
+
 def test_a_merged_base_is_another_base(trained: Callable[..., LoraFile]) -> None:
     """Merging a LoRA and its negative gives the run on the base as it is, within rounding."""
     other = trained(train={"max_train_steps": 2, "learning_rate": 0.05, "unet_lr": 0.05})
