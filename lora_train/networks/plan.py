@@ -48,10 +48,18 @@ def plan_of(
 
     `bases` are all modules that could get one (with 3x3 convolutions and norms), `usual` the names of those that get
     one by default. Blocks come first, then the first rule whose pattern is found in the name and whose kind can
-    change the module. `options` has its automatic choices filled in.
+    change the module. `options` has its automatic choices filled in. Raises LoraTrainError for lists of another length
+    and for patterns that are found nowhere.
     """
     weights = _weights(options, layout_of(bases))
     rules = [parse_rule(rule) for rule in options.network_rules]
+    idle = [rule.pattern.pattern for rule in rules if not any(map(rule.pattern.search, bases))]
+    if idle:
+        raise LoraTrainError(
+            f"no module of this base model has {' or '.join(map(repr, idle))} in its name.",
+            "network.network_rules",
+            f"Names are those in files, as {min(bases)}.",
+        )
     plan = {}
     for name, base in bases.items():
         if not any(name.startswith(prefix + "_") for prefix in prefixes):

@@ -141,6 +141,11 @@ def test_a_rule_counts_only_for_what_its_kind_can_change() -> None:
     assert (beside[NORM].kind, beside[NORM].rate.lr, beside[CONV].kind) == ("norm", 1e-5, "lokr")
 
 
+def test_a_rule_that_is_found_nowhere_is_told() -> None:
+    with pytest.raises(LoraTrainError, match=r"has 'dwon' or 'input_blocks' in its name"):
+        plan(network_rules=("dwon: off", "mid: dim=2", "input_blocks: dim=2"))
+
+
 def test_rules_that_make_dora_count_as_dora() -> None:
     """Neither can be done to it; the first was a NotImplementedError, the second did nothing."""
     options = replace(OPTIONS, scale_weight_norms=1.0, network_dropout=0.1, network_rules=("attn2: dora_wd=true",))
