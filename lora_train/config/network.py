@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
@@ -274,6 +275,33 @@ def network_arguments(options: NetworkOptions) -> dict[str, str]:
     if not options.conv_dim:
         told.pop("conv_alpha", None)
     return told
+
+
+# what concerns one training, not what the network is
+_OF_THE_RUN = frozenset(
+    (
+        "rank_dropout",
+        "module_dropout",
+        "loraplus_lr_ratio",
+        "loraplus_unet_lr_ratio",
+        "loraplus_text_encoder_lr_ratio",
+        "down_lr_weight",
+        "mid_lr_weight",
+        "up_lr_weight",
+        "block_lr_zero_threshold",
+    )
+)
+
+
+def continued_arguments(options: NetworkOptions, metadata: Mapping[str, str]) -> dict[str, str]:
+    """`ss_network_args` of a network that goes on from a file with this metadata: its form is the file's, dropouts and
+    rates are this run's."""
+    try:
+        before = json.loads(metadata.get("ss_network_args", "{}"))
+    except (ValueError, RecursionError):
+        before = {}
+    form = {k: v for k, v in before.items() if k not in _OF_THE_RUN} if isinstance(before, dict) else {}
+    return form | {k: v for k, v in network_arguments(options).items() if k in _OF_THE_RUN}
 
 
 def _text(value: Any) -> str:

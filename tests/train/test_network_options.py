@@ -218,6 +218,18 @@ def test_going_on_from_a_file(trained: Callable[..., LoraFile], tmp_path: Path, 
         trained(network_weights=str(tmp_path / "odd.safetensors"))
 
 
+def test_what_a_continued_network_tells_of_itself(trained: Callable[..., LoraFile], tmp_path: Path) -> None:
+    """Its form is the file's; dropouts and rates are those of this run, not of the one before."""
+    first = trained(network_dim=3, network_alpha=1.5, conv_dim=2, network_dropout=0.2, loraplus_lr_ratio=4.0)
+    again = trained(network_weights=str(first.path), network_dim=8, rank_dropout=0.25)
+    assert json.loads(again.metadata["ss_network_args"]) == {"conv_dim": "2", "conv_alpha": "1", "rank_dropout": "0.25"}
+    assert again.metadata["ss_network_dropout"] == "None"
+    assert (again.metadata["ss_network_dim"], again.metadata["ss_network_alpha"]) == ("3", "1.5")
+    write_lora(tmp_path / "bare.safetensors", trained(network_dim=3, network_alpha=1.5).tensors, {}, "fp32", False)
+    bare = trained(network_weights=str(tmp_path / "bare.safetensors"), network_dim=8, network_alpha=8.0)
+    assert (bare.metadata["ss_network_dim"], bare.metadata["ss_network_alpha"]) == ("3", "1.5")
+
+
 def test_going_on_from_a_kind_that_an_option_does_not_work_on(trained: Callable[..., LoraFile]) -> None:
     first = trained(network_rules=("attn1: kind=oft",), train={"max_train_steps": 1})
     with pytest.raises(LoraTrainError) as caught:
