@@ -258,6 +258,7 @@ _NOT_ARGUMENTS = (
 def network_module(options: NetworkOptions) -> str:
     """kohya's `ss_network_module`: its own LoRA, or LyCORIS."""
     plain = options.kind == "lora" and not (options.dora_wd or options.use_tucker or options.train_norm)
+    plain = plain and not any(rule.values.keys() & {"kind", "dora_wd", "use_tucker"} for rule in _read_rules(options))
     return "networks.lora" if plain and not options.rs_lora else "lycoris.kohya"
 
 

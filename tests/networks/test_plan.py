@@ -209,6 +209,8 @@ def test_what_does_not_go_together_is_told_at_once() -> None:
 
 def test_arguments_are_what_kohya_would_have_been_given() -> None:
     assert (network_module(OPTIONS), network_arguments(OPTIONS)) == ("networks.lora", {})
+    assert network_module(replace(OPTIONS, network_rules=("attn1: dim=4",))) == "networks.lora"
+    assert network_module(replace(OPTIONS, network_rules=("attn1: kind=loha",))) == "lycoris.kohya"
     locon = replace(OPTIONS, conv_dim=4, conv_alpha=1.0, rank_dropout=0.1, loraplus_lr_ratio=16.0)
     assert network_module(locon) == "networks.lora"
     told = {"conv_dim": "4", "conv_alpha": "1", "rank_dropout": "0.1", "loraplus_lr_ratio": "16"}
