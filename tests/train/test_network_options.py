@@ -263,6 +263,13 @@ def test_files_that_are_not_there_are_told_before_the_start(make_config: Make, h
     with pytest.raises(LoraTrainError) as caught:
         run_training(config, host)
     assert [p.where for p in caught.value.problems] == ["network.base_weights", "network.network_weights"]
+    for name in ("gone", "lost"):
+        (host.data_dir() / f"{name}.safetensors").parent.mkdir(parents=True, exist_ok=True)
+        (host.data_dir() / f"{name}.safetensors").write_bytes(b"")
+    damaged = [str(host.data_dir() / f"{name}.safetensors") for name in ("lost", "gone")]
+    with pytest.raises(LoraTrainError) as caught:
+        run_training(make_config(network={"network_weights": damaged[1], "base_weights": (damaged[0],)}), host)
+    assert [p.where for p in caught.value.problems] == damaged
     assert not (host.data_dir() / "runs").exists()
 
 
