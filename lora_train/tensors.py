@@ -20,10 +20,10 @@ MAX_HEADER = 100_000_000
 GIVE_ANOTHER = "Give a .safetensors or .ckpt file of a Stable Diffusion model, or a diffusers folder."
 
 
-def read_header(path: Path) -> dict[str, dict[str, object]]:
+def read_header(path: Path, fix: str = GIVE_ANOTHER) -> dict[str, dict[str, object]]:
     """Names, dtypes and shapes in a safetensors file, without its tensors; metadata under `__metadata__`.
 
-    Raises LoraTrainError when the file is not one.
+    Raises LoraTrainError, with `fix` as what to do, when the file is not one.
     """
     try:
         size = path.stat().st_size
@@ -39,7 +39,7 @@ def read_header(path: Path) -> dict[str, dict[str, object]]:
     except OSError as error:
         raise LoraTrainError(f"cannot read the file: {error.strerror}.", str(path)) from error
     except (ValueError, UnicodeDecodeError, RecursionError) as error:
-        raise LoraTrainError(f"this is not a safetensors file ({error}).", str(path), GIVE_ANOTHER) from error
+        raise LoraTrainError(f"this is not a safetensors file ({error}).", str(path), fix) from error
     return header
 
 
@@ -63,13 +63,13 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path, fix: str = GIVE_ANOTHER) -> dict[str, torch.Tensor]:
     """All tensors of a `.safetensors`, `.ckpt`, `.pt` or `.bin` file, memory-mapped where possible.
 
-    Pickles are read with `weights_only`, so no code in them runs. Raises LoraTrainError.
+    Pickles are read with `weights_only`, so no code in them runs. Raises LoraTrainError, with `fix` as what to do.
     """
     if path.suffix.lower() == ".safetensors":
-        read_header(path)
+        read_header(path, fix)
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
@@ -87,11 +87,11 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise LoraTrainError(
             "this is not a checkpoint, or it contains more than weights, which is not loaded for safety.",
             str(path),
-            GIVE_ANOTHER,
+            fix,
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
     if not tensors:
-        raise LoraTrainError("there are no weights in this file.", str(path), GIVE_ANOTHER)
+        raise LoraTrainError("there are no weights in this file.", str(path), fix)
     return tensors

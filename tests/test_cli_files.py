@@ -53,12 +53,45 @@ def test_the_tools_do_what_they_say(file: Path, tmp_path: Path, capsys: pytest.C
         (["resize", "FILE", "--output", "x", "--module", "a"], "PATTERN=RANK"),
         (["resize", "FILE", "--output", "x", "--keep", "all"], "ratio, cumulative, frobenius"),
         (["merge", "FILE", "--weights", "1", "2", "--output", "x"], "1 files and 2 weights"),
-        (["merge-into", "FILE", "FILE", "--output", "x"], "not a Stable Diffusion checkpoint"),
-        (["extract", "FILE", "FILE", "--rank", "4", "--output", "x"], "not a Stable Diffusion checkpoint"),
+        (["merge-into", "FILE", "FILE", "--output", "x.safetensors"], "not a Stable Diffusion checkpoint"),
+        (["extract", "FILE", "FILE", "--rank", "4", "--output", "x.safetensors"], "not a Stable Diffusion checkpoint"),
         (["metadata", "FILE", "--set", "x"], "FIELD=TEXT"),
+        (["convert", "FILE", "--to", "kohya", "--output", "x.pt"], "Give a name with .safetensors"),
+        (["merge-into", "FILE", "FILE", "--output", "x.ckpt"], "Give a name with .safetensors"),
+        (["metadata", "FILE", "--set", "a=b", "--output", "x"], "Give a name with .safetensors"),
+        (["merge", "FILE", "--weights", "nan", "--output", "x.safetensors"], "finite numbers"),
+        (["merge", "FILE", "--weights", "1e30", "--precision", "fp16", "--output", "x.safetensors"], "F16 cannot hold"),
+        (["merge-into", "FILE", "FILE", "--weights", "inf", "--output", "x.safetensors"], "finite numbers"),
+        (["extract", "FILE", "FILE", "--rank", "4", "--clamp", "-1", "--output", "x.safetensors"], "no quantile"),
+        (["extract", "FILE", "FILE", "--rank", "4", "--clamp", "nan", "--output", "x.safetensors"], "no quantile"),
+        (
+            ["extract", "FILE", "FILE", "--rank", "4", "--min-difference", "nan", "--output", "x.safetensors"],
+            "no difference",
+        ),
+        (["resize", "FILE", "--module", "te_*=1", "--output", "x.safetensors"], "no module is called te_*"),
+        (["inspect", "DAMAGED"], "Give a LoRA file"),
     ],
 )
 def test_mistakes_are_told(arguments: list[str], message: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = [str(file) if word == "FILE" else word for word in arguments]
+    damaged = file.with_name("damaged.safetensors")
+    damaged.write_bytes(b"")
+    given = [{"FILE": str(file), "DAMAGED": str(damaged)}.get(word, word) for word in arguments]
     assert main(["file", *given]) == 2
     assert message in capsys.readouterr().err
+    assert not Path("x.safetensors").exists()
+
+
+def test_all_mistakes_of_a_line_are_told(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = ["--output", str(file)]
+    for arguments, count in (
+        (["merge", "gone", "lost", "--weights", "1", "--rank", "0", *output], 5),
+        (["resize", "gone", "--module", "a", "--module", "b=0", "--conv-rank", "0", *output], 5),
+        (["merge-into", "gone", "lost", "--weights", "nan", *output], 4),
+        (["extract", "gone", "lost", "--clamp", "2", *output], 5),
+        (["compare", "gone", "lost"], 2),
+    ):
+        assert main(["file", *arguments]) == 2
+        assert capsys.readouterr().err.count("error: ") == count, arguments
+    assert main(["file", "inspect", "gone", str(file), "lost"]) == 2
+    shown = capsys.readouterr()
+    assert "lora (6)" in shown.out and shown.err.count("error: ") == 2

@@ -6,6 +6,8 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,11 +129,15 @@ def _add_weights(tool: Any) -> None:
 def _run_inspect(options: argparse.Namespace) -> int:
     from lora_train.lorafile.inspecting import inspect
 
-    reports = [inspect(path) for path in options.files]
+    reports, problems = [], []
+    for path in options.files:
+        try:
+            reports.append(inspect(path))
+        except LoraTrainError as error:
+            problems += error.problems
     if options.json:
         print(json.dumps([report.to_dict() for report in reports], indent=2, ensure_ascii=False))
-        return 0
-    for report in reports:
+    for report in reports if not options.json else ():
         facts = report.to_dict()
         for field in ("path", "size", "layout", "base", "modules"):
             print(f"{field:9} {facts[field]}")
@@ -144,6 +150,8 @@ def _run_inspect(options: argparse.Namespace) -> int:
             print(f"  {name} = {value[:100]}{' ...' if len(value) > 100 else ''}")
         for line in (*report.problems, *(f"left out: {key}" for key in report.skipped)):
             print(f"problem   {line}")
+    if problems:
+        raise LoraTrainError.of(problems)
     return 0
 
 
@@ -165,16 +173,15 @@ def _run_resize(options: argparse.Namespace) -> int:
     from lora_train.lorafile.reading import read_lora
     from lora_train.lorafile.resizing import resize
 
-    rules = {}
-    for rule in options.module:
-        pattern, _, rank = rule.rpartition("=")
-        if not pattern or not rank.isdecimal():
-            raise LoraTrainError(f"{rule!r} is not PATTERN=RANK.", "--module", 'As in "lora_te_*=4".')
-        rules[pattern] = Cut(int(rank))
-    cut = _cut(options, needed=not rules) or Cut()
-    convolutions = Cut(options.conv_rank, options.keep, options.amount) if options.conv_rank is not None else None
+    *rules, cut, convolutions, _, file = _each(
+        *(partial(_module_rule, rule) for rule in options.module),
+        partial(_cut, options, needed=not options.module),
+        partial(_conv_cut, options),
+        partial(_check_output, options),
+        partial(read_lora, options.file),
+    )
     with _Progress() as progress:
-        made, cuts = resize(read_lora(options.file), cut, convolutions, rules, progress)
+        made, cuts = resize(file, cut or Cut(), convolutions, dict(rules), progress)
     write_kohya(made, options.output, options.precision, options.overwrite)
     _print_cuts(cuts)
     print(options.output)
@@ -186,20 +193,32 @@ def _run_merge(options: argparse.Namespace) -> int:
     from lora_train.lorafile.merging import merge
     from lora_train.lorafile.reading import read_lora
 
+    weights, cut, _, *files = _each(
+        partial(_weights, options),
+        partial(_cut, options),
+        partial(_check_output, options),
+        *(partial(read_lora, path) for path in options.files),
+    )
     with _Progress() as progress:
-        made = merge([read_lora(path) for path in options.files], _weights(options), _cut(options), progress)
+        made = merge(files, weights, cut, progress)
     write_kohya(made, options.output, options.precision, options.overwrite)
     print(options.output)
     return 0
 
 
 def _run_merge_into(options: argparse.Namespace) -> int:
+    from lora_train.lorafile.checkpoints import require_checkpoint
     from lora_train.lorafile.merging_into import merge_into
     from lora_train.lorafile.reading import read_lora
 
-    files = [read_lora(path) for path in options.files]
+    weights, _, _, *files = _each(
+        partial(_weights, options),
+        partial(_check_output, options),
+        partial(require_checkpoint, options.checkpoint),
+        *(partial(read_lora, path) for path in options.files),
+    )
     with _Progress() as progress:
-        absent = merge_into(options.checkpoint, files, _weights(options), options.output, options.overwrite, progress)
+        absent = merge_into(options.checkpoint, files, weights, options.output, options.overwrite, progress)
     if absent:
         print(f"note: the checkpoint lacks {len(absent)} of the modules ({absent[0]} ...)", file=sys.stderr)
     print(options.output)
@@ -207,16 +226,20 @@ def _run_merge_into(options: argparse.Namespace) -> int:
 
 
 def _run_extract(options: argparse.Namespace) -> int:
+    from lora_train.lorafile.checkpoints import require_checkpoint
     from lora_train.lorafile.converting import write_kohya
     from lora_train.lorafile.extracting import Extraction, extract
     from lora_train.lorafile.factors import Cut
-    from lora_train.lorafile.writing import refuse_existing
 
-    cut = _cut(options, needed=True)
-    assert cut is not None
-    convolutions = Cut(options.conv_rank, options.keep, options.amount) if options.conv_rank is not None else None
-    how = Extraction(cut, convolutions, options.clamp, options.min_difference, not options.no_text)
-    refuse_existing(options.output, options.overwrite)
+    cut, convolutions, how, *_ = _each(
+        partial(_cut, options, needed=True),
+        partial(_conv_cut, options),
+        partial(Extraction, Cut(), None, options.clamp, options.min_difference, not options.no_text),
+        partial(_check_output, options),
+        partial(require_checkpoint, options.base),
+        partial(require_checkpoint, options.tuned),
+    )
+    how = replace(how, cut=cut, convolutions=convolutions)
     with _Progress() as progress:
         made, cuts = extract(options.base, options.tuned, how, progress)
     write_kohya(made, options.output, options.precision, options.overwrite)
@@ -252,8 +275,9 @@ def _run_compare(options: argparse.Namespace) -> int:
     from lora_train.lorafile.comparing import compare
     from lora_train.lorafile.reading import read_lora
 
+    first, second = _each(*(partial(read_lora, path) for path in options.files))
     with _Progress() as progress:
-        found = compare(read_lora(options.files[0]), read_lora(options.files[1]), progress)
+        found = compare(first, second, progress)
     if options.json:
         print(json.dumps(asdict(found) | {"cosine": found.cosine}, indent=2))
         return 0
@@ -265,6 +289,42 @@ def _run_compare(options: argparse.Namespace) -> int:
         print(f"only in the {side}: {len(names)} modules")
     print(f"cosine of all common modules: {found.cosine:.4f}")
     return 0
+
+
+def _each(*asked: Callable[[], Any]) -> list[Any]:
+    """What all of `asked` return. Raises LoraTrainError with the problems of all that fail, not only the first."""
+    results, problems = [], []
+    for one in asked:
+        try:
+            results.append(one())
+        except LoraTrainError as error:
+            problems += error.problems
+    if problems:
+        raise LoraTrainError.of(problems)
+    return results
+
+
+def _check_output(options: argparse.Namespace) -> None:
+    """Before long work, not after it."""
+    from lora_train.lorafile.writing import check_output
+
+    check_output(options.output, options.overwrite)
+
+
+def _module_rule(rule: str) -> tuple[str, Cut]:
+    from lora_train.lorafile.factors import Cut
+
+    pattern, _, rank = rule.rpartition("=")
+    if not pattern or not rank.isdecimal():
+        raise LoraTrainError(f"{rule!r} is not PATTERN=RANK.", "--module", 'As in "lora_te_*=4".')
+    return pattern, Cut(int(rank))
+
+
+def _conv_cut(options: argparse.Namespace) -> Cut | None:
+    """The cut of 3x3 convolutions, where it is another."""
+    from lora_train.lorafile.factors import Cut
+
+    return Cut(options.conv_rank, options.keep, options.amount) if options.conv_rank is not None else None
 
 
 def _cut(options: argparse.Namespace, needed: bool = False) -> Cut | None:
@@ -279,8 +339,11 @@ def _cut(options: argparse.Namespace, needed: bool = False) -> Cut | None:
 
 
 def _weights(options: argparse.Namespace) -> list[float]:
-    weights: Sequence[float] = options.weights if options.weights is not None else [1.0] * len(options.files)
-    return list(weights)
+    from lora_train.lorafile.merging import check_weights
+
+    weights: list[float] = options.weights if options.weights is not None else [1.0] * len(options.files)
+    check_weights(len(options.files), weights)
+    return weights
 
 
 def _print_cuts(cuts: Sequence[ModuleCut]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -36,6 +38,8 @@ _RULE_VALUES: dict[str, Callable[[str], Any]] = {
     "train_on_input": lambda text: _flag(text),
     "dora_wd": lambda text: _flag(text),
 }
+
+_RULE_RANGES = {"dim": (0, 4096), "alpha": (0, 65_536), RULE_LR: (0, 10), "constraint": (0, 1000)}
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,16 @@ def parse_rule(text: str) -> Rule:
             raise ValueError(f"{value!r} is not a value for {name}") from None
     if values.get("kind", KINDS[0]) not in KINDS:
         raise ValueError(f"the kind {values['kind']!r} is not known (known: {', '.join(KINDS)})")
-    if values.get("dim", 1) < 0 or values.get(RULE_LR, 0.0) < 0:
-        raise ValueError("dim and lr must not be negative")
+    for name, (low, high) in _RULE_RANGES.items():
+        if not low <= values.get(name, low) <= high:
+            raise ValueError(f"{name}={values[name]} is out of range ({low} to {high})")
+    if not _is_factor(values.get("factor", -1)):
+        raise ValueError("factor must be -1 or more than 0")
     return Rule(compiled, False, values)
+
+
+def _is_factor(value: int) -> bool:
+    return value == -1 or value > 0
 
 
 def _flag(text: str) -> bool:
@@ -128,7 +139,9 @@ def _number(text: str) -> float:
 def network_problems(options: NetworkOptions) -> list[Problem]:
     """Options of the network that do not fit together, or cannot be read."""
     found = _rule_problems(options) + _block_problems(options)
-    kinds = {options.kind} | set(_ruled_kinds(options))
+    rules = _read_rules(options)
+    kinds = {options.kind} | {rule.values["kind"] for rule in rules if "kind" in rule.values}
+    decomposed = options.dora_wd or any(rule.values.get("dora_wd") for rule in rules)
 
     def refuse(when: bool, what: str, field: str, fix: str) -> None:
         if when:
@@ -141,12 +154,12 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
         f"Choose from: {', '.join(DECOMPOSED)}.",
     )
     refuse(
-        bool(options.network_dropout) and (kinds != {"lora"} or options.dora_wd),
+        bool(options.network_dropout) and (kinds != {"lora"} or decomposed),
         "works between the two matrices of LoRA only.",
         "network_dropout",
         "Use rank_dropout or module_dropout.",
     )
-    unscalable = sorted(kinds - {*SCALABLE}) or (["dora"] if options.dora_wd else [])
+    unscalable = sorted(kinds - {*SCALABLE}) or (["dora"] if decomposed else [])
     refuse(
         options.scale_weight_norms is not None and bool(unscalable),
         f"does not work on {', '.join(unscalable)}, whose change cannot be scaled.",
@@ -178,7 +191,13 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
         "base_weights_multiplier",
         "Give one for each file; missing ones are 1.",
     )
-    refuse(options.factor == 0 or options.factor < -1, "must be -1 or more than 0.", "factor", "8 is usual.")
+    refuse(
+        not all(map(math.isfinite, options.base_weights_multiplier)),
+        "has values that are not finite numbers.",
+        "base_weights_multiplier",
+        "1 is usual.",
+    )
+    refuse(not _is_factor(options.factor), "must be -1 or more than 0.", "factor", "8 is usual.")
     return found
 
 
@@ -192,14 +211,13 @@ def _rule_problems(options: NetworkOptions) -> list[Problem]:
     return found
 
 
-def _ruled_kinds(options: NetworkOptions) -> list[str]:
-    kinds = []
-    for rule in options.network_rules:
-        try:
-            kinds.append(parse_rule(rule).values.get("kind", options.kind))
-        except ValueError:
-            continue
-    return kinds
+def _read_rules(options: NetworkOptions) -> list[Rule]:
+    """The rules that can be read; the others are told by `_rule_problems`."""
+    rules = []
+    for text in options.network_rules:
+        with suppress(ValueError):
+            rules.append(parse_rule(text))
+    return rules
 
 
 def _block_problems(options: NetworkOptions) -> list[Problem]:
@@ -240,6 +258,7 @@ _NOT_ARGUMENTS = (
 def network_module(options: NetworkOptions) -> str:
     """kohya's `ss_network_module`: its own LoRA, or LyCORIS."""
     plain = options.kind == "lora" and not (options.dora_wd or options.use_tucker or options.train_norm)
+    plain = plain and not any(rule.values.keys() & {"kind", "dora_wd", "use_tucker"} for rule in _read_rules(options))
     return "networks.lora" if plain and not options.rs_lora else "lycoris.kohya"
 
 
@@ -257,6 +276,33 @@ def network_arguments(options: NetworkOptions) -> dict[str, str]:
     if not options.conv_dim:
         told.pop("conv_alpha", None)
     return told
+
+
+# what concerns one training, not what the network is
+_OF_THE_RUN = frozenset(
+    (
+        "rank_dropout",
+        "module_dropout",
+        "loraplus_lr_ratio",
+        "loraplus_unet_lr_ratio",
+        "loraplus_text_encoder_lr_ratio",
+        "down_lr_weight",
+        "mid_lr_weight",
+        "up_lr_weight",
+        "block_lr_zero_threshold",
+    )
+)
+
+
+def continued_arguments(options: NetworkOptions, metadata: Mapping[str, str]) -> dict[str, str]:
+    """`ss_network_args` of a network that goes on from a file with this metadata: its form is the file's, dropouts and
+    rates are this run's."""
+    try:
+        before = json.loads(metadata.get("ss_network_args", "{}"))
+    except (ValueError, RecursionError):
+        before = {}
+    form = {k: v for k, v in before.items() if k not in _OF_THE_RUN} if isinstance(before, dict) else {}
+    return form | {k: v for k, v in network_arguments(options).items() if k in _OF_THE_RUN}
 
 
 def _text(value: Any) -> str:

@@ -49,10 +49,15 @@ class Checkpoint:
     get: Callable[[str], torch.Tensor]
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a `.safetensors` (memory-mapped), or a `.ckpt`, which is read whole. Raises LoraTrainError."""
+def require_checkpoint(path: Path) -> None:
+    """Raise LoraTrainError when there is no such file."""
     if not path.is_file():
         raise LoraTrainError("there is no such checkpoint file.", str(path), "Give one .safetensors or .ckpt file.")
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a `.safetensors` (memory-mapped), or a `.ckpt`, which is read whole. Raises LoraTrainError."""
+    require_checkpoint(path)
     if path.suffix.lower() != ".safetensors":
         tensors = read_tensors(path)
         shapes = {name: tuple(value.shape) for name, value in tensors.items()}

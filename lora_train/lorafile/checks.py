@@ -18,6 +18,9 @@ PARTNERS = (
 )
 """Parts that mean nothing without each other."""
 
+NUMBERS = (ALPHA, "on_input", "scalar")
+"""Parts that are one value; all others have dimensions, and values in them."""
+
 Module = Mapping[str, torch.Tensor]
 
 
@@ -58,9 +61,9 @@ def _missing(name: str, parts: Module) -> str:
 
 
 def _misshapen(name: str, parts: Module) -> str:
-    alpha = parts.get(ALPHA)
-    if alpha is not None and alpha.numel() != 1:
-        return f"{name}.{ALPHA} {tuple(alpha.shape)}"
+    for part, value in parts.items():
+        if value.numel() != 1 if part in NUMBERS else not value.ndim or not value.numel():
+            return f"{name}.{part} {tuple(value.shape)}"
     if DOWN not in parts or UP not in parts:
         return ""
     down, up = parts[DOWN], parts[UP]

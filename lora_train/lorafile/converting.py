@@ -18,7 +18,7 @@ from lora_train.lorafile.adapter_config import METADATA_KEY, make_config
 from lora_train.lorafile.layouts import ALPHA, DORA, DOWN, MID, UP, named
 from lora_train.lorafile.names import COMPONENTS, looks_like_sdxl, path_of, split_name, to_diffusers
 from lora_train.lorafile.reading import ADAPTER_CONFIG, WEIGHTS, LoraFile
-from lora_train.lorafile.writing import KEEP, refuse_existing, write_lora
+from lora_train.lorafile.writing import DTYPES, KEEP, dtype_name, is_finite, refuse_existing, write_lora
 
 PEFT_PREFIX = "base_model.model."
 _CONVERTED = {DOWN, UP, MID, ALPHA, DORA}
@@ -78,13 +78,13 @@ def peft_adapters(file: LoraFile) -> dict[str, tuple[dict[str, torch.Tensor], di
 def write_kohya(file: LoraFile, path: Path, precision: str = KEEP, overwrite: bool = False) -> None:
     """Write `file` in kohya's layout. Raises LoraTrainError when it exists or cannot be written."""
     metadata = {key: value for key, value in file.metadata.items() if key not in ("format", METADATA_KEY)}
-    write_lora(path, file.tensors, metadata, precision, overwrite)
+    _write(path, file.tensors, metadata, precision, overwrite)
 
 
 def write_diffusers(file: LoraFile, path: Path, precision: str = KEEP, overwrite: bool = False) -> None:
     """Write `file` in diffusers' layout. Raises LoraTrainError when it exists or cannot be held or written."""
     metadata = {key: value for key, value in file.metadata.items() if key != METADATA_KEY}
-    write_lora(path, diffusers_tensors(file), metadata | {"format": "pt"}, precision, overwrite)
+    _write(path, diffusers_tensors(file), metadata | {"format": "pt"}, precision, overwrite)
 
 
 def write_peft(file: LoraFile, folder: Path, precision: str = KEEP, overwrite: bool = False) -> None:
@@ -98,7 +98,7 @@ def write_peft(file: LoraFile, folder: Path, precision: str = KEEP, overwrite: b
         refuse_existing(folder / component / ADAPTER_CONFIG, overwrite)
     metadata = {key: value for key, value in file.metadata.items() if key != METADATA_KEY} | {"format": "pt"}
     for component, (tensors, config) in adapters.items():
-        write_lora(folder / component / WEIGHTS[0], tensors, metadata, precision, overwrite)
+        _write(folder / component / WEIGHTS[0], tensors, metadata, precision, overwrite)
         write_json(folder / component / ADAPTER_CONFIG, config)
 
 
@@ -108,6 +108,18 @@ WRITERS: dict[str, Callable[[LoraFile, Path, str, bool], None]] = {
     "peft": write_peft,
 }
 """Layouts that can be written; peft's goes into a folder."""
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], precision: str, over: bool) -> None:
+    for name, value in tensors.items():
+        cast = value.to(DTYPES.get(precision, value.dtype))
+        if not is_finite(cast):
+            raise LoraTrainError(
+                f"{name} has values that {dtype_name(cast)} cannot hold.",
+                str(path),
+                "Give smaller strengths, or write it as fp32 or bf16.",
+            )
+    write_lora(path, tensors, metadata, precision, over)
 
 
 def _pairs(file: LoraFile) -> list[_Pair]:

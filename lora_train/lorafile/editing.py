@@ -12,7 +12,7 @@ from typing import IO
 from lora_train.atomic import writing
 from lora_train.errors import LoraTrainError
 from lora_train.lorafile.reading import file_metadata
-from lora_train.lorafile.writing import LEGACY_AT, LEGACY_LENGTH, header_bytes, refuse_existing
+from lora_train.lorafile.writing import LEGACY_AT, LEGACY_LENGTH, check_output, header_bytes
 from lora_train.tensors import read_header, read_tensors
 
 THUMBNAIL = "modelspec.thumbnail"
@@ -44,7 +44,7 @@ def edit_metadata(
     """
     if path.suffix.lower() != ".safetensors":
         raise LoraTrainError("only .safetensors files have metadata.", str(path), "Convert it first.")
-    refuse_existing(output, overwrite)
+    check_output(output, overwrite)
     read_tensors(path)  # whether it is whole: the library checks every offset
     header = {name: entry for name, entry in read_header(path).items() if name != "__metadata__"}
     before = {} if strip else file_metadata(path)

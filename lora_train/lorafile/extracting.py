@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,12 @@ class Extraction:
     min_difference: float = 0.0
     """Modules whose weights differ nowhere by more are left out."""
     text: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clamp <= 1:
+            raise LoraTrainError(f"{self.clamp:g} is no quantile.", "clamp", "Give more than 0, up to 1 (not at all).")
+        if not 0 <= self.min_difference < math.inf:
+            raise LoraTrainError(f"{self.min_difference:g} is no difference.", "min-difference", "Give 0 or more.")
 
 
 def extract(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -64,9 +65,16 @@ def _beside(found: list[tuple[Factors, float]]) -> Factors:
     return Factors(torch.cat(ups, 1), torch.cat(downs), found[0][0].shape)
 
 
+def check_weights(files: int, weights: Sequence[float]) -> None:
+    """Raise LoraTrainError unless there is a finite number for each of so many files."""
+    if not files or files != len(weights):
+        raise LoraTrainError(f"there are {files} files and {len(weights)} weights.", "weights", "Give one each.")
+    if not all(map(math.isfinite, weights)):
+        raise LoraTrainError("not all weights are finite numbers.", "weights", "1 is usual.")
+
+
 def _require_alike(files: Sequence[LoraFile], weights: Sequence[float]) -> None:
-    if not files or len(files) != len(weights):
-        raise LoraTrainError(f"there are {len(files)} files and {len(weights)} weights.", "weights", "Give one each.")
+    check_weights(len(files), weights)
     for file in files:
         require_factors(file, "merged")
     bases = {base: file.path.name for file in files if (base := made_for(file))}

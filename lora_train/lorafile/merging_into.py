@@ -15,8 +15,9 @@ from lora_train.lorafile.base_model import made_for
 from lora_train.lorafile.checkpoints import Checkpoint, Place, open_checkpoint, places_of
 from lora_train.lorafile.deltas import deltas_for
 from lora_train.lorafile.layouts import named
+from lora_train.lorafile.merging import check_weights
 from lora_train.lorafile.reading import LoraFile
-from lora_train.lorafile.writing import Progress, Slot, no_progress, refuse_existing, write_stream
+from lora_train.lorafile.writing import Progress, Slot, check_output, is_finite, no_progress, write_stream
 
 MERGED = "lora_train.merged"
 """Metadata of the result: names, weights and hashes of what was merged, as JSON."""
@@ -47,11 +48,10 @@ def merge_into(
     """Write `checkpoint` with weight x delta of each file added, in its own dtypes; sums are in fp32.
 
     Returns the names of modules that the checkpoint lacks, which are left out.
-    Raises LoraTrainError when a file fits no module, or shapes differ, or the output exists.
+    Raises LoraTrainError when a file fits no module, shapes differ, sums are too large, or the output exists.
     """
-    if not files or len(files) != len(weights):
-        raise LoraTrainError(f"there are {len(files)} files and {len(weights)} weights.", "weights", "Give one each.")
-    refuse_existing(output, overwrite)
+    check_weights(len(files), weights)
+    check_output(output, overwrite)
     base = open_checkpoint(checkpoint)
     changes, unmatched = _changes(base, files, weights)
     slots = {
@@ -116,4 +116,11 @@ def _changed(base: Checkpoint, key: str, changes: Sequence[_Change]) -> torch.Te
             ) from error
         if delta is not None:
             place.view(summed).add_(delta, alpha=change.weight)
-    return summed.to(original.dtype)
+    merged = summed.to(original.dtype)
+    if not is_finite(merged) and is_finite(original):
+        raise LoraTrainError(
+            f"{key} would have values that its {base.dtypes[key]} cannot hold.",
+            ", ".join(str(file) for file in dict.fromkeys(change.file for change in changes)),
+            "Give smaller weights.",
+        )
+    return merged

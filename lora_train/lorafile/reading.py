@@ -75,7 +75,11 @@ def file_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file; other files have none. Raises LoraTrainError."""
     if path.suffix.lower() != ".safetensors":
         return {}
-    found = read_header(path).get("__metadata__", {})
+    return _texts(read_header(path))
+
+
+def _texts(header: Mapping[str, object]) -> dict[str, str]:
+    found = header.get("__metadata__", {})
     return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
@@ -96,12 +100,12 @@ def _raw(path: Path) -> _Raw:
 
 
 def _raw_file(path: Path) -> _Raw:
-    metadata = file_metadata(path)
+    metadata = _texts(read_header(path, _GIVE)) if path.suffix.lower() == ".safetensors" else {}
     configs = configs_in_metadata(metadata)
     beside = path.parent / ADAPTER_CONFIG
     if path.name in WEIGHTS and beside.is_file():
         configs[""] = _config(beside)
-    return read_tensors(path), metadata, configs
+    return read_tensors(path, _GIVE), metadata, configs
 
 
 def _raw_parts(files: Mapping[str, Path]) -> _Raw:

@@ -37,10 +37,13 @@ def resize(
 
     `rules` are cuts by module name with `*` and `?`; the first that fits goes before the others. Ranks never
     grow: nothing would be gained. alpha / rank stays, so alpha changes with the rank.
-    Raises LoraTrainError for kinds that two factors cannot express.
+    Raises LoraTrainError for kinds that two factors cannot express, and for rules that fit no module.
     """
     modules = file.by_module()
     require_factors(file, "resized")
+    idle = [pattern for pattern in rules or {} if not any(fnmatchcase(name, pattern) for name in modules)]
+    if idle:
+        raise LoraTrainError(f"no module is called {', '.join(idle)}.", str(file.path), "As in lora_te_* or *attn2*.")
     tensors: dict[str, torch.Tensor] = {}
     done = []
     for number, (name, parts) in enumerate(modules.items()):

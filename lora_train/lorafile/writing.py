@@ -77,9 +77,22 @@ def write_lora(
 
     Raises LoraTrainError when it exists or cannot be written.
     """
-    refuse_existing(path, overwrite)
+    check_output(path, overwrite)
     cast = {name: value.to(DTYPES.get(precision, value.dtype)) for name, value in tensors.items()}
     write_bytes(path, serialise(cast, metadata | model_hashes(cast, metadata)))
+
+
+def is_finite(value: torch.Tensor) -> bool:
+    """Whether a tensor of any dtype has neither NaN nor infinite values."""
+    return not value.is_floating_point() or bool(torch.isfinite(value.float()).all())
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+    """Raise LoraTrainError when `path` is no name for a safetensors file, which readers know by its end, or is there
+    and may not be overwritten."""
+    if path.suffix.lower() != ".safetensors":
+        raise LoraTrainError("the file would be a safetensors file.", str(path), "Give a name with .safetensors.")
+    refuse_existing(path, overwrite)
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from lora_train.config import NetworkOptions
-from lora_train.config.network import DECOMPOSED, RULE_LR, block_weights, parse_rule
+from lora_train.config.network import DECOMPOSED, RULE_LR, Rule, block_weights, parse_rule
 from lora_train.errors import LoraTrainError
 from lora_train.networks.base import NORMS, Form
 from lora_train.networks.blocks import Layout, block_of, layout_of
+from lora_train.networks.registry import KINDS
 
 RANKLESS = ("ia3", "full", "norm")
 """Kinds that have no rank."""
@@ -46,22 +47,37 @@ def plan_of(
     """The parts of all modules that get a network.
 
     `bases` are all modules that could get one (with 3x3 convolutions and norms), `usual` the names of those that get
-    one by default. Blocks come first, then the first rule whose pattern is found in the name. `options` has its
-    automatic choices filled in.
+    one by default. Blocks come first, then the first rule whose pattern is found in the name and whose kind can
+    change the module. `options` has its automatic choices filled in. Raises LoraTrainError for lists of another length
+    and for patterns that are found nowhere.
     """
     weights = _weights(options, layout_of(bases))
     rules = [parse_rule(rule) for rule in options.network_rules]
+    idle = [rule.pattern.pattern for rule in rules if not any(map(rule.pattern.search, bases))]
+    if idle:
+        raise LoraTrainError(
+            f"no module of this base model has {' or '.join(map(repr, idle))} in its name.",
+            "network.network_rules",
+            f"Names are those in files, as {min(bases)}.",
+        )
     plan = {}
     for name, base in bases.items():
         if not any(name.startswith(prefix + "_") for prefix in prefixes):
             continue
         part = _default(options, name, base, name in usual, weights)
-        rule = next((rule for rule in rules if rule.pattern.search(name)), None)
+        rule = next((rule for rule in rules if rule.pattern.search(name) and _concerns(rule, base, part)), None)
         if rule is not None:
             part = None if rule.off else _ruled(part or _blank(options, base), rule.values)
         if part is not None and (part.form.rank > 0 or part.kind in RANKLESS) and part.rate.factor != 0:
             plan[name] = part
     return plan
+
+
+def _concerns(rule: Rule, base: nn.Module, part: Part | None) -> bool:
+    """Whether the rule counts for a module with this part: norms get a network only where one is asked for."""
+    if "kind" in rule.values:
+        return isinstance(base, KINDS[rule.values["kind"]].bases)
+    return rule.off or part is not None or not isinstance(base, NORMS)
 
 
 def rates_of(options: NetworkOptions, names: Iterable[str]) -> dict[str, Rate]:

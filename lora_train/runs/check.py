@@ -93,8 +93,13 @@ def _network_files(config: RunConfig, host: Host) -> list[Problem]:
     found = []
     for name, field in named:
         try:
-            if not allowed(name, host, field).is_file():
+            path = allowed(name, host, field)
+            if not path.is_file():
                 found.append(Problem(f"there is no LoRA file {name}.", field, "Give the path of a .safetensors file."))
+            else:
+                from lora_train.lorafile.reading import read_lora
+
+                read_lora(path)
         except LoraTrainError as error:
             found += error.problems
     return found

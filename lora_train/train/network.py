@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 import torch
 
 from lora_train.config import NetworkOptions, RunConfig
-from lora_train.lorafile.reading import read_lora
+from lora_train.config.network import SCALABLE, continued_arguments
+from lora_train.errors import LoraTrainError, Problem
+from lora_train.lorafile.inspecting import kind_name
+from lora_train.lorafile.reading import LoraFile, read_lora
+from lora_train.lorafile.resizing import dimensions
 from lora_train.models.base import BaseModel
 from lora_train.networks.base import Drop
 from lora_train.networks.inject import Dropping, NetworkSet, create_planned, load_networks, targets
@@ -49,15 +54,35 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
         network = create_planned(model, plan, generator)
         return Built(network, {name: part.rate for name, part in plan.items()})
     file = read_lora(Path(options.network_weights).expanduser())
+    _require_kinds(options, file)
     network = load_networks(model, file.by_module(), prefixes, str(file.path))
     rates = rates_of(options, network.named())
     for name, loaded in network.named().items():
         loaded.requires_grad_(rates[name].factor != 0)
-    ranks = {value.shape[0] for key, value in file.tensors.items() if key.endswith("lora_down.weight")}
-    told = {"ss_network_dim": str(min(ranks)) if len(ranks) == 1 else "Dynamic"}
-    told |= {key: value for key, value in file.metadata.items() if key.startswith("ss_network_")}
-    told |= {"ss_network_weights": file.path.name}
+    told = _told_of(file) | {"ss_network_args": json.dumps(continued_arguments(options, file.metadata))}
     return Built(network, rates, told)
+
+
+def _told_of(file: LoraFile) -> dict[str, str]:
+    """What the metadata says of a network that a file brought: as its file had it, else as its tensors are."""
+    of_file = ("ss_network_module", "ss_network_dim", "ss_network_alpha")
+    known = {key: file.metadata[key] for key in of_file if key in file.metadata}
+    return dimensions(file.tensors) | known | {"ss_network_weights": file.path.name}
+
+
+def _require_kinds(options: NetworkOptions, file: LoraFile) -> None:
+    """Raise LoraTrainError when the file has kinds of networks that an option does not work on."""
+    kinds = {kind_name(parts) for parts in file.by_module().values()}
+    problems = [
+        Problem(f"does not work on {', '.join(odd)}, which {file.path} has.", field, "Leave it out.")
+        for field, value, able in (
+            ("network.scale_weight_norms", options.scale_weight_norms, SCALABLE),
+            ("network.network_dropout", options.network_dropout, ("lora",)),
+        )
+        if value and (odd := sorted(kinds - {*able}))
+    ]
+    if problems:
+        raise LoraTrainError.of(problems)
 
 
 def parameter_groups(

@@ -91,6 +91,14 @@ WRONG = {
     "infinities that cancel": (_changed(UP, torch.tensor([[float("inf"), float("-inf"), 0, 0]] * 8)), UP),
     "alpha is NaN": (_changed(NAME.replace("lora_down.weight", "alpha"), torch.tensor(float("nan"))), "alpha"),
     "alpha is a vector": (_changed(NAME.replace("lora_down.weight", "alpha"), torch.ones(2)), "alpha"),
+    "a scalar in another kind": (
+        {"lora_unet_x.lokr_w1": torch.ones(()), "lora_unet_x.lokr_w2": torch.ones(2, 2)}, "lora_unet_x.lokr_w1 ()"
+    ),
+    "nothing in another kind": (
+        {"lora_unet_x.lokr_w1": torch.ones(2, 2), "lora_unet_x.lokr_w2": torch.ones(0, 2)}, "lokr_w2 (0, 2)"
+    ),
+    "no side": ({"lora_unet_x.weight": torch.ones(2), "lora_unet_x.on_input": torch.ones(0)}, "on_input (0,)"),
+    "a scalar magnitude": (_changed(NAME.replace("lora_down.weight", "dora_scale"), torch.ones(())), "dora_scale ()"),
     "alpha alone": ({"lora_unet_x.alpha": torch.ones(())}, "alpha alone"),
     "keys of a checkpoint": ({"model.diffusion_model.out.2.weight": torch.ones(2)}, "model.diffusion_model.out.2"),
     "keys nobody knows": (_changed("first_stage.x", torch.ones(2)), "first_stage.x"),

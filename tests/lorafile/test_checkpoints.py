@@ -153,6 +153,9 @@ def test_half_precision_is_summed_in_fp32(tmp_path: Path) -> None:
     assert found[key].dtype == torch.float16
     assert float((found[key].flatten(1).float() - expected.float()).abs().max()) <= 2e-3 * float(expected.abs().max())
     assert torch.equal(found[key].flatten(1), expected) or (found[key].flatten(1) != expected).float().mean() < 0.01
+    with pytest.raises(LoraTrainError, match="its F16 cannot hold"):
+        merge_into(tmp_path / "half.safetensors", [lora], [1e9], tmp_path / "large.safetensors")
+    assert not (tmp_path / "large.safetensors").exists()
 
 
 @pytest.mark.parametrize("kind", ["loha", "full", "dora"])

@@ -169,33 +169,30 @@ def test_written_read_and_written_are_the_same_bytes_and_deltas(
     tensors["lora_unet_mid_block_attentions_0_proj_in.alpha"] = torch.tensor(1.0)
     file = LoraFile(tmp_path / "x", tensors, {"ss_base_model_version": "sd_v1", "ss_x": "ü", "b": "1"})
     write = WRITERS[layout]
-    write(file, tmp_path / "one", "keep", False)
-    first = read_lora(_named(tmp_path / "one", layout))
+    one, two = (tmp_path / _called(name, layout) for name in ("one", "two"))
+    write(file, one, "keep", False)
+    first = read_lora(one)
     assert first.layout == layout
     assert apart(deltas(first.tensors), deltas(tensors)) < 1e-6
-    write(first, tmp_path / "two", "keep", False)
-    for path in (tmp_path / "one").rglob("*") if layout == "peft" else [tmp_path / "one"]:
+    write(first, two, "keep", False)
+    for path in one.rglob("*") if layout == "peft" else [one]:
         if path.is_file():
-            other = tmp_path / "two" / path.relative_to(tmp_path / "one") if layout == "peft" else tmp_path / "two"
-            assert path.read_bytes() == other.read_bytes()
+            assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
 
 
-def _named(path: Path, layout: str) -> Path:
-    """A copy that is called as what it is."""
-    if layout == "peft":
-        return path
-    copy = path.with_suffix(".safetensors")
-    copy.write_bytes(path.read_bytes())
-    return copy
+def _called(name: str, layout: str) -> str:
+    """peft's is a folder."""
+    return name if layout == "peft" else f"{name}.safetensors"
 
 
 @pytest.mark.parametrize("layout", WRITERS)
 def test_nothing_is_overwritten_unasked(layout: str, tmp_path: Path) -> None:
     file = LoraFile(tmp_path / "x", lora_tensors(), {})
-    WRITERS[layout](file, tmp_path / "one", "keep", False)
+    path = tmp_path / _called("one", layout)
+    WRITERS[layout](file, path, "keep", False)
     with pytest.raises(LoraTrainError, match="exists already"):
-        WRITERS[layout](file, tmp_path / "one", "keep", False)
-    WRITERS[layout](file, tmp_path / "one", "keep", True)
+        WRITERS[layout](file, path, "keep", False)
+    WRITERS[layout](file, path, "keep", True)
 
 
 def test_pefts_configuration_tells_alphas(tmp_path: Path) -> None:

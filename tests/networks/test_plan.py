@@ -131,6 +131,27 @@ def test_rules_by_name() -> None:
     assert not decomposed[MID].form.dora_wd and decomposed[FIRST].form.dora_wd
 
 
+def test_a_rule_counts_only_for_what_its_kind_can_change() -> None:
+    """A norm network on a Linear would be written, and then fit nothing."""
+    assert {name: part.kind for name, part in plan(network_rules=(".: kind=norm",)).items()} == {
+        name: "norm" if name == NORM else "lora" for name in (FIRST, MID, LAST, TEXT, NORM)
+    }
+    assert NORM not in plan(network_rules=("down: dim=2",)) and NORM not in plan(network_rules=(".: kind=lokr",))
+    beside = plan(train_norm=True, network_rules=(".: kind=lokr", "norm: lr=1e-5"))
+    assert (beside[NORM].kind, beside[NORM].rate.lr, beside[CONV].kind) == ("norm", 1e-5, "lokr")
+
+
+def test_a_rule_that_is_found_nowhere_is_told() -> None:
+    with pytest.raises(LoraTrainError, match=r"has 'dwon' or 'input_blocks' in its name"):
+        plan(network_rules=("dwon: off", "mid: dim=2", "input_blocks: dim=2"))
+
+
+def test_rules_that_make_dora_count_as_dora() -> None:
+    """Neither can be done to it; the first was a NotImplementedError, the second did nothing."""
+    options = replace(OPTIONS, scale_weight_norms=1.0, network_dropout=0.1, network_rules=("attn2: dora_wd=true",))
+    assert {p.where for p in network_problems(options)} == {"network.scale_weight_norms", "network.network_dropout"}
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
@@ -140,7 +161,12 @@ def test_rules_by_name() -> None:
         ("a: dimm=4", "'dimm' is not known"),
         ("a: kind=lorax", "'lorax' is not known"),
         ("a: use_tucker=maybe", "'maybe' is not a value"),
-        ("a: dim=-1", "must not be negative"),
+        ("a: dim=-1", "dim=-1 is out of range"),
+        ("a: dim=5000", "dim=5000 is out of range"),
+        ("a: alpha=nan", "alpha=nan is out of range"),
+        ("a: lr=inf", "lr=inf is out of range"),
+        ("a: constraint=-1", "constraint=-1.0 is out of range"),
+        ("a: factor=0", "factor must be -1 or more"),
     ],
 )
 def test_rules_that_cannot_be_read(rule: str, message: str) -> None:
@@ -164,7 +190,7 @@ def test_what_does_not_go_together_is_told_at_once() -> None:
         scale_weight_norms=1.0,
         init_lora_weights="pissa",
         network_weights="x.safetensors",
-        base_weights_multiplier=(1.0,),
+        base_weights_multiplier=(math.nan,),
         network_rules=("a",),
         block_dims=(4, 4),
         block_alphas=(-1.0,) * 25,
@@ -183,6 +209,8 @@ def test_what_does_not_go_together_is_told_at_once() -> None:
 
 def test_arguments_are_what_kohya_would_have_been_given() -> None:
     assert (network_module(OPTIONS), network_arguments(OPTIONS)) == ("networks.lora", {})
+    assert network_module(replace(OPTIONS, network_rules=("attn1: dim=4",))) == "networks.lora"
+    assert network_module(replace(OPTIONS, network_rules=("attn1: kind=loha",))) == "lycoris.kohya"
     locon = replace(OPTIONS, conv_dim=4, conv_alpha=1.0, rank_dropout=0.1, loraplus_lr_ratio=16.0)
     assert network_module(locon) == "networks.lora"
     told = {"conv_dim": "4", "conv_alpha": "1", "rank_dropout": "0.1", "loraplus_lr_ratio": "16"}

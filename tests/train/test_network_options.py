@@ -218,6 +218,26 @@ def test_going_on_from_a_file(trained: Callable[..., LoraFile], tmp_path: Path, 
         trained(network_weights=str(tmp_path / "odd.safetensors"))
 
 
+def test_what_a_continued_network_tells_of_itself(trained: Callable[..., LoraFile], tmp_path: Path) -> None:
+    """Its form is the file's; dropouts and rates are those of this run, not of the one before."""
+    first = trained(network_dim=3, network_alpha=1.5, conv_dim=2, network_dropout=0.2, loraplus_lr_ratio=4.0)
+    again = trained(network_weights=str(first.path), network_dim=8, rank_dropout=0.25)
+    assert json.loads(again.metadata["ss_network_args"]) == {"conv_dim": "2", "conv_alpha": "1", "rank_dropout": "0.25"}
+    assert again.metadata["ss_network_dropout"] == "None"
+    assert (again.metadata["ss_network_dim"], again.metadata["ss_network_alpha"]) == ("3", "1.5")
+    write_lora(tmp_path / "bare.safetensors", trained(network_dim=3, network_alpha=1.5).tensors, {}, "fp32", False)
+    bare = trained(network_weights=str(tmp_path / "bare.safetensors"), network_dim=8, network_alpha=8.0)
+    assert (bare.metadata["ss_network_dim"], bare.metadata["ss_network_alpha"]) == ("3", "1.5")
+
+
+def test_going_on_from_a_kind_that_an_option_does_not_work_on(trained: Callable[..., LoraFile]) -> None:
+    first = trained(network_rules=("attn1: kind=oft",), train={"max_train_steps": 1})
+    with pytest.raises(LoraTrainError) as caught:
+        trained(network_weights=str(first.path), scale_weight_norms=1.0, network_dropout=0.1)
+    assert [p.where for p in caught.value.problems] == ["network.scale_weight_norms", "network.network_dropout"]
+    assert all("does not work on oft" in p.what for p in caught.value.problems)
+
+
 def test_a_merged_base_is_another_base(trained: Callable[..., LoraFile]) -> None:
     """Merging a LoRA and its negative gives the run on the base as it is, within rounding."""
     other = trained(train={"max_train_steps": 2, "learning_rate": 0.05, "unet_lr": 0.05})
@@ -243,6 +263,13 @@ def test_files_that_are_not_there_are_told_before_the_start(make_config: Make, h
     with pytest.raises(LoraTrainError) as caught:
         run_training(config, host)
     assert [p.where for p in caught.value.problems] == ["network.base_weights", "network.network_weights"]
+    for name in ("gone", "lost"):
+        (host.data_dir() / f"{name}.safetensors").parent.mkdir(parents=True, exist_ok=True)
+        (host.data_dir() / f"{name}.safetensors").write_bytes(b"")
+    damaged = [str(host.data_dir() / f"{name}.safetensors") for name in ("lost", "gone")]
+    with pytest.raises(LoraTrainError) as caught:
+        run_training(make_config(network={"network_weights": damaged[1], "base_weights": (damaged[0],)}), host)
+    assert [p.where for p in caught.value.problems] == damaged
     assert not (host.data_dir() / "runs").exists()
 
 
