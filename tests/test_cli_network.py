@@ -32,6 +32,10 @@ def test_every_kind_has_its_name() -> None:
     assert set(KINDS) <= set(ALGORITHMS)
 
 
+def test_lycoris_name_of_oft() -> None:
+    assert network("--args algo=diag-oft").kind == "oft"
+
+
 def test_locon_has_convolutions_of_the_same_dimension_unless_told() -> None:
     assert network("--algo locon --dim 8").conv_dim == 8
     assert network("--algo locon --dim 8 --conv-dim 4").conv_dim == 4

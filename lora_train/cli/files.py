@@ -192,6 +192,7 @@ def _run_merge(options: argparse.Namespace) -> int:
     from lora_train.lorafile.converting import write_kohya
     from lora_train.lorafile.merging import merge
     from lora_train.lorafile.reading import read_lora
+    from lora_train.lorafile.writing import DTYPES
 
     weights, cut, _, *files = _each(
         partial(_weights, options),
@@ -200,7 +201,7 @@ def _run_merge(options: argparse.Namespace) -> int:
         *(partial(read_lora, path) for path in options.files),
     )
     with _Progress() as progress:
-        made = merge(files, weights, cut, progress)
+        made = merge(files, weights, cut, progress, DTYPES.get(options.precision))
     write_kohya(made, options.output, options.precision, options.overwrite)
     print(options.output)
     return 0

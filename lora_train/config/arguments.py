@@ -35,6 +35,7 @@ OTHER_NAMES = {
     "use_conv_cp": "use_tucker",
 }
 """What LyCORIS calls options, and its older names."""
+OTHER_KINDS = {"diag-oft": "oft"}
 
 
 def named_network(network: NetworkOptions, algorithm: str, given: list[str]) -> NetworkOptions:
@@ -63,6 +64,7 @@ def arguments(given: list[str]) -> dict[str, Any]:
             if not equals or name not in hints:
                 raise ValueError("there is no such option of the network")
             if name == "kind":
+                value = OTHER_KINDS.get(value, value)
                 values |= ALGORITHMS.get(value, {"kind": value}) or {"kind": "lora"}
             else:
                 values[name] = _parse(hints[name], value)

@@ -26,18 +26,22 @@ _SHARED_SPEC = (
 
 
 def merge(
-    files: Sequence[LoraFile], weights: Sequence[float], cut: Cut | None = None, progress: Progress = no_progress
+    files: Sequence[LoraFile],
+    weights: Sequence[float],
+    cut: Cut | None = None,
+    progress: Progress = no_progress,
+    dtype: torch.dtype | None = None,
 ) -> LoraFile:
     """One LoRA whose delta is the sum of weight x delta of each file.
 
     Without `cut` exact: ranks are put beside each other, so they add up. With it the best approximation of
-    the cut's rank. The result has the first file's dtype. Raises LoraTrainError when the files do not fit
-    each other, or are of kinds that two factors cannot express.
+    the cut's rank. `dtype` is the result's; None: the widest of the files'. Raises LoraTrainError when the files do
+    not fit each other, or are of kinds that two factors cannot express.
     """
     _require_alike(files, weights)
     modules = [file.by_module() for file in files]
     names = sorted({name for one in modules for name in one})
-    dtype = next(value.dtype for key, value in files[0].tensors.items() if key.endswith(DOWN))
+    dtype = dtype or _widest(files)
     tensors: dict[str, torch.Tensor] = {}
     for number, name in enumerate(names):
         progress(number, len(names))
@@ -56,6 +60,12 @@ def merge(
             tensors[f"{name}.{part}"] = value if part == "alpha" else value.to(dtype)
     progress(len(names), len(names))
     return LoraFile(Path("merged.safetensors"), tensors, _metadata(files, weights) | dimensions(tensors))
+
+
+def _widest(files: Sequence[LoraFile]) -> torch.dtype:
+    """The dtype with the most bytes, the first of those; not one of a byte, in which a sum would be lost."""
+    dtypes = [value.dtype for file in files for key, value in file.tensors.items() if key.endswith(DOWN)]
+    return max([*dtypes, torch.float16], key=lambda one: one.itemsize)
 
 
 def _beside(found: list[tuple[Factors, float]]) -> Factors:

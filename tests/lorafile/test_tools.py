@@ -128,6 +128,28 @@ def test_merging_is_the_weighted_sum(weights: tuple[float, float]) -> None:
         assert float((cut[name] - expected).norm()) == pytest.approx(lost, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "asked", "expected"),
+    [
+        (torch.float8_e4m3fn, torch.float16, None, torch.float16),
+        (torch.float16, torch.float32, None, torch.float32),
+        (torch.bfloat16, torch.float16, None, torch.bfloat16),
+        (torch.float16, torch.float16, torch.float32, torch.float32),
+    ],
+)
+def test_a_sum_has_the_widest_precision_of_its_parts(
+    first: torch.dtype, second: torch.dtype, asked: torch.dtype | None, expected: torch.dtype
+) -> None:
+    files = [_file("one", rank=4), _file("two", rank=2, seed=1)]
+    for file, dtype in zip(files, (first, second)):
+        file.tensors.update({k: v.to(dtype) for k, v in file.tensors.items() if "alpha" not in k})
+    merged = merge(files, (0.7, 0.5), dtype=asked)
+    assert {v.dtype for k, v in merged.tensors.items() if "alpha" not in k} == {expected}
+    exact = deltas(merge(files, (0.7, 0.5), dtype=torch.float32).tensors)
+    for name, found in deltas(merged.tensors).items():
+        assert torch.allclose(found, exact[name], rtol=0.02, atol=0.02 * float(exact[name].abs().max()))
+
+
 def test_the_same_twice_is_double_and_says_so() -> None:
     file = _file("one", {"ss_base_model_version": "sd_v1", "ss_sd_model_name": "x", "ss_seed": "1"})
     merged = merge([file, file], (1.0, 1.0))
