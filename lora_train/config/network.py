@@ -20,6 +20,17 @@ SCALABLE = ("lora", "loha", "lokr", "full", "norm")
 """Kinds whose delta can be shrunk (max-norm scaling)."""
 LYCORIS_NAMES = {"oft": "diag-oft", "lora": "locon"}
 """Where LyCORIS calls a kind otherwise."""
+CONCERNS = {
+    "use_tucker": ("lora", "loha", "lokr"),
+    "factor": ("lokr",),
+    "decompose_both": ("lokr",),
+    "full_matrix": ("lokr",),
+    "unbalanced_factorization": ("lokr",),
+    "constraint": ("oft", "boft"),
+    "rescaled": ("oft", "boft"),
+    "train_on_input": ("ia3",),
+}
+"""The kinds that an option means something for, where it is not all of them."""
 RULE_LR = "lr"
 DEFAULT_DIM = 16
 
@@ -166,6 +177,14 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
         "scale_weight_norms",
         f"Choose from: {', '.join(SCALABLE)}.",
     )
+    default = NetworkOptions()
+    for name, concerned in CONCERNS.items():
+        refuse(
+            getattr(options, name) != getattr(default, name) and not kinds & {*concerned},
+            f"means nothing for {', '.join(sorted(kinds))}.",
+            name,
+            f"Leave it out, or choose the kind {' or '.join(concerned)}.",
+        )
     started = options.init_lora_weights != "default"
     refuse(
         started and (options.kind != "lora" or options.dora_wd or options.use_tucker),

@@ -207,6 +207,14 @@ def test_what_does_not_go_together_is_told_at_once() -> None:
     assert network_problems(OPTIONS) == []
 
 
+def test_an_option_of_another_kind_is_told() -> None:
+    (problem,) = network_problems(NetworkOptions(factor=8))
+    assert (problem.where, problem.what) == ("network.factor", "means nothing for lora.")
+    assert len(network_problems(NetworkOptions(kind="loha", train_on_input=True, rescaled=True))) == 2
+    assert network_problems(NetworkOptions(factor=8, network_rules=("attn1: kind=lokr",))) == []
+    assert network_problems(NetworkOptions(kind="boft", constraint=0.1, rescaled=True)) == []
+
+
 def test_arguments_are_what_kohya_would_have_been_given() -> None:
     assert (network_module(OPTIONS), network_arguments(OPTIONS)) == ("networks.lora", {})
     assert network_module(replace(OPTIONS, network_rules=("attn1: dim=4",))) == "networks.lora"
