@@ -52,6 +52,7 @@ def _followed(pictures: Sequence[Image.Image], scenes: Sequence[Scene]) -> tuple
     return backgrounds, rate(object_followed(p, s.colour) for p, s in zip(pictures, scenes))
 
 
+@pytest.mark.slow
 def test_the_base_follows_prompts(base: Path) -> None:
     """200 random prompts. The background counts as followed when it is the dominant colour (each pixel
     counted for the nearest of the 12 colours); the object's colour when it covers at least 2 %."""
