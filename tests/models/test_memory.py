@@ -33,7 +33,7 @@ CHUNK = 1 << 24
 ROOM = 8 << 30
 
 OPEN = """
-import resource, sys
+import sys
 from pathlib import Path
 import torch
 from lora_train.models.opening import open_model
@@ -41,8 +41,10 @@ model = open_model(Path(sys.argv[1]), keep_dtype=True)
 model.to(torch.device("cpu"), torch.bfloat16)
 touched = sum(float(p.sum()) for root in model.roots().values() for p in root.parameters())
 print(model.family, model.unet.dtype, model.vae.dtype, touched == touched)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+status = Path("/proc/self/status").read_text()
+print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
 """
+"""Not `ru_maxrss`, which also counts what the process was before it started Python: a copy of this one."""
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
