@@ -12,7 +12,7 @@ from lora_train.data.scan import Manifest, as_text
 from lora_train.data.sources import read_pictures
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.runs.captioning import captioning_problems, server_problems
-from lora_train.runs.device import pick_device
+from lora_train.runs.device import pick_device, require_precision
 from lora_train.runs.stages import Stages
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
             found += _output_problems(config, host, own_output)
     if stages.train or stages.latents:
         with noting(found, "train.device"):
-            pick_device(config.train.device)
+            require_precision(pick_device(config.train.device), config.train.mixed_precision)
     if found or manifest is None:
         raise LoraTrainError.of(found)
     return manifest

@@ -22,6 +22,15 @@ def pick_device(asked: str) -> str:
     return asked
 
 
+def require_precision(device: str, precision: str) -> None:
+    """Raise LoraTrainError where this precision would end the whole program: torch 2.1 writes beyond its memory in bf16
+    on a CPU with several threads (seen with 2.1.2; 2.13 does not)."""
+    import torch
+
+    if device == "cpu" and precision == "bf16" and torch.__version__.startswith("2.1."):
+        raise LoraTrainError("torch 2.1 crashes in bf16 on the CPU.", "train.mixed_precision", "Choose fp32.")
+
+
 def fast_bf16() -> bool:
     """Whether this machine computes in bf16 at full speed."""
     import torch

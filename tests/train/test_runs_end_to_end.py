@@ -111,6 +111,16 @@ def test_one_part_only(make_config: Make, host: StandaloneHost, only: str) -> No
     assert all(key.startswith(prefix) for key in read_lora(path).tensors)
 
 
+def test_bf16_is_refused_where_torch_crashes(
+    make_config: Make, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.1.2+cu121")
+    with pytest.raises(LoraTrainError, match="mixed_precision: torch 2.1 crashes in bf16 on the CPU"):
+        run_training(make_config(train={"mixed_precision": "bf16"}), host)
+    assert run_training(make_config(train={"max_train_steps": 1}), host).path
+
+
+@pytest.mark.skipif(torch.__version__.startswith("2.1."), reason="torch 2.1 crashes in bf16 on the CPU")
 def test_bf16_trains_and_keeps_fp32_weights(make_config: Make, host: StandaloneHost) -> None:
     config = make_config(train={"mixed_precision": "bf16", "max_train_steps": 2}, save={"save_precision": "fp32"})
     path = run_training(config, host).path
