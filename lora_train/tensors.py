@@ -95,3 +95,12 @@ def read_tensors(path: Path, fix: str = GIVE_ANOTHER) -> dict[str, torch.Tensor]
     if not tensors:
         raise LoraTrainError("there are no weights in this file.", str(path), fix)
     return tensors
+
+
+def is_finite(value: torch.Tensor) -> bool:
+    """Whether a tensor of any dtype has neither NaN nor infinite values."""
+    if not value.is_floating_point():
+        return True
+    wide = value.float()
+    # the sum is finite unless a value is not, or values are beyond any network's: then each is looked at
+    return bool(torch.isfinite(wide.sum()) or torch.isfinite(wide).all())

@@ -51,11 +51,11 @@ def place_without_upscale(size: Size, resolution: int, step: int) -> Placement:
 
     As sd-scripts does it: of a picture that is too large the side is rounded that changes its shape less.
     """
-    scaled = size
-    if size[0] * size[1] > resolution * resolution:
+    scaled, area = size, resolution * resolution
+    if size[0] * size[1] > area:
         aspect = size[0] / size[1]
-        width = _to_steps(math.sqrt(resolution * resolution * aspect), step)
-        height = _to_steps(resolution * resolution / math.sqrt(resolution * resolution * aspect), step)
+        wide = math.sqrt(area * aspect)
+        width, height = _to_steps(wide, step), _to_steps(area / wide, step)
         by_width = abs(width / _to_steps(width / aspect, step) - aspect)
         by_height = abs(_to_steps(height * aspect, step) / height - aspect)
         scaled = (width, _round(width / aspect)) if by_width < by_height else (_round(height * aspect), height)

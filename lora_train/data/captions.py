@@ -17,11 +17,15 @@ def read_caption(picture: Path) -> str | None:
 
     Raises LoraTrainError when it cannot be read.
     """
-    for extension in CAPTION_EXTENSIONS:
-        file = picture.with_suffix(extension)
-        if os.path.isfile(file):  # Path.is_file raises where the name is too long with that ending
-            return caption_text(caption_bytes(file))
-    return None
+    file = caption_file(picture)
+    return caption_text(caption_bytes(file)) if file else None
+
+
+def caption_file(picture: Path) -> Path | None:
+    """The caption file that counts for `picture`; None without one."""
+    files = (picture.with_suffix(extension) for extension in CAPTION_EXTENSIONS)
+    # Path.is_file raises where the name is too long with that ending
+    return next((file for file in files if os.path.isfile(file)), None)
 
 
 def caption_bytes(file: Path) -> bytes:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from lora_train.atomic import write_text, writing
 from lora_train.config import DataOptions
-from lora_train.data.captioning.store import caption_file, keep_backup
-from lora_train.data.captions import CAPTION_EXTENSIONS
+from lora_train.data.captioning.store import keep_backup
+from lora_train.data.captions import CAPTION_EXTENSIONS, caption_file
 from lora_train.data.formats.dataset_toml import Subset, is_dataset_config, write_dataset_config
 from lora_train.data.formats.imagefolder import write_imagefolder
 from lora_train.data.formats.kohya_metadata import MetadataEntry, metadata_key, write_metadata

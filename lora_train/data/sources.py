@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lora_train.config import DataOptions
 from lora_train.data.captioning.merge import merge
-from lora_train.data.captions import caption_text, with_tag
+from lora_train.data.captions import caption_bytes, caption_text, with_tag
 from lora_train.data.formats.dataset_toml import Subset, read_dataset_config
 from lora_train.data.formats.imagefolder import read_imagefolder
 from lora_train.data.formats.kohya_metadata import find_picture, read_metadata
@@ -124,7 +124,7 @@ def _caption(picture: Path, subset: Subset) -> str:
     beside = picture.with_suffix(subset.caption_extension)
     if not beside.is_file():
         return subset.class_tokens
-    return caption_text(beside.read_bytes())
+    return caption_text(caption_bytes(beside))
 
 
 def _add(manifest: Manifest, path: Path, caption: str, concept: str, repeats: int) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.lorafile.layouts import ALPHA, DOWN, MID, UP, named
+from lora_train.tensors import is_finite
 
 PARTNERS = (
     (DOWN, UP),
@@ -80,11 +81,6 @@ def _misshapen(name: str, parts: Module) -> str:
 
 def _not_finite(name: str, parts: Module) -> str:
     for part, value in parts.items():
-        # the sum is finite unless a value is not, or values are beyond any network's: then each is looked at
-        if (
-            value.is_floating_point()
-            and not torch.isfinite(value.float().sum())
-            and not torch.isfinite(value.float()).all()
-        ):
+        if not is_finite(value):
             return f"{name}.{part}"
     return ""

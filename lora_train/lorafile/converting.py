@@ -18,7 +18,8 @@ from lora_train.lorafile.adapter_config import METADATA_KEY, make_config
 from lora_train.lorafile.layouts import ALPHA, DORA, DOWN, MID, UP, named
 from lora_train.lorafile.names import COMPONENTS, looks_like_sdxl, path_of, split_name, to_diffusers
 from lora_train.lorafile.reading import ADAPTER_CONFIG, WEIGHTS, LoraFile
-from lora_train.lorafile.writing import DTYPES, KEEP, dtype_name, is_finite, refuse_existing, write_lora
+from lora_train.lorafile.writing import DTYPES, KEEP, dtype_name, refuse_existing, write_lora
+from lora_train.tensors import is_finite
 
 PEFT_PREFIX = "base_model.model."
 _CONVERTED = {DOWN, UP, MID, ALPHA, DORA}

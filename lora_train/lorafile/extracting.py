@@ -15,6 +15,7 @@ from lora_train.lorafile.reading import LoraFile
 from lora_train.lorafile.resizing import ModuleCut, dimensions
 from lora_train.lorafile.writing import Progress, no_progress
 from lora_train.models.names import TEXT_TARGETS, UNET_CONV_TARGETS, UNET_TARGETS
+from lora_train.tensors import is_finite
 
 BASES = {
     "sd1": ("sd_v1", "stable-diffusion-v1/lora"),
@@ -64,7 +65,7 @@ def extract(
         require_same_shape(name, place, before, after)
         # the difference of half-precision weights is taken in fp32, where it is exact or nearly so
         delta = place.view(after.get(place.key)).float() - place.view(before.get(place.key)).float()
-        if not torch.isfinite(delta).all():
+        if not is_finite(delta):
             raise LoraTrainError(f"{place.key} has values that are not finite.", f"{base}, {tuned}")
         if float(delta.abs().max()) <= how.min_difference:
             continue

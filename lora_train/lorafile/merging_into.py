@@ -17,7 +17,8 @@ from lora_train.lorafile.deltas import deltas_for
 from lora_train.lorafile.layouts import named
 from lora_train.lorafile.merging import check_weights
 from lora_train.lorafile.reading import LoraFile
-from lora_train.lorafile.writing import Progress, Slot, check_output, is_finite, no_progress, write_stream
+from lora_train.lorafile.writing import Progress, Slot, check_output, no_progress, write_stream
+from lora_train.tensors import is_finite
 
 MERGED = "lora_train.merged"
 """Metadata of the result: names, weights and hashes of what was merged, as JSON."""

@@ -82,11 +82,6 @@ def write_lora(
     write_bytes(path, serialise(cast, metadata | model_hashes(cast, metadata)))
 
 
-def is_finite(value: torch.Tensor) -> bool:
-    """Whether a tensor of any dtype has neither NaN nor infinite values."""
-    return not value.is_floating_point() or bool(torch.isfinite(value.float()).all())
-
-
 def check_output(path: Path, overwrite: bool) -> None:
     """Raise LoraTrainError when `path` is no name for a safetensors file, which readers know by its end, or is there
     and may not be overwritten."""

@@ -145,19 +145,16 @@ class DatasetTab:
         )
 
     def _texts(self, wanted: dict[str, tuple[str, str]], placeholder: str = "") -> None:
+        """Texts, or numbers that may be left open; see `TrainTab._number` for why those are text fields."""
         for name, (label, info) in wanted.items():
-            self._text(name, label, info, placeholder)
-
-    def _text(self, name: str, label: str, info: str, placeholder: str) -> None:
-        """A text, or a number that may be left open; see `TrainTab._number` for why that is a text field."""
-        self._fields[name] = gr.Textbox(
-            DEFAULTS[name],
-            label=label,
-            info=info,
-            placeholder=placeholder,
-            elem_id=f"lora_train_prepare_{name}",
-            max_lines=1,
-        )
+            self._fields[name] = gr.Textbox(
+                DEFAULTS[name],
+                label=label,
+                info=info,
+                placeholder=placeholder,
+                elem_id=f"lora_train_prepare_{name}",
+                max_lines=1,
+            )
 
     def _start(self, given: dict[Any, Any]) -> str:
         """Start a preparation; returns the message for the page. Never raises for what a person can mend."""
@@ -209,17 +206,13 @@ def options_of(values: dict[str, Any]) -> PrepareOptions:
         value = (number.whole if name in WHOLE else number)(name, f"prepare.{name}")
         numbers[name] = getattr(default, name) if value is None else value
     number.check()
-    texts: dict[str, Any] = {
-        name: (values[name] or "").strip() or getattr(default, name)
-        for name in (*TEXTS, *LOOKS)
-        if name != "tag_blacklist"
-    }
-    unwanted = (values["tag_blacklist"] or "").split(",")
+    given: dict[str, Any] = {name: text for name in (*TEXTS, *LOOKS) if (text := (values[name] or "").strip())}
+    if "tag_blacklist" in given:
+        given["tag_blacklist"] = tuple(part for one in given["tag_blacklist"].split(",") if (part := one.strip()))
     return PrepareOptions(
         operations=tuple(name for name in OPERATIONS if values[name]),
         recaption=bool(values["recaption"]),
-        tag_blacklist=tuple(part for one in unwanted if (part := one.strip())),
         **{name: values[name] for name in WHO},
-        **texts,
+        **given,
         **numbers,
     )

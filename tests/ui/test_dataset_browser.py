@@ -55,6 +55,41 @@ def texts(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.glob("*.txt")}
 
 
+def change_all_captions(page: Any) -> None:
+    """A preview changes nothing, an edit does, and undo takes it back."""
+    view = page.locator("#lora_train_dataset")
+    page.locator("#lora_train_captions").click()
+    tags = view.locator(".lora-train-tags")
+    tags.get_by_text("red hat", exact=True).wait_for()
+    page.locator("#lora_train_edit").select_option("replace")
+    view.locator("input[name=pattern]").fill("(red )?hat")
+    view.locator("input[name=by]").fill("cap")
+    page.locator("#lora_train_edit_preview").click()
+    view.get_by_text("2 captions would change.").wait_for()
+    view.locator(".lora-train-changes ins").first.wait_for()
+    shot(page, "dataset-captions")
+    assert tags.get_by_text("cap", exact=True).count() == 0
+    page.locator("#lora_train_edit_apply").click()
+    tags.get_by_text("cap", exact=True).wait_for()
+    page.locator("#lora_train_edit_undo").click()
+    tags.get_by_text("red hat", exact=True).wait_for()
+    assert "Undo: caption of good-1.png" in page.locator("#lora_train_edit_undo").inner_text()
+
+
+def the_form_is_as_it_was(page: Any, folder: Path) -> None:
+    """How the dataset was prepared is shown again after a reload."""
+    shown = "(wanted) => [...document.querySelectorAll('textarea, input')].some((one) => one.value === wanted)"
+    page.wait_for_function(shown, arg=str(folder))  # the server fills all fields at once
+    field = page.locator("#lora_train_dataset_folder textarea, #lora_train_dataset_folder input").first
+    assert field.input_value() == str(folder)
+    assert page.locator("#lora_train_operation_blur input").is_checked()
+    captions_form(page)
+    assert page.locator("#lora_train_prepare_tagger input[value=none]").is_checked()
+    assert page.locator("#lora_train_prepare_recaption input").is_checked()
+    unwanted = page.locator("#lora_train_prepare_tag_blacklist textarea, #lora_train_prepare_tag_blacklist input").first
+    assert unwanted.input_value() == "1girl, *hair"
+
+
 def test_prepare_decide_and_caption(page: Any, folder: Path, tmp_path: Path) -> None:
     before = texts(folder)
     open_tab(page, "Dataset")
@@ -108,36 +143,13 @@ def test_prepare_decide_and_caption(page: Any, folder: Path, tmp_path: Path) -> 
     opened.wait_for(state="hidden")
     card(page, "good-1.png").get_by_text("red hat").wait_for()
 
-    # all captions: a preview changes nothing, an edit does, and undo takes it back
-    page.locator("#lora_train_captions").click()
-    tags = view.locator(".lora-train-tags")
-    tags.get_by_text("red hat", exact=True).wait_for()
-    page.locator("#lora_train_edit").select_option("replace")
-    view.locator("input[name=pattern]").fill("(red )?hat")
-    view.locator("input[name=by]").fill("cap")
-    page.locator("#lora_train_edit_preview").click()
-    view.get_by_text("2 captions would change.").wait_for()
-    view.locator(".lora-train-changes ins").first.wait_for()
-    shot(page, "dataset-captions")
-    assert tags.get_by_text("cap", exact=True).count() == 0
-    page.locator("#lora_train_edit_apply").click()
-    tags.get_by_text("cap", exact=True).wait_for()
-    page.locator("#lora_train_edit_undo").click()
-    tags.get_by_text("red hat", exact=True).wait_for()
-    assert "Undo: caption of good-1.png" in page.locator("#lora_train_edit_undo").inner_text()
+    change_all_captions(page)
 
     page.reload()
     open_tab(page, "Dataset")
     wait_for_outcome(page, "small.png", "Kept by you")
     card(page, "good-1.png").get_by_text("red hat").wait_for()
-    field = page.locator("#lora_train_dataset_folder textarea, #lora_train_dataset_folder input").first
-    assert field.input_value() == str(folder)
-    assert page.locator("#lora_train_operation_blur input").is_checked()
-    captions_form(page)
-    assert page.locator("#lora_train_prepare_tagger input[value=none]").is_checked()
-    assert page.locator("#lora_train_prepare_recaption input").is_checked()
-    unwanted = page.locator("#lora_train_prepare_tag_blacklist textarea, #lora_train_prepare_tag_blacklist input").first
-    assert unwanted.input_value() == "1girl, *hair"
+    the_form_is_as_it_was(page, folder)
 
     page.locator("#lora_train_on_these").click()
     field = page.locator("#lora_train_folder textarea, #lora_train_folder input").first

@@ -68,17 +68,20 @@ def _load(model: str) -> tuple[Any, Any]:
 def _require_safetensors(model: str, local: bool) -> None:
     """Raise OSError when there are none: transformers 4.30 would load a pickle even with `use_safetensors`, and torch
     2.1 runs what is in it."""
+    if not any(_is_there(model, name, local) for name in WEIGHTS):
+        raise OSError("there is no model.safetensors")
+
+
+def _is_there(model: str, name: str, local: bool) -> bool:
+    """Whether the folder or the hub's model has this file; downloaded where that is allowed."""
     from huggingface_hub import hf_hub_download
 
-    for name in WEIGHTS:
-        if Path(model).is_dir():
-            if (Path(model) / name).is_file():
-                return
-        else:
-            with suppress(OSError, ValueError):
-                hf_hub_download(model, name, local_files_only=local)
-                return
-    raise OSError("there is no model.safetensors")
+    if Path(model).is_dir():
+        return (Path(model) / name).is_file()
+    with suppress(OSError, ValueError):
+        hf_hub_download(model, name, local_files_only=local)
+        return True
+    return False
 
 
 def _captioner_class(model: str, options: dict[str, Any], general: Any) -> Any:

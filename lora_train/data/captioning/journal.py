@@ -20,8 +20,8 @@ from uuid import uuid4
 
 from lora_train.atomic import sync_all, write_bytes, write_json
 from lora_train.data.captioning.edit import Edit, count_parts, edited
-from lora_train.data.captioning.store import caption_file, keep_backup
-from lora_train.data.captions import CAPTION_EXTENSIONS
+from lora_train.data.captioning.store import keep_backup
+from lora_train.data.captions import CAPTION_EXTENSIONS, caption_file
 from lora_train.data.pictures import EXTENSIONS
 from lora_train.data.scan import Rejected, is_ours
 from lora_train.errors import LoraTrainError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lora_train.atomic import write_bytes, write_text
-from lora_train.data.captions import CAPTION_EXTENSIONS
+from lora_train.data.captions import CAPTION_EXTENSIONS, caption_file
 from lora_train.data.pictures import BrokenPicture, load_picture
 from lora_train.errors import LoraTrainError
 
@@ -29,12 +28,6 @@ class Stored:
     file: Path | None
     outcome: Literal["written", "kept", "broken"]
     reason: str = ""
-
-
-def caption_file(picture: Path) -> Path | None:
-    """The caption file that counts for `picture`, the one `read_caption` reads; None without one."""
-    files = (picture.with_suffix(extension) for extension in CAPTION_EXTENSIONS)
-    return next((file for file in files if os.path.isfile(file)), None)
 
 
 def store_caption(picture: Path, text: str, recaption: bool = False, backup: bool = False) -> Stored:
