@@ -60,16 +60,17 @@ def arguments(given: list[str]) -> dict[str, Any]:
     for text in given:
         name, equals, value = text.partition("=")
         name = OTHER_NAMES.get(name.strip(), name.strip())
-        try:
-            if not equals or name not in hints:
-                raise ValueError("there is no such option of the network")
-            if name == "kind":
-                value = OTHER_KINDS.get(value, value)
-                values |= ALGORITHMS.get(value, {"kind": value}) or {"kind": "lora"}
-            else:
+        if not equals or name not in hints:
+            what = f"{text!r}: there is no such option of the network."
+            problems.append(Problem(what, "--args", f"Known: {', '.join(sorted(hints))}."))
+        elif name == "kind":
+            value = OTHER_KINDS.get(value, value)
+            values |= ALGORITHMS.get(value, {"kind": value}) or {"kind": "lora"}
+        else:
+            try:
                 values[name] = _parse(hints[name], value)
-        except ValueError as error:
-            problems.append(Problem(f"{text!r}: {error}.", "--args", f"Known: {', '.join(sorted(hints))}."))
+            except ValueError as error:
+                problems.append(Problem(f"{text!r}: {error}.", "--args", "Give another value."))
     if problems:
         raise LoraTrainError.of(problems)
     return values
