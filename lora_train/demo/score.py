@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from lora_train.demo.mascot import mascot_mask, paint_mascot
-from lora_train.demo.scenes import COLOURS
+from lora_train.demo.scenes import COLOURS, SHAPES, shape_mask
 
 SIDE = 64
 """Pictures are compared at this size: enough for the mascot's parts, and 16 times faster than at 128."""
@@ -68,6 +68,58 @@ def colour_shares(picture: Image.Image) -> dict[str, float]:
     nearest = ((array - palette) ** 2).sum(axis=2).argmin(axis=1)
     counts = np.bincount(nearest, minlength=len(COLOURS)) / len(array)
     return dict(zip(COLOURS, (float(count) for count in counts)))
+
+
+SHAPE_RADII = tuple(range(10, 25, 2))
+"""Sizes of a shape's template in pixels of the reduced picture."""
+SHAPE_ANGLES = (-0.2, 0.0, 0.2)
+_FULL_CONTRAST = 0.4
+
+
+def shape_scores(picture: Image.Image) -> dict[str, float]:
+    """For each shape the best normalised correlation of its outline, -1 to 1, with what stands out from the ground.
+
+    The ground is the most frequent of the scenes' colours at the picture's border; how far a pixel's colour is from
+    it is correlated with the shape's mask over places, sizes and small turns.
+    """
+    x = _pixels(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
+    border = torch.cat([x[..., :3, :].flatten(2), x[..., -3:, :].flatten(2), x[..., :3].flatten(2)], dim=2)
+    ground = border.median(dim=2).values[..., None, None]
+    apart = ((x - ground).square().sum(dim=1, keepdim=True).sqrt() / _FULL_CONTRAST).clamp(max=1)
+    scores = dict.fromkeys(SHAPES, -1.0)
+    for radius in SHAPE_RADII:
+        templates = _shape_templates(radius)
+        side = templates.shape[-1]
+        around = F.pad(apart, (side // 4,) * 4)
+        count, box = side * side, torch.ones(1, 1, side, side)
+        sums, squares = F.conv2d(around, box), F.conv2d(around**2, box)
+        energy = (squares - sums**2 / count).clamp(min=1e-2 * count).sqrt()
+        found = (F.conv2d(around, templates) / energy).flatten(2).max(dim=2).values[0]
+        for index, value in enumerate(found.tolist()):
+            shape = SHAPES[index // len(SHAPE_ANGLES)]
+            scores[shape] = max(scores[shape], value)
+    return scores
+
+
+@lru_cache(maxsize=16)
+def _shape_templates(radius: int) -> torch.Tensor:
+    """All shapes at all angles (N, 1, k, k), of mean 0 and norm 1, shapes outermost."""
+    side = round(radius * 2.5)
+    big = side * _DRAWN_LARGER
+    rows = []
+    for shape in SHAPES:
+        for angle in SHAPE_ANGLES:
+            mask = shape_mask(shape, big, big / 2, big / 2, radius * _DRAWN_LARGER, angle)
+            values = np.asarray(mask.resize((side, side), Image.Resampling.LANCZOS), dtype=np.float32)
+            values = values - values.mean()
+            rows.append(values / np.linalg.norm(values))
+    return torch.from_numpy(np.stack(rows))[:, None]
+
+
+def shape_followed(picture: Image.Image, shape: str) -> bool:
+    """Whether the asked shape fits what is drawn better than every other."""
+    scores = shape_scores(picture)
+    return max(scores, key=lambda name: scores[name]) == shape
 
 
 OBJECT_SHARE = 0.02

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,12 +47,17 @@ def _merged(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def write_tokenizer(folder: Path, merge_count: int = 220) -> None:
-    """Write `vocab.json`, `merges.txt` and the configs of a CLIPTokenizer into `folder`."""
+def scene_captions() -> Iterator[str]:
+    """The captions that the shipped tokenizer was learned from."""
     rng = random.Random(0)
+    return (caption(random_scene(rng), rng) for _ in range(4000))
+
+
+def write_tokenizer(folder: Path, merge_count: int = 220, captions: Iterable[str] | None = None) -> None:
+    """Write `vocab.json`, `merges.txt` and the configs of a CLIPTokenizer into `folder`."""
     words: Counter[str] = Counter()
-    for _ in range(4000):
-        words.update(caption(random_scene(rng), rng).replace(",", " , ").split())
+    for text in captions or scene_captions():
+        words.update(text.replace(",", " , ").split())
     merges = learn_merges(words, merge_count)
     alphabet = byte_alphabet()
     tokens = alphabet + [c + "</w>" for c in alphabet] + ["".join(m) for m in merges] + [START, END]
