@@ -54,7 +54,9 @@ class RunWriter:
         from lora_train.lorafile.writing import write_lora
 
         trainer, metadata = self.trainer, lora_metadata(self._facts())
-        write_lora(path, trainer.network.file_tensors(), metadata, trainer.config.save.save_precision, overwrite)
+        precision = trainer.config.save.save_precision
+        for note in write_lora(path, trainer.network.file_tensors(), metadata, precision, overwrite):
+            self.folder.event("note", text=note)
         self.folder.event("saved", step=trainer.steps_done, path=str(path))
 
     def _rescued(self, path: Path, error: LoraTrainError) -> LoraTrainError:
