@@ -54,8 +54,8 @@ class RunWriter:
         from lora_train.lorafile.writing import write_lora
 
         trainer, metadata = self.trainer, lora_metadata(self._facts())
-        precision = trainer.config.save.save_precision
-        for note in write_lora(path, trainer.network.file_tensors(), metadata, precision, overwrite):
+        precision, tensors = trainer.config.save.save_precision, trainer.network.file_tensors()
+        for note in write_lora(path, tensors, metadata, precision, overwrite, trainer.built.carried):
             self.folder.event("note", text=note)
         self.folder.event("saved", step=trainer.steps_done, path=str(path))
 
