@@ -63,7 +63,31 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    try:
+        data = json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:  # half a character, which JSON can spell and UTF-8 cannot
+        data = json.dumps(value, indent=2).encode("ascii")
+    write_bytes(path, data + b"\n")
+
+
+def keep_aside(path: Path) -> Path:
+    """Copy a file that will be written over to the first free of `NAME.bak`, `NAME.bak2` ..., and return that.
+
+    Raises LoraTrainError when it cannot be read or written.
+    """
+    number = 1
+    while True:
+        kept = path.with_name(f"{path.name}.bak{number if number > 1 else ''}")
+        try:
+            data = path.read_bytes()
+            kept.open("xb").close()  # the name is ours: no other program can take it in between
+        except FileExistsError:
+            number += 1
+            continue
+        except OSError as error:
+            raise _cannot_write(kept, error) from error
+        write_bytes(kept, data)
+        return kept
 
 
 def _umask() -> int:

@@ -162,7 +162,7 @@ def _run_convert(options: argparse.Namespace) -> int:
     writer = WRITERS.get(options.to)
     if writer is None:
         raise LoraTrainError(f"the layout {options.to!r} is not known.", "--to", f"Give one of {', '.join(WRITERS)}.")
-    writer(read_lora(options.file), options.output, options.precision, options.overwrite)
+    _print_notes(writer(read_lora(options.file), options.output, options.precision, options.overwrite))
     print(options.output)
     return 0
 
@@ -182,7 +182,7 @@ def _run_resize(options: argparse.Namespace) -> int:
     )
     with _Progress() as progress:
         made, cuts = resize(file, cut or Cut(), convolutions, dict(rules), progress)
-    write_kohya(made, options.output, options.precision, options.overwrite)
+    _print_notes(write_kohya(made, options.output, options.precision, options.overwrite))
     _print_cuts(cuts)
     print(options.output)
     return 0
@@ -202,7 +202,7 @@ def _run_merge(options: argparse.Namespace) -> int:
     )
     with _Progress() as progress:
         made = merge(files, weights, cut, progress, DTYPES.get(options.precision))
-    write_kohya(made, options.output, options.precision, options.overwrite)
+    _print_notes(write_kohya(made, options.output, options.precision, options.overwrite))
     print(options.output)
     return 0
 
@@ -219,9 +219,13 @@ def _run_merge_into(options: argparse.Namespace) -> int:
         *(partial(read_lora, path) for path in options.files),
     )
     with _Progress() as progress:
-        absent = merge_into(options.checkpoint, files, weights, options.output, options.overwrite, progress)
+        notes: list[str] = []
+        absent = merge_into(
+            options.checkpoint, files, weights, options.output, options.overwrite, progress, notes.append
+        )
     if absent:
-        print(f"note: the checkpoint lacks {len(absent)} of the modules ({absent[0]} ...)", file=sys.stderr)
+        notes.append(f"the checkpoint lacks {len(absent)} of the modules ({absent[0]} ...)")
+    _print_notes(notes)
     print(options.output)
     return 0
 
@@ -243,7 +247,7 @@ def _run_extract(options: argparse.Namespace) -> int:
     how = replace(how, cut=cut, convolutions=convolutions)
     with _Progress() as progress:
         made, cuts = extract(options.base, options.tuned, how, progress)
-    write_kohya(made, options.output, options.precision, options.overwrite)
+    _print_notes(write_kohya(made, options.output, options.precision, options.overwrite))
     _print_cuts(cuts)
     print(options.output)
     return 0
@@ -345,6 +349,11 @@ def _weights(options: argparse.Namespace) -> list[float]:
     weights: list[float] = options.weights if options.weights is not None else [1.0] * len(options.files)
     check_weights(len(options.files), weights)
     return weights
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _print_cuts(cuts: Sequence[ModuleCut]) -> None:

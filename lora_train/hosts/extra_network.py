@@ -60,18 +60,21 @@ def make_network(lora_dir: Callable[[], Path]) -> Any:
 
         def activate(self, p: Any, params_list: list[Any]) -> None:
             """Apply what the prompt names, and nothing else; what cannot be is told in the result."""
-            from lora_train.prompt.generate import find_lora
-            from lora_train.prompt.syntax import tag_of_items
+            from lora_train.prompt.finding import look_up
+            from lora_train.prompt.syntax import strength_notes, tag_of_items
 
             usable, notes = [], []
             if not params_list and self._applier is None:
                 return
             for params in params_list:
+                shown = f"<lora:{':'.join(map(str, params.items))}>"
                 try:
                     tag = tag_of_items([str(item) for item in params.items], self._default())
-                    usable.append((tag, find_lora(lora_dir(), tag.name)))
+                    path, note = look_up(lora_dir(), tag.written)
+                    usable.append((tag, path))
+                    notes += [*([note] if note else []), *strength_notes(tag, shown)]
                 except (LoraTrainError, ValueError) as error:
-                    notes.append(f"<lora:{':'.join(map(str, params.items))}> is left out. {error}")
+                    notes.append(f"{shown} is left out. {error}")
             self._applied, left_out = self._applier_of_model().apply_usable(usable)
             for note in notes + left_out:
                 self._tell(p, note)

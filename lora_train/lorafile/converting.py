@@ -15,10 +15,11 @@ import torch
 from lora_train.atomic import write_json
 from lora_train.errors import LoraTrainError
 from lora_train.lorafile.adapter_config import METADATA_KEY, make_config
+from lora_train.lorafile.factors import alpha_of
 from lora_train.lorafile.layouts import ALPHA, DORA, DOWN, MID, UP, named
 from lora_train.lorafile.names import COMPONENTS, looks_like_sdxl, path_of, split_name, to_diffusers
 from lora_train.lorafile.reading import ADAPTER_CONFIG, WEIGHTS, LoraFile
-from lora_train.lorafile.writing import DTYPES, KEEP, dtype_name, refuse_existing, write_lora
+from lora_train.lorafile.writing import DTYPES, KEEP, SINGLE, dtype_name, narrowed, refuse_existing, write_lora
 from lora_train.tensors import is_finite
 
 PEFT_PREFIX = "base_model.model."
@@ -76,34 +77,42 @@ def peft_adapters(file: LoraFile) -> dict[str, tuple[dict[str, torch.Tensor], di
     return out
 
 
-def write_kohya(file: LoraFile, path: Path, precision: str = KEEP, overwrite: bool = False) -> None:
-    """Write `file` in kohya's layout. Raises LoraTrainError when it exists or cannot be written."""
+def write_kohya(file: LoraFile, path: Path, precision: str = KEEP, overwrite: bool = False) -> tuple[str, ...]:
+    """Write `file` in kohya's layout; returns the notes of `write_lora`.
+
+    Raises LoraTrainError when it exists or cannot be written.
+    """
     metadata = {key: value for key, value in file.metadata.items() if key not in ("format", METADATA_KEY)}
-    _write(path, file.tensors, metadata, precision, overwrite)
+    return _write(path, file.tensors, metadata, precision, overwrite)
 
 
-def write_diffusers(file: LoraFile, path: Path, precision: str = KEEP, overwrite: bool = False) -> None:
-    """Write `file` in diffusers' layout. Raises LoraTrainError when it exists or cannot be held or written."""
+def write_diffusers(file: LoraFile, path: Path, precision: str = KEEP, overwrite: bool = False) -> tuple[str, ...]:
+    """Write `file` in diffusers' layout; returns the notes of `write_lora`.
+
+    Raises LoraTrainError when it exists or cannot be held or written.
+    """
     metadata = {key: value for key, value in file.metadata.items() if key != METADATA_KEY}
-    _write(path, diffusers_tensors(file), metadata | {"format": "pt"}, precision, overwrite)
+    return _write(path, diffusers_tensors(file), metadata | {"format": "pt"}, precision, overwrite)
 
 
-def write_peft(file: LoraFile, folder: Path, precision: str = KEEP, overwrite: bool = False) -> None:
+def write_peft(file: LoraFile, folder: Path, precision: str = KEEP, overwrite: bool = False) -> tuple[str, ...]:
     """Write `file` as folders `unet/`, `text_encoder/` ... below `folder`, each a peft adapter.
 
-    Raises LoraTrainError when one exists or cannot be held or written.
+    Returns the notes of `write_lora`. Raises LoraTrainError when one exists or cannot be held or written.
     """
     adapters = peft_adapters(file)
     for component in adapters:
         refuse_existing(folder / component / WEIGHTS[0], overwrite)
         refuse_existing(folder / component / ADAPTER_CONFIG, overwrite)
     metadata = {key: value for key, value in file.metadata.items() if key != METADATA_KEY} | {"format": "pt"}
+    notes: list[str] = []
     for component, (tensors, config) in adapters.items():
-        _write(folder / component / WEIGHTS[0], tensors, metadata, precision, overwrite)
+        notes += _write(folder / component / WEIGHTS[0], tensors, metadata, precision, overwrite)
         write_json(folder / component / ADAPTER_CONFIG, config)
+    return tuple(notes)
 
 
-WRITERS: dict[str, Callable[[LoraFile, Path, str, bool], None]] = {
+WRITERS: dict[str, Callable[[LoraFile, Path, str, bool], tuple[str, ...]]] = {
     "kohya": write_kohya,
     "diffusers": write_diffusers,
     "peft": write_peft,
@@ -111,16 +120,18 @@ WRITERS: dict[str, Callable[[LoraFile, Path, str, bool], None]] = {
 """Layouts that can be written; peft's goes into a folder."""
 
 
-def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], precision: str, over: bool) -> None:
+def _write(
+    path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], precision: str, over: bool
+) -> tuple[str, ...]:
+    """As `write_lora`, but what is too large for a precision that was asked for is refused."""
     for name, value in tensors.items():
-        cast = value.to(DTYPES.get(precision, value.dtype))
-        if not is_finite(cast):
+        if name.rpartition(".")[2] not in SINGLE and not is_finite(value.to(DTYPES.get(precision, value.dtype))):
             raise LoraTrainError(
-                f"{name} has values that {dtype_name(cast)} cannot hold.",
+                f"{name} has values that {dtype_name(value.to(DTYPES.get(precision, value.dtype)))} cannot hold.",
                 str(path),
                 "Give smaller strengths, or write it as fp32 or bf16.",
             )
-    write_lora(path, tensors, metadata, precision, over)
+    return write_lora(path, tensors, metadata, precision, over)
 
 
 def _pairs(file: LoraFile) -> list[_Pair]:
@@ -141,15 +152,14 @@ def _pair(name: str, parts: dict[str, torch.Tensor], sdxl: bool) -> _Pair:
     path = path_of(name)
     assert path is not None
     down, up = parts[DOWN], parts[UP]
-    rank = down.shape[0]
     if MID in parts:  # the core and the 1 x 1 in front of it are one convolution
-        down = torch.einsum("mnkl,nixy->mikl", parts[MID].float(), down.float()).to(down.dtype)
+        down = narrowed(torch.einsum("mnkl,nixy->mikl", parts[MID].float(), down.float()), down.dtype)
     return _Pair(
         COMPONENTS[prefix],
         to_diffusers(path, sdxl) if prefix == "lora_unet_" else path,
         down,
         up,
-        float(parts[ALPHA]) if ALPHA in parts else float(rank),
+        alpha_of(parts),
         _magnitude(name, parts[DORA], up.shape[0]) if DORA in parts else None,
     )
 

@@ -14,7 +14,7 @@ from lora_train.lorafile.factors import Cut, Factors, cut_factors, factors_of
 from lora_train.lorafile.layouts import DOWN
 from lora_train.lorafile.reading import LoraFile
 from lora_train.lorafile.resizing import dimensions, require_factors
-from lora_train.lorafile.writing import Progress, no_progress
+from lora_train.lorafile.writing import Progress, narrowed, no_progress
 
 _SHARED = ("ss_base_model_version", "ss_sd_model_name", "ss_sd_model_hash", "ss_new_sd_model_hash", "ss_v2")
 _SHARED_SPEC = (
@@ -35,8 +35,8 @@ def merge(
     """One LoRA whose delta is the sum of weight x delta of each file.
 
     Without `cut` exact: ranks are put beside each other, so they add up. With it the best approximation of
-    the cut's rank. `dtype` is the result's; None: the widest of the files'. Raises LoraTrainError when the files do
-    not fit each other, or are of kinds that two factors cannot express.
+    the cut's rank. `dtype` is the result's, as far as it holds the values; None: the widest of the files'.
+    Raises LoraTrainError when the files do not fit each other, or are of kinds that two factors cannot express.
     """
     _require_alike(files, weights)
     modules = [file.by_module() for file in files]
@@ -57,7 +57,7 @@ def merge(
         if cut is not None:
             together = cut_factors(together, cut)[0]
         for part, value in together.tensors().items():
-            tensors[f"{name}.{part}"] = value if part == "alpha" else value.to(dtype)
+            tensors[f"{name}.{part}"] = value if part == "alpha" else narrowed(value, dtype)
     progress(len(names), len(names))
     return LoraFile(Path("merged.safetensors"), tensors, _metadata(files, weights) | dimensions(tensors))
 

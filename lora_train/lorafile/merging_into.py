@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,13 @@ MERGED = "lora_train.merged"
 BIAS_PARTS = frozenset(("diff_b", "b_norm"))
 """Parts that change a bias."""
 _STALE = ("modelspec.hash_sha256",)
+_EIGHT_BITS, _WIDE = ("F8_E4M3", "F8_E5M2"), "F16"
+"""Small floating point numbers (as safetensors' header has them), and what holds each of their values."""
+_SCALES = (".scale_weight", ".weight_scale", "scaled_fp8")
+"""Ends of keys that say: the weights beside them count times a factor (ComfyUI's scaled fp8)."""
+_MAX_ROUNDING = 0.5
+"""The share of a change's norm that rounding may take unsaid. Rounding goes both ways, so sums of many inputs lose
+less than this says."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +52,30 @@ def merge_into(
     output: Path,
     overwrite: bool = False,
     progress: Progress = no_progress,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[str, ...]:
     """Write `checkpoint` with weight x delta of each file added, in its own dtypes; sums are in fp32.
 
-    Returns the names of modules that the checkpoint lacks, which are left out.
-    Raises LoraTrainError when a file fits no module, shapes differ, sums are too large, or the output exists.
+    Tensors of 8 bits that are changed become fp16, whose steps are small enough for a LoRA's change; where the change
+    gets lost in the steps of 16 bits, `tell` hears of it. Returns the names of modules that the checkpoint lacks,
+    which are left out.
+    Raises LoraTrainError when a file fits no module, shapes differ, sums are too large, the weights are quantised so
+    that nothing can be added to them, or the output exists.
     """
     check_weights(len(files), weights)
     check_output(output, overwrite)
     base = open_checkpoint(checkpoint)
     changes, unmatched = _changes(base, files, weights)
+    _require_plain(base, changes)
+    wider = [key for key in changes if base.dtypes[key] in _EIGHT_BITS]
+    if wider:
+        tell(
+            f"{len(wider)} tensors that change are {base.dtypes[wider[0]]} in the checkpoint and F16 in the result: "
+            "steps of 8 bits would round a LoRA's change away."
+        )
+    rounding = _Rounding()
     slots = {
-        key: Slot(dtype, base.shapes[key], _maker(base, key, changes.get(key, ())))
+        key: Slot(_WIDE if key in wider else dtype, base.shapes[key], _maker(base, key, changes.get(key, ()), rounding))
         for key, dtype in base.dtypes.items()
     }
     metadata = {key: value for key, value in base.metadata.items() if key not in _STALE}
@@ -65,7 +84,43 @@ def merge_into(
         for file, weight in zip(files, weights)
     ]
     write_stream(output, slots, metadata | {MERGED: json.dumps(merged, ensure_ascii=False)}, progress)
+    rounding.report(tell)
     return unmatched
+
+
+def _require_plain(base: Checkpoint, changes: Mapping[str, Sequence[_Change]]) -> None:
+    """Raise LoraTrainError when tensors that change are no plain floating point numbers."""
+    scaled = [key for key in base.shapes if key.endswith(_SCALES)]
+    whole = [key for key in changes if not base.dtypes[key].startswith(("F", "BF"))]
+    if scaled or whole:
+        raise LoraTrainError(
+            f"its weights are quantised ({named(scaled or whole)}); a LoRA cannot be added to them.",
+            str(base.path),
+            "Merge into the fp16, bf16 or fp32 version of this checkpoint.",
+        )
+
+
+@dataclass
+class _Rounding:
+    """How much of the changes got lost in the dtypes of the result."""
+
+    changed: int = 0
+    lost: list[str] = field(default_factory=list)
+
+    def note(self, key: str, wanted: torch.Tensor, original: torch.Tensor, merged: torch.Tensor) -> None:
+        """Count a tensor: as it should be (fp32), as it was, and as it is written."""
+        change = torch.linalg.vector_norm(wanted - original.float())
+        self.changed += 1
+        if change > 0 and torch.linalg.vector_norm(merged.float() - wanted) > _MAX_ROUNDING * change:
+            self.lost.append(key)
+
+    def report(self, tell: Callable[[str], None]) -> None:
+        """Tell of tensors whose change is mostly gone."""
+        if self.lost:
+            tell(
+                f"in {len(self.lost)} of the {self.changed} changed tensors most of the change is lost to rounding, "
+                f"it is so weak ({named(self.lost)}); with an fp32 checkpoint nothing is lost."
+            )
 
 
 def _changes(
@@ -97,11 +152,11 @@ def _changes(
     return changes, tuple(unmatched)
 
 
-def _maker(base: Checkpoint, key: str, changes: Sequence[_Change]) -> Callable[[], torch.Tensor]:
-    return partial(_changed, base, key, changes) if changes else partial(base.get, key)
+def _maker(base: Checkpoint, key: str, changes: Sequence[_Change], rounding: _Rounding) -> Callable[[], torch.Tensor]:
+    return partial(_changed, base, key, changes, rounding) if changes else partial(base.get, key)
 
 
-def _changed(base: Checkpoint, key: str, changes: Sequence[_Change]) -> torch.Tensor:
+def _changed(base: Checkpoint, key: str, changes: Sequence[_Change], rounding: _Rounding) -> torch.Tensor:
     original = base.get(key)
     summed = original.float().clone()
     for change in changes:
@@ -117,11 +172,12 @@ def _changed(base: Checkpoint, key: str, changes: Sequence[_Change]) -> torch.Te
             ) from error
         if delta is not None:
             place.view(summed).add_(delta, alpha=change.weight)
-    merged = summed.to(original.dtype)
+    merged = summed.to(torch.float16 if base.dtypes[key] in _EIGHT_BITS else original.dtype)
     if not is_finite(merged) and is_finite(original):
         raise LoraTrainError(
             f"{key} would have values that its {base.dtypes[key]} cannot hold.",
             ", ".join(str(file) for file in dict.fromkeys(change.file for change in changes)),
             "Give smaller weights.",
         )
+    rounding.note(key, summed, original, merged)
     return merged

@@ -64,6 +64,8 @@ class TrainingFacts:
     started_at: float
     finished_at: float
     session: str
+    trigger: str = ""
+    """The words that call up what was learned."""
     extra: dict[str, str] = field(default_factory=dict)
 
 
@@ -221,6 +223,6 @@ def _modelspec(facts: TrainingFacts) -> dict[str, object]:
         "modelspec.date": date.replace(tzinfo=None).isoformat(timespec="seconds"),
         "modelspec.prediction_type": "v" if facts.prediction_type == "v_prediction" else "epsilon",
     }
-    if facts.config.data.tag:
-        fields["modelspec.trigger_phrase"] = facts.config.data.tag
+    if facts.trigger:
+        fields["modelspec.trigger_phrase"] = facts.trigger
     return fields

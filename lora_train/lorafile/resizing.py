@@ -12,7 +12,7 @@ from lora_train.errors import LoraTrainError
 from lora_train.lorafile.factors import Cut, Factors, alpha_of, cut_factors, factors_of, has_factors
 from lora_train.lorafile.layouts import DOWN, named
 from lora_train.lorafile.reading import LoraFile
-from lora_train.lorafile.writing import Progress, no_progress
+from lora_train.lorafile.writing import Progress, narrowed, no_progress
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def resize(
         smaller, kept = cut_factors(factors, its)
         scale = alpha_of(parts) / parts[DOWN].shape[0]
         for part, value in scaled_tensors(smaller, scale).items():
-            tensors[f"{name}.{part}"] = value if part == "alpha" else value.to(parts[DOWN].dtype)
+            tensors[f"{name}.{part}"] = value if part == "alpha" else narrowed(value, parts[DOWN].dtype)
         done.append(ModuleCut(name, factors.rank, smaller.rank, kept))
     progress(len(modules), len(modules))
     ranks = {one.after for one in done}

@@ -1,37 +1,124 @@
-"""What lies beside a LoRA for the WebUI's Lora page: a `.json` with tag and weight, and a preview picture."""
+"""What lies beside a LoRA for the WebUI's Lora page: a `.json` (its card) with tag and weight, and a preview picture.
+
+Both are a person's, too, and other tools'. What we wrote is remembered in the card under `RECORD`, so that it can be
+told from what was changed since: ours is renewed, theirs stays.
+"""
 
 from __future__ import annotations
 
-import json
+import hashlib
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lora_train.atomic import write_bytes, write_json
+from lora_train.atomic import keep_aside, write_bytes, write_json
+from lora_train.lorafile.card_reading import Card, read_card
 
 SD_VERSIONS = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl": "SDXL"}
 """kohya's `ss_base_model_version` (its beginning) to what the WebUI's card calls it."""
 
+RECORD = "lora train"
+"""The card's key for what we wrote there last; the WebUI keeps keys that it does not know."""
 
-def write_sidecar(lora: Path, tag: str, base_version: str, notes: str) -> Path:
-    """Write or complete `NAME.json` beside the LoRA. What a person put there stays; only what is missing is added."""
+ACTIVATION, WEIGHT, VERSION, NOTES = "activation text", "preferred weight", "sd version", "notes"
+"""The WebUI's names for what we fill in."""
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+"""What the WebUI shows on a card, as `NAME.png` or `NAME.preview.png`."""
+
+_NOTHING = ("", 0, None)
+_UNKNOWN = "Unknown"
+_PREVIEW = "preview"
+
+Tell = Callable[[str], None]
+
+
+def _nobody(text: str) -> None:
+    """Tells nobody."""
+
+
+def notes_of(pictures: int, steps: int) -> str:
+    """The card's notes on a training."""
+    counts = (f"{count} {what}{'' if count == 1 else 's'}" for count, what in ((pictures, "picture"), (steps, "step")))
+    return f"Trained by LoRA Train on {', '.join(counts)}."
+
+
+_OUR_NOTES = re.compile(r"Trained by LoRA Train on \d+ pictures?, \d+ steps?\.")
+"""As `notes_of` has them: recognised also within what a person wrote around them."""
+
+
+def write_sidecar(lora: Path, tag: str, base_version: str, notes: str, tell: Tell = _nobody) -> Path:
+    """Write or complete `NAME.json` beside the LoRA, and return its path.
+
+    What a person or another tool put there stays; what is missing is added, and what we wrote ourselves is renewed.
+    A card that cannot be read as a whole is kept as `NAME.json.bak` (`.bak2` ...); `tell` hears of that, and of what
+    stays though this training says otherwise. Raises LoraTrainError when it cannot be read or written.
+    """
     path = lora.with_suffix(".json")
-    version = next((name for start, name in SD_VERSIONS.items() if base_version.startswith(start)), "Unknown")
-    ours = {"activation text": tag, "preferred weight": 1.0, "sd version": version, "notes": notes}
-    present = _read(path)
-    write_json(path, ours | {key: value for key, value in present.items() if value not in ("", 0, None)})
+    version = next((name for start, name in SD_VERSIONS.items() if base_version.startswith(start)), _UNKNOWN)
+    ours = {ACTIVATION: tag, WEIGHT: 1.0, VERSION: version, NOTES: notes}
+    card = read_card(path)
+    record = _record(card)
+    values = dict(card.values)
+    for key, value in ours.items():
+        values[key] = _renewed(key, card.values.get(key), record, value)
+    values[RECORD] = record | ours
+    _keep(path, card, tell)
+    write_json(_through_link(path), values)
+    if tag and values[ACTIVATION] != tag:
+        tell(f"{path.name} keeps its activation text {values[ACTIVATION]!r}; this training's is {tag!r}.")
     return path
 
 
-def write_preview(lora: Path, picture: bytes) -> Path:
-    """Write the PNG `picture` as `NAME.preview.png`; a preview that a person chose (`NAME.png`) goes before it."""
+def write_preview(lora: Path, picture: bytes, tell: Tell = _nobody) -> Path:
+    """Write the PNG `picture` as `NAME.preview.png`, unless the card has a picture that is not ours; return the path
+    of what the card shows. Raises LoraTrainError when it cannot be written."""
     path = lora.with_name(f"{lora.stem}.preview.png")
+    card_path = lora.with_suffix(".json")
+    card = read_card(card_path)
+    record = _record(card)
+    for ending in PICTURES:
+        for other in (lora.with_name(lora.stem + ending), lora.with_name(f"{lora.stem}.preview{ending}")):
+            if other.is_file() and (other != path or _digest(other.read_bytes()) != record.get(_PREVIEW)):
+                tell(f"The card keeps its picture {other.name}; delete it to have one of the training.")
+                return other
     write_bytes(path, picture)
+    if RECORD in card.values:
+        write_json(_through_link(card_path), card.values | {RECORD: record | {_PREVIEW: _digest(picture)}})
     return path
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def _record(card: Card) -> dict[str, Any]:
+    record = card.values.get(RECORD)
+    return record if isinstance(record, dict) else {}
+
+
+def _renewed(key: str, present: Any, record: dict[str, Any], value: Any) -> Any:
+    """What a card gets for one of our keys: our value, or what others have made of it."""
+    if present is None or (key in record and present == record[key]):
+        return value
+    if key not in record and (present in _NOTHING or (key == VERSION and present == _UNKNOWN)):
+        return value
+    if key == NOTES and isinstance(present, str) and isinstance(value, str):
+        return _OUR_NOTES.sub(lambda _: value, present, count=1)
+    return present
+
+
+def _keep(path: Path, card: Card, tell: Tell) -> None:
+    """Before a card is written over: the original aside if anything of it could get lost."""
+    if not card.whole:
+        kept = keep_aside(path)
+        guessed = "" if card.is_utf8 else f" (read as {card.encoding})"
+        tell(f"{path.name} could not be read for certain{guessed}; it is kept as {kept.name}.")
+    elif not card.is_utf8:
+        tell(f"{path.name} was saved as {card.encoding}; it is plain UTF-8 now, which the WebUI reads.")
+
+
+def _through_link(path: Path) -> Path:
+    """What is behind a link: that is written, and the link stays."""
+    return path.resolve() if path.is_symlink() else path
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

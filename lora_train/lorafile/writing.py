@@ -9,16 +9,25 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from safetensors.torch import save
 
 from lora_train.atomic import write_bytes, writing
 from lora_train.errors import LoraTrainError
+from lora_train.tensors import MAX_HEADER, is_finite
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 KEEP = "keep"
 """The precision that leaves every tensor as it is."""
+
+SINGLE = ("alpha", "scalar", "on_input")
+"""Last parts of keys whose tensors are one number. They are always fp32: an alpha of 1e-8 is 0 in fp16, which reads
+as the rank (LoRA) or as no bound at all (OFT), and above 65504 it is infinite."""
+
+MAX_LOSS = 0.01
+"""A share of a tensor's norm. bf16's rounding changes 0.1 %, fp16's 0.02 % in its range."""
 
 _DTYPE_NAMES = {
     torch.float64: ("F64", 8),
@@ -71,15 +80,85 @@ def model_hashes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> 
 
 
 def write_lora(
-    path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], precision: str, overwrite: bool
-) -> None:
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    metadata: dict[str, str],
+    precision: str,
+    overwrite: bool,
+    untouched: Mapping[str, torch.Tensor] = MappingProxyType({}),
+) -> tuple[str, ...]:
     """Write `tensors` as a LoRA file, atomically. `precision` is a key of DTYPES, or KEEP for each tensor's own.
 
-    Raises LoraTrainError when it exists or cannot be written.
+    Single numbers (alpha, an OFT's constraint) are fp32 in every precision, and so is what `narrowed` cannot narrow;
+    `untouched` are further tensors, which stay in the dtype that they have. Returns what a person should know of it.
+    Raises LoraTrainError when the file exists or cannot be written, or a value is not finite.
     """
     check_output(path, overwrite)
-    cast = {name: value.to(DTYPES.get(precision, value.dtype)) for name, value in tensors.items()}
+    require_finite(tensors, path)
+    cast = {name: in_precision(name, value, precision) for name, value in tensors.items()}
+    notes = _wider_notes(tensors, cast, precision)
+    cast |= untouched
+    metadata, left_out = fitting(metadata)
+    notes += [f"The metadata's {name} is left out: a file's header can be {MAX_HEADER} bytes." for name in left_out]
     write_bytes(path, serialise(cast, metadata | model_hashes(cast, metadata)))
+    return tuple(notes)
+
+
+def in_precision(name: str, value: torch.Tensor, precision: str) -> torch.Tensor:
+    """A LoRA file's tensor `name` as it is written in `precision` (a key of DTYPES, or KEEP)."""
+    if precision not in DTYPES:
+        return value
+    single = name.rpartition(".")[2] in SINGLE
+    return value.float() if single else narrowed(value, DTYPES[precision])
+
+
+def narrowed(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`value` in `dtype`; in its own one (fp32 from fp64) where that would make values infinite, or change the whole
+    by more than MAX_LOSS of its norm: fp16 makes zeros of values below 3e-8, fp8 rounds by several per cent."""
+    cast = value.to(dtype)
+    exact, rounded = value.double(), cast.double()
+    if torch.equal(exact, rounded):
+        return cast
+    lost = torch.linalg.vector_norm(rounded - exact) > MAX_LOSS * torch.linalg.vector_norm(exact)
+    if lost or not is_finite(cast):
+        return value.float() if value.dtype == torch.float64 else value
+    return cast
+
+
+def require_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise LoraTrainError that names tensors with NaN or infinite values."""
+    odd = [name for name, value in tensors.items() if not is_finite(value)]
+    if odd:
+        some = ", ".join(odd[:3]) + (" ..." if len(odd) > 3 else "")
+        raise LoraTrainError(
+            f"{len(odd)} tensors have values that are not finite numbers ({some}); nothing is written.",
+            str(path),
+            "Take a file that was saved before, or train again with a lower learning rate.",
+        )
+
+
+def _wider_notes(tensors: Mapping[str, torch.Tensor], cast: Mapping[str, torch.Tensor], precision: str) -> list[str]:
+    wider = [name for name, value in cast.items() if _is_wider(name, value, precision)]
+    if not wider:
+        return []
+    zeros = sum(bool(tensors[name].any()) and not tensors[name].to(DTYPES[precision]).any() for name in wider)
+    what = f"would make zeros of {zeros} of them" if zeros else "cannot hold their values"
+    return [f"{len(wider)} of {len(cast)} tensors keep their own precision, since {precision} {what} ({wider[0]} ...)."]
+
+
+def _is_wider(name: str, value: torch.Tensor, precision: str) -> bool:
+    wanted = DTYPES.get(precision, value.dtype)
+    return value.dtype != wanted and name.rpartition(".")[2] not in SINGLE
+
+
+def fitting(metadata: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The metadata without its largest fields, as far as the format's limit of a header asks; and which those are."""
+    kept, left_out = dict(metadata), []
+    while len(json.dumps(kept)) > MAX_HEADER * 0.9:  # the rest is for the tensors' names
+        name = max(kept, key=lambda field: len(kept[field]))
+        left_out.append(name)
+        del kept[name]
+    return kept, left_out
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -141,8 +220,17 @@ def _width(slot: Slot) -> int:
 
 
 def header_bytes(entries: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file up to its data: entries in their order, metadata sorted, filled up to 8 bytes."""
+    """A safetensors file up to its data: entries in their order, metadata sorted, filled up to 8 bytes.
+
+    Raises LoraTrainError when that is more than readers of the format take.
+    """
     header = {"__metadata__": dict(sorted(metadata.items())), **entries} if metadata else entries
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER:
+        raise LoraTrainError(
+            f"the metadata make a header of {len(text)} bytes; the format allows {MAX_HEADER}.",
+            max(metadata, key=lambda name: len(metadata[name]), default=""),
+            "Shorten this field or leave it out.",
+        )
     return struct.pack("<Q", len(text)) + text

@@ -74,7 +74,7 @@ class Applier:
             return self._applied
         self.remove()
         try:
-            self._applied = [self._add(tag, read_lora(path)) for tag, path in networks]
+            self._applied = [self.add(tag, read_lora(path)) for tag, path in networks]
         except BaseException:
             self.remove()
             raise
@@ -117,7 +117,11 @@ class Applier:
         return value
 
     @torch.no_grad()
-    def _add(self, tag: LoraTag, file: LoraFile) -> Applied:
+    def add(self, tag: LoraTag, file: LoraFile) -> Applied:
+        """Apply a file's networks to what is there; the next `apply` takes them off.
+
+        Raises LoraTrainError when it fits no module of the model.
+        """
         loaded, unmatched, unknown = self._load(file)
         for name, network in loaded.items():
             strength = tag.te if name.startswith("lora_te") else tag.unet

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.errors import LoraTrainError
+from lora_train.prompt.finding import look_up
 from lora_train.prompt.syntax import LoraTag, parse_prompt
+from lora_train.prompt.words import words_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,14 +51,15 @@ class Generator:
         `guidance` is the usual one of the model's family when it is None."""
         from lora_train.models.sampling import Request, sample
 
-        parsed = parse_prompt(prompt)
-        without = parse_prompt(negative)
-        notes = list(parsed.notes)
-        if without.tags:
+        parsed, without = parse_prompt(prompt), parse_prompt(negative)
+        words, against = words_of(parsed.text), words_of(without.text)
+        notes = [*parsed.notes, *words.notes]
+        if without.tags or without.notes:
             notes.append("LoRAs in the negative prompt are ignored.")
+        notes += [f"In the negative prompt: {note}" for note in against.notes]
         width, height = size or (self.model.native_resolution, self.model.native_resolution)
         strength = self.model.guidance if guidance is None else guidance
-        request = Request(parsed.text, seeds, width, height, without.text, steps, strength)
+        request = Request(words.text, seeds, width, height, against.text, steps, strength)
         try:
             self._apply(parsed.tags, notes)
             return Generated(sample(self.model, request, progress), notes)
@@ -68,25 +71,12 @@ class Generator:
         found: list[tuple[LoraTag, Path]] = []
         for tag in tags:
             try:
-                found.append((tag, find_lora(self.lora_dir, tag.name)))
+                path, note = look_up(self.lora_dir, tag.written)
+                found.append((tag, path))
+                notes += [note] if note else []
             except LoraTrainError as error:
                 notes.append(f"<lora:{tag.name}> is left out. {error}")
         notes += self._applier.apply_usable(found)[1]
-
-
-def find_lora(folder: Path, name: str) -> Path:
-    """The file that a prompt's name means: by file name, below `folder`; case counts where
-    names differ by nothing else. Raises LoraTrainError."""
-    files = sorted(path for path in folder.rglob("*.safetensors") if not path.name.startswith("."))
-    names = {path: (path.stem, path.relative_to(folder).with_suffix("").as_posix(), path.name) for path in files}
-    for path in files:
-        if name in names[path]:
-            return path
-    for path in files:
-        if name.lower() in (known.lower() for known in names[path]):
-            return path
-    known = ", ".join(path.stem for path in files[:8]) or "none"
-    raise LoraTrainError(f"there is no LoRA called {name!r} (there: {known}).", str(folder), "Check its name.")
 
 
 def generate(

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 DEFAULT_STRENGTH = 1.0
+USUAL = 2.0
+"""The highest strength that the WebUI's own sliders offer; more is worth a word: `:07` is 7."""
 
-# like the WebUI's extra_networks.parse_prompt, for the networks that are ours; `\<` is escaped
-_TAG = re.compile(r"(?<!\\)<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
+OURS = ("lora", "lyco")
+
+# like the WebUI's extra_networks.parse_prompt, which takes every `<word:...>` out; `\\<` is escaped
+_TAG = re.compile(r"(?<!\\)<(\w+):([^<>]*)>|(?<!\\)<(lora|lyco)>", re.IGNORECASE)
+_OPEN = re.compile(r"(?<!\\)<(?:lora|lyco|hypernet):[^<>]*", re.IGNORECASE)
+_SCHEDULE = re.compile(r"[@~,;]")
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,13 @@ class LoraTag:
     te: float
     unet: float
     dyn: int | None = None
+    spelled: str = field(default="", compare=False)
+    """The name with the blanks around it, where it was written so."""
+
+    @property
+    def written(self) -> str:
+        """The name as it was written."""
+        return self.spelled or self.name
 
 
 @dataclass(frozen=True)
@@ -37,20 +50,36 @@ def parse_prompt(prompt: str, default: float = DEFAULT_STRENGTH) -> ParsedPrompt
 
     `<lora:name>` counts `default`, `<lora:name:0.8>` both parts, `<lora:name:0.5:1>` text encoder
     and UNet, `<lora:name:1:1:16>` cuts it to 16 ranks; `te=`, `unet=` and `dyn=` name them. A tag that
-    cannot be understood is taken out and noted.
+    cannot be understood, or is another network's (`<hypernet:...>`), is taken out and noted; one that is not closed
+    is noted.
     """
     tags: list[LoraTag] = []
     notes: list[str] = []
 
     def take(match: re.Match[str]) -> str:
+        kind, content = match[1] or match[3], match[2] or ""
         try:
-            tags.append(_tag(match[1], default))
+            if kind.lower() not in OURS:
+                raise ValueError(f"{kind} is no network that is applied here.")
+            tag = _tag(content, default)
         except ValueError as error:
             notes.append(f"{match[0]} is ignored: {error}")
+        else:
+            tags.append(tag)
+            notes.extend(strength_notes(tag, match[0]))
         return ""
 
-    text = _TAG.sub(take, prompt).replace("\\<", "<")
-    return ParsedPrompt(re.sub(r"[ \t]{2,}", " ", text).strip(), tuple(tags), tuple(notes))
+    text, count = prompt, 1
+    while count:  # taking one out may complete another around it
+        text, count = _TAG.subn(take, text)
+    notes += [f"{match[0].strip()} has no > and is read as words." for match in _OPEN.finditer(text)]
+    return ParsedPrompt(re.sub(r"[ \t]{2,}", " ", text.replace("\\<", "<")).strip(), tuple(tags), tuple(notes))
+
+
+def strength_notes(tag: LoraTag, shown: str) -> list[str]:
+    """A note on strengths that are far from usual; `shown` is the tag as it was written."""
+    highest = max((tag.te, tag.unet), key=abs)
+    return [f"{shown}: a strength of {highest:g} is unusual; 1 is usual."] if abs(highest) > USUAL else []
 
 
 def _tag(content: str, default: float) -> LoraTag:
@@ -60,6 +89,7 @@ def _tag(content: str, default: float) -> LoraTag:
 def tag_of_items(content: Sequence[str], default: float = DEFAULT_STRENGTH) -> LoraTag:
     """A tag from the parts between its colons. Raises ValueError that says what cannot be understood."""
     name, *items = (item.strip() for item in content)
+    spelled = content[0] if content[0] != name else ""
     if not name:
         raise ValueError("it names no LoRA.")
     positional = [item for item in items if "=" not in item]
@@ -78,7 +108,7 @@ def tag_of_items(content: Sequence[str], default: float = DEFAULT_STRENGTH) -> L
             dyn = _rank(value)
         else:
             raise ValueError(f"{key}= is not known.")
-    return LoraTag(name, te, unet, dyn)
+    return LoraTag(name, te, unet, dyn, spelled)
 
 
 def _rank(text: str) -> int:
@@ -91,7 +121,16 @@ def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not a number.") from None
+        raise ValueError(f"{text!r} is not a number{_instead(text)}.") from None
     if not math.isfinite(value):
         raise ValueError(f"{text!r} is not a finite number.")
     return value
+
+
+def _instead(text: str) -> str:
+    """What could have been meant."""
+    if re.fullmatch(r"[-+]?\d*,\d+", text):
+        return f"; write {text.replace(',', '.')}"
+    if re.fullmatch(r"[-+]?\d+(?:\.\d+)?%", text):
+        return f"; write {float(text[:-1]) / 100:g}"
+    return "; strengths that change over the steps are not done here" if _SCHEDULE.search(text) else ""

@@ -266,6 +266,8 @@ class _Execution:
 
         trainer = Trainer(config, model, dataset, Callbacks(report, save, state, preview, self.stopped))
         writer = RunWriter(self.folder, self.manifest, trainer, self.started)
+        for text in trainer.built.notes:
+            self.folder.event("note", text=text)
         self._go_on(trainer)
         self.folder.set_state("training", steps=config.train.max_train_steps)
         steps = trainer.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.data.scan import Manifest, tag_frequency
+from lora_train.data.trigger import trigger_of
 from lora_train.errors import LoraTrainError
 from lora_train.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from lora_train.lorafile.metadata import TrainingFacts
     from lora_train.train.loop import Trainer
+
+log = logging.getLogger("lora_train")
 
 CHECKPOINT_NAME = "{name}-step{step:08d}.safetensors"
 """kohya's pattern for intermediate files."""
@@ -50,7 +54,9 @@ class RunWriter:
         from lora_train.lorafile.writing import write_lora
 
         trainer, metadata = self.trainer, lora_metadata(self._facts())
-        write_lora(path, trainer.network.file_tensors(), metadata, trainer.config.save.save_precision, overwrite)
+        precision, tensors = trainer.config.save.save_precision, trainer.network.file_tensors()
+        for note in write_lora(path, tensors, metadata, precision, overwrite, trainer.built.carried):
+            self.folder.event("note", text=note)
         self.folder.event("saved", step=trainer.steps_done, path=str(path))
 
     def _rescued(self, path: Path, error: LoraTrainError) -> LoraTrainError:
@@ -65,16 +71,23 @@ class RunWriter:
 
     def write_card(self, path: Path) -> None:
         """The sidecar and the preview; the LoRA is saved already, so their failing is only noted."""
-        from lora_train.lorafile.sidecar import write_preview, write_sidecar
+        from lora_train.lorafile.sidecar import notes_of, write_preview, write_sidecar
+
+        def note(text: str) -> None:
+            self.folder.event("note", text=text)
 
         trainer = self.trainer
-        samples = sorted((self.folder.path / "samples").glob("*.png"))
+        tag = trigger_of(self.manifest, trainer.config.data.tag)
+        if tag and not trainer.config.data.tag:
+            note(f"The captions begin with {tag!r}: it is the activation text on the LoRA's card.")
         try:
-            notes = f"Trained by LoRA Train on {len(trainer.dataset.items)} pictures, {trainer.steps_done} steps."
-            write_sidecar(path, trainer.config.data.tag, trainer.model.version, notes)
-            write_preview(path, samples[-1].read_bytes() if samples else self._thumbnail())
-        except (LoraTrainError, OSError) as error:
-            self.folder.event("note", text=f"The card beside the LoRA was not written: {error}")
+            samples = sorted((self.folder.path / "samples").glob("*.png"))
+            notes = notes_of(len(trainer.dataset.items), trainer.steps_done)
+            write_sidecar(path, tag, trainer.model.version, notes, note)
+            write_preview(path, samples[-1].read_bytes() if samples else self._thumbnail(), note)
+        except Exception as error:  # whatever it is, the run has its result
+            log.debug("the card of %s was not written", path, exc_info=True)
+            note(f"The card beside the LoRA was not written: {error}")
 
     def _thumbnail(self) -> bytes:
         """The first training picture, as it was cut, as PNG."""
@@ -106,6 +119,7 @@ class RunWriter:
             buckets=trainer.dataset.bucket_counts(),
             folders={name: (repeats, count) for (name, repeats), count in folders.items()},
             tag_frequency=tag_frequency(self.manifest),
+            trigger=trigger_of(self.manifest, trainer.config.data.tag),
             base_version=trainer.model.version,
             architecture=trainer.model.architecture,
             implementation=trainer.model.implementation,

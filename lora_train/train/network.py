@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from lora_train.config import NetworkOptions, RunConfig
 from lora_train.config.network import SCALABLE, continued_arguments
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.lorafile.inspecting import kind_name
+from lora_train.lorafile.layouts import named
 from lora_train.lorafile.reading import LoraFile, read_lora
 from lora_train.lorafile.resizing import dimensions
 from lora_train.models.base import BaseModel
@@ -24,6 +25,14 @@ from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.syntax import LoraTag
 from lora_train.train.randomness import Randomness
 
+_ROOTS = (
+    ("lora_unet_", "UNet"),
+    ("lora_te_", "text encoder"),
+    ("lora_te1_", "first text encoder"),
+    ("lora_te2_", "second text encoder"),
+)
+"""Beginnings of modules' names in files, and what they are called."""
+
 
 @dataclass(frozen=True)
 class Built:
@@ -32,6 +41,10 @@ class Built:
     network: NetworkSet
     rates: Mapping[str, Rate]
     told: Mapping[str, str] = field(default_factory=dict)
+    carried: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Tensors of `network_weights` that are not trained: they go into the result as they are."""
+    notes: tuple[str, ...] = ()
+    """What the person should know of it."""
 
 
 def merge_base_weights(options: NetworkOptions, model: BaseModel) -> None:
@@ -45,7 +58,8 @@ def merge_base_weights(options: NetworkOptions, model: BaseModel) -> None:
 def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...], generator: torch.Generator) -> Built:
     """New networks, or those of `network_weights`, on the roots that are trained; not yet attached.
 
-    Raises LoraTrainError when the options or the file do not fit the model.
+    What `network_weights` has for other roots is carried through, and merged into the model, since it counts in
+    whatever the result is used for. Raises LoraTrainError when the options or the file do not fit the model.
     """
     options = config.network
     if not options.network_weights:
@@ -54,13 +68,53 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
         network = create_planned(model, plan, generator)
         return Built(network, {name: part.rate for name, part in plan.items()})
     file = read_lora(Path(options.network_weights).expanduser())
-    _require_kinds(options, file)
+    _require_kinds(options, file, prefixes)
     network = load_networks(model, file.by_module(), prefixes, str(file.path))
     rates = rates_of(options, network.named())
     for name, loaded in network.named().items():
         loaded.requires_grad_(rates[name].factor != 0)
     told = _told_of(file) | {"ss_network_args": json.dumps(continued_arguments(options, file.metadata))}
-    return Built(network, rates, told)
+    carried = {key: value for key, value in file.tensors.items() if not _below(key, prefixes)}
+    notes = (*_merge_carried(file, carried, model), *_left_notes(file, prefixes))
+    return Built(network, rates, told, carried, notes)
+
+
+def _below(key: str, prefixes: tuple[str, ...]) -> bool:
+    return key.startswith(tuple(f"{prefix}_" for prefix in prefixes))
+
+
+def _merge_carried(file: LoraFile, carried: dict[str, torch.Tensor], model: BaseModel) -> list[str]:
+    """Merge the part of a file that is not trained into the model, and say so. Raises LoraTrainError."""
+    if not carried:
+        return []
+    part = replace(file, tensors=carried)
+    applied = Applier(modules_by_file_name(model)).add(LoraTag(file.path.stem, 1.0, 1.0), part)
+    names = [name for root, name in _ROOTS if any(key.startswith(root) for key in carried)]
+    notes = [
+        f"{file.path.name}'s part for the {' and the '.join(names)} ({len(part.by_module())} modules) is not trained: "
+        "it counts while training, and goes into the result as it is."
+    ]
+    idle = [*applied.unmatched, *applied.unknown]
+    if idle:
+        notes.append(f"{len(idle)} of these modules mean nothing for this base model ({named(idle)}).")
+    return notes
+
+
+def _left_notes(file: LoraFile, prefixes: tuple[str, ...]) -> list[str]:
+    """What of the file does not come along, and what it has no networks for."""
+    notes = []
+    absent = [name for root, name in _ROOTS if root.rstrip("_") in prefixes and not _has(file, root)]
+    if absent:
+        notes.append(f"{file.path.name} has nothing for the {' and the '.join(absent)}, which is not trained.")
+    if file.skipped:
+        notes.append(
+            f"{len(file.skipped)} keys of {file.path.name} are no network and are left out: {named(file.skipped)}."
+        )
+    return notes
+
+
+def _has(file: LoraFile, root: str) -> bool:
+    return any(key.startswith(root) for key in file.tensors)
 
 
 def _told_of(file: LoraFile) -> dict[str, str]:
@@ -70,9 +124,9 @@ def _told_of(file: LoraFile) -> dict[str, str]:
     return dimensions(file.tensors) | known | {"ss_network_weights": file.path.name}
 
 
-def _require_kinds(options: NetworkOptions, file: LoraFile) -> None:
-    """Raise LoraTrainError when the file has kinds of networks that an option does not work on."""
-    kinds = {kind_name(parts) for parts in file.by_module().values()}
+def _require_kinds(options: NetworkOptions, file: LoraFile, prefixes: tuple[str, ...]) -> None:
+    """Raise LoraTrainError when the file has kinds of networks that are trained and an option does not work on."""
+    kinds = {kind_name(parts) for name, parts in file.by_module().items() if _below(name, prefixes)}
     problems = [
         Problem(f"does not work on {', '.join(odd)}, which {file.path} has.", field, "Leave it out.")
         for field, value, able in (

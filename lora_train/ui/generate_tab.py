@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from lora_train.errors import LoraTrainError
+from lora_train.prompt.finding import lora_files
 from lora_train.prompt.generate import Generator
 from lora_train.runs.service import Service
 
@@ -50,7 +51,7 @@ class GenerateTab:
     def _loras_html(self) -> str:
         """The LoRAs that a prompt can name."""
         folder = self._service.host.lora_dir()
-        names = sorted(path.stem for path in folder.rglob("*.safetensors")) if folder.is_dir() else []
+        names = sorted({path.stem for path in lora_files(folder)})
         if not names:
             return "<p>There is no LoRA yet. What you train appears here.</p>"
         listed = ", ".join(f"<code>&lt;lora:{html.escape(name)}:1&gt;</code>" for name in names)

@@ -232,3 +232,46 @@ def test_pickled_checkpoints_are_read_too(tmp_path: Path) -> None:
         safetensors.torch.load_file(tmp_path / f"{s}-merged.safetensors") for s in ("base.safetensors", "base.ckpt")
     )
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_weak_change_of_8_bits_is_not_rounded_away(tmp_path: Path, dtype: torch.dtype) -> None:
+    base = _sd1(tmp_path / "base.safetensors")
+    lora = read_lora(_lora(base, tmp_path / "one.safetensors"))
+    small = {name: value.to(dtype) for name, value in safetensors.torch.load_file(base).items()}
+    (tmp_path / "eight.safetensors").write_bytes(serialise(small, {}))
+    said: list[str] = []
+    merge_into(tmp_path / "eight.safetensors", [lora], [1e-2], tmp_path / "merged.safetensors", tell=said.append)
+    found = safetensors.torch.load_file(tmp_path / "merged.safetensors")
+    key, name = "model.diffusion_model.middle_block.1.proj_in.weight", "lora_unet_mid_block_attentions_0_proj_in"
+    change = 1e-2 * deltas(lora.tensors)[name].float()
+    apart_by = found[key].flatten(1).float() - small[key].flatten(1).float() - change
+    assert float(apart_by.norm()) < 0.05 * float(change.norm())
+    assert found["first_stage_model.encoder.conv_in.weight"].dtype == dtype  # not changed
+    assert len(said) == 1 and "F16 in the result" in said[0]
+
+
+def test_a_change_that_rounding_takes_is_said(tmp_path: Path) -> None:
+    base = _sd1(tmp_path / "base.safetensors")
+    lora = read_lora(_lora(base, tmp_path / "one.safetensors"))
+    half = {name: value.bfloat16() for name, value in safetensors.torch.load_file(base).items()}
+    (tmp_path / "half.safetensors").write_bytes(serialise(half, {}))
+    said: list[str] = []
+    merge_into(tmp_path / "half.safetensors", [lora], [1e-6], tmp_path / "a.safetensors", tell=said.append)
+    assert len(said) == 1 and "most of the change is lost to rounding" in said[0]
+    said.clear()
+    merge_into(tmp_path / "half.safetensors", [lora], [0.0], tmp_path / "b.safetensors", tell=said.append)
+    merge_into(base, [lora], [1e-2], tmp_path / "c.safetensors", tell=said.append)
+    assert said == []
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    base = _sd1(tmp_path / "base.safetensors")
+    lora = read_lora(_lora(base, tmp_path / "one.safetensors"))
+    tensors = safetensors.torch.load_file(base)
+    key = "model.diffusion_model.middle_block.1.proj_in"
+    for odd in ({f"{key}.scale_weight": torch.ones(1)}, {f"{key}.weight": tensors[f"{key}.weight"].to(torch.int8)}):
+        (tmp_path / "q.safetensors").write_bytes(serialise(tensors | odd, {}))
+        with pytest.raises(LoraTrainError, match="its weights are quantised .*proj_in"):
+            merge_into(tmp_path / "q.safetensors", [lora], [1.0], tmp_path / "merged.safetensors")
+    assert not (tmp_path / "merged.safetensors").exists()

@@ -66,7 +66,8 @@ def test_an_existing_file_is_kept(tmp_path: Path) -> None:
         write_lora(path, _tensors(), {}, "fp16", overwrite=False)
     assert path.read_text() == "mine"
     write_lora(path, _tensors(), {}, "fp16", overwrite=True)
-    assert read_lora(path).tensors["lora_unet_x.alpha"].dtype == torch.float16
+    dtypes = {key.partition(".")[2]: value.dtype for key, value in read_lora(path).tensors.items()}
+    assert dtypes["alpha"] == torch.float32 and dtypes["lora_down.weight"] == torch.float16
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

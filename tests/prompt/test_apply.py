@@ -15,7 +15,8 @@ from lora_train.models.opening import open_model
 from lora_train.networks.base import Form
 from lora_train.networks.inject import create_networks
 from lora_train.prompt.apply import Applier, modules_by_file_name
-from lora_train.prompt.generate import Generator, find_lora
+from lora_train.prompt.finding import find_lora
+from lora_train.prompt.generate import Generator
 from lora_train.prompt.syntax import LoraTag
 
 

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_train.errors import LoraTrainError
-from lora_train.prompt.generate import find_lora
 from lora_train.prompt.syntax import LoraTag, parse_prompt
 
 
@@ -28,7 +25,8 @@ from lora_train.prompt.syntax import LoraTag, parse_prompt
         ("<lora:my lora v1.2:1>", "", [("my lora v1.2", 1.0, 1.0)]),
         ("<lora:عربي/猫:1>", "", [("عربي/猫", 1.0, 1.0)]),
         (r"a \<lora:x:1>", "a <lora:x:1>", []),
-        ("<hypernet:x:1> a < b", "<hypernet:x:1> a < b", []),
+        ("a < b", "a < b", []),
+        ("<b>a</b>", "<b>a</b>", []),
         ("<lora: x : 0.5 >", "", [("x", 0.5, 0.5)]),
     ],
 )
@@ -50,6 +48,11 @@ def test_forms(prompt: str, text: str, tags: list[tuple[Any, ...]]) -> None:
         "<lora:x:1:1:0>",
         "<lora:x:dyn=a>",
         "<lora:x:a=1>",
+        "<lora>",
+        "<lora:x:>",
+        "<lora:x:1e999>",
+        "<hypernet:x:1>",
+        "<segment-anything:1>".replace("-", "_"),
     ],
 )
 def test_what_is_not_understood_is_noted_and_taken_out(tag: str) -> None:
@@ -78,12 +81,27 @@ def test_a_written_tag_is_read_back(name: str, te: float, unet: float) -> None:
     assert parse_prompt(f"<lora:{name}:{te!r}:{unet!r}>").tags == (LoraTag(name, te, unet),)
 
 
-def test_the_exact_name_wins(tmp_path: Path) -> None:
-    for name in ("Sara", "anna"):
-        (tmp_path / f"{name}.safetensors").touch()
-    assert find_lora(tmp_path, "sara").name == "Sara.safetensors"
-    (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "sara.safetensors").touch()
-    assert find_lora(tmp_path, "sara").parent.name == "below"
-    with pytest.raises(LoraTrainError, match="no LoRA called"):
-        find_lora(tmp_path, "nobody")
+@pytest.mark.parametrize(
+    ("tag", "instead"),
+    [("<lora:x:0,8>", "write 0.8"), ("<lora:x:80%>", "write 0.8"), ("<lora:x:0@0,1@1>", "change over the steps")],
+)
+def test_what_could_be_meant_is_said(tag: str, instead: str) -> None:
+    assert instead in parse_prompt(tag).notes[0]
+
+
+@pytest.mark.parametrize("strength", ["07", "1e9", "-7", "1:9", "te=3"])
+def test_an_unusual_strength_is_said(strength: str) -> None:
+    parsed = parse_prompt(f"a <lora:x:{strength}>")
+    assert len(parsed.tags) == 1 and "is unusual; 1 is usual" in parsed.notes[0]
+
+
+@pytest.mark.parametrize("prompt", ["a <lora:<lora:x:1>:1>", "<hypernet:<lora:x>> a", "a <lora:<lora:<lora:x>:1>>"])
+def test_nothing_of_nested_tags_is_left(prompt: str) -> None:
+    parsed = parse_prompt(prompt)
+    assert parsed.text == "a" and [tag.name for tag in parsed.tags] == ["x"] and parsed.notes
+
+
+def test_a_tag_that_is_not_closed_is_said() -> None:
+    parsed = parse_prompt("a <lora:x:1")
+    assert parsed.text == "a <lora:x:1" and parsed.tags == ()
+    assert parsed.notes == ("<lora:x:1 has no > and is read as words.",)

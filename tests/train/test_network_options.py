@@ -218,6 +218,49 @@ def test_going_on_from_a_file(trained: Callable[..., LoraFile], tmp_path: Path, 
         trained(network_weights=str(tmp_path / "odd.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("kept", "options"),
+    [
+        ("lora_te", {"train": {"text_encoder_lr": 0.0}}),
+        ("lora_te", {"network_train_unet_only": True}),
+        ("lora_unet", {"network_train_text_encoder_only": True}),
+    ],
+)
+def test_going_on_carries_the_part_that_is_not_trained(
+    trained: Callable[..., LoraFile], tmp_path: Path, kept: str, options: dict[str, Any]
+) -> None:
+    """Bit for bit, of whatever kind it is; and it counts while the other part is trained."""
+    made = trained(network_rules=("_te_.*fc1: kind=lokr", "attn1: kind=loha"), train={"learning_rate": 1e-2}).tensors
+    whole = {k: v.half() if k.startswith(kept) else v for k, v in made.items()}
+    part = {k: v for k, v in whole.items() if not k.startswith(kept)}
+    for name, tensors in (("whole", whole), ("part", part)):
+        write_lora(tmp_path / f"{name}.safetensors", tensors, {}, "keep", overwrite=False)
+    again = trained(network_weights=str(tmp_path / "whole.safetensors"), **options)
+    assert again.tensors.keys() == whole.keys()
+    for key, value in whole.items():
+        same = again.tensors[key].dtype == value.dtype and torch.equal(again.tensors[key], value)
+        assert same or not key.startswith(kept), key
+    alone = trained(network_weights=str(tmp_path / "part.safetensors"), **options)
+    assert alone.tensors.keys() == part.keys()
+    assert any(not torch.equal(value, again.tensors[key]) for key, value in alone.tensors.items())
+    notes = [
+        {event.get("text", "") for event in RunFolder(folder).events() if event["kind"] == "note"}
+        for folder in sorted((tmp_path / "data" / "runs").iterdir())[-2:]
+    ]
+    assert any("is not trained: it counts while training" in text for text in notes[0])
+    assert not any("not trained" in text for text in notes[1])
+
+
+def test_going_on_says_which_part_a_file_lacks(
+    trained: Callable[..., LoraFile], make_config: Make, host: StandaloneHost
+) -> None:
+    first = trained(network_train_unet_only=True, train={"max_train_steps": 1})
+    config = make_config(data=SMALL, train={"max_train_steps": 1}, network={"network_weights": str(first.path)})
+    events: list[dict[str, Any]] = []
+    run_training(config, host, events.append)
+    assert any("has nothing for the text encoder, which is not trained" in e.get("text", "") for e in events)
+
+
 def test_what_a_continued_network_tells_of_itself(trained: Callable[..., LoraFile], tmp_path: Path) -> None:
     """Its form is the file's; dropouts and rates are those of this run, not of the one before."""
     first = trained(network_dim=3, network_alpha=1.5, conv_dim=2, network_dropout=0.2, loraplus_lr_ratio=4.0)

@@ -1,0 +1,131 @@
+"""The LoRA file that a name in a prompt means."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import unicodedata
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from lora_train.errors import LoraTrainError
+
+EXTENSIONS = (".safetensors", ".pt", ".ckpt")
+"""What the WebUI lists as LoRAs, the preferred first."""
+
+_ALIAS = "ss_output_name"
+_MAX_NAMED = 8
+
+
+def lora_files(folder: Path) -> list[Path]:
+    """All LoRA files below `folder`, sorted. Hidden ones are left out; links are followed, each folder once."""
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place, name) for name in files if not name.startswith(".")]
+    files_of_kind = (path for path in found if path.suffix.lower() in EXTENSIONS)
+    return sorted(files_of_kind, key=lambda path: (path.with_suffix(""), EXTENSIONS.index(path.suffix.lower())))
+
+
+def look_up(folder: Path, name: str) -> tuple[Path, str]:
+    """The file that a prompt's `name` means, and a note where others could have been meant, too.
+
+    A path below `folder` goes before a file's own name, the exact spelling before one that differs in blanks at the
+    ends, in slashes, in how accents are composed (macOS' file names), or in case; last comes the name that the file has
+    in its metadata, where only one has it, as in the WebUI. Raises LoraTrainError that names the nearest.
+    """
+    files = lora_files(folder)
+    relative = {path: path.relative_to(folder).as_posix() for path in files}
+    ways: tuple[Callable[[str], str], ...] = (str, _composed, lambda text: _composed(text).casefold())
+    for spelled in ways:
+        wanted = spelled(name)
+        for names in (_path_names, _own_names):
+            hits = [path for path in files if wanted in map(spelled, names(relative[path]))]
+            if hits:
+                return hits[0], _others(name, hits, relative)
+    hits = [path for path in files if _alias(path) == name]
+    if len(hits) == 1:
+        return hits[0], ""
+    raise _missing(folder, name, [Path(text).stem for text in relative.values()], [relative[path] for path in hits])
+
+
+def find_lora(folder: Path, name: str) -> Path:
+    """As `look_up`, the file only."""
+    return look_up(folder, name)[0]
+
+
+def _path_names(relative: str) -> tuple[str, str]:
+    return relative, os.path.splitext(relative)[0]
+
+
+def _own_names(relative: str) -> tuple[str, str]:
+    return _path_names(relative.rpartition("/")[2])
+
+
+def _composed(name: str) -> str:
+    """Slashes this way, no blanks at the ends of names, accents composed."""
+    parts = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")
+    stems = (os.path.splitext(part) for part in parts)
+    return "/".join((stem.strip() + end if end.lower() in EXTENSIONS else stem + end).strip() for stem, end in stems)
+
+
+def _others(name: str, hits: list[Path], relative: dict[Path, str]) -> str:
+    """A note on files of the same name; the same file in another format is none."""
+    chosen, others = hits[0], [path for path in hits[1:] if path.with_suffix("") != hits[0].with_suffix("")]
+    if not others:
+        return ""
+    named = ", ".join(_text(os.path.splitext(relative[path])[0]) for path in others)
+    used = _text(os.path.splitext(relative[chosen])[0])
+    return (
+        f"There are {1 + len(others)} LoRAs called {name!r}: {used} is used, not {named}. Write the one that you mean."
+    )
+
+
+def _alias(path: Path) -> str:
+    from lora_train.tensors import read_header
+
+    if path.suffix.lower() != EXTENSIONS[0]:
+        return ""
+    try:
+        metadata = read_header(path).get("__metadata__")
+    except LoraTrainError:
+        return ""
+    return str(metadata.get(_ALIAS, "")) if isinstance(metadata, dict) else ""
+
+
+def _missing(folder: Path, name: str, stems: list[str], called: list[str]) -> LoraTrainError:
+    if called:
+        listed = ", ".join(map(_text, called))
+        return LoraTrainError(
+            f"{len(called)} LoRAs are called {name!r} in their metadata ({listed}).",
+            str(folder),
+            "Write the file's name.",
+        )
+    near = nearest(name, stems)
+    if near:
+        said = f"nearest: {', '.join(map(_text, near))}"
+    else:
+        more = " ..." if len(stems) > _MAX_NAMED else ""
+        said = f"there: {', '.join(map(_text, stems[:_MAX_NAMED]))}{more}" if stems else "the folder has none"
+    return LoraTrainError(f"there is no LoRA called {name!r} ({said}).", str(folder), "Check its name.")
+
+
+def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """The names most like `name`, whatever their case, the likest first; none that is not like it at all."""
+    by_key: dict[str, str] = {}
+    for one in names:
+        by_key.setdefault(_composed(one).casefold(), one)
+    wanted = _composed(name).casefold().rpartition("/")[2]
+    found = difflib.get_close_matches(wanted, by_key, n=count, cutoff=0.6)
+    within = [key for key in by_key if len(wanted) > 2 and wanted in key and key not in found]
+    return [by_key[key] for key in [*found, *sorted(within, key=len)][:count]]
+
+
+def _text(name: str) -> str:
+    """A name from the file system that can be shown, whatever its bytes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
