@@ -265,6 +265,8 @@ class _Execution:
                 self.folder.event("note", text=f"The state for a resume was not saved: {error}")
 
         trainer = Trainer(config, model, dataset, Callbacks(report, save, state, preview, self.stopped))
+        for text in trainer.notes:
+            self.folder.event("note", text=text)
         writer = RunWriter(self.folder, self.manifest, trainer, self.started)
         self._go_on(trainer)
         self.folder.set_state("training", steps=config.train.max_train_steps)

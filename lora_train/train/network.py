@@ -32,14 +32,20 @@ class Built:
     network: NetworkSet
     rates: Mapping[str, Rate]
     told: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What a person should know about the file that the networks come from."""
 
 
-def merge_base_weights(options: NetworkOptions, model: BaseModel) -> None:
-    """Merge `base_weights` into the model for good. Raises LoraTrainError when a file does not fit."""
+def merge_base_weights(options: NetworkOptions, model: BaseModel) -> tuple[str, ...]:
+    """Merge `base_weights` into the model for good; returns what a person should know about the files.
+
+    Raises LoraTrainError when a file does not fit.
+    """
     paths = [Path(name).expanduser() for name in options.base_weights]
     strengths = list(options.base_weights_multiplier) + [1.0] * len(paths)
     tags = [(LoraTag(path.stem, strength, strength), path) for path, strength in zip(paths, strengths)]
-    Applier(modules_by_file_name(model)).apply(tags)
+    applied = Applier(modules_by_file_name(model)).apply(tags)
+    return tuple(f"{one.path.name}: {note}" for one in applied for note in one.notes)
 
 
 def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...], generator: torch.Generator) -> Built:
@@ -60,7 +66,7 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
     for name, loaded in network.named().items():
         loaded.requires_grad_(rates[name].factor != 0)
     told = _told_of(file) | {"ss_network_args": json.dumps(continued_arguments(options, file.metadata))}
-    return Built(network, rates, told)
+    return Built(network, rates, told, tuple(f"{file.path.name}: {note}" for note in file.notes))
 
 
 def _told_of(file: LoraFile) -> dict[str, str]:

@@ -12,6 +12,7 @@ import gradio as gr
 from lora_train.errors import LoraTrainError
 from lora_train.prompt.generate import Generator
 from lora_train.runs.service import Service
+from lora_train.showing import as_shown
 
 MAX_PICTURES, MAX_STEPS = 16, 150
 
@@ -53,7 +54,7 @@ class GenerateTab:
         names = sorted(path.stem for path in folder.rglob("*.safetensors")) if folder.is_dir() else []
         if not names:
             return "<p>There is no LoRA yet. What you train appears here.</p>"
-        listed = ", ".join(f"<code>&lt;lora:{html.escape(name)}:1&gt;</code>" for name in names)
+        listed = ", ".join(f"<code>&lt;lora:{html.escape(as_shown(name))}:1&gt;</code>" for name in names)
         return f"<p>Add one of these to the prompt: {listed}</p>"
 
     def _generate(self, given: dict[Any, Any]) -> tuple[list[Any], str]:
@@ -73,7 +74,7 @@ class GenerateTab:
             from lora_train.ui.train_tab import problems_html
 
             return [], problems_html(error.problems)
-        return made.pictures, "".join(f"<p>{html.escape(note)}</p>" for note in made.notes)
+        return made.pictures, "".join(f"<p>{html.escape(as_shown(note))}</p>" for note in made.notes)
 
     def _generator(self, model: str) -> Generator:
         from lora_train.models.opening import open_model
