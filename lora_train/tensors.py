@@ -6,13 +6,16 @@ import json
 import pickle
 import struct
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 
 from lora_train.errors import LoraTrainError
+from lora_train.first_bytes import AGAIN, content_of, is_safetensors
+from lora_train.showing import encodable
 
 MAX_HEADER = 100_000_000
 """The format's own limit for a header, in bytes."""
@@ -23,34 +26,64 @@ GIVE_ANOTHER = "Give a .safetensors or .ckpt file of a Stable Diffusion model, o
 def read_header(path: Path, fix: str = GIVE_ANOTHER) -> dict[str, dict[str, object]]:
     """Names, dtypes and shapes in a safetensors file, without its tensors; metadata under `__metadata__`.
 
-    Raises LoraTrainError, with `fix` as what to do, when the file is not one.
+    Raises LoraTrainError, with what the file is instead where its first bytes tell, else with `fix` as what to do.
     """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+            start = file.read(9)
+            length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else -1
+            if start[8:] == b"{" and size - 8 < length <= MAX_HEADER:
+                raise LoraTrainError(_cut_off(size, f"at least {length + 8}"), str(path), AGAIN)
             if not 2 <= length <= min(MAX_HEADER, size - 8):
                 raise ValueError("its header's length makes no sense")
-            header = json.loads(file.read(length), object_pairs_hook=_unique)
+            header = json.loads(start[8:] + file.read(length - 1), object_pairs_hook=_unique)
         if not isinstance(header, dict):
             raise ValueError("its header is not a table")
-        _require_whole(header, size - 8 - length)
+        end = _end(header)
     except OSError as error:
         raise LoraTrainError(f"cannot read the file: {error.strerror}.", str(path)) from error
     except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        content = content_of(path)
+        if content is not None:
+            raise LoraTrainError(f"this is {content.what}, not a safetensors file.", str(path), content.fix) from error
         raise LoraTrainError(f"this is not a safetensors file ({error}).", str(path), fix) from error
+    if 8 + length + end > size:  # a download that broke off is seen at once
+        raise LoraTrainError(_cut_off(size, str(8 + length + end)), str(path), AGAIN)
+    if 8 + length + end < size:
+        raise LoraTrainError(
+            f"the file is damaged: {size - 8 - length - end} bytes follow its last tensor.", str(path), AGAIN
+        )
     return header
 
 
-def _require_whole(header: dict[str, dict[str, object]], size: int) -> None:
-    """Raise ValueError unless the tensors end where the file does: a download that broke off is seen at once."""
+def header_metadata(header: Mapping[str, object]) -> dict[str, str]:
+    """The metadata in a safetensors header as texts, which the format demands; others' numbers, lists and tables are
+    written as JSON."""
+    found = header.get("__metadata__")
+    texts = {key: one if isinstance(one, str) else json.dumps(one) for key, one in _items(found)}
+    return {encodable(key): encodable(text) for key, text in texts.items()}
+
+
+def odd_metadata(header: Mapping[str, object]) -> list[str]:
+    """The metadata fields that are no texts, which most programs refuse the whole file for."""
+    return [key for key, one in _items(header.get("__metadata__")) if not isinstance(one, str)]
+
+
+def _items(table: object) -> list[tuple[str, object]]:
+    return list(table.items()) if isinstance(table, dict) else []
+
+
+def _cut_off(there: int, whole: str) -> str:
+    return f"the file is cut off or damaged: the download or copy stopped at {there} of {whole} bytes."
+
+
+def _end(header: dict[str, dict[str, object]]) -> int:
+    """Where the last tensor ends, in bytes behind the header. Raises ValueError when that is not said."""
     try:
-        end = max((int(header[name]["data_offsets"][1]) for name in header if name != "__metadata__"), default=0)  # type: ignore[index]
+        return max((int(header[name]["data_offsets"][1]) for name in header if name != "__metadata__"), default=0)  # type: ignore[index]
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         raise ValueError("its header does not say where the tensors are") from error
-    if end != size:
-        raise ValueError(f"its tensors take {end} bytes, and {size} are there: it is cut off or damaged")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -63,17 +96,41 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
+def holds_safetensors(path: Path) -> bool:
+    """Whether the file is a safetensors file: by its name, or by its content under another name (`.pt`, `.ckpt`)."""
+    return path.suffix.lower() == ".safetensors" or is_safetensors(path)
+
+
 def read_tensors(path: Path, fix: str = GIVE_ANOTHER) -> dict[str, torch.Tensor]:
     """All tensors of a `.safetensors`, `.ckpt`, `.pt` or `.bin` file, memory-mapped where possible.
 
     Pickles are read with `weights_only`, so no code in them runs. Raises LoraTrainError, with `fix` as what to do.
     """
-    if path.suffix.lower() == ".safetensors":
-        read_header(path, fix)
+    if holds_safetensors(path):
+        return _read_safetensors(path, read_header(path, fix))
+    return _read_pickle(path, fix)
+
+
+def _read_safetensors(path: Path, header: Mapping[str, object]) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
         try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise LoraTrainError(f"the file is damaged ({error}).", str(path), "Download it again.") from error
+            # the library refuses the file for metadata that are no texts, or not UTF-8; the tensors may be sound
+            return load_without_metadata(path, header)
+        except (SafetensorError, OSError):
+            raise LoraTrainError(f"the file is damaged ({error}).", str(path), AGAIN) from error
+
+
+def load_without_metadata(path: Path, header: Mapping[str, object]) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, read into memory, whatever its metadata are. Raises SafetensorError."""
+    plain = json.dumps({name: entry for name, entry in header.items() if name != "__metadata__"}).encode()
+    with path.open("rb") as file:
+        file.seek(8 + struct.unpack("<Q", file.read(8))[0])
+        return load(struct.pack("<Q", len(plain)) + plain + file.read())
+
+
+def _read_pickle(path: Path, fix: str) -> dict[str, torch.Tensor]:
     try:
         # torch's first format is not safe with `weights_only` before torch 2.6, which refuses it (CVE-2025-32434)
         if tarfile.is_tarfile(path):
@@ -84,6 +141,9 @@ def read_tensors(path: Path, fix: str = GIVE_ANOTHER) -> dict[str, torch.Tensor]
     except OSError as error:
         raise LoraTrainError(f"cannot read the file: {error.strerror}.", str(path)) from error
     except Exception as error:  # the unpickler raises whatever it likes on damaged or hostile data
+        found = content_of(path)
+        if found is not None and not found.pickle:
+            raise LoraTrainError(f"this is {found.what}, not a model.", str(path), found.fix) from error
         raise LoraTrainError(
             "this is not a checkpoint, or it contains more than weights, which is not loaded for safety.",
             str(path),
@@ -93,8 +153,17 @@ def read_tensors(path: Path, fix: str = GIVE_ANOTHER) -> dict[str, torch.Tensor]
         content = content["state_dict"]
     tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
     if not tensors:
-        raise LoraTrainError("there are no weights in this file.", str(path), fix)
+        raise LoraTrainError(f"there are no weights in this file{_instead(content)}.", str(path), fix)
     return tensors
+
+
+def _instead(content: object) -> str:
+    """What a pickle without named weights is, for a message."""
+    if isinstance(content, dict) and "string_to_param" in content:
+        return ": it is an embedding (textual inversion), which belongs into the embeddings folder"
+    if isinstance(content, (list, tuple)) and any(isinstance(value, torch.Tensor) for value in content):
+        return "'s table: it is a list without names, as cloneofsimo's `lora` wrote in its first form"
+    return ""
 
 
 def is_finite(value: torch.Tensor) -> bool:

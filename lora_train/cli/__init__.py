@@ -16,8 +16,8 @@ from lora_train.cli.generate import add_generate
 from lora_train.cli.page import add_ui
 from lora_train.cli.preparing import add_prepare
 from lora_train.cli.training import add_resume, add_train
-from lora_train.data.scan import as_text
 from lora_train.errors import LoraTrainError
+from lora_train.showing import as_shown
 
 BAD_INPUT = 2
 ABORTED = 130
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except LoraTrainError as error:
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print(f"error: {as_shown(str(problem))}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("\nAborted.", file=sys.stderr)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except OSError as error:
-        where = f"{as_text(str(error.filename)[:200])}: " if error.filename else ""
+        where = f"{as_shown(str(error.filename)[:200], lines=False)}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}.", file=sys.stderr)
         return BAD_INPUT
 

@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.errors import LoraTrainError
+from lora_train.showing import as_shown
 
 if TYPE_CHECKING:
     from lora_train.lorafile.factors import Cut
+    from lora_train.lorafile.inspecting import Report
+    from lora_train.lorafile.reading import LoraFile
     from lora_train.lorafile.resizing import ModuleCut
 
+_MOST_KEYS = 20
+"""Keys that are shown one by one."""
+_MOST_TEXT = 2000
+"""Characters of one metadata field that are shown on a terminal."""
 _KEEP_HELP = "keep as many ranks as reach --amount: of the Frobenius norm (frobenius), of the singular values' sum "
 
 
@@ -32,6 +39,7 @@ def _inspect(tools: Any) -> None:
     tool = tools.add_parser("inspect", help="what a LoRA is: kind, base, ranks, strengths by block, metadata")
     tool.add_argument("files", nargs="+", type=Path, metavar="FILE")
     tool.add_argument("--json", action="store_true", help="as JSON")
+    _add_adapter(tool)
     tool.set_defaults(run=_run_inspect)
 
 
@@ -39,6 +47,7 @@ def _convert(tools: Any) -> None:
     tool = tools.add_parser("convert", help="write a LoRA in another layout")
     tool.add_argument("file", type=Path, metavar="FILE")
     tool.add_argument("--to", required=True, metavar="LAYOUT", help="kohya, diffusers or peft (a folder)")
+    _add_adapter(tool)
     _add_output(tool, "keep")
     tool.set_defaults(run=_run_convert)
 
@@ -105,6 +114,10 @@ def _compare(tools: Any) -> None:
     tool.set_defaults(run=_run_compare)
 
 
+def _add_adapter(tool: Any) -> None:
+    tool.add_argument("--adapter", default="", metavar="NAME", help="the one to take of several adapters in the file")
+
+
 def _add_output(tool: Any, precision: str | None) -> None:
     tool.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write")
     tool.add_argument("--overwrite", action="store_true", help="replace it if it is there")
@@ -132,37 +145,49 @@ def _run_inspect(options: argparse.Namespace) -> int:
     reports, problems = [], []
     for path in options.files:
         try:
-            reports.append(inspect(path))
+            reports.append(inspect(path, options.adapter))
         except LoraTrainError as error:
             problems += error.problems
     if options.json:
-        print(json.dumps([report.to_dict() for report in reports], indent=2, ensure_ascii=False))
+        print(as_shown(json.dumps([report.to_dict() for report in reports], indent=2, ensure_ascii=False)))
     for report in reports if not options.json else ():
-        facts = report.to_dict()
-        for field in ("path", "size", "layout", "base", "modules"):
-            print(f"{field:9} {facts[field]}")
-        for field in ("kinds", "ranks", "alphas", "dtypes"):
-            print(f"{field:9} {', '.join(f'{value} ({count})' for value, count in facts[field].items())}")
-        for name, block in report.blocks.items():
-            norm = "norms of LoRA only" if block.norm is None else f"norm {block.norm:.4g}, largest {block.largest:.4g}"
-            print(f"  {name:6} {block.modules:3} modules, {norm}")
-        for name, value in report.metadata.items():
-            print(f"  {name} = {value[:100]}{' ...' if len(value) > 100 else ''}")
-        for line in (*report.problems, *(f"left out: {key}" for key in report.skipped)):
-            print(f"problem   {line}")
+        _print_report(report)
     if problems:
         raise LoraTrainError.of(problems)
     return 0
 
 
+def _print_report(report: Report) -> None:
+    def line(text: str) -> None:
+        print(as_shown(text, lines=False))
+
+    facts = report.to_dict()
+    for field in ("path", "size", "layout", "base", "modules"):
+        line(f"{field:9} {facts[field]}")
+    for field in ("kinds", "ranks", "alphas", "dtypes"):
+        line(f"{field:9} {', '.join(f'{value} ({count})' for value, count in facts[field].items())}")
+    for name, block in report.blocks.items():
+        norm = "norms of LoRA only" if block.norm is None else f"norm {block.norm:.4g}, largest {block.largest:.4g}"
+        line(f"  {name:6} {block.modules:3} modules, {norm}")
+    for name, value in report.metadata.items():
+        line(f"  {name[:100]} = {value[:100]}{' ...' if len(value) > 100 else ''}")
+    for note in report.notes:
+        line(f"note      {note}")
+    for key in report.skipped[:_MOST_KEYS]:
+        line(f"left out  {key}")
+    if len(report.skipped) > _MOST_KEYS:
+        line(f"left out  and {len(report.skipped) - _MOST_KEYS} more keys (all of them with --json)")
+    for problem in report.problems:
+        line(f"problem   {problem}")
+
+
 def _run_convert(options: argparse.Namespace) -> int:
     from lora_train.lorafile.converting import WRITERS
-    from lora_train.lorafile.reading import read_lora
 
     writer = WRITERS.get(options.to)
     if writer is None:
         raise LoraTrainError(f"the layout {options.to!r} is not known.", "--to", f"Give one of {', '.join(WRITERS)}.")
-    _print_notes(writer(read_lora(options.file), options.output, options.precision, options.overwrite))
+    _print_notes(writer(_read(options.file, options.adapter), options.output, options.precision, options.overwrite))
     print(options.output)
     return 0
 
@@ -170,7 +195,6 @@ def _run_convert(options: argparse.Namespace) -> int:
 def _run_resize(options: argparse.Namespace) -> int:
     from lora_train.lorafile.converting import write_kohya
     from lora_train.lorafile.factors import Cut
-    from lora_train.lorafile.reading import read_lora
     from lora_train.lorafile.resizing import resize
 
     *rules, cut, convolutions, _, file = _each(
@@ -178,7 +202,7 @@ def _run_resize(options: argparse.Namespace) -> int:
         partial(_cut, options, needed=not options.module),
         partial(_conv_cut, options),
         partial(_check_output, options),
-        partial(read_lora, options.file),
+        partial(_read, options.file),
     )
     with _Progress() as progress:
         made, cuts = resize(file, cut or Cut(), convolutions, dict(rules), progress)
@@ -191,14 +215,13 @@ def _run_resize(options: argparse.Namespace) -> int:
 def _run_merge(options: argparse.Namespace) -> int:
     from lora_train.lorafile.converting import write_kohya
     from lora_train.lorafile.merging import merge
-    from lora_train.lorafile.reading import read_lora
     from lora_train.lorafile.writing import DTYPES
 
     weights, cut, _, *files = _each(
         partial(_weights, options),
         partial(_cut, options),
         partial(_check_output, options),
-        *(partial(read_lora, path) for path in options.files),
+        *(partial(_read, path) for path in options.files),
     )
     with _Progress() as progress:
         made = merge(files, weights, cut, progress, DTYPES.get(options.precision))
@@ -210,13 +233,12 @@ def _run_merge(options: argparse.Namespace) -> int:
 def _run_merge_into(options: argparse.Namespace) -> int:
     from lora_train.lorafile.checkpoints import require_checkpoint
     from lora_train.lorafile.merging_into import merge_into
-    from lora_train.lorafile.reading import read_lora
 
     weights, _, _, *files = _each(
         partial(_weights, options),
         partial(_check_output, options),
         partial(require_checkpoint, options.checkpoint),
-        *(partial(read_lora, path) for path in options.files),
+        *(partial(_read, path) for path in options.files),
     )
     with _Progress() as progress:
         notes: list[str] = []
@@ -266,7 +288,8 @@ def _run_metadata(options: argparse.Namespace) -> int:
     if options.thumbnail is not None:
         put[THUMBNAIL] = thumbnail(options.thumbnail)
     if not (put or options.remove or options.strip):
-        print(json.dumps(dict(sorted(file_metadata(options.file).items())), indent=2, ensure_ascii=False))
+        told = {name: _shortened(text) for name, text in sorted(file_metadata(options.file).items())}
+        print(as_shown(json.dumps(told, indent=2, ensure_ascii=False)))
         return 0
     output = options.output or options.file
     edit_metadata(options.file, output, put, options.remove, options.strip, options.overwrite)
@@ -278,9 +301,8 @@ def _run_compare(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from lora_train.lorafile.comparing import compare
-    from lora_train.lorafile.reading import read_lora
 
-    first, second = _each(*(partial(read_lora, path) for path in options.files))
+    first, second = _each(*(partial(_read, path) for path in options.files))
     with _Progress() as progress:
         found = compare(first, second, progress)
     if options.json:
@@ -294,6 +316,23 @@ def _run_compare(options: argparse.Namespace) -> int:
         print(f"only in the {side}: {len(names)} modules")
     print(f"cosine of all common modules: {found.cosine:.4f}")
     return 0
+
+
+def _read(path: Path, adapter: str = "") -> LoraFile:
+    """The LoRA file; what a person should know about it is said on stderr. Raises LoraTrainError."""
+    from lora_train.lorafile.reading import read_lora
+
+    file = read_lora(path, adapter=adapter)
+    for note in file.notes:
+        print(f"note: {as_shown(f'{path.name}: {note}')}", file=sys.stderr)
+    return file
+
+
+def _shortened(text: str) -> str:
+    """A text as a terminal can bear it: pictures in metadata have megabytes. Whole where the output goes on."""
+    if len(text) <= _MOST_TEXT or not sys.stdout.isatty():
+        return text
+    return f"{text[:_MOST_TEXT]} ... ({len(text)} characters)"
 
 
 def _each(*asked: Callable[[], Any]) -> list[Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_train.errors import LoraTrainError, Problem
+from lora_train.showing import as_shown
 
 MAX_SEED = 2**63 - 1
 
@@ -54,7 +55,7 @@ def _generate(options: argparse.Namespace) -> int:
     base = open_model(Path(model), assumed=Assumed(options.v_parameterization))
     made = Generator(base, folder).generate(options.prompt, seeds, options.negative, options.steps, options.guidance)
     for note in [*base.notes, *made.notes]:
-        print(f"note: {note}", file=sys.stderr)
+        print(f"note: {as_shown(note)}", file=sys.stderr)
     for number, picture in enumerate(made.pictures):
         path = options.output
         if options.count > 1:

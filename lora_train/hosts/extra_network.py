@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.settings import APPLY_AUTO, APPLY_HOST
+from lora_train.showing import as_shown
 
 log = logging.getLogger("lora_train")
 NAME, ALIAS = "lora", "lyco"
@@ -109,6 +110,7 @@ def make_network(lora_dir: Callable[[], Path]) -> Any:
 
         @staticmethod
         def _tell(p: Any, note: str) -> None:
+            note = as_shown(note)
             log.warning("%s", note)
             if hasattr(p, "comment"):
                 p.comment(note)

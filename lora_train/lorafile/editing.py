@@ -11,6 +11,7 @@ from typing import IO
 
 from lora_train.atomic import writing
 from lora_train.errors import LoraTrainError
+from lora_train.lorafile.hashes import LEGACY_HASH, MODEL_HASH, data_hash, told_hash
 from lora_train.lorafile.reading import file_metadata
 from lora_train.lorafile.writing import LEGACY_AT, LEGACY_LENGTH, check_output, header_bytes
 from lora_train.tensors import read_header, read_tensors
@@ -38,8 +39,9 @@ def edit_metadata(
 ) -> dict[str, str]:
     """Write `path` as `output` with other metadata, and return that.
 
-    `strip` takes all out first, `remove` these fields, `put` adds or replaces. Where the file tells its
-    `sshs_legacy_hash`, which covers the `ss_` fields, it is computed anew. `output` may be `path`.
+    `strip` takes all out first, `remove` these fields, `put` adds or replaces. Unless they are taken out, the file's
+    hashes are computed: `sshs_legacy_hash` covers the `ss_` fields, and some trainers write hashes of nothing.
+    `output` may be `path`.
     Raises LoraTrainError when the file cannot be read, or the output exists and may not be overwritten.
     """
     if path.suffix.lower() != ".safetensors":
@@ -52,10 +54,15 @@ def edit_metadata(
     if absent:
         raise LoraTrainError(f"it has no field {', '.join(absent)}.", str(path), "See `lora-train file metadata FILE`.")
     metadata = {key: value for key, value in before.items() if key not in remove} | dict(put)
+    for name in (MODEL_HASH, LEGACY_HASH):
+        if not strip and name not in remove:
+            metadata.setdefault(name, "")
+    if MODEL_HASH in metadata and not told_hash(metadata):
+        metadata[MODEL_HASH] = data_hash(path)
     with path.open("rb") as source:
         start = 8 + int.from_bytes(source.read(8), "little")
-        if "sshs_legacy_hash" in metadata:
-            metadata["sshs_legacy_hash"] = _legacy_hash(source, start, header, metadata)
+        if LEGACY_HASH in metadata:
+            metadata[LEGACY_HASH] = _legacy_hash(source, start, header, metadata)
         source.seek(start)
         with writing(output) as target:
             target.write(header_bytes(header, metadata))

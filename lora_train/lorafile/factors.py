@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from lora_train.errors import LoraTrainError
-from lora_train.lorafile.layouts import ALPHA, DOWN, MID, UP
+from lora_train.lorafile.layouts import ALPHA, DOWN, MID, SPARSE, UP
+from lora_train.networks.full import BIAS
 from lora_train.networks.lora import lora_delta
+from lora_train.networks.sparse import dense
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,30 @@ def alpha_of(parts: Mapping[str, torch.Tensor]) -> float:
 
 
 def has_factors(parts: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a module is a plain LoRA, which two factors are."""
-    return {DOWN, UP} <= parts.keys() <= {DOWN, UP, MID, ALPHA}
+    """Whether a module's change of the weight is a plain LoRA, which two factors are; with a sparse part, too."""
+    return {DOWN, UP} <= parts.keys() <= {DOWN, UP, MID, ALPHA, BIAS, *SPARSE}
 
 
 def factors_of(parts: Mapping[str, torch.Tensor]) -> Factors:
-    """A LoRA module's factors, alpha multiplied in. A Tucker core (r, r, k, k) is contracted into `down`."""
+    """A LoRA module's factors, alpha multiplied in. A Tucker core (r, r, k, k) is contracted into `down`; a sparse
+    part adds as many ranks as it has rows or columns."""
     down, up = parts[DOWN].float(), parts[UP].float().flatten(1)
     scale = alpha_of(parts) / down.shape[0]
     if MID in parts:
         down = torch.einsum("mnkl,nixy->mikl", parts[MID].float(), down)
-    return Factors(up * scale, down.flatten(1), tuple(down.shape[1:]))
+    shape, flat = tuple(down.shape[1:]), down.flatten(1)
+    if SPARSE[0] in parts:
+        left, right = _thin(dense(parts).reshape(len(up), -1))
+        up, flat = torch.cat([up, left], 1), torch.cat([flat, right])
+    return Factors(up * scale, flat, shape)
+
+
+def _thin(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A matrix as the product of two, with no more inner dimensions than it has rows or columns that are not zero."""
+    rows, columns = matrix.any(1).nonzero().flatten(), matrix.any(0).nonzero().flatten()
+    if len(rows) <= len(columns):
+        return torch.eye(len(matrix))[:, rows], matrix[rows]
+    return matrix[:, columns], torch.eye(matrix.shape[1])[columns]
 
 
 Choice = Callable[[torch.Tensor, float], int]

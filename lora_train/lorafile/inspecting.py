@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from lora_train.lorafile.base_model import made_for
 from lora_train.lorafile.checks import problems_of
 from lora_train.lorafile.comparing import norm
 from lora_train.lorafile.factors import factors_of, has_factors
+from lora_train.lorafile.families import family_of
 from lora_train.lorafile.layouts import ALPHA, DORA, DOWN
 from lora_train.lorafile.names import block_of, looks_like_sdxl
 from lora_train.lorafile.reading import read_lora
@@ -54,6 +54,8 @@ class Report:
     blocks: dict[str, Block]
     metadata: dict[str, str]
     skipped: tuple[str, ...]
+    notes: tuple[str, ...]
+    """How the file was read, in sentences (see `LoraFile.notes`)."""
     problems: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,16 +63,16 @@ class Report:
         return asdict(self)
 
 
-def inspect(path: Path) -> Report:
+def inspect(path: Path, adapter: str = "") -> Report:
     """Read and describe a LoRA file; damage inside a readable file is told in `problems`. Raises LoraTrainError."""
-    file = read_lora(path, check=False)
+    file = read_lora(path, check=False, adapter=adapter)
     modules = file.by_module()
     problems = problems_of(modules, str(path))
     return Report(
         path=str(path),
         size=sum(one.stat().st_size for one in ([path] if path.is_file() else path.rglob("*")) if one.is_file()),
         layout=file.layout,
-        base=made_for(file) or "unknown",
+        base=family_of(modules, file.metadata) or "unknown",
         modules=len(modules),
         kinds=dict(sorted(Counter(kind_name(parts) for parts in modules.values()).items())),
         ranks=_counted(rank for parts in modules.values() if (rank := _rank(parts)) is not None),
@@ -79,6 +81,7 @@ def inspect(path: Path) -> Report:
         blocks={} if problems else _blocks(modules),
         metadata=dict(sorted(file.metadata.items())),
         skipped=file.skipped,
+        notes=file.notes,
         problems=tuple(str(problem) for problem in problems),
     )
 

@@ -15,6 +15,7 @@ from lora_train.lorafile.layouts import DOWN
 from lora_train.lorafile.reading import LoraFile
 from lora_train.lorafile.resizing import dimensions, require_factors
 from lora_train.lorafile.writing import Progress, narrowed, no_progress
+from lora_train.networks.full import BIAS
 
 _SHARED = ("ss_base_model_version", "ss_sd_model_name", "ss_sd_model_hash", "ss_new_sd_model_hash", "ss_v2")
 _SHARED_SPEC = (
@@ -58,6 +59,9 @@ def merge(
             together = cut_factors(together, cut)[0]
         for part, value in together.tensors().items():
             tensors[f"{name}.{part}"] = value if part == "alpha" else narrowed(value, dtype)
+        biases = [one[name][BIAS].float() * w for one, w in zip(modules, weights) if BIAS in one.get(name, {})]
+        if biases:
+            tensors[f"{name}.{BIAS}"] = narrowed(torch.stack(biases).sum(0), dtype)
     progress(len(names), len(names))
     return LoraFile(Path("merged.safetensors"), tensors, _metadata(files, weights) | dimensions(tensors))
 

@@ -14,6 +14,7 @@ from lora_train.errors import LoraTrainError
 from lora_train.lorafile.base_model import made_for
 from lora_train.lorafile.checkpoints import Checkpoint, Place, open_checkpoint, places_of
 from lora_train.lorafile.deltas import deltas_for
+from lora_train.lorafile.hashes import model_hash
 from lora_train.lorafile.layouts import named
 from lora_train.lorafile.merging import check_weights
 from lora_train.lorafile.reading import LoraFile
@@ -80,7 +81,7 @@ def merge_into(
     }
     metadata = {key: value for key, value in base.metadata.items() if key not in _STALE}
     merged = [
-        {"name": file.path.name, "weight": weight, "sshs_model_hash": file.metadata.get("sshs_model_hash", "")}
+        {"name": file.path.name, "weight": weight, "sshs_model_hash": model_hash(file.path, file.metadata)}
         for file, weight in zip(files, weights)
     ]
     write_stream(output, slots, metadata | {MERGED: json.dumps(merged, ensure_ascii=False)}, progress)
@@ -147,7 +148,11 @@ def _changes(
                 change = _Change(name, places[name], parts, weight, file.path)
                 changes.setdefault(change.place.key, []).append(change)
                 bias = change.place.key.removesuffix("weight") + "bias"
-                if bias in base.shapes and not BIAS_PARTS.isdisjoint(parts):
+                if BIAS_PARTS.isdisjoint(parts):
+                    continue
+                if bias not in base.shapes:
+                    unmatched.append(f"{name}'s bias")
+                else:
                     changes.setdefault(bias, []).append(change)
     return changes, tuple(unmatched)
 

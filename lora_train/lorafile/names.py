@@ -71,13 +71,14 @@ def path_of(name: str) -> str | None:
     return ".".join(words) or None
 
 
-def looks_like_sdxl(names: Iterable[str], deep: bool = False) -> bool:
-    """Whether modules' names or paths are those of SDXL: two text encoders, `sgm`'s blocks or deep transformers.
+def has_deep_transformers(names: Iterable[str]) -> bool:
+    """Whether there are transformers of more than two layers, which only SDXL's real shape has, not small models of
+    its design."""
+    return any(_DEEP.search(name) for name in names)
 
-    With `deep` only the last counts, which no smaller model of the same design shows.
-    """
-    if deep:
-        return any(_DEEP.search(name) for name in names)
+
+def looks_like_sdxl(names: Iterable[str]) -> bool:
+    """Whether modules' names as they were read are SDXL's: two text encoders, `sgm`'s blocks or deep transformers."""
     return any(name.startswith(("lora_te1_", "lora_te2_")) or _SGM.search(name) or _DEEP.search(name) for name in names)
 
 

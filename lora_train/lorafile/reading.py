@@ -13,9 +13,12 @@ import torch
 from lora_train.errors import LoraTrainError
 from lora_train.lorafile.adapter_config import alpha_of, configs_in_metadata
 from lora_train.lorafile.checks import require_sound
-from lora_train.lorafile.layouts import ALPHA, DOWN, understand
+from lora_train.lorafile.contents import NotLora
+from lora_train.lorafile.layouts import ALPHA, DOWN, named
+from lora_train.lorafile.meanings import settle
 from lora_train.lorafile.names import COMPONENTS, split_name
-from lora_train.tensors import read_header, read_tensors
+from lora_train.lorafile.understanding import understand
+from lora_train.tensors import header_metadata, holds_safetensors, odd_metadata, read_header, read_tensors
 
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = (
@@ -40,7 +43,9 @@ class LoraFile:
     layout: str = "kohya"
     """How the file itself names things: "kohya", "diffusers", "peft"."""
     skipped: tuple[str, ...] = ()
-    """Keys that are no network's (embeddings that other tools put beside it)."""
+    """Keys that are left out: those that are no network's, and of adapters that were not chosen."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about how the file was read, in sentences: what is left out, and what was assumed."""
 
     def by_module(self) -> dict[str, dict[str, torch.Tensor]]:
         """Tensors grouped by module name, keyed by the last part ("lora_up.weight", "alpha")."""
@@ -51,21 +56,29 @@ class LoraFile:
         return grouped
 
 
-def read_lora(path: Path, check: bool = True) -> LoraFile:
+def read_lora(path: Path, check: bool = True, adapter: str = "") -> LoraFile:
     """Read a LoRA file, or a folder that peft or diffusers wrote, of any layout in `layouts.py`.
 
-    Raises LoraTrainError that names file and keys when it is not one; with `check` also when halves are
-    missing, shapes do not fit each other or values are not finite.
+    What is understood is read, the rest is listed in `skipped` and `notes`. `adapter` is the one to take of several
+    in the file. Raises LoraTrainError that says what the file is when nothing in it is a LoRA's; with `check` also
+    when halves are missing, shapes do not fit each other or values are not finite.
     """
     if not path.exists():
         raise LoraTrainError("there is no such LoRA file.", str(path), "Check its name.")
-    raw, metadata, configs = _raw(path)
+    raw, metadata, configs, notes = _raw(path)
     try:
-        read = understand(raw, metadata)
-        tensors = read.tensors | _alphas(read.tensors, read.paths, configs)
+        read = understand(raw, metadata, adapter)
+        for module, alpha in _alphas(read.modules, read.paths, configs).items():
+            read.modules[module][ALPHA] = alpha
+        modules = settle(read.modules, read.paths, read.left_out)
+    except NotLora as error:
+        raise LoraTrainError(f"this is {error}, not a LoRA that can be read.", str(path), error.fix) from error
     except ValueError as error:
         raise LoraTrainError(f"this file cannot be read as a LoRA: {error}.", str(path), _GIVE) from error
-    file = LoraFile(path, dict(sorted(tensors.items())), metadata, read.layout, read.skipped)
+    tensors = {f"{name}.{part}": value for name, parts in modules.items() for part, value in parts.items()}
+    skipped = [key for keys in read.left_out.keys.values() for key in keys]
+    notes = (*notes, *read.left_out.sentences())
+    file = LoraFile(path, dict(sorted(tensors.items())), metadata, read.layout, tuple(skipped), notes)
     if check:
         require_sound(file.by_module(), str(path))
     return file
@@ -73,18 +86,11 @@ def read_lora(path: Path, check: bool = True) -> LoraFile:
 
 def file_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file; other files have none. Raises LoraTrainError."""
-    if path.suffix.lower() != ".safetensors":
-        return {}
-    return _texts(read_header(path))
+    return header_metadata(read_header(path)) if holds_safetensors(path) else {}
 
 
-def _texts(header: Mapping[str, object]) -> dict[str, str]:
-    found = header.get("__metadata__", {})
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
-
-
-_Raw = tuple[dict[str, torch.Tensor], dict[str, str], dict[str, dict[str, Any]]]
-"""Tensors under the keys of the file, metadata, and peft's configurations by component."""
+_Raw = tuple[dict[str, torch.Tensor], dict[str, str], dict[str, dict[str, Any]], tuple[str, ...]]
+"""Tensors under the keys of the file, metadata, peft's configurations by component, and notes."""
 
 
 def _raw(path: Path) -> _Raw:
@@ -100,24 +106,37 @@ def _raw(path: Path) -> _Raw:
 
 
 def _raw_file(path: Path) -> _Raw:
-    metadata = _texts(read_header(path, _GIVE)) if path.suffix.lower() == ".safetensors" else {}
+    header = read_header(path, _GIVE) if holds_safetensors(path) else {}
+    metadata = header_metadata(header)
     configs = configs_in_metadata(metadata)
     beside = path.parent / ADAPTER_CONFIG
     if path.name in WEIGHTS and beside.is_file():
         configs[""] = _config(beside)
-    return read_tensors(path, _GIVE), metadata, configs
+    return read_tensors(path, _GIVE), metadata, configs, _metadata_notes(header)
+
+
+def _metadata_notes(header: Mapping[str, object]) -> tuple[str, ...]:
+    odd = odd_metadata(header)
+    if not odd:
+        return ()
+    return (
+        f"{len(odd)} of its metadata fields are no texts ({named(odd)}), for which most programs refuse the file; "
+        "`lora-train file metadata FILE --set note=repaired --overwrite` writes them as texts.",
+    )
 
 
 def _raw_parts(files: Mapping[str, Path]) -> _Raw:
     tensors: dict[str, torch.Tensor] = {}
     metadata: dict[str, str] = {}
     configs: dict[str, dict[str, Any]] = {}
+    notes: list[str] = []
     for part, file in files.items():
-        its_tensors, its_metadata, its_configs = _raw_file(file)
+        its_tensors, its_metadata, its_configs, its_notes = _raw_file(file)
         tensors |= {f"{part}.{key}": value for key, value in its_tensors.items()}
         metadata |= its_metadata
+        notes += its_notes
         configs |= {part: its_configs[""]} if "" in its_configs else {}
-    return tensors, metadata, configs
+    return tensors, metadata, configs, tuple(notes)
 
 
 def _weights_in(folder: Path) -> Path | None:
@@ -137,16 +156,18 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _alphas(
-    tensors: Mapping[str, torch.Tensor], paths: Mapping[str, str], configs: Mapping[str, Mapping[str, Any]]
+    modules: Mapping[str, Mapping[str, torch.Tensor]],
+    paths: Mapping[str, str],
+    configs: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, torch.Tensor]:
     """The alphas that peft's configurations tell, for modules whose tensors do not."""
     found = {}
     for module, path in paths.items():
         config = configs.get(COMPONENTS[split_name(module)[0]], configs.get(""))
-        down = tensors.get(f"{module}.{DOWN}")
-        if config is None or down is None or down.ndim < 2 or f"{module}.{ALPHA}" in tensors:
+        down = modules[module].get(DOWN)
+        if config is None or down is None or down.ndim < 2 or ALPHA in modules[module]:
             continue
         alpha = alpha_of(config, path, down.shape[0])
         if alpha is not None:
-            found[f"{module}.{ALPHA}"] = torch.tensor(alpha)
+            found[module] = torch.tensor(alpha)
     return found

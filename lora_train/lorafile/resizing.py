@@ -13,6 +13,7 @@ from lora_train.lorafile.factors import Cut, Factors, alpha_of, cut_factors, fac
 from lora_train.lorafile.layouts import DOWN, named
 from lora_train.lorafile.reading import LoraFile
 from lora_train.lorafile.writing import Progress, narrowed, no_progress
+from lora_train.networks.full import BIAS
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def resize(
         scale = alpha_of(parts) / parts[DOWN].shape[0]
         for part, value in scaled_tensors(smaller, scale).items():
             tensors[f"{name}.{part}"] = value if part == "alpha" else narrowed(value, parts[DOWN].dtype)
+        if BIAS in parts:
+            tensors[f"{name}.{BIAS}"] = parts[BIAS]
         done.append(ModuleCut(name, factors.rank, smaller.rank, kept))
     progress(len(modules), len(modules))
     ranks = {one.after for one in done}

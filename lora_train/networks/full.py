@@ -47,9 +47,14 @@ class Full:
     bases = MATRICES + NORMS
     keys = (WEIGHT, BIAS)
 
-    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+    @property
+    def parts(self) -> frozenset[str]:
         """See NetworkKind."""
-        return {self.keys[0]} <= tensors.keys() <= {*self.keys}
+        return frozenset(self.keys)
+
+    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
+        """See NetworkKind. Some tools write a change of the bias alone."""
+        return bool(tensors) and tensors.keys() <= self.parts
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> FullModule:
         """See NetworkKind."""
@@ -59,16 +64,15 @@ class Full:
     def load(self, target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> FullModule:
         """See NetworkKind."""
         shape = shape_of(target)
-        diff = tensors[self.keys[0]].float()
+        diff = tensors[self.keys[0]].float() if self.keys[0] in tensors else torch.zeros(shape)
         require(diff.numel() == torch.Size(shape).numel(), tensors, target)
         return FullModule(diff.reshape(shape), load_bias(target, tensors, self.keys[1]), self.keys)
 
 
 def load_bias(target: nn.Module, tensors: Mapping[str, torch.Tensor], key: str) -> torch.Tensor | None:
-    """A file's difference of the bias. Raises ValueError when the target has none of that size."""
+    """A file's difference of the bias, for a target without one too. Raises ValueError when it does not fit."""
     if key not in tensors:
         return None
-    bias = getattr(target, "bias", None)
-    if bias is None or bias.numel() != tensors[key].numel():
+    if tensors[key].numel() != shape_of(target)[0]:
         raise ValueError(f"{key} {tuple(tensors[key].shape)} does not fit the module's bias")
     return tensors[key].float().flatten()

@@ -51,6 +51,7 @@ class Glora:
 
     name = "glora"
     bases = MATRICES
+    parts = frozenset((*KEYS, "alpha"))
 
     def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """See NetworkKind."""

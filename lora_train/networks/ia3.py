@@ -42,10 +42,11 @@ class Ia3:
 
     name = "ia3"
     bases = MATRICES
+    parts = frozenset((FACTORS, SIDE))
 
     def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """See NetworkKind."""
-        return tensors.keys() == {FACTORS, SIDE}
+        return tensors.keys() == self.parts
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> Ia3Module:
         """See NetworkKind. Convolutions' factors are (1, channels, 1, 1), as LyCORIS'."""

@@ -62,6 +62,7 @@ class Loha:
 
     name = "loha"
     bases = MATRICES
+    parts = frozenset((*FACTORS, *CORES, "alpha"))
 
     def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """See NetworkKind."""

@@ -138,10 +138,11 @@ class Lora:
 
     name = "lora"
     bases = MATRICES
+    parts = frozenset((DOWN, UP, MID, "alpha"))
 
     def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """See NetworkKind."""
-        return {DOWN, UP} <= tensors.keys() <= {DOWN, UP, MID, "alpha"}
+        return {DOWN, UP} <= tensors.keys() <= self.parts
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> LoraModule:
         """See NetworkKind. `down` (and `mid`) as `uniform`, `up` 0; or a start from the base's weight."""
@@ -162,6 +163,8 @@ class Lora:
         mid = tensors[MID].float() if MID in tensors else None
         if len(shape) == 4 and down.ndim == 2:  # other tools write 1x1 convolutions as matrices
             down, up = down[:, :, None, None], up[:, :, None, None]
+        if len(shape) == 2 and down.ndim == up.ndim == 4 and down[0, 0].numel() == up[0, 0].numel() == 1:
+            down, up = down.flatten(1), up.flatten(1)  # and matrices as 1x1 convolutions
         rank, kernel = down.shape[0], shape[2:]
         inner = kernel if mid is None else (1,) * len(kernel)
         fits = (

@@ -63,11 +63,12 @@ class Oft:
 
     name = "oft"
     bases = MATRICES
+    parts = frozenset((BLOCKS, ROTATION, RESCALE, "alpha"))
 
     def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """See NetworkKind. Blocks of four dimensions are BOFT's."""
         blocks = tensors.keys() & {BLOCKS, ROTATION}
-        known = tensors.keys() <= {BLOCKS, ROTATION, RESCALE, "alpha"}
+        known = tensors.keys() <= self.parts
         return known and len(blocks) == 1 and tensors[min(blocks)].ndim == 3
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> OftModule:

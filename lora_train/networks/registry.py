@@ -20,6 +20,8 @@ from lora_train.networks.lokr import Lokr
 from lora_train.networks.lora import Lora
 from lora_train.networks.norm import Norm
 from lora_train.networks.oft import Oft
+from lora_train.networks.sparse import KEYS as SPARSE
+from lora_train.networks.sparse import load_sparse
 
 KINDS: dict[str, NetworkKind] = {
     kind.name: kind for kind in (Lora(), Loha(), Lokr(), Oft(), Boft(), Ia3(), Glora(), Full(), Norm())
@@ -30,6 +32,16 @@ def kind_of(tensors: Mapping[str, torch.Tensor]) -> NetworkKind | None:
     """The kind of one module's tensors (by the keys' last parts); None when it is unknown."""
     plain = _plain(tensors)
     return next((kind for kind in KINDS.values() if kind.recognises(tensors) or kind.recognises(plain)), None)
+
+
+def known_parts(tensors: Mapping[str, torch.Tensor]) -> set[str]:
+    """Those of one module's parts that its kind has; empty when it is of no known kind, whatever is left out."""
+    for kind in KINDS.values():
+        its = {name: value for name, value in tensors.items() if name in kind.parts}
+        if kind.recognises(its):
+            wrappers = {DORA, BIAS} | ({*SPARSE} if tensors.keys() >= {*SPARSE} else set())
+            return its.keys() | (tensors.keys() & wrappers)
+    return set()
 
 
 def new_network(kind: str, target: nn.Module, form: Form, generator: torch.Generator) -> NetworkModule:
@@ -48,6 +60,8 @@ def load_network(target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Netw
     if kind.recognises(tensors):
         return kind.load(target, tensors)
     network = kind.load(target, _plain(tensors))
+    if SPARSE[0] in tensors:
+        network = load_sparse(network, target, tensors)
     if DORA in tensors:
         network = load_dora(network, target, tensors)
     bias = load_bias(target, tensors, BIAS)
@@ -56,4 +70,4 @@ def load_network(target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Netw
 
 def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Without what other networks are wrapped in."""
-    return {name: value for name, value in tensors.items() if name not in (DORA, BIAS)}
+    return {name: value for name, value in tensors.items() if name not in (DORA, BIAS, *SPARSE)}

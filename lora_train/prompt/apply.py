@@ -16,10 +16,12 @@ from torch import nn
 
 from lora_train.errors import LoraTrainError
 from lora_train.lorafile.base_model import made_for
+from lora_train.lorafile.hashes import model_hash
+from lora_train.lorafile.layouts import named
 from lora_train.lorafile.reading import LoraFile, read_lora
 from lora_train.models.names import all_layers
 from lora_train.networks.base import NetworkModule
-from lora_train.networks.registry import kind_of, load_network
+from lora_train.networks.registry import load_network
 from lora_train.prompt.syntax import LoraTag
 
 
@@ -34,13 +36,13 @@ def modules_by_file_name(model: Any) -> dict[str, nn.Module]:
 
 @dataclass(frozen=True)
 class Applied:
-    """A network as it was applied; `unmatched` are modules that the model does not have, `unknown` those whose keys
-    are of no known kind."""
+    """A network as it was applied; `unmatched` are modules that the model does not have."""
 
     tag: LoraTag
     path: Path
     unmatched: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a person should know: what of the file is left out, and what was assumed."""
     short_hash: str = ""
     """The first 12 digits of the file's hash, as the WebUI shows it."""
 
@@ -55,7 +57,7 @@ class Applier:
 
     modules: dict[str, nn.Module]
     """A module may be there under several names; the first is what it is known by."""
-    _originals: dict[tuple[str, str], torch.Tensor] = field(default_factory=dict)
+    _originals: dict[tuple[str, str], torch.Tensor | None] = field(default_factory=dict)
     _on_now: list[tuple[LoraTag, Path, float]] = field(default_factory=list)
     _applied: list[Applied] = field(default_factory=list)
 
@@ -88,7 +90,7 @@ class Applier:
         except LoraTrainError:
             pass
         else:
-            return applied, _unknown_notes(applied)
+            return applied, _notes(applied)
         usable, notes = [], []
         for tag, path in networks:
             try:
@@ -97,13 +99,16 @@ class Applier:
             except LoraTrainError as error:
                 notes.append(f"<lora:{tag.name}> is left out. {error}")
         applied = self.apply(usable)
-        return applied, notes + _unknown_notes(applied)
+        return applied, notes + _notes(applied)
 
     @torch.no_grad()
     def remove(self) -> None:
         """Put back every weight and bias that was changed, bit for bit."""
         for (name, attribute), original in self._originals.items():
-            self._value(name, attribute).copy_(original)
+            if original is None:
+                setattr(self.modules[name], attribute, None)
+            else:
+                self._value(name, attribute).copy_(original)
         self.forget()
 
     def forget(self) -> None:
@@ -122,7 +127,7 @@ class Applier:
 
         Raises LoraTrainError when it fits no module of the model.
         """
-        loaded, unmatched, unknown = self._load(file)
+        loaded, unmatched = self._load(file)
         for name, network in loaded.items():
             strength = tag.te if name.startswith("lora_te") else tag.unet
             if strength == 0:
@@ -134,10 +139,22 @@ class Applier:
             self._change(name, "weight", strength * network.weight_delta(weight))
             bias = network.bias_delta()
             if bias is not None:
-                self._original(name, "bias")
+                self._have_bias(name, bias)
                 self._change(name, "bias", strength * bias)
-        short = file.metadata.get("sshs_model_hash", "")[:12]
-        return Applied(tag, file.path, tuple(unmatched), tuple(unknown), short)
+        notes = [*file.notes]
+        if unmatched:
+            notes.append(f"{len(unmatched)} of its modules are not in this base model ({named(unmatched)}).")
+        return Applied(tag, file.path, tuple(unmatched), tuple(notes), model_hash(file.path, file.metadata)[:12])
+
+    def _have_bias(self, name: str, like: torch.Tensor) -> None:
+        """Keep the bias, or give a module without one a bias of zeros: peft and the WebUI add to those, too."""
+        module = self.modules[name]
+        if getattr(module, "bias", None) is not None:
+            self._original(name, "bias")
+            return
+        weight = self._value(name, "weight")
+        self._originals[(name, "bias")] = None
+        module.bias = nn.Parameter(torch.zeros(like.shape, dtype=weight.dtype, device=weight.device), False)
 
     def _original(self, name: str, attribute: str) -> torch.Tensor:
         """The value without any network, fp32, on the module's device; kept from the first time on.
@@ -145,24 +162,23 @@ class Applier:
         Kinds that multiply are relative to it, so that strengths add up and the order of networks does not matter.
         """
         value, key = self._value(name, attribute), (name, attribute)
-        if key not in self._originals:
+        original = self._originals.get(key)
+        if original is None:
             self._originals[key] = value.detach().to("cpu", copy=True)
             return value.float()
-        return self._originals[key].to(value.device).float()
+        return original.to(value.device).float()
 
     def _change(self, name: str, attribute: str, delta: torch.Tensor) -> None:
         value = self._value(name, attribute)
         # summed in fp32, so that a half-precision weight is rounded once per network
         value.copy_(value.float() + delta)
 
-    def _load(self, file: LoraFile) -> tuple[dict[str, NetworkModule], list[str], list[str]]:
-        """The file's networks by module, the modules that this model lacks, and those of no known kind."""
+    def _load(self, file: LoraFile) -> tuple[dict[str, NetworkModule], list[str]]:
+        """The file's networks by module, and the modules that this model lacks."""
         loaded: dict[str, NetworkModule] = {}
-        unmatched, unknown, unfit = [], [], []
+        unmatched, unfit = [], []
         for name, tensors in file.by_module().items():
-            if kind_of(tensors) is None:
-                unknown.append(f"{name} ({', '.join(sorted(tensors))})")
-            elif name not in self.modules:
+            if name not in self.modules:
                 unmatched.append(name)
             else:
                 try:
@@ -176,21 +192,12 @@ class Applier:
                 str(file.path),
                 "Use it with its own base.",
             )
-        if not loaded:
-            named = unknown[0] if unknown else "it is empty"
-            raise LoraTrainError(
-                f"this file has no network of a known kind ({named}).", str(file.path), "Convert it to kohya's format."
-            )
-        return loaded, unmatched, unknown
+        return loaded, unmatched
 
 
-def _unknown_notes(applied: Sequence[Applied]) -> list[str]:
-    return [
-        f"<lora:{one.tag.name}>: {len(one.unknown)} of its modules are of no known kind and are left out: "
-        f"{one.unknown[0]}{' ...' if len(one.unknown) > 1 else ''}."
-        for one in applied
-        if one.unknown
-    ]
+def _notes(applied: Sequence[Applied]) -> list[str]:
+    """Each file's notes once, however often the prompt has it."""
+    return list(dict.fromkeys(f"<lora:{one.tag.name}>: {note}" for one in applied for note in one.notes))
 
 
 def _named(base: str) -> str:

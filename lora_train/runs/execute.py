@@ -265,9 +265,9 @@ class _Execution:
                 self.folder.event("note", text=f"The state for a resume was not saved: {error}")
 
         trainer = Trainer(config, model, dataset, Callbacks(report, save, state, preview, self.stopped))
-        writer = RunWriter(self.folder, self.manifest, trainer, self.started)
-        for text in trainer.built.notes:
+        for text in trainer.notes:
             self.folder.event("note", text=text)
+        writer = RunWriter(self.folder, self.manifest, trainer, self.started)
         self._go_on(trainer)
         self.folder.set_state("training", steps=config.train.max_train_steps)
         steps = trainer.run()

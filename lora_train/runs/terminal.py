@@ -15,6 +15,7 @@ from lora_train.hosts.base import Host
 from lora_train.runs.execute import resume_training, run_training
 from lora_train.runs.folder import RunFolder
 from lora_train.runs.stages import Result, Stages
+from lora_train.showing import as_shown
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -77,7 +78,7 @@ class ProgressBar:
 
     def _line(self, text: str) -> None:
         self.close()
-        self._stream.write(text + "\n")
+        self._stream.write(as_shown(text) + "\n")
         self._stream.flush()
 
 

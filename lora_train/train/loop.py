@@ -80,9 +80,10 @@ class Trainer:
         self.dtype = DTYPES[options.mixed_precision]
         assert network.network_dim and network.network_alpha
         # before the base is cast: what is merged, decomposed or measured is so in the precision of its file
-        merge_base_weights(network, self.model)
+        merged = merge_base_weights(network, self.model)
         self.rates = learning_rates(self.config, self.model.text_prefixes)
         self.built = build_network(self.config, self.model, tuple(self.rates), self.random.torch("weights"))
+        self.notes = (*merged, *self.built.notes)
         self.network: NetworkSet = self.built.network
         self.model.to(self.device, self.dtype)
         self.network.to(self.device)

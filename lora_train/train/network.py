@@ -47,12 +47,16 @@ class Built:
     """What the person should know of it."""
 
 
-def merge_base_weights(options: NetworkOptions, model: BaseModel) -> None:
-    """Merge `base_weights` into the model for good. Raises LoraTrainError when a file does not fit."""
+def merge_base_weights(options: NetworkOptions, model: BaseModel) -> tuple[str, ...]:
+    """Merge `base_weights` into the model for good; returns what a person should know about the files.
+
+    Raises LoraTrainError when a file does not fit.
+    """
     paths = [Path(name).expanduser() for name in options.base_weights]
     strengths = list(options.base_weights_multiplier) + [1.0] * len(paths)
     tags = [(LoraTag(path.stem, strength, strength), path) for path, strength in zip(paths, strengths)]
-    Applier(modules_by_file_name(model)).apply(tags)
+    applied = Applier(modules_by_file_name(model)).apply(tags)
+    return tuple(f"{one.path.name}: {note}" for one in applied for note in one.notes)
 
 
 def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...], generator: torch.Generator) -> Built:
@@ -87,29 +91,26 @@ def _merge_carried(file: LoraFile, carried: dict[str, torch.Tensor], model: Base
     """Merge the part of a file that is not trained into the model, and say so. Raises LoraTrainError."""
     if not carried:
         return []
-    part = replace(file, tensors=carried)
+    part = replace(file, tensors=carried, notes=())
     applied = Applier(modules_by_file_name(model)).add(LoraTag(file.path.stem, 1.0, 1.0), part)
     names = [name for root, name in _ROOTS if any(key.startswith(root) for key in carried)]
     notes = [
         f"{file.path.name}'s part for the {' and the '.join(names)} ({len(part.by_module())} modules) is not trained: "
         "it counts while training, and goes into the result as it is."
     ]
-    idle = [*applied.unmatched, *applied.unknown]
-    if idle:
-        notes.append(f"{len(idle)} of these modules mean nothing for this base model ({named(idle)}).")
+    if applied.unmatched:
+        notes.append(
+            f"{len(applied.unmatched)} of these modules mean nothing for this base model ({named(applied.unmatched)})."
+        )
     return notes
 
 
 def _left_notes(file: LoraFile, prefixes: tuple[str, ...]) -> list[str]:
     """What of the file does not come along, and what it has no networks for."""
-    notes = []
     absent = [name for root, name in _ROOTS if root.rstrip("_") in prefixes and not _has(file, root)]
+    notes = [f"{file.path.name}: {note}" for note in file.notes]
     if absent:
         notes.append(f"{file.path.name} has nothing for the {' and the '.join(absent)}, which is not trained.")
-    if file.skipped:
-        notes.append(
-            f"{len(file.skipped)} keys of {file.path.name} are no network and are left out: {named(file.skipped)}."
-        )
     return notes
 
 

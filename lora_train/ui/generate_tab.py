@@ -13,6 +13,7 @@ from lora_train.errors import LoraTrainError
 from lora_train.prompt.finding import lora_files
 from lora_train.prompt.generate import Generator
 from lora_train.runs.service import Service
+from lora_train.showing import as_shown
 
 MAX_PICTURES, MAX_STEPS = 16, 150
 
@@ -54,7 +55,7 @@ class GenerateTab:
         names = sorted({path.stem for path in lora_files(folder)})
         if not names:
             return "<p>There is no LoRA yet. What you train appears here.</p>"
-        listed = ", ".join(f"<code>&lt;lora:{html.escape(name)}:1&gt;</code>" for name in names)
+        listed = ", ".join(f"<code>&lt;lora:{html.escape(as_shown(name))}:1&gt;</code>" for name in names)
         return f"<p>Add one of these to the prompt: {listed}</p>"
 
     def _generate(self, given: dict[Any, Any]) -> tuple[list[Any], str]:
@@ -74,7 +75,7 @@ class GenerateTab:
             from lora_train.ui.train_tab import problems_html
 
             return [], problems_html(error.problems)
-        return made.pictures, "".join(f"<p>{html.escape(note)}</p>" for note in made.notes)
+        return made.pictures, "".join(f"<p>{html.escape(as_shown(note))}</p>" for note in made.notes)
 
     def _generator(self, model: str) -> Generator:
         from lora_train.models.opening import open_model

@@ -24,6 +24,7 @@ from lora_train.config import (
 from lora_train.config.arguments import ALGORITHMS, named_network
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.runs.service import Service
+from lora_train.showing import as_shown
 
 DEFAULT_RATE, DEFAULT_SEED = 1e-4, 42
 
@@ -247,7 +248,7 @@ def problems_html(problems: list[Problem], labels: Mapping[str, str] = LABELS) -
     """All problems as a list, with the form's own labels."""
     items = []
     for problem in problems:
-        where = labels.get(problem.where, problem.where)
+        where = as_shown(labels.get(problem.where, problem.where))
         fix = problem.fix.replace(" --input FOLDER", " one").replace(" --model FILE_OR_FOLDER", " one")
-        items.append(f"<li><b>{html.escape(where)}</b> {html.escape(f'{problem.what} {fix}'.strip())}</li>")
+        items.append(f"<li><b>{html.escape(where)}</b> {html.escape(as_shown(f'{problem.what} {fix}'.strip()))}</li>")
     return f'<div class="lora-train-problems" role="alert"><ul>{"".join(items)}</ul></div>'

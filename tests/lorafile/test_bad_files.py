@@ -36,8 +36,8 @@ NAME = "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"
 
 BROKEN = {
     "empty": (b"", "not a safetensors"),
-    "header cut off": (GOOD[:50], "not a safetensors"),
-    "data cut off": (GOOD[:-7], "damaged"),
+    "header cut off": (GOOD[:50], "stopped at 50 of at least"),
+    "data cut off": (GOOD[:-7], "stopped at .* of .* bytes"),
     "data too long": (GOOD + b"1234", "damaged"),
     "header beyond the format's limit": (_file({}, length=200_000_000), "not a safetensors"),
     "header of a size that overflows": (_file({}, length=2**64 - 1), "not a safetensors"),

@@ -1,0 +1,100 @@
+"""What tools of the field mean otherwise than it stands in their files, made to mean the same for every reader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from lora_train.lorafile.checks import PARTNERS
+from lora_train.lorafile.layouts import ALPHA, DOWN, LORA_BIAS, OFT_PREFIX, named
+from lora_train.lorafile.understanding import LeftOut
+from lora_train.networks.registry import known_parts
+
+_HALF_MAX = 65504.0
+"""fp16's largest number: what is written for "no alpha" is beyond it."""
+_WHOLE_LOKR = {"lokr_w1", "lokr_w2"}
+_FACTORS = {"lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b"}
+_SCALED = (DOWN, "hada_w1_b", "lokr_w1_b", "lokr_w2_b", "a1.weight")
+"""A part whose presence says that alpha / rank scales the module."""
+
+Modules = dict[str, dict[str, torch.Tensor]]
+
+
+def settle(modules: Modules, paths: Mapping[str, str], left_out: LeftOut) -> Modules:
+    """The modules with what their writers meant, and without parts that no kind of network has.
+
+    `paths` are the modules' names in the file. What is changed or left out is added to `left_out`.
+    Raises ValueError when no network is left.
+    """
+    for parts in modules.values():
+        _bias_of_up(parts)
+        _idle_alpha(parts)
+    _still_rotations(modules, paths, left_out)
+    _zero_alphas(modules, left_out)
+    known = {name: parts for name in modules if (parts := _known(name, modules[name], left_out))}
+    if not known:
+        said = next(iter(left_out.keys.values()))
+        raise ValueError(f"it has no network of a known kind ({named(said)})")
+    return known
+
+
+def _bias_of_up(parts: dict[str, torch.Tensor]) -> None:
+    """peft's `lora_B.bias` comes before the scale, LyCORIS' `diff_b` counts as it is."""
+    bias = parts.pop(LORA_BIAS, None)
+    if bias is None:
+        return
+    alpha, rank = parts.get(ALPHA), parts[DOWN].shape[0] if DOWN in parts and parts[DOWN].ndim else 0
+    scale = (float(alpha.flatten()[0]) if alpha is not None and alpha.numel() else 0.0) / rank if rank else 1.0
+    change = bias.float() * (scale or 1.0)
+    parts["diff_b"] = (parts["diff_b"].float() + change if "diff_b" in parts else change).to(bias.dtype)
+
+
+def _idle_alpha(parts: dict[str, torch.Tensor]) -> None:
+    """LoKr of whole matrices is not scaled: ai-toolkit writes alpha 9999999999, which is infinite in fp16."""
+    whole = parts.keys() >= _WHOLE_LOKR and not parts.keys() & _FACTORS
+    if whole and ALPHA in parts and not _within_half(parts[ALPHA]):
+        parts[ALPHA] = torch.tensor(1.0)
+
+
+def _within_half(alpha: torch.Tensor) -> bool:
+    return bool((alpha.float().abs() <= _HALF_MAX).all())
+
+
+def _still_rotations(modules: Modules, paths: Mapping[str, str], left_out: LeftOut) -> None:
+    """sd-scripts' OFT with alpha 0 is bound to no rotation; everyone else reads 0 as no bound."""
+    still = [
+        name
+        for name, parts in modules.items()
+        if paths[name].startswith(OFT_PREFIX) and "oft_blocks" in parts and _is_zero(parts.get(ALPHA))
+    ]
+    for name in still:
+        modules[name]["oft_blocks"] = torch.zeros_like(modules[name]["oft_blocks"])
+    if still:
+        left_out.notes.append(
+            f"alpha is 0 in {len(still)} modules, which sd-scripts' OFT reads as no rotation at all: nothing changes."
+        )
+
+
+def _zero_alphas(modules: Modules, left_out: LeftOut) -> None:
+    """Readers do not agree on alpha 0, and fp16 makes one of a tiny alpha: that is said."""
+    zero = [n for n, parts in modules.items() if _is_zero(parts.get(ALPHA)) and any(part in parts for part in _SCALED)]
+    if zero:
+        left_out.notes.append(
+            f"alpha is 0 in {len(zero)} modules ({named(zero)}): it is read as the rank, as sd-scripts and LyCORIS do; "
+            "AUTOMATIC1111's WebUI and ComfyUI apply nothing of them."
+        )
+
+
+def _is_zero(alpha: torch.Tensor | None) -> bool:
+    return alpha is not None and alpha.numel() == 1 and float(alpha) == 0.0
+
+
+def _known(name: str, parts: dict[str, torch.Tensor], left_out: LeftOut) -> dict[str, torch.Tensor]:
+    """The module's parts that its kind of network has; empty when it is of no known kind."""
+    known = known_parts(parts)
+    if not known and any(part in parts for partners in PARTNERS for part in partners):
+        return parts  # a half of one: that is damage, which the checks name
+    for part in sorted(parts.keys() - known):
+        left_out.add("parts that no known kind of network has there", f"{name}.{part}")
+    return {part: value for part, value in parts.items() if part in known}

@@ -1,0 +1,178 @@
+"""A file's keys brought under kohya's names; what is not understood is listed and left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from lora_train.lorafile.contents import NotLora, contents_of
+from lora_train.lorafile.families import SD, SD1, SD2, SDXL, family_of, input_width
+from lora_train.lorafile.layouts import Key, named, split_key
+from lora_train.lorafile.names import canonical_path, flat_name, has_deep_transformers
+
+FOREIGN = "keys that are not a LoRA's"
+_REASONS = (
+    (".base_layer.", "weights of the base model itself (base_layer), which peft keeps beside its own"),
+    ("bundle_emb.", "embeddings, which belong into the embeddings folder as files of their own"),
+    ("emb_params", "embeddings, which belong into the embeddings folder as files of their own"),
+    ("string_to_param.", "embeddings, which belong into the embeddings folder as files of their own"),
+)
+"""What is in a key, and what such keys are."""
+_WHOLE = "whole weights of the base model (peft's modules_to_save)"
+_FIRST = ("", "default", "default_0")
+"""Adapters that are taken before others, when nobody chose."""
+
+
+@dataclass
+class LeftOut:
+    """What of a file is not used: its keys by the reason, and sentences about the rest of what a person should know."""
+
+    keys: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, reason: str, key: str) -> None:
+        """Leave a key out."""
+        self.keys.setdefault(reason, []).append(key)
+
+    def sentences(self) -> list[str]:
+        """All that is left out, for people."""
+        return [
+            f"{len(keys)} {reason} {'is' if len(keys) == 1 else 'are'} left out ({named(keys)})."
+            if reason == FOREIGN
+            else f"Left out: {reason} ({len(keys)} keys: {named(keys)})."
+            for reason, keys in self.keys.items()
+        ] + self.notes
+
+
+@dataclass(frozen=True)
+class Read:
+    """A file's keys understood."""
+
+    modules: dict[str, dict[str, torch.Tensor]]
+    """Tensors by module name as kohya has it, and part."""
+    layout: str
+    paths: dict[str, str]
+    """Module name to the path as the file had it ("unet.down_blocks. ...", "oft_unet_...")."""
+    left_out: LeftOut
+
+
+def understand(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], adapter: str = "") -> Read:
+    """Bring a file's tensors under kohya's names.
+
+    `adapter` is the one to take of several that peft put into one file; "": the first. Raises ValueError when there is
+    no such adapter, and NotLora, which says what the file is instead, when nothing in it is understood.
+    """
+    left_out = LeftOut()
+    keys: dict[str, Key] = {}
+    for key in tensors:
+        found = split_key(key)
+        if found is None:
+            left_out.add(_reason(key), key)
+        else:
+            keys[key] = found
+    if not keys:
+        raise NotLora(contents_of(tensors, metadata))
+    keys = _of_one_adapter(keys, adapter, left_out)
+    spelled = _by_spelling(keys, tensors, metadata)
+    modules, paths = {}, {}
+    for module, spellings in sorted(spelled.items()):
+        paths[module], modules[module] = _one_spelling(spellings, left_out)
+    layouts = sorted({found.layout for found in keys.values()})
+    return Read(modules, "+".join(layouts), paths, left_out)
+
+
+def _reason(key: str) -> str:
+    known = next((reason for sign, reason in _REASONS if sign in key), "")
+    if known:
+        return known
+    stem, _, last = key.rpartition(".")
+    whole = last in ("weight", "bias") and split_key(f"{stem}.diff") is not None and "lora" not in stem
+    return _WHOLE if whole else FOREIGN
+
+
+def _of_one_adapter(keys: dict[str, Key], wanted: str, left_out: LeftOut) -> dict[str, Key]:
+    """The keys of one adapter (in each part of the model), where peft put several into the file."""
+    names: dict[str, set[str]] = {}
+    for found in keys.values():
+        if found.adapter is not None:
+            names.setdefault(found.prefix, set()).add(found.adapter)
+    every = sorted(set().union(*names.values()))
+    if wanted and wanted not in every:
+        raise ValueError(
+            f"it has no adapter called {wanted!r} (there: {', '.join(filter(None, every)) or 'none named'})"
+        )
+    chosen = {prefix: wanted if wanted in its else min(its, key=_precedence) for prefix, its in names.items()}
+    kept = {}
+    for key, found in keys.items():
+        if found.adapter is None or found.adapter == chosen[found.prefix]:
+            kept[key] = found
+        else:
+            left_out.add(f"the adapter {found.adapter or '(without a name)'}", key)
+    if len(kept) < len(keys):
+        took = ", ".join(sorted({name or "the one without a name" for name in chosen.values()}))
+        left_out.notes.append(
+            f"The file has several adapters ({', '.join(name or 'one without a name' for name in every)}); {took} is "
+            "used. Take another with `lora-train file convert FILE --adapter NAME --to kohya --output NEW`."
+        )
+    return kept
+
+
+def _precedence(name: str) -> tuple[int, str]:
+    return (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)
+
+
+_Spellings = dict[str, dict[str, tuple[str, torch.Tensor]]]
+"""How a file spells a module, to its parts, each with its key."""
+
+
+def _by_spelling(
+    keys: Mapping[str, Key], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> dict[str, _Spellings]:
+    sdxl, sgm = _naming(keys, tensors, metadata)
+    out: dict[str, _Spellings] = {}
+    for key, found in keys.items():
+        value = tensors[key]
+        if found.magnitude:
+            value = value.reshape(-1, *[1] * (max(value.ndim, 2) - 1))
+        parts = out.setdefault(_module(found, sdxl, sgm), {}).setdefault(found.spelled, {})
+        parts[found.part] = key, value
+    return out
+
+
+def _one_spelling(spellings: _Spellings, left_out: LeftOut) -> tuple[str, dict[str, torch.Tensor]]:
+    """A module's spelling and parts. Of two that have the same weight the one with more parts counts."""
+    ordered = sorted(spellings, key=lambda spelled: (-len(spellings[spelled]), spelled))
+    first = ordered[0]
+    parts = dict(spellings[first])
+    for spelled in ordered[1:]:
+        others = spellings[spelled]
+        if parts.keys().isdisjoint(others):  # alpha under one name, the matrices under another
+            parts |= others
+            continue
+        for key, _ in others.values():
+            left_out.add("a second name for weights that are there already", key)
+    return first, {part: value for part, (_, value) in parts.items()}
+
+
+def _naming(
+    keys: Mapping[str, Key], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> tuple[bool, bool]:
+    """Whether the file is for SDXL, and whether its UNet's names become `sgm`'s: only where the real shape shows,
+    since smaller models of the design count their blocks otherwise."""
+    modules: dict[str, dict[str, torch.Tensor]] = {}
+    for key, found in keys.items():
+        modules.setdefault(f"{found.prefix}{found.path}", {})[found.part] = tensors[key]
+    family = family_of(modules, metadata, flat=all(found.layout == "kohya" for found in keys.values()))
+    if family in (SD, SD1, SD2):
+        return False, False
+    wide = any(input_width(parts) == 2048 for name, parts in modules.items() if name.endswith("to_k"))
+    return family == SDXL, family == SDXL and (wide or has_deep_transformers(modules))
+
+
+def _module(key: Key, sdxl: bool, sgm: bool) -> str:
+    prefix = "lora_te1_" if key.prefix == "lora_te_" and sdxl else key.prefix
+    if prefix != "lora_unet_" or sdxl != sgm:
+        return flat_name(prefix, key.path)
+    return flat_name(prefix, canonical_path(key.path, sgm))
