@@ -42,6 +42,19 @@ class WebuiHost:
         files = [Path(info.filename) for info in sd_models.checkpoints_list.values()]
         return [path for path in files if path.suffix.lower() in CHECKPOINT_SUFFIXES]
 
+    def look_for_checkpoints(self) -> None:
+        """See Host."""
+        from modules import sd_models, shared
+
+        options: dict[str, Any] = getattr(shared.opts, "data", {})
+        chosen = options.get("sd_model_checkpoint")
+        try:
+            sd_models.list_models()
+        except Exception:  # the list can also be refreshed by hand
+            log.exception("the WebUI's list of checkpoints could not be refreshed")
+        if chosen is not None:
+            options["sd_model_checkpoint"] = chosen  # with --ckpt, listing chooses that one
+
     def current_checkpoint(self) -> Path | None:
         """See Host: the one chosen at the top of the page, which the next picture is made with; nothing is loaded."""
         from modules import sd_models
@@ -346,6 +359,9 @@ class WebuiHost:
             if getattr(module, "network_current_names", ()):
                 networks.network_restore_weights_from_backup(module)
                 module.network_current_names = ()
+
+    def check_shutdown(self) -> None:
+        """See Host."""
 
     def shutdown(self) -> None:
         """See Host: in-process, `lend_gpu` frees the memory; the server goes on."""

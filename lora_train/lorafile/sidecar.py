@@ -29,6 +29,12 @@ def write_preview(lora: Path, picture: bytes) -> Path:
     return path
 
 
+def activation_text(lora: Path) -> str:
+    """What the LoRA's card says to write into prompts; empty where there is no such card."""
+    text = _read(lora.with_suffix(".json")).get("activation text")
+    return text if isinstance(text, str) else ""
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
