@@ -30,7 +30,7 @@ def choose(page: Any, name: str) -> None:
     """Choose a checkpoint at the top of the WebUI's page."""
     field = page.locator("#setting_sd_model_checkpoint input").first
     field.click()
-    page.locator("#setting_sd_model_checkpoint").get_by_role("option").filter(has_text=name).first.click()
+    page.locator("[data-testid=dropdown-option]").filter(has_text=name).first.click()
 
 
 def base_shown(page: Any) -> str:
