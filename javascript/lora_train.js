@@ -57,7 +57,7 @@
         parts.stop = button(head, "lora_train_stop", "Stop and save", stop);
         parts.resume = button(head, "lora_train_resume", "Resume", resume);
         parts.copy = button(head, "lora_train_copy", "Copy for the prompt", () => copy(snippet()));
-        parts.send = button(head, "lora_train_send", "Send to txt2img", () => sendToPrompt(snippet()));
+        parts.send = button(head, "lora_train_send", "Send to txt2img", () => sendToPrompt(view.activation || "", snippet()));
         parts.bar = make("progress", "bar", element);
         parts.bar.max = 1;
         parts.bar.value = 0;
@@ -114,9 +114,15 @@
         return root().querySelector("#txt2img_prompt textarea");
     }
 
-    function sendToPrompt(text) {
+    // the words that call the subject, then the LoRA's tag; what the prompt has already stays as it is
+    function sendToPrompt(words, tag) {
         const field = promptField();
-        if (!field.value.includes(text)) field.value = (field.value + " " + text).trim();
+        const plain = field.value.replace(/<[^>]*>/g, " ");
+        const word = new RegExp("(^|[^\\p{L}\\p{N}_])" + words.replace(/[.*+?^${}()|[\]\\]/g, "\\$&") + "($|[^\\p{L}\\p{N}_])", "u");
+        const parts = [field.value.trim()];
+        if (words && !word.test(plain)) parts.push(words);
+        if (!field.value.includes(tag.slice(0, tag.lastIndexOf(":") + 1))) parts.push(tag);
+        field.value = parts.filter(Boolean).join(" ");
         field.dispatchEvent(new Event("input", {bubbles: true}));
         if (typeof switch_to_txt2img === "function") switch_to_txt2img();
     }
@@ -204,6 +210,7 @@
             view.parts.stop.textContent = "Stop and save";
         }
         view.parts.resume.hidden = !run.can_resume;
+        view.activation = run.activation;
         const usable = !run.running && Boolean(run.result);
         view.parts.copy.hidden = !usable;
         view.parts.send.hidden = !usable || !promptField();
@@ -243,6 +250,7 @@
         const field = promptField();
         if (!field || !root().querySelector("#lora_train_live")) return;
         const run = await ask("runs/latest");
+        document.dispatchEvent(new CustomEvent("lora-train-run", {detail: run}));
         let banner = root().querySelector("#lora_train_banner");
         if (!run || !run.running) {
             if (banner) banner.remove();

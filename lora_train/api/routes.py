@@ -16,6 +16,7 @@ from lora_train.api.datasets import dataset_routes
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.access import Login
+from lora_train.lorafile.sidecar import activation_text
 from lora_train.runs.folder import RunFolder, list_runs
 from lora_train.runs.service import Service
 
@@ -51,9 +52,16 @@ def run_summary(run: RunFolder, service: Service) -> dict[str, Any]:
         "created": content.get("created"),
         "steps": content.get("steps"),
         "result": content.get("result"),
+        "activation": _activation(content),
         "running": service.is_running(run.id),
         "can_resume": run.can_resume and not service.busy,
     }
+
+
+def _activation(run: dict[str, Any]) -> str:
+    """What calls the LoRA in a prompt: its card's text, which a person may have changed, else the run's tag."""
+    result, tag = run.get("result"), run.get("config", {}).get("data", {}).get("tag", "")
+    return str((activation_text(Path(result)) if result else "") or tag)
 
 
 def routes(service: Service, login: Login | None = None) -> APIRouter:
@@ -83,6 +91,10 @@ def routes(service: Service, login: Login | None = None) -> APIRouter:
             return _json({"id": service.start(RunConfig.from_dict(content))}, 201)
         except LoraTrainError as error:
             return _error(error)
+
+    @router.get("/base")
+    def base() -> Response:
+        return _json({"path": str(service.host.current_checkpoint() or "")})
 
     @router.get("/runs/latest")
     def latest() -> Response:

@@ -38,7 +38,9 @@ def export_checkpoint(folder: Path, overwrite: bool = False, base: Path | None =
     """Write `lora-train-demo.safetensors`, its `.yaml`, and the text encoder's folder into `folder`.
 
     The yaml names that folder by its full path, since LDM's loader looks from where the WebUI was
-    started. Returns what was written. Raises LoraTrainError when it is there already.
+    started. The folder has the tokenizer and the shapes: a WebUI takes the weights from the checkpoint, and
+    would list a second file with weights as a checkpoint of its own. Returns what was written. Raises
+    LoraTrainError when it is there already.
     """
     base = base or base_folder()
     checkpoint, text = folder / f"{NAME}.safetensors", folder / f"{NAME}-text"
@@ -48,8 +50,7 @@ def export_checkpoint(folder: Path, overwrite: bool = False, base: Path | None =
     for name in ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"):
         write_bytes(text / name, (base / "tokenizer" / name).read_bytes())
     write_bytes(text / "config.json", (base / "text_encoder" / "config.json").read_bytes())
-    weights = base / "text_encoder" / "model.safetensors"
-    write_bytes(text / "model.safetensors", weights.read_bytes())
+    (text / "model.safetensors").unlink(missing_ok=True)  # of an earlier version
     write_text(folder / f"{NAME}.yaml", _yaml(base, text.absolute()))
     return [checkpoint, folder / f"{NAME}.yaml", text]
 

@@ -34,6 +34,10 @@ class Host(Protocol):
         """Base models that the host knows; empty where it knows none."""
         ...
 
+    def look_for_checkpoints(self) -> None:
+        """Look into the folders of base models again, where the host keeps a list of them."""
+        ...
+
     def current_checkpoint(self) -> Path | None:
         """The base model in use, offered first; None when there is none."""
         ...
@@ -103,6 +107,10 @@ class Host(Protocol):
 
     def report_progress(self, run: str, done: int, total: int, text: str) -> None:
         """Show how far the run is in the host's own progress bar; nothing where it has none."""
+        ...
+
+    def check_shutdown(self) -> None:
+        """Raises LoraTrainError where `shutdown` cannot be, before anything is done."""
         ...
 
     def shutdown(self) -> None:

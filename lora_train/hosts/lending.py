@@ -3,7 +3,8 @@
 The facts behind this, as in AUTOMATIC1111 1.10.1: `unload_model_weights` only moves the model to the
 computer's memory, and `reload_model_weights` does not move it back; with --medvram the parts travel on
 their own, and `lowvram.module_in_gpu` says which one is there; `send_model_to_trash` frees the weights
-even where others hold on to the module.
+even where others hold on to the module; `load_model` writes what it loads into the setting that says which
+checkpoint is chosen, over what a person chose there meanwhile.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import gc
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lora_train.errors import LoraTrainError
@@ -36,8 +38,8 @@ class _Loaded:
 def models_off_the_gpu(keep: bool, note: Note) -> Iterator[None]:
     """Within the block no model of the WebUI is on the GPU: moved to memory (`keep`) or freed.
 
-    Only for whoever holds the WebUI's queue lock. On leaving the generation model is back; should that
-    fail, the WebUI is left so that it loads it at the next picture, and `note` says why.
+    Only for whoever holds the WebUI's queue lock. On leaving the generation model is back, the one that is
+    chosen then; should that fail, the WebUI is left so that it loads it at the next picture, and `note` says why.
     """
     from modules import sd_models
 
@@ -61,7 +63,7 @@ def models_off_the_gpu(keep: bool, note: Note) -> Iterator[None]:
     finally:
         try:
             _empty_caches()
-            _bring_back(data, loaded, keep)
+            _bring_back(data, loaded, keep, note)
         except Exception as error:
             log.exception("the generation model could not be brought back")
             data.sd_model = None
@@ -94,7 +96,15 @@ def _unload(data: Any, loaded: _Loaded, keep: bool) -> None:
         sd_models.checkpoints_loaded.clear()
 
 
-def _bring_back(data: Any, loaded: _Loaded, keep: bool) -> None:
+def chosen_checkpoint() -> Any:
+    """The WebUI's entry of the checkpoint that is chosen at the top of its page; None where that names none."""
+    from modules import sd_models, shared
+
+    chosen = getattr(shared.opts, "sd_model_checkpoint", None)
+    return sd_models.checkpoint_aliases.get(chosen) if chosen else None
+
+
+def _bring_back(data: Any, loaded: _Loaded, keep: bool, note: Note) -> None:
     from modules import sd_models
 
     if keep:
@@ -102,8 +112,35 @@ def _bring_back(data: Any, loaded: _Loaded, keep: bool) -> None:
             sd_models.send_model_to_device(model)
     elif loaded.current is not None:
         data.sd_model = None
-        sd_models.load_model(loaded.current.sd_checkpoint_info)
+        before = loaded.current.sd_checkpoint_info
+        _load(chosen_checkpoint() or before, before, note)
     data.was_loaded_at_least_once = loaded.was_loaded
+
+
+def _load(chosen: Any, before: Any, note: Note) -> None:
+    """Load the chosen checkpoint, or the one from before where that cannot be."""
+    from modules import sd_models
+
+    try:
+        _load_unwritten(chosen)
+    except Exception as error:
+        if chosen.filename == before.filename:
+            raise
+        log.exception("%s could not be loaded", chosen.filename)
+        names = Path(chosen.filename).name, Path(before.filename).name
+        note(f"The checkpoint {names[0]} could not be loaded ({error}); {names[1]} is back instead.")
+        sd_models.load_model(before)  # which makes it the chosen one again
+
+
+def _load_unwritten(info: Any) -> None:
+    """Load a checkpoint without choosing it in the settings, so that what a person chooses meanwhile stays chosen."""
+    from modules import sd_models, shared
+
+    with getattr(sd_models, "SkipWritingToConfig", nullcontext)():
+        sd_models.load_model(info)
+    data = getattr(shared.opts, "data", {})
+    if chosen_checkpoint() is info and "sd_model_checkpoint" in data:
+        data["sd_model_checkpoint"] = info.title  # with its hash by now, as the page's list has it
 
 
 def unload_helpers(keep: bool) -> None:

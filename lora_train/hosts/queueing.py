@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Any
 from lora_train.errors import Stopped
 
 _LOOK_EVERY_S = 0.2
+_CALLERS = 12
+"""How many callers up a request's own function is looked for."""
 
 
 class GenerationRefused(Exception):
@@ -28,47 +31,89 @@ class GenerationRefused(Exception):
 
 @contextmanager
 def turn(lock: Any, stopped: Callable[[], bool]) -> Iterator[None]:
-    """Hold `lock`. Waiting for it can be given up: raises Stopped when `stopped` says so before.
-
-    The lock is first come, first served, and taking it cannot be interrupted; so a thread waits in our place.
-    """
-    got, given_up = threading.Event(), threading.Event()
-    decide = threading.Lock()
-
-    def wait() -> None:
-        lock.acquire()
-        with decide:
-            if given_up.is_set():
-                lock.release()
-            else:
-                got.set()
-
-    threading.Thread(target=wait, name="lora-train waits for its turn", daemon=True).start()
-    while not got.wait(_LOOK_EVERY_S):
-        if stopped():
-            with decide:
-                if not got.is_set():
-                    given_up.set()
-                    raise Stopped
+    """Hold `lock`. Waiting for it can be given up: raises Stopped when `stopped` says so before."""
+    if not _take(lock.acquire, lock.release, stopped):
+        raise Stopped
     try:
         yield
     finally:
         lock.release()
 
 
+def _take(acquire: Callable[[], Any], release: Callable[[], Any], given_up: Callable[[], bool]) -> bool:
+    """Wait for a lock; False when `given_up` said so before.
+
+    The lock is first come, first served, and taking it cannot be interrupted; so a thread waits in our place.
+    """
+    got, left = threading.Event(), threading.Event()
+    decide = threading.Lock()
+
+    def wait() -> None:
+        acquire()
+        with decide:
+            if left.is_set():
+                release()
+            else:
+                got.set()
+
+    threading.Thread(target=wait, name="lora-train waits for a turn", daemon=True).start()
+    while not got.wait(_LOOK_EVERY_S):
+        if given_up():
+            with decide:
+                if not got.is_set():
+                    left.set()
+                    return False
+    return True
+
+
+@contextmanager
+def interruptible(lock: Any, interrupted: Callable[[], bool], reason: Callable[[], str]) -> Iterator[None]:
+    """Within the block whoever waits for `lock` gets GenerationRefused when `interrupted` says so meanwhile.
+
+    `interrupted` is asked in turns by all who wait, and answers yes once for each time that a person interrupts.
+    """
+    count, counting, take = 0, threading.Lock(), lock.acquire
+
+    def interruptions() -> int:
+        nonlocal count
+        with counting:
+            count += interrupted()
+            return count
+
+    def acquire(self: Any, blocking: bool = True, *_args: Any, **_kwargs: Any) -> Any:
+        if take(False):
+            return True
+        if not blocking:
+            return False
+        start = interruptions()
+        if not _take(take, self.release, lambda: interruptions() != start):
+            raise refusal(reason())
+        return True
+
+    with _lock_acts_as(lock, "InterruptibleLock", acquire):
+        yield
+
+
 @contextmanager
 def refusing(lock: Any, reason: Callable[[], str]) -> Iterator[None]:
-    """Within the block whoever newly asks for `lock` gets GenerationRefused.
+    """Within the block whoever newly asks for `lock` gets GenerationRefused."""
+
+    def acquire(self: Any, *_args: Any, **_kwargs: Any) -> Any:
+        raise refusal(reason())
+
+    with _lock_acts_as(lock, "RefusingLock", acquire):
+        yield
+
+
+@contextmanager
+def _lock_acts_as(lock: Any, name: str, acquire: Callable[..., Any]) -> Iterator[None]:
+    """Within the block `lock` is taken by `acquire`.
 
     The lock's class is exchanged, since `with` looks up its methods there and others hold the object itself.
     """
     before = type(lock)
-
-    def acquire(self: Any, *_args: Any, **_kwargs: Any) -> Any:
-        raise GenerationRefused(reason())
-
     try:
-        lock.__class__ = type("RefusingLock", (before,), {"acquire": acquire, "__enter__": acquire})
+        lock.__class__ = type(name, (before,), {"acquire": acquire, "__enter__": acquire})
     except TypeError:  # a lock written in C: then others wait
         yield
         return
@@ -76,3 +121,24 @@ def refusing(lock: Any, reason: Callable[[], str]) -> Iterator[None]:
         yield
     finally:
         lock.__class__ = before
+
+
+def refusal(reason: str) -> GenerationRefused:
+    """What a request for a picture ends with that does not get its turn; its progress bar ends, too.
+
+    The WebUI takes a task off its list of waiting ones only when its turn comes: the page would show it as
+    waiting for ever. Which task it is only the request's own function knows.
+    """
+    from modules import progress
+
+    frame = sys._getframe(1)
+    for _ in range(_CALLERS):
+        for name in ("id_task", "task_id"):
+            task = frame.f_locals.get(name)
+            if isinstance(task, str) and task in getattr(progress, "pending_tasks", ()):
+                progress.pending_tasks.pop(task, None)
+                progress.finish_task(task)
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return GenerationRefused(reason)

@@ -1,10 +1,17 @@
-"""A WebUI elsewhere, over its HTTP API (`--api`): captions, restoring, upscaling, and its GPU memory."""
+"""A WebUI elsewhere, over its HTTP API (`--api`): captions, restoring, upscaling, and its GPU memory.
+
+What it answers is as AUTOMATIC1111 1.10.1 does it, tried out: JSON everywhere but at `server-stop`, which answers
+"Stopping." as plain text (a proxy in between may close the connection first), and which with --nowebui answers so
+and stops nothing; `server-kill` then ends it without an answer.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
 import json
+import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -22,6 +29,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 TIMEOUT_S = 300
+STOPPING_S, KILLED_S, LOOK_S = 30.0, 10.0, 0.5
+"""How long a WebUI may take to stop, and how often it is looked for, in seconds."""
+_HASH = re.compile(r"\s*\[[^]]+]\s*$")
+"""What the WebUI puts behind a checkpoint's name once it knows its hash."""
+GATEWAYS = (502, 503, 504)
+"""What a proxy answers for a server that is gone."""
 
 
 class RemoteHost(StandaloneHost):
@@ -37,17 +50,13 @@ class RemoteHost(StandaloneHost):
                 "this is not an address of a WebUI.", url, "Give --server http://127.0.0.1:7860, for example."
             )
         self._url = url.rstrip("/")
+        self._stopped = False
         self._login = base64.b64encode(f"{user}:{password}".encode()).decode() if user else ""
 
     def _ask(self, path: str, content: dict[str, Any] | None = None) -> Any:
-        """GET, or POST with `content`. Raises LoraTrainError that says what to do."""
-        headers = {"Content-Type": "application/json"}
-        if self._login:
-            headers["Authorization"] = f"Basic {self._login}"
-        data = json.dumps(content).encode() if content is not None else None
-        request = urllib.request.Request(f"{self._url}{path}", data, headers)
+        """GET, or POST with `content`; the JSON of the answer. Raises LoraTrainError that says what to do."""
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            with self._open(path, content) as answer:
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             raise self._refused(path, error) from error
@@ -57,6 +66,14 @@ class RemoteHost(StandaloneHost):
                 f"{self._url}{path}",
                 "Check that it runs, and the address given with --server.",
             ) from error
+
+    def _open(self, path: str, content: dict[str, Any] | None = None, timeout: float = TIMEOUT_S) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if self._login:
+            headers["Authorization"] = f"Basic {self._login}"
+        data = json.dumps(content).encode() if content is not None else None
+        request = urllib.request.Request(f"{self._url}{path}", data, headers)
+        return urllib.request.urlopen(request, timeout=timeout)
 
     def _told(self, path: str, content: dict[str, Any], name: str) -> str:
         """The text of that name in what POST answers. Raises LoraTrainError, also where there is none."""
@@ -77,9 +94,18 @@ class RemoteHost(StandaloneHost):
         try:
             told = json.loads(error.read())
             reason = told.get("errors") or told.get("detail") or told
+            kind = told.get("error") or ""
         except (ValueError, AttributeError, OSError):
-            reason = error.reason
+            reason, kind = error.reason, ""
+        if error.code == 500 and path.endswith("interrogate"):  # what a model that could not be downloaded looks like
+            return self._captioner_failed(f"{kind}: {reason}".strip(": "))
         return LoraTrainError(f"the WebUI answered {error.code}: {reason}.", where, "Its own log says more.")
+
+    def _captioner_failed(self, reason: str = "") -> LoraTrainError:
+        what = f"the WebUI's captioner failed ({reason})." if reason else "the WebUI's captioner failed."
+        return LoraTrainError(
+            what, self._url, "Its log says why; its model may be missing: press Interrogate once in the WebUI itself."
+        )
 
     def checkpoints(self) -> list[Path]:
         """See Host: those that are on this machine, too."""
@@ -87,11 +113,13 @@ class RemoteHost(StandaloneHost):
         return [path for path in listed if path.is_file()]
 
     def current_checkpoint(self) -> Path | None:
-        """See Host."""
+        """See Host: None where it is not on this machine. Before it loads one it has chosen none: then its first."""
         chosen = (self._ask("/sdapi/v1/options") or {}).get("sd_model_checkpoint") or ""
-        named = chosen.split(" [")[0].replace("\\", "/").rsplit("/", 1)[-1]
-        there = self.checkpoints()
-        return next((path for path in there if path.name == named), next(iter(there), None))
+        for entry in self._ask("/sdapi/v1/sd-models") or []:
+            if not chosen or chosen in _names_of(entry):
+                path = Path(str(entry.get("filename")))
+                return path if path.is_file() else None
+        return None
 
     def caption_kinds(self) -> tuple[str, ...]:
         """See Host: every WebUI with an API has both."""
@@ -103,9 +131,7 @@ class RemoteHost(StandaloneHost):
         for picture in pictures:
             text = self._told("/sdapi/v1/interrogate", {"image": _encoded(picture), "model": model}, "caption")
             if text.rstrip().endswith("<error>"):
-                raise LoraTrainError(
-                    "the WebUI's captioner failed.", self._url, "Its log says why; its model may be missing."
-                )
+                raise self._captioner_failed()
             yield text
 
     def restore_faces(self, pictures: Iterable[Image.Image], weight: float) -> Iterator[Image.Image]:
@@ -134,7 +160,7 @@ class RemoteHost(StandaloneHost):
         """See Host: its checkpoint is unloaded, and loaded again at the end. It does not know to wait."""
         try:
             self._ask("/sdapi/v1/unload-checkpoint", {})
-        except LoraTrainError as error:  # it may have been shut down on purpose
+        except LoraTrainError as error:  # the training can go on without
             note(f"The WebUI's checkpoint was not unloaded: {error}")
             yield
             return
@@ -142,7 +168,8 @@ class RemoteHost(StandaloneHost):
             yield
         finally:
             try:
-                self._ask("/sdapi/v1/reload-checkpoint", {})
+                if not self._stopped:
+                    self._ask("/sdapi/v1/reload-checkpoint", {})
             except LoraTrainError as error:
                 note(f"The WebUI's checkpoint was not loaded again: {error}")
 
@@ -151,9 +178,60 @@ class RemoteHost(StandaloneHost):
         with suppress(LoraTrainError):
             self._ask("/sdapi/v1/refresh-loras", {})
 
+    def check_shutdown(self) -> None:
+        """See Host: the route is there only with --api-server-stop, and refuses to be read."""
+        path = "/sdapi/v1/server-stop"
+        try:
+            self._open(path).close()
+        except urllib.error.HTTPError as error:
+            if error.code != 405:
+                raise self._refused(path, error) from error
+        except (OSError, HTTPException):
+            self._ask(path)  # which says what is wrong
+
     def shutdown(self) -> None:
-        """See Host."""
-        self._ask("/sdapi/v1/server-stop", {})
+        """See Host: it is gone when this returns."""
+        self._end("/sdapi/v1/server-stop")
+        if not self._gone_within(STOPPING_S):
+            self._end("/sdapi/v1/server-kill")
+            if not self._gone_within(KILLED_S):
+                raise LoraTrainError("the WebUI said that it stops, and is still there.", self._url, "Stop it by hand.")
+        self._stopped = True
+
+    def _end(self, path: str) -> None:
+        """Ask for the server's end; what it answers, and whether it still can, does not matter."""
+        try:
+            self._open(path, {}).close()
+        except urllib.error.HTTPError as error:
+            if error.code not in GATEWAYS:
+                raise self._refused(path, error) from error
+        except (OSError, HTTPException):
+            pass
+
+    def _gone_within(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self._is_there():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(LOOK_S)
+        return True
+
+    def _is_there(self) -> bool:
+        try:
+            self._open("/sdapi/v1/options", timeout=5).close()
+        except urllib.error.HTTPError as error:
+            return error.code not in GATEWAYS
+        except urllib.error.URLError as error:
+            return not isinstance(error.reason, ConnectionRefusedError)
+        except (OSError, HTTPException):  # it is just closing
+            return True
+        return True
+
+
+def _names_of(entry: dict[str, Any]) -> set[str]:
+    """What the setting that names the chosen checkpoint may hold for one of the list."""
+    title, path = str(entry.get("title") or ""), str(entry.get("filename") or "").replace("\\", "/")
+    return {title, _HASH.sub("", title), str(entry.get("model_name") or title), path.rsplit("/", 1)[-1]}
 
 
 def _is_address(url: str) -> bool:

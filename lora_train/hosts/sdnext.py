@@ -42,8 +42,12 @@ class SdNextHost(WebuiHost):
         return [Path(info.filename) for info in listed.values() if Path(info.filename).exists()]
 
     def current_checkpoint(self) -> Path | None:
-        """See Host."""
-        info = getattr(self._loaded_model(), "sd_checkpoint_info", None)
+        """See Host: the chosen one, else the loaded one."""
+        from modules import shared
+
+        aliases = _first_with(("modules.sd_checkpoint", "modules.sd_models"), "checkpoint_aliases") or {}
+        info = aliases.get(getattr(shared.opts, "sd_model_checkpoint", None))
+        info = info or getattr(self._loaded_model(), "sd_checkpoint_info", None)
         return Path(info.filename) if info is not None else next(iter(self.checkpoints()), None)
 
     def tokenizers(self) -> list[Any]:

@@ -37,6 +37,9 @@ class StandaloneHost:
         folder = base_folder()
         return [folder] if (folder / "model_index.json").is_file() else []
 
+    def look_for_checkpoints(self) -> None:
+        """See Host: there is no list."""
+
     def current_checkpoint(self) -> Path | None:
         """See Host."""
         return next(iter(self.checkpoints()), None)
@@ -100,6 +103,10 @@ class StandaloneHost:
     def report_progress(self, run: str, done: int, total: int, text: str) -> None:
         """See Host."""
 
-    def shutdown(self) -> None:
+    def check_shutdown(self) -> None:
         """See Host."""
         raise LoraTrainError("there is no WebUI to stop.", "--shutdown", "Name it with --server URL.")
+
+    def shutdown(self) -> None:
+        """See Host."""
+        self.check_shutdown()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.base import CAPTION_KINDS, Note, never
-from lora_train.hosts.queueing import refusing, turn
+from lora_train.hosts.postponing import PostponedSettings
+from lora_train.hosts.queueing import interruptible, refusing, turn
 from lora_train.hosts.settings import KEEP_IN_RAM, REFUSE, Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class WebuiHost:
 
     name = "AUTOMATIC1111 WebUI"
     improves = True
+    _lent = False
+    """Whether the WebUI's queue is held by a training now."""
 
     def checkpoints(self) -> list[Path]:
         """See Host."""
@@ -39,14 +42,26 @@ class WebuiHost:
         files = [Path(info.filename) for info in sd_models.checkpoints_list.values()]
         return [path for path in files if path.suffix.lower() in CHECKPOINT_SUFFIXES]
 
-    def current_checkpoint(self) -> Path | None:
-        """See Host: the loaded one, else the one chosen in the settings; nothing is loaded for this."""
+    def look_for_checkpoints(self) -> None:
+        """See Host."""
         from modules import sd_models, shared
 
-        info = getattr(self._loaded_model(), "sd_checkpoint_info", None)
-        if info is None:
-            chosen = getattr(shared.opts, "sd_model_checkpoint", None)
-            info = sd_models.checkpoint_aliases.get(chosen) if chosen else None
+        options: dict[str, Any] = getattr(shared.opts, "data", {})
+        chosen = options.get("sd_model_checkpoint")
+        try:
+            sd_models.list_models()
+        except Exception:  # the list can also be refreshed by hand
+            log.exception("the WebUI's list of checkpoints could not be refreshed")
+        if chosen is not None:
+            options["sd_model_checkpoint"] = chosen  # with --ckpt, listing chooses that one
+
+    def current_checkpoint(self) -> Path | None:
+        """See Host: the one chosen at the top of the page, which the next picture is made with; nothing is loaded."""
+        from modules import sd_models
+
+        from lora_train.hosts.lending import chosen_checkpoint
+
+        info = chosen_checkpoint() or getattr(self._loaded_model(), "sd_checkpoint_info", None)
         if info is None:
             info = next(iter(sd_models.checkpoints_list.values()), None)
         return Path(info.filename) if info is not None else None
@@ -238,15 +253,43 @@ class WebuiHost:
         """See Host."""
         from modules import call_queue
 
-        settings = self.settings()
+        settings, queue, postponed = self.settings(), call_queue.queue_lock, PostponedSettings(note)
         note("Waiting for the WebUI to finish what it is doing ...")
         with ExitStack() as stack:
-            stack.enter_context(turn(call_queue.queue_lock, stopped))
+            stack.callback(postponed.carry_out)  # the last of all: it waits for its turn, too
+            stack.enter_context(interruptible(queue, self._interrupted, self._interruption))
+            stack.enter_context(turn(queue, stopped))
+            stack.enter_context(self._lending())
+            stack.enter_context(postponed.noted())
             if settings["generation"] == REFUSE:
-                stack.enter_context(refusing(call_queue.queue_lock, self._refusal))
+                stack.enter_context(refusing(queue, self._refusal))
             stack.enter_context(self._job())
             stack.enter_context(self._models_off(settings["model"] == KEEP_IN_RAM, note))
             yield
+
+    @contextmanager
+    def _lending(self) -> Iterator[None]:
+        self._lent = True
+        try:
+            yield
+        finally:
+            self._lent = False
+
+    def _interrupted(self) -> bool:
+        """Whether a person has pressed Interrupt since this was last asked: that is about what waits for our training.
+
+        While something else has the queue, its own code looks at this.
+        """
+        from modules import shared
+
+        if not self._lent or not shared.state.interrupted:
+            return False
+        shared.state.interrupted = False
+        return True
+
+    @staticmethod
+    def _interruption() -> str:
+        return "Interrupted while it waited for the training of a LoRA."
 
     @staticmethod
     def _refusal() -> str:
@@ -264,7 +307,7 @@ class WebuiHost:
     def _job(self) -> Iterator[None]:
         """The training as the WebUI's present job, for its progress bar and `/sdapi/v1/progress`.
 
-        Its Interrupt button does not stop a training: "Reload UI" sets the same flag.
+        Its Interrupt button does not stop a training, only what waits for it: "Reload UI" sets the same flag.
         """
         from modules import progress, shared
 
@@ -280,8 +323,9 @@ class WebuiHost:
         """See Host."""
         from modules import progress, shared
 
-        if shared.state.job != "lora_train":
+        if not self._lent:
             return
+        shared.state.job = "lora_train"  # the WebUI forgets it at the end of any other request
         if progress.current_task != task_id(run):
             progress.start_task(task_id(run))
         shared.state.job_count, shared.state.job_no = 1, 0
@@ -315,6 +359,9 @@ class WebuiHost:
             if getattr(module, "network_current_names", ()):
                 networks.network_restore_weights_from_backup(module)
                 module.network_current_names = ()
+
+    def check_shutdown(self) -> None:
+        """See Host."""
 
     def shutdown(self) -> None:
         """See Host: in-process, `lend_gpu` frees the memory; the server goes on."""

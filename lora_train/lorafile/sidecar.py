@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_train.atomic import keep_aside, write_bytes, write_json
+from lora_train.errors import LoraTrainError
 from lora_train.lorafile.card_reading import Card, read_card
 
 SD_VERSIONS = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl": "SDXL"}
@@ -87,6 +88,15 @@ def write_preview(lora: Path, picture: bytes, tell: Tell = _nobody) -> Path:
     if RECORD in card.values:
         write_json(_through_link(card_path), card.values | {RECORD: record | {_PREVIEW: _digest(picture)}})
     return path
+
+
+def activation_text(lora: Path) -> str:
+    """What the LoRA's card says to write into prompts; empty where there is no such card, or none to be read."""
+    try:
+        text = read_card(lora.with_suffix(".json")).values.get(ACTIVATION)
+    except LoraTrainError:
+        return ""
+    return text if isinstance(text, str) else ""
 
 
 def _record(card: Card) -> dict[str, Any]:

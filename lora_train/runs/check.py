@@ -49,6 +49,9 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
     if stages.train and config.save.output_name and config.save.output_dir:
         with noting(found, "save.output_dir"):
             found += _output_problems(config, host, own_output)
+    if stages.shutdown:
+        with noting(found, "--shutdown"):
+            host.check_shutdown()
     if stages.train or stages.latents:
         with noting(found, "train.device"):
             require_precision(pick_device(config.train.device), config.train.mixed_precision)

@@ -169,9 +169,6 @@ class _Execution:
         def note(text: str) -> None:
             self.folder.event("note", text=text)
 
-        if self.stages.shutdown:
-            self.host.shutdown()
-            note("The WebUI was told to stop.")
         with self.host.lend_gpu(self.stopped, note), memory_given_back():
             return self.run()
 
@@ -185,6 +182,7 @@ class _Execution:
             self.folder.event("note", text=text)
         find_masks(self.folder, self.config, self.manifest)
         if not (self.stages.train or self.stages.latents):
+            self._shutdown()
             return self._prepared_only()
         self.folder.event("note", text=f"Loading the base model {Path(self.config.model.path).name} ...")
         path = Path(self.config.model.path).expanduser()
@@ -193,9 +191,22 @@ class _Execution:
             self.folder.event("note", text=text)
         config = self._choose(model)
         dataset = self._prepare(model, config)
+        self._shutdown()  # all that needs the WebUI is done, and what a later failure needs to go on is on the disk
         if not self.stages.train:
             return self._prepared_only()
         return self._train(model, config, dataset)
+
+    def _shutdown(self) -> None:
+        """Stop the WebUI where that is asked for; the training is worth more than the memory."""
+        if not self.stages.shutdown:
+            return
+        self.folder.event("note", text="Stopping the WebUI ...")
+        try:
+            self.host.shutdown()
+        except LoraTrainError as error:
+            self.folder.event("note", text=f"The WebUI was not stopped, and the training goes on beside it: {error}")
+        else:
+            self.folder.event("note", text="The WebUI is stopped.")
 
     def _prepared_only(self) -> Result:
         self.folder.set_state("finished", finished=time.time(), result=None)

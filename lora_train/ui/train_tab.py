@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -92,6 +93,7 @@ class TrainTab:
         start.click(self._start, inputs=set(self._fields.values()), outputs=[message])
 
     def _model(self, chosen: str) -> None:
+        """The base model: the checkpoint in use, until a person chooses another."""
         with gr.Row():
             self._fields["model"] = gr.Dropdown(
                 self._checkpoints(),
@@ -103,7 +105,31 @@ class TrainTab:
                 scale=5,
             )
             refresh = gr.Button("Refresh", elem_id="lora_train_model_refresh", scale=1, min_width=80)
-        refresh.click(lambda: gr.update(choices=self._checkpoints()), inputs=[], outputs=[self._fields["model"]])
+        # what was in use when it was last shown: the field still holds it where nobody has chosen another
+        self._fields["followed"] = gr.Textbox(chosen, visible=False)
+        follow = gr.Button("Follow", elem_id="lora_train_model_follow")  # hidden; pressed by the page's script
+        shown = [self._fields["model"], self._fields["followed"]]
+        follow.click(self._follow, inputs=shown, outputs=shown)
+        refresh.click(self._refresh, inputs=shown, outputs=shown)
+
+    def _follow(self, model: Any, followed: str) -> tuple[Any, str]:
+        """The field and what it follows, once another checkpoint may be in use."""
+        if (chosen := _text_of(model)) and chosen != (followed or ""):
+            return gr.update(), followed
+        current = self._current()
+        return gr.update(choices=self._checkpoints(), value=current or None), current
+
+    def _refresh(self, model: Any, followed: str) -> tuple[Any, str]:
+        """As `_follow`, with what is new in the folders; a chosen checkpoint that is gone is not kept either."""
+        self._service.host.look_for_checkpoints()
+        chosen, there = _text_of(model), self._checkpoints()
+        if chosen and chosen != (followed or "") and (chosen in there or _exists(chosen)):
+            return gr.update(choices=there, value=chosen), followed
+        current = self._current()
+        return gr.update(choices=there, value=current or None), current
+
+    def _current(self) -> str:
+        return str(self._service.host.current_checkpoint() or "")
 
     def _checkpoints(self) -> list[str]:
         return [str(path) for path in self._service.host.checkpoints()]
@@ -151,13 +177,14 @@ class TrainTab:
         """Start a run; returns the message for the page. Never raises for what a person can mend."""
         values = {name: given[component] for name, component in self._fields.items()}
         try:
-            # a dropdown that may be typed into gives a list in some versions of gradio
-            if isinstance(values["model"], list):
-                values["model"] = values["model"][0] if values["model"] else ""
+            values["model"] = _text_of(values["model"])
+            if values["model"] == (values["followed"] or ""):  # nobody chose another than the one in use
+                values["model"] = self._current()
             self._service.start(self.config_of(values))
         except LoraTrainError as error:
             return problems_html(error.problems)
-        return '<p class="lora-train-ok">Started. It goes on when you close or reload this page.</p>'
+        name = html.escape(Path(values["model"]).name)
+        return f'<p class="lora-train-ok">Started on {name}. It goes on when you close or reload this page.</p>'
 
     def config_of(self, values: dict[str, Any]) -> RunConfig:
         """The run that the form asks for."""
@@ -208,6 +235,20 @@ class TrainTab:
         except ValueError as error:  # a quotation mark that is not closed
             number.problems.append(Problem(f"{values['args']!r}: {error}.", "--args"))
         return network
+
+
+def _text_of(model: Any) -> str:
+    """What the field holds: a dropdown that may be typed into gives a list in some versions of gradio."""
+    if isinstance(model, list):
+        model = model[0] if model else ""
+    return str(model or "").strip()
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):  # too long, "~nobody", a NUL
+        return False
 
 
 class Numbers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -74,6 +75,45 @@ class State:
         self.job = ""
 
 
+class Options:
+    """`shared.opts`: values in `data`, what is known of each setting in `data_labels`."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, Any] = {"sd_model_checkpoint": "one.safetensors"}
+        self.data_labels: dict[str, Any] = {
+            "sd_model_checkpoint": SimpleNamespace(label="Stable Diffusion checkpoint", onchange=None)
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["data"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def set(self, key: str, value: Any) -> bool:
+        """As the page's dropdown does it: put back where carrying it out fails."""
+        before = self.data.get(key)
+        self.data[key] = value
+        try:
+            self.data_labels[key].onchange()
+        except Exception:
+            self.data[key] = before
+            return False
+        return True
+
+
+class SkipWritingToConfig:
+    """See `modules.sd_models`."""
+
+    skip = False
+
+    def __enter__(self) -> None:
+        SkipWritingToConfig.skip = True
+
+    def __exit__(self, *_error: object) -> None:
+        SkipWritingToConfig.skip = False
+
+
 class Interrogator:
     """BLIP."""
 
@@ -116,7 +156,7 @@ class Fake:
         checkpoint = folder / "models" / "one.safetensors"
         self.loads: list[str] = []
         self.data = SimpleNamespace(sd_model=None, loaded_sd_models=[], was_loaded_at_least_once=False)
-        self.options = SimpleNamespace(sd_model_checkpoint="one.safetensors", data={})
+        self.options = Options()
         self.commands = SimpleNamespace(lora_dir=str(folder / "models" / "Lora"))
         self.info = SimpleNamespace(filename=str(checkpoint), title="one.safetensors")
         self.module("modules")
@@ -135,11 +175,12 @@ class Fake:
         self.deepbooru = self.module("modules.deepbooru", model=_deepbooru())
         self.module("modules.devices", cpu=torch.device("cpu"), torch_gc=lambda: None)
         self.lowvram = self.module("modules.lowvram", module_in_gpu=None, send_everything_to_cpu=self._lowvram_off)
+        self.options.data_labels["sd_model_checkpoint"].onchange = self._queued(self.reload_model_weights)
         self.module("modules.paths", models_path=str(folder / "models"))
         self.module("modules.paths_internal", data_path=str(folder), models_path=str(folder / "models"))
-        self.progress = self.module("modules.progress", current_task=None)
-        self.progress.start_task = lambda task: setattr(self.progress, "current_task", task)
-        self.progress.finish_task = lambda _task: setattr(self.progress, "current_task", None)
+        self.progress = self.module("modules.progress", current_task=None, pending_tasks={}, finished_tasks=[])
+        self.progress.start_task = self._start_task
+        self.progress.finish_task = self._finish_task
         cached = {"cached_c": [None, 1], "cached_uc": [None, 1]}
         processing = type("StableDiffusionProcessing", (), dict(cached))
         text = type("StableDiffusionProcessingTxt2Img", (processing,), {"cached_hr_c": [1, 1]})
@@ -155,6 +196,7 @@ class Fake:
             send_model_to_trash=lambda model: model.to("meta"),
             send_model_to_device=lambda model: self.loads.append("device"),
             load_model=self.load_model,
+            SkipWritingToConfig=SkipWritingToConfig,
         )
 
     def module(self, name: str, **content: Any) -> Any:
@@ -167,13 +209,60 @@ class Fake:
             setattr(sys.modules[parent], child, made)
         return made
 
+    def choose(self, info: Any) -> None:
+        """Make a checkpoint known, and the chosen one."""
+        self.sd_models.checkpoint_aliases[info.title] = info
+        self.options.data["sd_model_checkpoint"] = info.title
+
     def load_model(self, info: Any = None) -> Any:
+        info = info or self.sd_models.checkpoint_aliases[self.options.sd_model_checkpoint]
         self.loads.append(Path(info.filename).name)
+        if not SkipWritingToConfig.skip:
+            self.options.data["sd_model_checkpoint"] = info.title
         model = FakeModel(info.filename)
         self.data.sd_model = model
         self.data.loaded_sd_models.insert(0, model)
         self.data.was_loaded_at_least_once = True
         return model
+
+    def reload_model_weights(self) -> None:
+        info = self.sd_models.checkpoint_aliases[self.options.sd_model_checkpoint]
+        model = self.data.sd_model
+        if model is None or model.sd_checkpoint_info.filename != info.filename:
+            self.load_model(info)
+
+    def _queued(self, func: Callable[[], None]) -> Callable[[], None]:
+        def wrap_queued_call(func: Callable[[], None]) -> Callable[[], None]:
+            def f() -> None:
+                with self.call_queue.queue_lock:
+                    func()
+
+            f.__qualname__ = "wrap_queued_call.<locals>.f"
+            return f
+
+        return wrap_queued_call(func)
+
+    def picture(self, id_task: str, made: list[str]) -> None:
+        """As `wrap_gradio_gpu_call` makes one: a task that waits for its turn in the queue."""
+        self.progress.pending_tasks[id_task] = 0.0
+        try:
+            with self.call_queue.queue_lock:
+                self.state.begin(job=id_task)
+                self.progress.start_task(id_task)
+                made.append(id_task)
+                self.progress.finish_task(id_task)
+                self.state.end()
+        finally:
+            self.state.interrupted, self.state.job, self.state.job_count = False, "", 0
+
+    def _start_task(self, task: str) -> None:
+        self.progress.current_task = task
+        self.progress.pending_tasks.pop(task, None)
+
+    def _finish_task(self, task: str) -> None:
+        if self.progress.current_task == task:
+            self.progress.current_task = None
+        self.progress.finished_tasks.append(task)
 
     def _lowvram_off(self) -> None:
         self.lowvram.module_in_gpu = None

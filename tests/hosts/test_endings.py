@@ -93,6 +93,7 @@ def test_several_models_in_memory(fake: Fake, make_config: Make) -> None:
     fake.data.loaded_sd_models += others
     fake.data.sd_model = others[0]
     current: Any = others[0].sd_checkpoint_info
+    fake.choose(current)
     run_training(make_config(), WebuiHost())
     assert all(p.is_meta for model in others for p in model.parameters())
     assert fake.data.sd_model.sd_checkpoint_info.filename == current.filename and _given_back(fake)

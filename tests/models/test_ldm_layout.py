@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_train.demo.checkpoint import export_checkpoint, narrow
+from lora_train.demo.checkpoint import NAME, export_checkpoint, narrow
 from lora_train.errors import LoraTrainError
 from lora_train.models.ldm_keys import Translator, UnetShape, unet_pairs, vae_pairs
 from lora_train.models.opening import open_model, recognise
@@ -75,6 +75,16 @@ def test_exporting_twice_needs_permission(base: Path, checkpoint: Path) -> None:
     with pytest.raises(LoraTrainError, match="exists already"):
         export_checkpoint(checkpoint.parent)
     export_checkpoint(checkpoint.parent, overwrite=True)
+
+
+def test_a_webui_lists_it_as_one_checkpoint(tmp_path: Path) -> None:
+    """It lists every file with weights below its folder, those of an earlier export included."""
+    old = tmp_path / f"{NAME}-text" / "model.safetensors"
+    old.parent.mkdir()
+    old.touch()
+    written = export_checkpoint(tmp_path)
+    listed = [path for path in tmp_path.rglob("*") if path.suffix in (".safetensors", ".ckpt")]
+    assert listed == [tmp_path / f"{NAME}.safetensors"] == written[:1]
 
 
 def test_translation_is_one_to_one_for_sd1() -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from lora_train.demo.checkpoint import NAME, export_checkpoint
 from tests.full_size import write_folder
@@ -53,6 +53,15 @@ class WebuiServer:
         approx = folder / "models" / "VAE-approx"
         if approx.is_dir():
             shutil.copytree(approx, data / "models" / "VAE-approx")
+
+    def add_checkpoint(self, name: str) -> Path:
+        """Another checkpoint, of the same kind and with other weights."""
+        folder = self.data / "models" / "Stable-diffusion"
+        tensors = load_file(folder / self.checkpoint)
+        save_file({key: value * 1.02 for key, value in tensors.items()}, folder / f"{name}.safetensors")
+        if not self.is_forge:
+            shutil.copyfile(folder / f"{NAME}.yaml", folder / f"{name}.yaml")
+        return folder / f"{name}.safetensors"
 
     @property
     def loras(self) -> Path:

@@ -3,96 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import urllib.error
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from tests.conftest import draw_pictures
 from tests.data.prepare.samples import noise
-from tests.ui.pages import CHROMIUM, FLAGS, fill
+from tests.ui.pages import fill
+from tests.webui.driving import (
+    REAL,
+    TIMEOUT,
+    difference,
+    latest_run,
+    open_tab,
+    shot,
+    start_training,
+    wait_for_state,
+)
 from tests.webui.server import WebuiServer
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-FOLDER = os.environ.get("WEBUI_DIR", "")
-pytestmark = [
-    pytest.mark.webui,
-    pytest.mark.skipif(not FOLDER, reason="WEBUI_DIR does not name a WebUI"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-]
-TIMEOUT = 180_000
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebuiServer]:
-    made = WebuiServer(Path(FOLDER), tmp_path_factory.mktemp("webui"))
-    draw_pictures(made.data / "pictures")
-    yield made
-    made.stop()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-def _open(browser: Any, server: WebuiServer) -> Any:
-    page = browser.new_page(viewport={"width": 1280, "height": 1100})
-    page.set_default_timeout(TIMEOUT)
-    page.goto(server.address)
-    page.get_by_role("tab", name="Train LoRA").or_(page.get_by_role("button", name="Train LoRA")).first.click()
-    page.locator("#lora_train_start").wait_for()
-    return page
-
-
-def _start(page: Any, server: WebuiServer, name: str, steps: int, folder: str = "") -> Any:
-    fill(page, "lora_train_folder", folder or str(server.data / "pictures"))
-    fill(page, "lora_train_tag", "sks")
-    fill(page, "lora_train_name", name)
-    if not page.locator("#lora_train_steps").is_visible():
-        page.get_by_text("More options").click()
-    fill(page, "lora_train_steps", str(steps))
-    fill(page, "lora_train_resolution", str(server.side))
-    fill(page, "lora_train_lr", "0.002")
-    page.locator("#lora_train_start").click()
-    live = page.locator("#lora_train_live")
-    live.locator(".lora-train-text").filter(has_text="Step ").wait_for()
-    return live
-
-
-def _shot(page: Any, server: WebuiServer, name: str) -> None:
-    if folder := os.environ.get("SCREENSHOTS"):
-        kind = "forge" if server.is_forge else "a1111"
-        page.screenshot(path=str(Path(folder) / f"{kind}-{name}.png"))
-
-
-def _difference(one: Image.Image, other: Image.Image) -> int:
-    return int(np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max())
-
-
-def _state(server: WebuiServer) -> dict[str, Any]:
-    return dict(server.ask("/lora-train/api/v1/runs/latest"))
-
-
-def _wait_for_state(server: WebuiServer, state: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 300
-    while True:
-        found = _state(server)
-        if found["state"] == state and not found["running"]:  # while it runs on, it gives the GPU back
-            return found
-        assert time.monotonic() < deadline and found["state"] not in ("failed",), found
-        time.sleep(0.5)
+pytestmark = REAL
 
 
 def test_train_from_the_tab_while_a_picture_waits(server: WebuiServer, browser: Any) -> None:
@@ -101,28 +35,29 @@ def test_train_from_the_tab_while_a_picture_waits(server: WebuiServer, browser: 
     ours = {name: seconds for name, seconds in profile.items() if "lora_train" in name}
     print("startup", ours)
     before, _ = server.pictures("sks on blue")
-    page = _open(browser, server)
-    live = _start(page, server, "sara", 8 if server.is_forge else 60)
+    page = open_tab(browser, server)
+    live = start_training(page, server, "sara", 8 if server.is_forge else 60)
     waiting: dict[str, Any] = {}
 
     def ask_for_a_picture() -> None:
         waiting["pictures"], _ = server.pictures("sks on blue")
-        waiting["state"] = _state(server)["state"]
+        waiting["state"] = latest_run(server)["state"]
 
     thread = threading.Thread(target=ask_for_a_picture)
     thread.start()
     page.locator("#lora_train_banner").wait_for()
     progress = server.ask("/sdapi/v1/progress")
     assert progress["state"]["job"] == "lora_train" and 0 < progress["progress"] <= 1
-    _shot(page, server, "training")
+    shot(page, server, "training")
     live.get_by_text("Finished. Use it in a prompt").wait_for()
     thread.join(300)
     assert waiting["state"] == "finished"  # it had to wait, and then was made, by the model that came back
-    assert _difference(before[0], waiting["pictures"][0]) <= 2
+    assert difference(before[0], waiting["pictures"][0]) <= 2
     page.locator("#lora_train_send").click()
     prompt = page.locator("#txt2img_prompt textarea")
-    assert "<lora:sara:1>" in prompt.input_value()
-    _shot(page, server, "sent")
+    assert prompt.input_value() == "sks <lora:sara:1>"
+    page.locator("#txt2img_lora_cards [data-name=sara]").wait_for(state="attached")  # nobody pressed its Refresh
+    shot(page, server, "sent")
     assert json.loads((server.loras / "sara.json").read_text())["activation text"] == "sks"
     assert (server.loras / "sara.preview.png").is_file()
     page.locator("#lora_train_banner").wait_for(state="detached")
@@ -132,7 +67,7 @@ def test_train_from_the_tab_while_a_picture_waits(server: WebuiServer, browser: 
 def test_the_bundled_extension_applies_it(server: WebuiServer) -> None:
     without, _ = server.pictures("sks on blue")
     with_lora, infotext = server.pictures("sks on blue <lora:sara:1>")
-    assert _difference(without[0], with_lora[0]) > 20
+    assert difference(without[0], with_lora[0]) > 20
     assert "Lora hashes" in infotext
     log = server.text()
     assert "didn't match keys" not in log and "lora key not loaded" not in log
@@ -141,13 +76,13 @@ def test_the_bundled_extension_applies_it(server: WebuiServer) -> None:
 
 
 def test_reload_ui_and_a_killed_browser_leave_the_training_alone(server: WebuiServer, browser: Any) -> None:
-    page = _open(browser, server)
-    _start(page, server, "long", 100_000)
+    page = open_tab(browser, server)
+    start_training(page, server, "long", 100_000)
     page.close()
-    run = _state(server)
+    run = latest_run(server)
     assert run["running"]
     restarts = server.text().count("Startup time")
-    page = _open(browser, server)
+    page = open_tab(browser, server)
     page.wait_for_function("typeof gradioApp === 'function'")  # Forge loads its scripts after the page
     page.evaluate("() => { gradioApp().getElementById('settings_restart_gradio').click(); }")
     deadline = time.monotonic() + 120
@@ -156,9 +91,9 @@ def test_reload_ui_and_a_killed_browser_leave_the_training_alone(server: WebuiSe
         time.sleep(0.5)
     page.close()
     time.sleep(2)
-    again = _state(server)
+    again = latest_run(server)
     assert again["id"] == run["id"] and again["running"]
-    page = _open(browser, server)
+    page = open_tab(browser, server)
     live = page.locator("#lora_train_live")
     live.locator(".lora-train-text").filter(has_text="Step ").wait_for()
     page.locator("#lora_train_start").click()
@@ -171,23 +106,23 @@ def test_reload_ui_and_a_killed_browser_leave_the_training_alone(server: WebuiSe
 
 def test_a_killed_webui_is_told_truthfully_and_resumed(server: WebuiServer, browser: Any) -> None:
     """The state of the stopped run is there; it goes on, is killed, and goes on again."""
-    page = _open(browser, server)
-    stopped = _state(server)
+    page = open_tab(browser, server)
+    stopped = latest_run(server)
     assert stopped["can_resume"]
     page.locator("#lora_train_resume").click()
     page.locator("#lora_train_live").locator(".lora-train-text").filter(has_text="Step ").wait_for()
     server.kill()
     page.close()
     server.start()
-    assert _state(server)["state"] == "interrupted"
-    page = _open(browser, server)
+    assert latest_run(server)["state"] == "interrupted"
+    page = open_tab(browser, server)
     page.locator("#lora_train_live").get_by_text("Interrupted: its program ended").wait_for()
-    _shot(page, server, "interrupted")
+    shot(page, server, "interrupted")
     page.locator("#lora_train_resume").click()
     page.locator("#lora_train_live").locator(".lora-train-text").filter(has_text="Step ").wait_for()
-    assert _state(server)["id"] == stopped["id"]
+    assert latest_run(server)["id"] == stopped["id"]
     page.locator("#lora_train_stop").click()
-    _wait_for_state(server, "stopped")
+    wait_for_state(server, "stopped")
     page.close()
 
 
@@ -195,13 +130,13 @@ def test_refusing_generation_by_setting(server: WebuiServer, browser: Any) -> No
     from lora_train.hosts.settings import REFUSE
 
     server.ask("/sdapi/v1/options", {"lora_train_generation": REFUSE})
-    page = _open(browser, server)
-    _start(page, server, "refusing", 100_000)
+    page = open_tab(browser, server)
+    start_training(page, server, "refusing", 100_000)
     with pytest.raises(urllib.error.HTTPError) as caught:
         server.pictures("sks on blue")
     assert caught.value.code == 503 and "A LoRA is being trained" in caught.value.read().decode()
     page.locator("#lora_train_stop").click()
-    _wait_for_state(server, "stopped")
+    wait_for_state(server, "stopped")
     server.pictures("sks on blue")
     page.close()
 
@@ -213,7 +148,7 @@ def test_pictures_are_prepared_and_trained_on(server: WebuiServer, browser: Any)
         noise(number, (640, 480)).save(folder / f"good-{number}.png")
         (folder / f"good-{number}.txt").write_text("woman, hat")
     noise(0, (700, 525)).save(folder / "near.png")
-    page = _open(browser, server)
+    page = open_tab(browser, server)
     tabs = page.locator("#lora_train_tabs")
     tabs.get_by_role("tab", name="Dataset").or_(tabs.get_by_role("button", name="Dataset", exact=True)).first.click()
     fill(page, "lora_train_dataset_folder", str(folder))
@@ -229,13 +164,13 @@ def test_pictures_are_prepared_and_trained_on(server: WebuiServer, browser: Any)
     page.locator("#lora_train_dataset input[name=by]").fill("red hat")
     page.locator("#lora_train_edit_apply").click()
     page.locator("#lora_train_dataset .lora-train-tags").get_by_text("red hat", exact=True).wait_for()
-    _shot(page, server, "dataset")
+    shot(page, server, "dataset")
     page.locator("#lora_train_on_these").get_by_text("Train on these 4").click()
     chosen = page.locator("#lora_train_folder textarea, #lora_train_folder input").first
     chosen.wait_for()
-    _start(page, server, "prepared", 8 if server.is_forge else 60, folder=chosen.input_value())
+    start_training(page, server, "prepared", 8 if server.is_forge else 60, folder=chosen.input_value())
     page.locator("#lora_train_live").get_by_text("Finished. Use it in a prompt").wait_for()
-    run = _wait_for_state(server, "finished")
+    run = wait_for_state(server, "finished")
     config = json.loads((server.runs / run["id"] / "run.json").read_text())["config"]
     assert "/prepared/" in config["data"]["folder"]
     trained = safe_open(server.loras / "prepared.safetensors", "pt").metadata()
@@ -252,13 +187,13 @@ def test_ours_gives_the_bundled_ones_picture(server: WebuiServer) -> None:
     server.start(settings={"disabled_extensions": ["Lora"]})
     without, _ = server.pictures("sks on blue")
     made, infotext = server.pictures("sks on blue <lora:sara:1>")
-    assert _difference(Image.open(server.data / "without.png"), without[0]) <= 2
-    assert _difference(Image.open(server.data / "bundled.png"), made[0]) <= 2
+    assert difference(Image.open(server.data / "without.png"), without[0]) <= 2
+    assert difference(Image.open(server.data / "bundled.png"), made[0]) <= 2
     assert "Lora hashes" in infotext
     again, _ = server.pictures("sks on blue")
-    assert _difference(without[0], again[0]) == 0
+    assert difference(without[0], again[0]) == 0
     missing, _ = server.pictures("sks on blue <lora:nobody:1>")
-    assert _difference(without[0], missing[0]) == 0
+    assert difference(without[0], missing[0]) == 0
 
 
 def test_the_extension_added_nothing_to_the_page_that_fails(server: WebuiServer, browser: Any) -> None:
