@@ -28,7 +28,7 @@ CHANGES_SHOWN = 60
 
 
 class Unknown(LoraTrainError):
-    """There is no such dataset or picture."""
+    """There is no such dataset, picture or run."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from uuid import uuid4
 from lora_train.atomic import write_json
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
+from lora_train.jsons import to_json
 from lora_train.runs.lock import is_held
 
 STATES = ("preparing", "training", "finished", "stopped", "failed")
@@ -94,7 +95,7 @@ class RunFolder:
     def event(self, kind: str, **values: Any) -> None:
         """Append an event to `events.jsonl` and tell the listener; a full disk must not end a training."""
         event = {"time": round(time.time(), 3), "kind": kind, **values}
-        line = json.dumps(event, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        line = to_json(event).encode("utf-8") + b"\n"
         try:
             with (self.path / "events.jsonl").open("ab+") as file:
                 if self._ends_in_half_a_line(file):

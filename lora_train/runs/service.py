@@ -13,6 +13,7 @@ from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.base import Host
 from lora_train.runs.check import check_run
+from lora_train.runs.dataset import Unknown
 from lora_train.runs.datasets import Datasets
 from lora_train.runs.execute import check_resume, execute
 from lora_train.runs.folder import RunFolder, list_runs
@@ -129,11 +130,11 @@ class Service:
         return not self.busy
 
     def run(self, run_id: str) -> RunFolder:
-        """The folder of a run. Raises LoraTrainError when there is no such run."""
+        """The folder of a run. Raises Unknown when there is no such run."""
         for run in list_runs(self.runs_dir):
             if run.id == run_id:
                 return run
-        raise LoraTrainError("there is no such run.", run_id, "Look at the list of runs.")
+        raise Unknown("there is no such run.", run_id, "Look at the list of runs.")
 
     def latest(self) -> RunFolder | None:
         """The run that is going on, here or in another process, or else the newest."""

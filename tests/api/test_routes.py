@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from fastapi.testclient import TestClient
 from lora_train.api.routes import PREFIX, routes, static_routes
 from lora_train.config import RunConfig
 from lora_train.hosts.standalone import StandaloneHost
+from lora_train.runs.folder import RunFolder
 from lora_train.runs.service import Service
 from tests.runs.test_service import wait_for_step
 
@@ -62,8 +64,6 @@ def test_other_sites_cannot_post(client: TestClient) -> None:
 
 @pytest.mark.parametrize("name", ["..%2frun.json", "run.json", "step1-1.png", "%2e%2e/run.json"])
 def test_no_other_files_are_served(client: TestClient, service: Service, make_config: Any, name: str) -> None:
-    from lora_train.runs.folder import RunFolder
-
     run = RunFolder.create(service.runs_dir, make_config())
     assert client.get(f"{PREFIX}/runs/{run.id}/samples/{name}").status_code in (404, 405)
 
@@ -73,3 +73,30 @@ def test_static_files(client: TestClient) -> None:
         assert client.get(f"/lora-train/static/{name}").status_code == 200
     assert client.get("/lora-train/static/..%2fpyproject.toml").status_code == 404
     assert client.get("/lora-train/static/install.py").status_code == 404
+
+
+def test_numbers_that_json_does_not_have_are_null(client: TestClient, service: Service, make_config: Any) -> None:
+    """fp16's skipped steps report an infinite gradient."""
+    run = RunFolder.create(service.runs_dir, make_config())
+    run.event("step", step=1, grad_norm=math.inf, smoothed=math.nan, learning_rates={"lora_unet": math.nan})
+    with (run.path / "events.jsonl").open("a") as file:
+        file.write('{"kind": "step", "grad_norm": Infinity}\n')  # as it was written before
+    answer = client.get(f"{PREFIX}/runs/{run.id}/events")
+    assert answer.status_code == 200
+    first, second = answer.json()["events"]
+    assert (first["step"], first["grad_norm"], first["smoothed"]) == (1, None, None)
+    assert first["learning_rates"] == {"lora_unet": None} and second["grad_norm"] is None
+    assert "Infinity" not in (run.path / "events.jsonl").read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, '{"a":' * 500 + "1" + "}" * 500, "{", b"\xff\xfe", "NaN"])
+@pytest.mark.parametrize("path", ["runs", "runs/x/stop", "runs/x/resume", "datasets/prepare", "datasets/x/apply"])
+def test_what_is_no_json_is_a_bad_request(client: TestClient, path: str, content: Any) -> None:
+    answer = client.post(f"{PREFIX}/{path}", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+
+
+def test_half_characters_in_a_request_are_answered(client: TestClient) -> None:
+    for path, content in (("runs", '{"data": {"folder": "\\ud800"}}'), ("datasets/prepare", '{"folder": "\\ud800"}')):
+        answer = client.post(f"{PREFIX}/{path}", content=content, headers={"content-type": "application/json"})
+        assert answer.status_code == 422 and answer.json()["problems"]
