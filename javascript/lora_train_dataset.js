@@ -135,19 +135,37 @@
         field.dispatchEvent(new Event("input", {bubbles: true}));
     }
 
-    // Fills the training form; gradio may build it only when its tab is shown.
+    function field(id) {
+        const found = lib().root().querySelector("#" + id + " textarea, #" + id + " input");
+        return found && found.offsetParent !== null ? found : null;
+    }
+
+    // The buttons that show a page, and no others: what is on a page is inside of its panel.
+    function openPage(name) {
+        const tabs = lib().root().querySelector("#lora_train_tabs");
+        const onPage = (one) => {
+            const panel = one.closest(".tabitem, [role=tabpanel]");
+            return panel && panel !== tabs && tabs.contains(panel);
+        };
+        // newer gradios have each button twice, one of them only to measure it
+        const found = [...tabs.querySelectorAll("button")].filter((one) => name.test(one.textContent.trim()) && !onPage(one) && !one.closest("[aria-hidden=true]"));
+        (found.find((one) => one.getAttribute("role") === "tab") || found[0]).click();
+    }
+
+    // Fills the training form and starts nothing; gradio may build the form only when its page is shown.
     async function trainOnThese() {
-        const folder = view.status.pictures_folder, tabs = lib().root().querySelector("#lora_train_tabs");
-        // newer gradios have each tab's button twice, one of them only to measure it
-        [...tabs.querySelectorAll("button")].filter((one) => /^Train( LoRA)?$/.test(one.textContent.trim()) && !one.closest("[aria-hidden=true]")).forEach((one) => one.click());
-        for (let turns = 0; turns < 50; turns++) {
-            const field = lib().root().querySelector("#lora_train_folder textarea, #lora_train_folder input");
-            if (field && field.offsetParent !== null) {
-                put(field, folder);
-                return field.focus();
+        const status = view.status;
+        // kohya's number of repeats is no part of a name
+        const values = {lora_train_folder: status.pictures_folder, lora_train_tag: status.tag || "", lora_train_name: status.name.replace(/^\d+_(?=.)/, "")};
+        openPage(/^Train( LoRA)?$/);
+        for (let turns = 0; turns < 100; turns++) {
+            if (Object.keys(values).every(field)) {
+                for (const [id, value] of Object.entries(values)) put(field(id), value);
+                return field("lora_train_folder").focus();
             }
             await new Promise((done) => setTimeout(done, 100));
         }
+        say("The page Train could not be opened. The folder to train on is " + status.pictures_folder, true);
     }
 
     // The form shows how the dataset was prepared, so that Prepare does the same again. The server fills it: what is
