@@ -17,6 +17,7 @@ from lora_train.api.datasets import dataset_routes
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.access import Login
+from lora_train.runs.check import output_outside
 from lora_train.runs.dataset import Unknown
 from lora_train.runs.folder import RunFolder, list_runs
 from lora_train.runs.service import Service
@@ -65,7 +66,8 @@ def routes(service: Service, login: Login | None = None) -> APIRouter:
 
     @router.post("/runs")
     def start(content: dict[str, Any] = Depends(json_body)) -> Response:
-        return answer({"id": service.start(RunConfig.from_dict(content))}, 201)
+        config = RunConfig.from_dict(content)
+        return answer({"id": service.start(config, known=output_outside(config, service.host))}, 201)
 
     @router.get("/runs/latest")
     def latest() -> Response:

@@ -29,6 +29,8 @@ def _info(setting: Setting) -> object:
         step = 1 if isinstance(setting.default, int) else 0.5
         component, arguments = gr.Slider, {"minimum": setting.lowest, "maximum": setting.highest, "step": step}
     info = shared.OptionInfo(setting.default, setting.label, component, arguments, section=SECTION)
+    if setting.settings_only and hasattr(info, "restrict_api"):
+        info.restrict_api = True
     if setting.info and hasattr(info, "info"):
         info.info(setting.info)
     if setting.needs_reload and hasattr(info, "needs_reload_ui"):

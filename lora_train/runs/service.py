@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lora_train.config import RunConfig
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.base import Host
 from lora_train.runs.check import check_run
 from lora_train.runs.dataset import Unknown
@@ -38,13 +38,13 @@ class Service:
         """Where all runs' folders are."""
         return self.host.data_dir() / "runs"
 
-    def start(self, config: RunConfig, stages: Stages = Stages()) -> str:
-        """Check `config` and start it; returns the run's id at once.
+    def start(self, config: RunConfig, stages: Stages = Stages(), known: Sequence[Problem] = ()) -> str:
+        """Check `config` and start it; returns the run's id at once. `known` is what the caller found wrong.
 
         Raises LoraTrainError with all problems, or when a run is going on already.
         """
         self._require_idle()
-        manifest = check_run(config, self.host, stages)
+        manifest = check_run(config, self.host, stages, known=known)
         with self._lock:
             self._require_idle()
             folder = RunFolder.create(self.runs_dir, config)

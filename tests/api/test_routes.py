@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.folder import RunFolder
 from lora_train.runs.service import Service
 from tests.runs.test_service import wait_for_step
+
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
@@ -31,7 +34,8 @@ def client(service: Service) -> TestClient:
 
 def test_a_run_over_the_routes(client: TestClient, service: Service, make_config: Callable[..., RunConfig]) -> None:
     assert client.get(f"{PREFIX}/runs/latest").json() is None
-    body: dict[str, Any] = make_config(train={"max_train_steps": 100_000}).to_dict()
+    save = {"output_dir": str(service.host.lora_dir())}
+    body: dict[str, Any] = make_config(train={"max_train_steps": 100_000}, save=save).to_dict()
     body["preview"] = {"prompts": ["sks"], "steps": 1}
     run_id = client.post(f"{PREFIX}/runs", json=body).json()["id"]
     wait_for_step(service.run(run_id), 2)
@@ -45,6 +49,23 @@ def test_a_run_over_the_routes(client: TestClient, service: Service, make_config
     assert service.wait(60)
     assert client.get(f"{PREFIX}/runs/{run_id}").json()["state"] == "stopped"
     assert client.get(f"{PREFIX}/runs").json()[0]["id"] == run_id
+
+
+def test_a_lora_is_written_below_the_hosts_folders_only(
+    client: TestClient, service: Service, make_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    data = service.host.data_dir()
+    data.mkdir()
+    (data / "link").symlink_to(tmp_path)
+    for folder in (tmp_path / "loras", data / ".." / "loras", data / "link", Path("/"), Path("loras")):
+        body = make_config(save={"output_dir": str(folder)}, train={"max_train_steps": 0}).to_dict()
+        answer = client.post(f"{PREFIX}/runs", json=body)
+        assert answer.status_code == 422
+        assert {p["where"] for p in answer.json()["problems"]} == {"save.output_dir", "train.max_train_steps"}
+    assert (
+        client.post(f"{PREFIX}/runs", content='{"save": {"output_dir": "a\\u0000b"}}', headers=JSON).status_code == 422
+    )
+    assert not service.runs_dir.exists()
 
 
 def test_problems_come_as_data(client: TestClient) -> None:

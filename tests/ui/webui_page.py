@@ -1,4 +1,4 @@
-"""The tab as a WebUI embeds it (its tabs, its prompt field, a login), without the WebUI: `python -m tests.ui.webui_page PORT`."""
+"""The tab as a WebUI embeds it: its tabs, its prompt, a login. `python -m tests.ui.webui_page PORT`."""
 
 from __future__ import annotations
 
