@@ -49,6 +49,8 @@
         parts.bar.setAttribute("aria-label", "Progress");
         parts.text = make("div", "text", element, " ");
         parts.text.setAttribute("role", "status");
+        parts.advice = make("ul", "advice", element);
+        parts.advice.setAttribute("role", "status");
         parts.notes = make("ul", "notes", element);
         parts.body = make("div", "body", element);
         Object.assign(view, {element, parts, version: null, status: null});
@@ -120,12 +122,35 @@
         if (notes.join() !== [...parts.notes.children].map((note) => note.textContent).join()) {
             parts.notes.replaceChildren(...notes.map((note) => make("li", "", null, note)));
         }
+        showAdvice(status, before);
         if (JSON.stringify(counts) !== JSON.stringify(before && before.counts)) grid().showChips();
+    }
+
+    // Where few pictures are left: which check to loosen, and a button that does it.
+    function showAdvice(status, before) {
+        const advice = (!status.preparing && status.advice) || [];
+        view.parts.advice.hidden = !advice.length;
+        if (before && JSON.stringify(before.advice) === JSON.stringify(status.advice) && before.preparing === status.preparing) return;
+        view.parts.advice.replaceChildren(...advice.map((one) => {
+            const line = make("li", "", null, one.text + " ");
+            button("button", line, one.button, () => loosen(one.rule)).dataset.loosen = one.rule;
+            return line;
+        }));
+    }
+
+    async function loosen(rule) {
+        try {
+            await ask("/loosen", "POST", {rule});
+            view.loosened = view.id;
+        } catch (error) {
+            say(error.message, true);
+        }
+        return tick();
     }
 
     function showNothing() {
         const parts = view.parts;
-        parts.body.hidden = parts.bar.hidden = true;
+        parts.body.hidden = parts.bar.hidden = parts.advice.hidden = true;
         parts.train.disabled = true;
         say("Nothing is prepared yet. Name a folder of pictures and press Prepare; each picture appears here with what became of it and why.");
     }
@@ -174,7 +199,7 @@
         const chosen = lib().root().querySelector("#lora_train_dataset_chosen textarea, #lora_train_dataset_chosen input");
         if (!status.options || !chosen || view.filled === status.id) return;
         view.filled = status.id;
-        put(chosen, status.id);
+        put(chosen, status.id + "?" + status.version);
     }
 
     // The form says which dataset it has started.
@@ -201,6 +226,7 @@
         fillForm(status);
         if (status.version && status.version !== view.version) {
             view.version = status.version;
+            if (view.loosened === view.id) Object.assign(view, {loosened: "", filled: ""}); // the form shows it, too
             await listDatasets();
             await grid().load();
             await lib().captions.refresh();

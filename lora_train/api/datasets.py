@@ -55,6 +55,11 @@ def _add_datasets(router: APIRouter, datasets: Datasets) -> None:
         datasets.apply(id)
         return answer({"preparing": True})
 
+    @router.post("/{id}/loosen")
+    def loosen(id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
+        datasets.loosen(id, _text(content, "rule"))
+        return answer({"preparing": True})
+
     @router.post("/{id}/stop")
     def stop(id: str, _: dict[str, Any] = Depends(json_body)) -> Response:
         return answer({"stopping": datasets.stop(id)})
