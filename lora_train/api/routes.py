@@ -89,8 +89,11 @@ def routes(service: Service, login: Login | None = None) -> APIRouter:
         return answer({"stopping": service.stop(run_id)})
 
     @router.post("/runs/{run_id}/resume")
-    def resume(run_id: str, _: dict[str, Any] = Depends(json_body)) -> Response:
-        service.resume(run_id)
+    def resume(run_id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
+        steps = content.get("steps")
+        if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool)):
+            raise LoraTrainError("steps must be a whole number.", "steps")
+        service.resume(run_id, steps)
         return answer({"resuming": True})
 
     @router.get("/runs/{run_id}/samples/{name}")
