@@ -49,6 +49,8 @@
         parts.bar.setAttribute("aria-label", "Progress");
         parts.text = make("div", "text", element, " ");
         parts.text.setAttribute("role", "status");
+        parts.advice = make("ul", "advice", element);
+        parts.advice.setAttribute("role", "status");
         parts.notes = make("ul", "notes", element);
         parts.body = make("div", "body", element);
         Object.assign(view, {element, parts, version: null, status: null});
@@ -120,12 +122,35 @@
         if (notes.join() !== [...parts.notes.children].map((note) => note.textContent).join()) {
             parts.notes.replaceChildren(...notes.map((note) => make("li", "", null, note)));
         }
+        showAdvice(status, before);
         if (JSON.stringify(counts) !== JSON.stringify(before && before.counts)) grid().showChips();
+    }
+
+    // Where few pictures are left: which check to loosen, and a button that does it.
+    function showAdvice(status, before) {
+        const advice = (!status.preparing && status.advice) || [];
+        view.parts.advice.hidden = !advice.length;
+        if (before && JSON.stringify(before.advice) === JSON.stringify(status.advice) && before.preparing === status.preparing) return;
+        view.parts.advice.replaceChildren(...advice.map((one) => {
+            const line = make("li", "", null, one.text + " ");
+            button("button", line, one.button, () => loosen(one.rule)).dataset.loosen = one.rule;
+            return line;
+        }));
+    }
+
+    async function loosen(rule) {
+        try {
+            await ask("/loosen", "POST", {rule});
+            view.loosened = view.id;
+        } catch (error) {
+            say(error.message, true);
+        }
+        return tick();
     }
 
     function showNothing() {
         const parts = view.parts;
-        parts.body.hidden = parts.bar.hidden = true;
+        parts.body.hidden = parts.bar.hidden = parts.advice.hidden = true;
         parts.train.disabled = true;
         say("Nothing is prepared yet. Name a folder of pictures and press Prepare; each picture appears here with what became of it and why.");
     }
@@ -135,19 +160,37 @@
         field.dispatchEvent(new Event("input", {bubbles: true}));
     }
 
-    // Fills the training form; gradio may build it only when its tab is shown.
+    function field(id) {
+        const found = lib().root().querySelector("#" + id + " textarea, #" + id + " input");
+        return found && found.offsetParent !== null ? found : null;
+    }
+
+    // The buttons that show a page, and no others: what is on a page is inside of its panel.
+    function openPage(name) {
+        const tabs = lib().root().querySelector("#lora_train_tabs");
+        const onPage = (one) => {
+            const panel = one.closest(".tabitem, [role=tabpanel]");
+            return panel && panel !== tabs && tabs.contains(panel);
+        };
+        // newer gradios have each button twice, one of them only to measure it
+        const found = [...tabs.querySelectorAll("button")].filter((one) => name.test(one.textContent.trim()) && !onPage(one) && !one.closest("[aria-hidden=true]"));
+        (found.find((one) => one.getAttribute("role") === "tab") || found[0]).click();
+    }
+
+    // Fills the training form and starts nothing; gradio may build the form only when its page is shown.
     async function trainOnThese() {
-        const folder = view.status.pictures_folder, tabs = lib().root().querySelector("#lora_train_tabs");
-        // newer gradios have each tab's button twice, one of them only to measure it
-        [...tabs.querySelectorAll("button")].filter((one) => /^Train( LoRA)?$/.test(one.textContent.trim()) && !one.closest("[aria-hidden=true]")).forEach((one) => one.click());
-        for (let turns = 0; turns < 50; turns++) {
-            const field = lib().root().querySelector("#lora_train_folder textarea, #lora_train_folder input");
-            if (field && field.offsetParent !== null) {
-                put(field, folder);
-                return field.focus();
+        const status = view.status;
+        // kohya's number of repeats is no part of a name
+        const values = {lora_train_folder: status.pictures_folder, lora_train_tag: status.tag || "", lora_train_name: status.name.replace(/^\d+_(?=.)/, "")};
+        openPage(/^Train( LoRA)?$/);
+        for (let turns = 0; turns < 100; turns++) {
+            if (Object.keys(values).every(field)) {
+                for (const [id, value] of Object.entries(values)) put(field(id), value);
+                return field("lora_train_folder").focus();
             }
             await new Promise((done) => setTimeout(done, 100));
         }
+        say("The page Train could not be opened. The folder to train on is " + status.pictures_folder, true);
     }
 
     // The form shows how the dataset was prepared, so that Prepare does the same again. The server fills it: what is
@@ -156,7 +199,7 @@
         const chosen = lib().root().querySelector("#lora_train_dataset_chosen textarea, #lora_train_dataset_chosen input");
         if (!status.options || !chosen || view.filled === status.id) return;
         view.filled = status.id;
-        put(chosen, status.id);
+        put(chosen, status.id + "?" + status.version);
     }
 
     // The form says which dataset it has started.
@@ -183,6 +226,7 @@
         fillForm(status);
         if (status.version && status.version !== view.version) {
             view.version = status.version;
+            if (view.loosened === view.id) Object.assign(view, {loosened: "", filled: ""}); // the form shows it, too
             await listDatasets();
             await grid().load();
             await lib().captions.refresh();

@@ -230,7 +230,7 @@
         chip("All", counts.all, {outcome: "", rule: ""}, !now.outcome && !now.rule);
         chip("Kept", counts.kept, {outcome: "kept", rule: ""}, now.outcome === "kept");
         chip("Left out", counts.rejected, {outcome: "rejected", rule: ""}, now.outcome === "rejected" && !now.rule);
-        for (const [rule, count] of Object.entries(counts.rules)) chip(rule, count, {outcome: "rejected", rule}, now.rule === rule);
+        for (const [rule, count] of Object.entries(counts.rules)) chip({range: "light"}[rule] || rule, count, {outcome: "rejected", rule}, now.rule === rule);
     }
 
     function start() {

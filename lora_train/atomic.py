@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lora_train.errors import LoraTrainError
+from lora_train.jsons import to_json
 
 
 @contextmanager
@@ -62,12 +62,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON atomically."""
-    try:
-        data = json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:  # half a character, which JSON can spell and UTF-8 cannot
-        data = json.dumps(value, indent=2).encode("ascii")
-    write_bytes(path, data + b"\n")
+    """Write `value` as indented JSON atomically; see `to_json`."""
+    write_text(path, to_json(value, indent=2) + "\n")
 
 
 def keep_aside(path: Path) -> Path:

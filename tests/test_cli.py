@@ -127,3 +127,21 @@ def test_generate_checks_its_numbers_first(change: list[str], message: str, caps
 
 def test_shutdown_without_a_webui_is_refused(tmp_path: Path) -> None:
     assert main(["train", "--shutdown"]) == 2
+
+
+def test_resume_of_a_finished_run_says_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORA_TRAIN_DATA", str(tmp_path / "data"))
+    assert main(["resume"]) == 2
+    assert "no such run to go on with (there: none)" in capsys.readouterr().err
+    folder = str(draw_pictures(tmp_path / "in"))
+    assert main(["train", "--input", folder, "--output", "sara", "--steps", "1", "--dim", "2"]) == 0
+    (run_folder,) = (tmp_path / "data" / "runs").iterdir()
+    capsys.readouterr()
+    for arguments in (["resume"], ["resume", run_folder.name]):
+        assert main(arguments) == 2
+        told = capsys.readouterr().err
+        assert "finished" in told and "--continue" in told and f"resume {run_folder.name} --steps N" in told
+    assert main(["resume", run_folder.name, "--steps", "2"]) == 0
+    assert "sara.safetensors" in capsys.readouterr().out

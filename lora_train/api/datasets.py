@@ -7,14 +7,13 @@ into a router with the login's check (`routes.routes`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, Depends, HTTPException, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
-from fastapi.routing import APIRoute
+from fastapi import APIRouter, Depends
+from fastapi.responses import FileResponse, Response
 
+from lora_train.api.answers import NO_STORE, Route, answer, json_body
 from lora_train.config import PrepareOptions, RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.runs.dataset import OUTCOMES, Filter, Unknown, large_jpeg
@@ -23,46 +22,13 @@ from lora_train.runs.datasets import Datasets
 MAX_PAGE = 500
 MAX_CAPTION = 20_000
 """In characters."""
-NO_STORE = {"Cache-Control": "no-store"}
 KEPT_BY_BROWSER = {"Cache-Control": "private, max-age=86400"}
 """A key names a file's content, so what it shows does not change; a result does, with the options."""
 
 
-class DatasetRoute(APIRoute):
-    """A route whose LoraTrainError becomes 422 with all problems, or 404 where there is no such thing."""
-
-    def get_route_handler(self) -> Callable[[Request], Any]:
-        """See APIRoute."""
-        handle = super().get_route_handler()
-
-        async def told(request: Request) -> Response:
-            try:
-                answer: Response = await handle(request)
-                return answer
-            except LoraTrainError as error:
-                content = {"problems": [problem.to_dict() for problem in error.problems]}
-                status = 404 if isinstance(error, Unknown) else 422
-                return JSONResponse(content, status_code=status, headers=NO_STORE)
-
-        return told
-
-
-async def json_body(request: Request) -> dict[str, Any]:
-    """The request's JSON object. A page of another site cannot send this content type without asking first (CORS)."""
-    if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
-        raise HTTPException(415, "send JSON")
-    try:
-        content = await request.json()
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise HTTPException(400, "the request is not a JSON object")
-    return content
-
-
 def dataset_routes(datasets: Datasets) -> APIRouter:
     """All routes about datasets."""
-    router = APIRouter(prefix="/datasets", route_class=DatasetRoute)
+    router = APIRouter(prefix="/datasets", route_class=Route)
     _add_datasets(router, datasets)
     _add_pictures(router, datasets)
     _add_captions(router, datasets)
@@ -73,25 +39,30 @@ def _add_datasets(router: APIRouter, datasets: Datasets) -> None:
     @router.get("")
     def all() -> Response:
         listed = [{"id": one.id, "name": one.folder.name, "folder": str(one.folder)} for one in datasets.all()]
-        return _json({"datasets": listed})
+        return answer({"datasets": listed})
 
     @router.post("/prepare")
     def start(content: dict[str, Any] = Depends(json_body)) -> Response:
         id = datasets.start(_text(content, "folder"), _options(content), _text(content, "tag"))
-        return _json({"id": id}, 201)
+        return answer({"id": id}, 201)
 
     @router.get("/{id}")
     def status(id: str) -> Response:
-        return _json(datasets.status(id))
+        return answer(datasets.status(id))
 
     @router.post("/{id}/apply")
     def apply(id: str, _: dict[str, Any] = Depends(json_body)) -> Response:
         datasets.apply(id)
-        return _json({"preparing": True})
+        return answer({"preparing": True})
+
+    @router.post("/{id}/loosen")
+    def loosen(id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
+        datasets.loosen(id, _text(content, "rule"))
+        return answer({"preparing": True})
 
     @router.post("/{id}/stop")
     def stop(id: str, _: dict[str, Any] = Depends(json_body)) -> Response:
-        return _json({"stopping": datasets.stop(id)})
+        return answer({"stopping": datasets.stop(id)})
 
 
 def _add_pictures(router: APIRouter, datasets: Datasets) -> None:
@@ -102,11 +73,11 @@ def _add_pictures(router: APIRouter, datasets: Datasets) -> None:
         if outcome not in ("", *OUTCOMES):
             raise LoraTrainError(f"there is no outcome {outcome!r}.", "outcome", f"Choose {' or '.join(OUTCOMES)}.")
         wanted = Filter(outcome, rule, text, tag)
-        return _json(datasets.get(id).page(max(0, start), min(MAX_PAGE, max(0, count)), wanted))
+        return answer(datasets.get(id).page(max(0, start), min(MAX_PAGE, max(0, count)), wanted))
 
     @router.get("/{id}/pictures/{key}")
     def picture(id: str, key: str) -> Response:
-        return _json(datasets.get(id).picture(key))
+        return answer(datasets.get(id).picture(key))
 
     @router.get("/{id}/pictures/{key}/thumbnail")
     def thumbnail(id: str, key: str) -> Response:
@@ -129,7 +100,7 @@ def _add_pictures(router: APIRouter, datasets: Datasets) -> None:
         if keep is not None and not isinstance(keep, bool):
             raise LoraTrainError("keep must be true, false or null.", "keep")
         waits = datasets.overrule(id, key, keep)
-        return _json({"picture": datasets.get(id).picture(key), "waits": waits})
+        return answer({"picture": datasets.get(id).picture(key), "waits": waits})
 
     @router.put("/{id}/pictures/{key}/caption")
     def write_caption(id: str, key: str, content: dict[str, Any] = Depends(json_body)) -> Response:
@@ -138,38 +109,34 @@ def _add_pictures(router: APIRouter, datasets: Datasets) -> None:
             raise LoraTrainError("the caption is too long.", "caption", f"At most {MAX_CAPTION} characters.")
         dataset = datasets.get(id)
         dataset.write_caption(key, text)
-        return _json({"picture": dataset.picture(key), "undo": dataset.undoable()})
+        return answer({"picture": dataset.picture(key), "undo": dataset.undoable()})
 
 
 def _add_captions(router: APIRouter, datasets: Datasets) -> None:
     @router.get("/{id}/captions/tags")
     def tags(id: str) -> Response:
         dataset = datasets.get(id)
-        return _json({"tags": dataset.tags(), "undo": dataset.undoable()})
+        return answer({"tags": dataset.tags(), "undo": dataset.undoable()})
 
     @router.post("/{id}/captions/preview")
     def preview(id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
-        return _json(datasets.get(id).preview(_edits(content)))
+        return answer(datasets.get(id).preview(_edits(content)))
 
     @router.post("/{id}/captions/edit")
     def edit(id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
         dataset = datasets.get(id)
         report = dataset.edit(_edits(content))
-        return _json({"name": report.name, "changed": len(report.changed), "undo": dataset.undoable()})
+        return answer({"name": report.name, "changed": len(report.changed), "undo": dataset.undoable()})
 
     @router.post("/{id}/captions/undo")
     def undo(id: str, _: dict[str, Any] = Depends(json_body)) -> Response:
         dataset = datasets.get(id)
         report = dataset.undo()
-        return _json({"name": report.name, "changed": len(report.changed), "undo": dataset.undoable()})
+        return answer({"name": report.name, "changed": len(report.changed), "undo": dataset.undoable()})
 
     @router.post("/{id}/captions/beside")
     def beside(id: str, _: dict[str, Any] = Depends(json_body)) -> Response:
-        return _json({"written": datasets.get(id).write_beside()})
-
-
-def _json(content: Any, status: int = 200) -> Response:
-    return JSONResponse(content, status_code=status, headers=NO_STORE)
+        return answer({"written": datasets.get(id).write_beside()})
 
 
 def _large(path: Path, headers: dict[str, str]) -> Response:

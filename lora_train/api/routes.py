@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, Response
 
+from lora_train.api.answers import Route, answer, json_body, refusal
 from lora_train.api.datasets import dataset_routes
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.access import Login
 from lora_train.lorafile.sidecar import activation_text
+from lora_train.runs.check import output_outside
+from lora_train.runs.dataset import Unknown
 from lora_train.runs.folder import RunFolder, list_runs
 from lora_train.runs.service import Service
 
@@ -31,14 +34,6 @@ STATIC_FILES = {
     "lora_train_captions.js": "text/javascript",
     "style.css": "text/css",
 }
-
-
-def _json(content: Any, status: int = 200) -> Response:
-    return JSONResponse(content, status_code=status, headers={"Cache-Control": "no-store"})
-
-
-def _error(error: LoraTrainError, status: int = 422) -> Response:
-    return _json({"problems": [problem.to_dict() for problem in error.problems]}, status)
 
 
 def run_summary(run: RunFolder, service: Service) -> dict[str, Any]:
@@ -71,77 +66,53 @@ def routes(service: Service, login: Login | None = None) -> APIRouter:
         if login is not None and not login.allows(request.headers, request.cookies, request.query_params):
             raise HTTPException(401, "log in to the WebUI first")
 
-    router = APIRouter(prefix=PREFIX, dependencies=[Depends(check)])
+    router = APIRouter(prefix=PREFIX, dependencies=[Depends(check)], route_class=Route)
 
     @router.get("/runs")
     def runs() -> Response:
-        return _json([run_summary(run, service) for run in list_runs(service.runs_dir)])
+        return answer([run_summary(run, service) for run in list_runs(service.runs_dir)])
 
     @router.post("/runs")
-    async def start(request: Request) -> Response:
-        if not _is_json(request):
-            return _error(LoraTrainError("send JSON"), 415)
-        try:
-            content = await request.json()
-            if not isinstance(content, dict):
-                raise ValueError
-        except ValueError:
-            return _error(LoraTrainError("the request is not a JSON object.", "", ""), 400)
-        try:
-            return _json({"id": service.start(RunConfig.from_dict(content))}, 201)
-        except LoraTrainError as error:
-            return _error(error)
+    def start(content: dict[str, Any] = Depends(json_body)) -> Response:
+        config = RunConfig.from_dict(content)
+        return answer({"id": service.start(config, known=output_outside(config, service.host))}, 201)
 
     @router.get("/base")
     def base() -> Response:
-        return _json({"path": str(service.host.current_checkpoint() or "")})
+        return answer({"path": str(service.host.current_checkpoint() or "")})
 
     @router.get("/runs/latest")
     def latest() -> Response:
         run = service.latest()
-        return _json(run_summary(run, service) if run is not None else None)
+        return answer(run_summary(run, service) if run is not None else None)
 
     @router.get("/runs/{run_id}")
     def one(run_id: str) -> Response:
-        try:
-            return _json(service.run(run_id).read())
-        except LoraTrainError as error:
-            return _error(error, 404)
+        return answer(service.run(run_id).read())
 
     @router.get("/runs/{run_id}/events")
     def events(run_id: str, since: int = 0) -> Response:
-        try:
-            run = service.run(run_id)
-        except LoraTrainError as error:
-            return _error(error, 404)
+        run = service.run(run_id)
         found = run.events(max(0, since))
-        return _json({"run": run_summary(run, service), "events": found, "next": max(0, since) + len(found)})
+        return answer({"run": run_summary(run, service), "events": found, "next": max(0, since) + len(found)})
 
     @router.post("/runs/{run_id}/stop")
-    def stop(run_id: str, request: Request) -> Response:
-        if not _is_json(request):
-            return _error(LoraTrainError("send JSON"), 415)
-        return _json({"stopping": service.stop(run_id)})
+    def stop(run_id: str, _: dict[str, Any] = Depends(json_body)) -> Response:
+        return answer({"stopping": service.stop(run_id)})
 
     @router.post("/runs/{run_id}/resume")
-    def resume(run_id: str, request: Request) -> Response:
-        if not _is_json(request):
-            return _error(LoraTrainError("send JSON"), 415)
-        try:
-            service.resume(run_id)
-        except LoraTrainError as error:
-            return _error(error)
-        return _json({"resuming": True})
+    def resume(run_id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
+        steps = content.get("steps")
+        if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool)):
+            raise LoraTrainError("steps must be a whole number.", "steps")
+        service.resume(run_id, steps)
+        return answer({"resuming": True})
 
     @router.get("/runs/{run_id}/samples/{name}")
     def sample(run_id: str, name: str) -> Response:
-        try:
-            run = service.run(run_id)
-        except LoraTrainError as error:
-            return _error(error, 404)
-        path = run.path / "samples" / name
+        path = service.run(run_id).path / "samples" / name
         if not re.fullmatch(r"step\d+-\d+\.png", name) or not path.is_file():
-            return _error(LoraTrainError("there is no such picture.", name), 404)
+            raise Unknown("there is no such picture.", name)
         return FileResponse(path, media_type="image/png")
 
     router.include_router(dataset_routes(service.datasets))
@@ -157,12 +128,7 @@ def static_routes() -> APIRouter:
     def static(name: str) -> Response:
         folder = root if name.endswith(".css") else root / "javascript"
         if name not in STATIC_FILES or not (folder / name).is_file():
-            return _error(LoraTrainError("there is no such file.", name), 404)
+            return refusal(LoraTrainError("there is no such file.", name), 404)
         return FileResponse(folder / name, media_type=STATIC_FILES[name])
 
     return router
-
-
-def _is_json(request: Request) -> bool:
-    """A page of another site cannot send this content type without asking first (CORS)."""
-    return request.headers.get("content-type", "").split(";")[0].strip() == "application/json"

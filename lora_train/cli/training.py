@@ -158,6 +158,9 @@ def add_resume(commands: Any) -> None:
     resume.add_argument(
         "run_id", metavar="RUN", nargs="?", default="", help="the run's id (default: the newest that can go on)"
     )
+    resume.add_argument(
+        "--steps", type=int, help="train so many steps in all, more than before; a finished run goes on with it, too"
+    )
     resume.set_defaults(run=_resume)
 
 
@@ -252,9 +255,12 @@ def _resume(options: argparse.Namespace) -> int:
     wanted = [run for run in runs if run.id == options.run_id or (not options.run_id and run.can_resume)]
     if not wanted:
         there = ", ".join(run.id for run in runs if run.can_resume) or "none"
-        raise LoraTrainError(
-            f"there is no such run to go on with (there: {there}).",
-            options.run_id or str(host.data_dir() / "runs"),
-            "Give the id of a run that was stopped.",
-        )
-    return resume_with_progress(wanted[0], host)
+        if runs and not options.run_id:  # all are finished, or going on; the newest says what can be done
+            wanted = runs
+        else:
+            raise LoraTrainError(
+                f"there is no such run to go on with (there: {there}).",
+                options.run_id or str(host.data_dir() / "runs"),
+                "Give the id of a run that was stopped.",
+            )
+    return resume_with_progress(wanted[0], host, options.steps)

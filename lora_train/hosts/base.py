@@ -62,6 +62,17 @@ class Host(Protocol):
         """Whether a person at the page may read this path; True for all on one's own machine."""
         ...
 
+    def may_write(self, path: Path) -> bool:
+        """Whether a run that was asked for over the routes may put its LoRA into this folder.
+
+        Never anywhere but below the host's own folders and those that its settings name.
+        """
+        ...
+
+    def may_run_programs(self) -> bool:
+        """Whether a person's own program may caption here (`captioner: command`), with the rights of the server."""
+        ...
+
     def caption_kinds(self) -> tuple[str, ...]:
         """Which of CAPTION_KINDS `caption` can do here, as far as can be seen without loading a model."""
         ...

@@ -23,6 +23,8 @@ class Setting:
     lowest: float = 0
     highest: float = 0
     needs_reload: bool = False
+    settings_only: bool = False
+    """It is changed on the settings page alone, not over the host's API."""
 
 
 WAIT, REFUSE = "Wait until the training ends", "Refuse with a message"
@@ -48,7 +50,16 @@ SETTINGS: tuple[Setting, ...] = (
         "readable",
         "",
         "More folders that pictures may be read from",
-        "one per line or separated by commas; matters where the page can be reached from other machines",
+        "one per line or separated by commas; matters where the page can be reached from other machines. LoRAs that "
+        "other programs train over the REST API may be written there, too",
+    ),
+    Setting(
+        "programs",
+        False,
+        "Let the REST API run a program of yours that captions pictures",
+        "captioner: command; whoever may use this WebUI then runs any program with its rights. Never where the WebUI "
+        "can be reached from other machines (--listen, --share), unless --enable-insecure-extension-access is given",
+        settings_only=True,
     ),
 )
 BY_KEY = {setting.key: setting for setting in SETTINGS}

@@ -64,6 +64,14 @@ class StandaloneHost:
         """See Host: the server listens on this machine alone."""
         return True
 
+    def may_write(self, path: Path) -> bool:
+        """See Host: only below the data folder."""
+        return path.expanduser().resolve().is_relative_to(self._data.resolve())
+
+    def may_run_programs(self) -> bool:
+        """See Host: who has the page's token, or the command line, has these rights anyway."""
+        return True
+
     def caption_kinds(self) -> tuple[str, ...]:
         """See Host."""
         return ("blip",) if self._captioner else ()

@@ -110,6 +110,23 @@ class WebuiHost:
         resolved = path.expanduser().resolve()
         return any(resolved.is_relative_to(folder) for folder in self._readable_folders())
 
+    def may_write(self, path: Path) -> bool:
+        """See Host: below the WebUI's folders and those named in settings."""
+        resolved = path.expanduser().resolve()
+        return any(resolved.is_relative_to(folder) for folder in self._readable_folders())
+
+    def may_run_programs(self) -> bool:
+        """See Host: where the settings allow it, and not where others could change the settings.
+
+        The WebUI itself installs no extensions then, for the same reason (`disable_extension_access`).
+        """
+        try:
+            from modules import shared
+        except ImportError:
+            return False
+        open_to_others = bool(getattr(shared.cmd_opts, "disable_extension_access", False))
+        return bool(self.settings()["programs"]) and not open_to_others
+
     def _readable_folders(self) -> list[Path]:
         from modules import paths_internal, shared
 

@@ -37,6 +37,8 @@ def _info(setting: Setting) -> object:
         component, arguments = gr.Slider, {"minimum": setting.lowest, "maximum": setting.highest, "step": step}
     info = shared.OptionInfo(setting.default, setting.label, component, arguments, section=SECTION)
     info.category_id = CATEGORY[0]
+    if setting.settings_only and hasattr(info, "restrict_api"):
+        info.restrict_api = True
     if setting.info and hasattr(info, "info"):
         info.info(setting.info)
     if setting.needs_reload and hasattr(info, "needs_reload_ui"):

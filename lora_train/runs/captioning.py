@@ -10,7 +10,6 @@ from lora_train.config import PrepareOptions
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.base import CAPTION_KINDS
 from lora_train.hosts.remote import RemoteHost
-from lora_train.hosts.standalone import StandaloneHost
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +34,7 @@ def asked(kind: str, options: PrepareOptions, role: str, host: Host) -> Ask | No
 def captioning_problems(options: PrepareOptions, host: Host) -> list[Problem]:
     """What is wrong with captioner, tagger and template here, as far as can be seen without loading a model.
 
-    A command is run only where the person sits at the machine: not for a WebUI's page, which may be open to others.
+    A command is run only where the host allows it: a WebUI's page may be open to others.
     """
     from lora_train.data.captioners.registry import lacking
     from lora_train.data.captioning.merge import check_template
@@ -51,9 +50,10 @@ def captioning_problems(options: PrepareOptions, host: Host) -> list[Problem]:
         given = _captioner_options(options, role, "cpu")
         if kind in ("none", *CAPTION_KINDS) or not (given.model or given.command):
             continue
-        if kind == "command" and not isinstance(host, StandaloneHost):
-            what = "a program of yours is run from the command line only, not from the WebUI."
-            found.append(Problem(what, f"prepare.{role}_command", "Choose another captioner."))
+        if kind == "command" and not host.may_run_programs():
+            what = "a program of yours is run from the command line only, as this WebUI's settings do not allow it."
+            fix = "Choose another captioner, or allow it on the settings page (Train LoRA)."
+            found.append(Problem(what, f"prepare.{role}_command", fix))
         elif kind != "command" and not host.may_read(Path(given.model)):
             found.append(Problem("is outside the folders that may be used from this page.", f"prepare.{role}_model"))
         elif problem := lacking(kind, given):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,14 +26,22 @@ def output_path(config: RunConfig) -> Path:
     return Path(config.save.output_dir).expanduser() / f"{config.save.output_name}.safetensors"
 
 
-def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_output: Path | None = None) -> Manifest:
+def check_run(
+    config: RunConfig,
+    host: Host,
+    stages: Stages = Stages(),
+    own_output: Path | None = None,
+    known: Sequence[Problem] = (),
+) -> Manifest:
     """Look at everything a run depends on and raise one LoraTrainError with all problems.
 
-    Writes nothing. Returns the scanned pictures. `own_output` is a file that this run itself wrote.
+    Writes nothing. Returns the scanned pictures. `own_output` is a file that this run itself wrote; `known` is what
+    the caller found wrong.
     """
     from lora_train.models.opening import refusals
 
-    found = [p for p in problems(config) if stages.train or not p.where.startswith("save.")]
+    found = [*known]
+    found += [p for p in problems(config) if stages.train or not p.where.startswith("save.")]
     found += captioning_problems(config.prepare, host)
     found += server_problems(config.prepare, host) if stages.process else []
     manifest = None
@@ -118,6 +126,18 @@ def allowed(named: str, host: Host, where: str) -> Path:
             "Choose one below the WebUI's folder, or add its folder to the settings (Train LoRA).",
         )
     return path
+
+
+def output_outside(config: RunConfig, host: Host) -> list[Problem]:
+    """What is wrong with the folder for the LoRA, of a run that is asked for over the routes."""
+    folder = config.save.output_dir
+    found: list[Problem] = []
+    with noting(found, "save.output_dir"):
+        if folder and not host.may_write(Path(folder)):
+            what = f"{folder} is outside the folders that LoRAs may be written to over the API."
+            fix = f"Choose one below {host.lora_dir()}; in a WebUI, the settings (Train LoRA) can name more folders."
+            found.append(Problem(what, "save.output_dir", fix))
+    return found
 
 
 def _output_problems(config: RunConfig, host: Host, own_output: Path | None) -> list[Problem]:

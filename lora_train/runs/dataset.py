@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.config import PrepareOptions, RunConfig
 from lora_train.errors import LoraTrainError
+from lora_train.runs.loosen import Advice, advice
 
 if TYPE_CHECKING:
     from lora_train.data.captioning.edit import Edit
@@ -28,7 +29,7 @@ CHANGES_SHOWN = 60
 
 
 class Unknown(LoraTrainError):
-    """There is no such dataset or picture."""
+    """There is no such dataset, picture or run."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,10 @@ class Dataset:
             "rules": dict(rules.most_common()),
             "pending": sum(line["pending"] for line in lines),
         }
+
+    def advice(self) -> list[Advice]:
+        """Which checks to loosen, where few pictures are left."""
+        return advice(self.lines(), self.options) if "options" in self._report else []
 
     def page(self, start: int, count: int, wanted: Filter = Filter()) -> dict[str, Any]:
         """Pictures `start` to `start + count` of those that are wanted, with captions, and how many there are."""
@@ -279,6 +284,7 @@ class Dataset:
             "detectors": made.get("detectors", {}),
             "notes": self.notes,
             "counts": self.counts(),
+            "advice": [{"rule": one.rule, "text": one.text, "button": one.button} for one in self.advice()],
             "undo": self.undoable(),
         }
 

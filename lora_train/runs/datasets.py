@@ -176,6 +176,14 @@ class Datasets:
                 return
         self._begin(Job(dataset.work, self._source(str(dataset.folder)), dataset.options, dataset.tag))
 
+    def loosen(self, id: str, rule: str) -> None:
+        """Prepare a dataset again with a check loosened, as its advice says. Raises LoraTrainError."""
+        dataset = self.get(id)
+        options = next((one.options for one in dataset.advice() if one.rule == rule), None)
+        if options is None:
+            raise LoraTrainError(f"there is nothing to loosen for {rule!r}.", id, "Load the page again.")
+        self._begin(Job(dataset.work, self._source(str(dataset.folder)), options, dataset.tag))
+
     def overrule(self, id: str, key: str, keep: bool | None) -> str:
         """Decide on a picture (None: as the rules say) and carry it out in the background.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from lora_train.runs.folder import Event, RunFolder
 from lora_train.runs.lock import RunLock
 from lora_train.runs.memory import memory_given_back
 from lora_train.runs.preparing import find_masks, note_buckets, prepare_pictures, prepared_before
+from lora_train.runs.resuming import check_resume, forget_states, own_result
 from lora_train.runs.stages import Result, Stages
 from lora_train.runs.writer import RunWriter
 
@@ -45,37 +46,21 @@ def run_training(
     """
     host = host or _standalone()
     manifest = check_run(config, host, stages)
-    folder = RunFolder.create(host.data_dir() / "runs", config, listener)
+    folder = RunFolder.create(host.data_dir() / "runs", config, listener, stages)
     return execute(folder, config, manifest, host, stopped, stages)
 
 
-def resume_training(folder: RunFolder, host: Host | None = None, stopped: Callable[[], bool] = never) -> Result:
-    """Go on with a run that was stopped, killed or failed, from its last saved state.
+def resume_training(
+    folder: RunFolder, host: Host | None = None, stopped: Callable[[], bool] = never, steps: int | None = None
+) -> Result:
+    """Go on with a run that was stopped, killed or failed, from its last saved state, or again from the start.
 
-    Raises LoraTrainError when there is nothing to resume, or what it depends on is gone.
+    With more `steps` than before, a finished run goes on as well. Raises LoraTrainError when there is nothing to
+    resume, or what it depends on is gone.
     """
     host = host or _standalone()
-    config, manifest = check_resume(folder, host)
-    return execute(folder, config, manifest, host, stopped, Stages())
-
-
-def check_resume(folder: RunFolder, host: Host) -> tuple[RunConfig, Manifest]:
-    """What `resume_training` needs, checked. Raises LoraTrainError."""
-    if not folder.state_path.is_file():
-        raise LoraTrainError("this run has no saved state to go on from.", folder.id, "Start it anew.")
-    content = folder.read()
-    if content.get("state") == "finished":
-        raise LoraTrainError("this run is finished.", folder.id, "Start a new one.")
-    config = RunConfig.from_dict(content.get("config", {}))
-    return config, check_run(config, host, own_output=_own_result(folder))
-
-
-def _own_result(folder: RunFolder) -> Path | None:
-    """The LoRA that this run itself wrote when it was stopped before, unless another has its name now."""
-    from lora_train.lorafile.metadata import session_of
-
-    result = folder.read().get("result")
-    return Path(result) if result and session_of(Path(result)) == folder.id else None
+    config, manifest, stages = check_resume(folder, host, steps)
+    return execute(folder, config, manifest, host, stopped, stages)
 
 
 def _standalone() -> Host:
@@ -94,6 +79,7 @@ def execute(
 ) -> Result:
     """A checked run in its folder; every way it can end is written there."""
     with RunLock(folder.path):
+        folder.update(config=config.to_dict(), starts=int(folder.read().get("starts", 0)) + 1)
         result = _execute(_Execution(folder, config, manifest, host, stopped, stages))
     host.refresh_loras(result.path)
     return result
@@ -215,8 +201,8 @@ class _Execution:
     def _choose(self, model: BaseModel) -> RunConfig:
         """Fill in the automatic choices, and say so; a resumed run keeps what was chosen at first."""
         resolved = self.folder.read().get("resolved")
-        if resolved is not None and self.folder.state_path.is_file():
-            return RunConfig.from_dict(resolved)
+        if resolved is not None and self.folder.saved_state is not None:
+            return self._longer(RunConfig.from_dict(resolved))
         facts = Facts(
             pictures=len(self.manifest.pictures),
             native_resolution=model.native_resolution,
@@ -226,6 +212,19 @@ class _Execution:
         config, choices = resolve(self.config, facts)
         self.folder.update(resolved=config.to_dict(), choices=[asdict(choice) for choice in choices])
         self.folder.event("choices", choices=[asdict(choice) for choice in choices])
+        return config
+
+    def _longer(self, before: RunConfig) -> RunConfig:
+        """The run as it was chosen at first, with the steps that are asked for now."""
+        steps = self.config.train.max_train_steps
+        if steps is None or steps == before.train.max_train_steps:
+            return before
+        self.folder.event("note", text=f"Training {steps} steps in place of {before.train.max_train_steps}.")
+        if before.train.lr_scheduler != "constant":
+            text = f"The learning rate goes on as in a training of {steps} steps, so it may rise again first."
+            self.folder.event("note", text=text)
+        config = replace(before, train=replace(before.train, max_train_steps=steps))
+        self.folder.update(resolved=config.to_dict())
         return config
 
     def _prepare(self, model: BaseModel, config: RunConfig) -> Dataset:
@@ -285,7 +284,7 @@ class _Execution:
         if steps == 0:
             raise Stopped
         path, stopped = output_path(config), steps < (config.train.max_train_steps or 0)
-        own = _own_result(self.folder) == path
+        own = own_result(self.folder) == path
         writer.save_result(path, overwrite=config.save.overwrite or own)
         if not stopped:
             preview(steps)
@@ -295,14 +294,27 @@ class _Execution:
             "stopped" if stopped else "finished", finished=time.time(), result=str(path), steps_done=steps
         )
         if not stopped:
-            self.folder.state_path.unlink(missing_ok=True)
+            self._keep_last_state(trainer)
         return Result(path, steps, stopped, self.folder.path)
+
+    def _keep_last_state(self, trainer: Trainer) -> None:
+        """The state at the end, so that the run can be trained longer."""
+        try:
+            trainer.write_state(self.folder.finished_state_path)
+        except LoraTrainError as error:  # the LoRA is saved
+            self.folder.event("note", text=f"The state for training it longer was not saved: {error}")
+        self.folder.state_path.unlink(missing_ok=True)
+        forget_states(self.folder.path.parent)
 
     def _go_on(self, trainer: Trainer) -> None:
         """Take up the saved state, if this run has one."""
-        if not self.folder.state_path.is_file():
+        saved = self.folder.saved_state
+        if saved is None:
+            if self.folder.read().get("starts", 0) > 1:
+                self.folder.event("resumed", step=0)
+                self.folder.event("note", text="Starting again: no state was saved before.")
             return
-        same = trainer.read_state(self.folder.state_path)
+        same = trainer.read_state(saved)
         self.folder.event("resumed", step=trainer.steps_done)
         self.folder.event("note", text=f"Going on after step {trainer.steps_done}.")
         if not same:

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -20,7 +20,9 @@ from uuid import uuid4
 from lora_train.atomic import write_json
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
+from lora_train.jsons import to_json
 from lora_train.runs.lock import is_held
+from lora_train.runs.stages import Stages
 
 STATES = ("preparing", "training", "finished", "stopped", "failed")
 
@@ -37,7 +39,13 @@ class RunFolder:
     listener: Callable[[Event], None] | None = None
 
     @classmethod
-    def create(cls, runs: Path, config: RunConfig, listener: Callable[[Event], None] | None = None) -> RunFolder:
+    def create(
+        cls,
+        runs: Path,
+        config: RunConfig,
+        listener: Callable[[Event], None] | None = None,
+        stages: Stages = Stages(),
+    ) -> RunFolder:
         """A new folder below `runs`, named by time and LoRA name. Raises LoraTrainError."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         name = re.sub(r"[^\w.-]+", "_", config.save.output_name)[:60]
@@ -50,7 +58,7 @@ class RunFolder:
                 f"cannot make a folder for the run: {error.strerror}.", str(path), "Allow writing there."
             ) from error
         run = cls(path, listener)
-        run.update(id=path.name, state="preparing", created=time.time(), config=config.to_dict())
+        run.update(id=path.name, state="preparing", created=time.time(), config=config.to_dict(), stages=asdict(stages))
         return run
 
     @property
@@ -64,14 +72,33 @@ class RunFolder:
         return self.path / "state" / "state.safetensors"
 
     @property
+    def finished_state_path(self) -> Path:
+        """Where the state at the end of a finished training is, from which it can be trained longer."""
+        return self.path / "state" / "finished.safetensors"
+
+    @property
+    def saved_state(self) -> Path | None:
+        """The newest state that there is; None before the first is saved."""
+        return next((path for path in (self.state_path, self.finished_state_path) if path.is_file()), None)
+
+    @property
     def going_on(self) -> bool:
         """Whether some process is executing this run now."""
         return is_held(self.path)
 
     @property
+    def changed(self) -> float:
+        """When `run.json` was written last, in seconds since 1970; 0 where that is not known."""
+        try:
+            return (self.path / "run.json").stat().st_mtime
+        except OSError:
+            return 0.0
+
+    @property
     def can_resume(self) -> bool:
-        """Whether it can go on from a saved state."""
-        return self.state_path.is_file() and self.read().get("state") != "finished" and not self.going_on
+        """Whether it can go on: it has not finished, and nobody executes it. Without a saved state it starts again."""
+        content = self.read()
+        return isinstance(content.get("config"), dict) and content.get("state") != "finished" and not self.going_on
 
     def read(self) -> dict[str, Any]:
         """The content of `run.json`; empty when there is none yet."""
@@ -94,7 +121,7 @@ class RunFolder:
     def event(self, kind: str, **values: Any) -> None:
         """Append an event to `events.jsonl` and tell the listener; a full disk must not end a training."""
         event = {"time": round(time.time(), 3), "kind": kind, **values}
-        line = json.dumps(event, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        line = to_json(event).encode("utf-8") + b"\n"
         try:
             with (self.path / "events.jsonl").open("ab+") as file:
                 if self._ends_in_half_a_line(file):

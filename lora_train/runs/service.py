@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lora_train.config import RunConfig
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.base import Host
 from lora_train.runs.check import check_run
+from lora_train.runs.dataset import Unknown
 from lora_train.runs.datasets import Datasets
-from lora_train.runs.execute import check_resume, execute
+from lora_train.runs.execute import execute
 from lora_train.runs.folder import RunFolder, list_runs
+from lora_train.runs.resuming import check_resume
 from lora_train.runs.stages import Stages
 
 log = logging.getLogger("lora_train")
@@ -37,27 +39,30 @@ class Service:
         """Where all runs' folders are."""
         return self.host.data_dir() / "runs"
 
-    def start(self, config: RunConfig, stages: Stages = Stages()) -> str:
-        """Check `config` and start it; returns the run's id at once.
+    def start(self, config: RunConfig, stages: Stages = Stages(), known: Sequence[Problem] = ()) -> str:
+        """Check `config` and start it; returns the run's id at once. `known` is what the caller found wrong.
 
         Raises LoraTrainError with all problems, or when a run is going on already.
         """
         self._require_idle()
-        manifest = check_run(config, self.host, stages)
+        manifest = check_run(config, self.host, stages, known=known)
         with self._lock:
             self._require_idle()
-            folder = RunFolder.create(self.runs_dir, config)
+            folder = RunFolder.create(self.runs_dir, config, stages=stages)
             self._begin(folder, config, manifest, stages)
         return folder.id
 
-    def resume(self, run_id: str) -> None:
-        """Go on with a run from its saved state. Raises LoraTrainError as `start`, or when it cannot be."""
+    def resume(self, run_id: str, steps: int | None = None) -> None:
+        """Go on with a run from its saved state, or again from its start; `steps` are more than before.
+
+        Raises LoraTrainError as `start`, or when it cannot be.
+        """
         self._require_idle()
         folder = self.run(run_id)
-        config, manifest = check_resume(folder, self.host)
+        config, manifest, stages = check_resume(folder, self.host, steps)
         with self._lock:
             self._require_idle()
-            self._begin(folder, config, manifest, Stages())
+            self._begin(folder, config, manifest, stages)
 
     @contextmanager
     def no_start(self) -> Iterator[RunFolder | None]:
@@ -129,15 +134,16 @@ class Service:
         return not self.busy
 
     def run(self, run_id: str) -> RunFolder:
-        """The folder of a run. Raises LoraTrainError when there is no such run."""
+        """The folder of a run. Raises Unknown when there is no such run."""
         for run in list_runs(self.runs_dir):
             if run.id == run_id:
                 return run
-        raise LoraTrainError("there is no such run.", run_id, "Look at the list of runs.")
+        raise Unknown("there is no such run.", run_id, "Look at the list of runs.")
 
     def latest(self) -> RunFolder | None:
-        """The run that is going on, here or in another process, or else the newest."""
+        """The run that is going on, here or in another process, or else the one that went on last."""
         if self.busy:
             return self._current
         runs = list_runs(self.runs_dir)
-        return next((run for run in runs[:20] if run.going_on), runs[0] if runs else None)
+        going_on = next((run for run in runs[:20] if run.going_on), None)
+        return going_on or max(runs, key=lambda run: run.changed, default=None)

@@ -87,12 +87,12 @@ def train_with_progress(config: RunConfig, host: Host, stages: Stages) -> int:
     return _with_progress(lambda listen, stopped: run_training(config, host, listen, stopped, stages))
 
 
-def resume_with_progress(folder: RunFolder, host: Host) -> int:
-    """Go on with a run in the foreground, as `train_with_progress`."""
+def resume_with_progress(folder: RunFolder, host: Host, steps: int | None = None) -> int:
+    """Go on with a run in the foreground, as `train_with_progress`; `steps` are more than before."""
 
     def go_on(listen: Listener, stopped: Callable[[], bool]) -> Result:
         folder.listener = listen
-        return resume_training(folder, host, stopped)
+        return resume_training(folder, host, stopped, steps)
 
     return _with_progress(go_on)
 

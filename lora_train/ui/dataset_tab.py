@@ -20,15 +20,16 @@ DATASET_VIEW = (
 )
 """The page's script fills it; `page` is the token that its requests carry."""
 
-ON = ("original", "range", "similar", "resize")
-"""What is on at first: nothing that needs a detector or a model, and not the blur score, which depends on taste."""
+ON = ("original", "similar", "resize")
+"""What is on at first: nothing that needs a detector or a model, and no score that depends on taste or kind of picture:
+the light score of flat drawings is 0 to 0.15, as that of photographs that are nearly black or white."""
 
 OPERATIONS: dict[str, tuple[str, str]] = {
     "original": ("Original", "The whole picture"),
     "face": ("Face", "A square around the face, as a picture of its own"),
     "body": ("Body", "A box around the whole person, as a picture of its own"),
     "blur": ("Blur check", "Leaves out noisy and over-sharpened pictures"),
-    "range": ("Light check", "Leaves out pictures that are too dark, too bright or too flat"),
+    "range": ("Light check", "Leaves out photos that are too dark, too bright or too flat; not for drawings"),
     "similar": ("Similar check", "Of nearly equal pictures only the first stays"),
     "upscale": ("Upscale", "Doubles what is smaller than the target; needs a WebUI"),
     "restore": ("Restore faces", "CodeFormer or GFPGAN; needs a WebUI"),
@@ -42,7 +43,7 @@ NUMBERS: dict[str, tuple[str, str]] = {
     "target": ("Target size", "Longest side in pixels; 512 if left empty"),
     "min_size": ("Least size", "Smaller pictures are left out; the target if left empty, 0: none"),
     "max_blur": ("Highest blur score", "1.5 to 1.8 is usual at 512 pixels"),
-    "min_range": ("Lowest light score", "0.15 is usual"),
+    "min_range": ("Lowest light score", "0.15 is usual for photos; flat drawings have less"),
     "max_similarity": ("Highest similarity", "0.8 is usual; 1 keeps all"),
     "face_score": ("How sure of a face", "0 to 1"),
     "face_pad": ("Room around a face", "As a share of its side"),
@@ -170,9 +171,12 @@ class DatasetTab:
         )
 
     def _show(self, id: str) -> list[Any]:
-        """Values of all fields as a dataset was prepared, which the page's script names in a field of its own."""
+        """Values of all fields as a dataset was prepared, which the page's script names in a field of its own.
+
+        After the id there is "?" and what makes the field change when the same dataset is prepared otherwise.
+        """
         try:
-            dataset = self._datasets.get(id)
+            dataset = self._datasets.get(id.rpartition("?")[0])
             values = values_of(dataset.options) | {"folder": str(dataset.folder), "tag": dataset.tag}
         except LoraTrainError:
             return [gr.update() for _ in self._fields]

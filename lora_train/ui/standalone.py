@@ -20,6 +20,7 @@ from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.service import Service
 from lora_train.ui.dataset_tab import DatasetTab
+from lora_train.ui.gate import Gate, new_token, only_for_me
 from lora_train.ui.generate_tab import GenerateTab
 from lora_train.ui.train_tab import Defaults, TrainTab
 
@@ -35,8 +36,11 @@ HEAD = """
 TRAIN = "train"
 
 
-def build_page(service: Service) -> gr.Blocks:
-    """The page's blocks: *Dataset*, *Train LoRA* and *Generate*. *Train LoRA* is shown first: the shortest way."""
+def build_page(service: Service, token: str = "") -> gr.Blocks:
+    """The page's blocks: *Dataset*, *Train LoRA* and *Generate*. *Train LoRA* is shown first: the shortest way.
+
+    `token` is what the requests of the page's own scripts carry.
+    """
     model = str(service.host.current_checkpoint() or "")
     defaults = Defaults(model, str(pictures_folder()), TAG) if model else Defaults()
     accepts_head = "head" in inspect.signature(gr.Blocks.__init__).parameters
@@ -46,38 +50,45 @@ def build_page(service: Service) -> gr.Blocks:
         gr.Tabs(selected=TRAIN, elem_id="lora_train_tabs"),
     ):
         with gr.Tab("Dataset", id="dataset", elem_id="lora_train_dataset_tab"):
-            DatasetTab(service, folder=defaults.folder)
+            DatasetTab(service, token, defaults.folder)
         with gr.Tab("Train LoRA", id=TRAIN, elem_id="lora_train_tab"):
-            TrainTab(service, defaults)
+            TrainTab(service, defaults, token)
         with gr.Tab("Generate", id="generate", elem_id="lora_train_generate_tab"):
             GenerateTab(service, model)
     return page
 
 
-def build_app(service: Service) -> FastAPI:
-    """The whole server: routes, static files, page.
+def build_app(service: Service, token: str) -> FastAPI:
+    """The whole server, for whoever has `token` (see `Gate`): the page at `/TOKEN/`, with its scripts and routes.
 
-    It answers only when it is called by this machine's own names: a stranger's page can have a name of its own lead
-    here ("DNS rebinding"), and would then be let in by the browser.
+    The routes are at their own addresses as well, for programs that send the token in the page's header. It answers
+    only when it is called by this machine's own names: a stranger's page can have a name of its own lead here ("DNS
+    rebinding").
     """
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    app = FastAPI(title="LoRA Train", docs_url=None, redoc_url=None)
+    app = FastAPI(title="LoRA Train", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Gate, token=token)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
-    app.include_router(routes(service))
-    app.include_router(static_routes())
+    for below in ("", f"/{token}"):
+        app.include_router(routes(service), prefix=below)
+    app.include_router(static_routes(), prefix=f"/{token}")
     options: dict[str, Any] = {}
     if "head" in inspect.signature(gr.mount_gradio_app).parameters:
         options["head"] = HEAD
     elif "head" not in inspect.signature(gr.Blocks.__init__).parameters:
-        app.middleware("http")(add_head)
-    return gr.mount_gradio_app(app, build_page(service), path="/", **options)
+
+        @app.middleware("http")
+        async def scripts(request: Request, go_on: Callable[[Request], Any]) -> Response:
+            answer: Response = await go_on(request)
+            return await with_head(answer) if request.url.path == f"/{token}/" else answer
+
+    return gr.mount_gradio_app(app, build_page(service, token), path=f"/{token}", **options)
 
 
-async def add_head(request: Request, go_on: Callable[[Request], Any]) -> Response:
-    """Put our scripts into the page of a gradio (3) that has no way to."""
-    answer: Any = await go_on(request)
-    if request.url.path != "/" or not answer.headers.get("content-type", "").startswith("text/html"):
+async def with_head(answer: Any) -> Response:
+    """The page with our scripts, for a gradio (3) that has no way to put them there."""
+    if not answer.headers.get("content-type", "").startswith("text/html"):
         return answer  # type: ignore[no-any-return]
     content = b"".join([part async for part in answer.body_iterator])
     return HTMLResponse(content.replace(b"</head>", HEAD.encode() + b"</head>", 1), answer.status_code)
@@ -98,17 +109,18 @@ def serve(port: int, open_browser: bool) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise LoraTrainError(f"the port {port} is in use.", "--port", "Give another, for example --port 7871.")
-    service = Service(StandaloneHost())
-    app = build_app(service)
-    address = f"http://127.0.0.1:{port}/"
-    print(f"LoRA Train is at {address}   (Ctrl-C ends it)")
-    if open_browser:
-        threading.Timer(1.0, webbrowser.open, [address]).start()
+    service, token = Service(StandaloneHost()), new_token()
+    app = build_app(service, token)
+    address = f"http://127.0.0.1:{port}/{token}/"
+    print(f"LoRA Train is at {address}   (Ctrl-C ends it)", flush=True)
     for name in ("SIGTERM", "SIGHUP"):  # uvicorn ends the server, then raises the signal again
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _leave)
     try:
-        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=3)
+        with only_for_me(service.host.data_dir(), address) as shortcut:
+            if open_browser:
+                threading.Timer(1.0, webbrowser.open, [shortcut.as_uri()]).start()
+            uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=3)
     finally:
         _save_training(service)
 

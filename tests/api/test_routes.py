@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +12,11 @@ from fastapi.testclient import TestClient
 from lora_train.api.routes import PREFIX, routes, static_routes
 from lora_train.config import RunConfig
 from lora_train.hosts.standalone import StandaloneHost
+from lora_train.runs.folder import RunFolder
 from lora_train.runs.service import Service
 from tests.runs.test_service import wait_for_step
+
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
@@ -29,7 +34,8 @@ def client(service: Service) -> TestClient:
 
 def test_a_run_over_the_routes(client: TestClient, service: Service, make_config: Callable[..., RunConfig]) -> None:
     assert client.get(f"{PREFIX}/runs/latest").json() is None
-    body: dict[str, Any] = make_config(train={"max_train_steps": 100_000}).to_dict()
+    save = {"output_dir": str(service.host.lora_dir())}
+    body: dict[str, Any] = make_config(train={"max_train_steps": 100_000}, save=save).to_dict()
     body["preview"] = {"prompts": ["sks"], "steps": 1}
     run_id = client.post(f"{PREFIX}/runs", json=body).json()["id"]
     wait_for_step(service.run(run_id), 2)
@@ -43,6 +49,23 @@ def test_a_run_over_the_routes(client: TestClient, service: Service, make_config
     assert service.wait(60)
     assert client.get(f"{PREFIX}/runs/{run_id}").json()["state"] == "stopped"
     assert client.get(f"{PREFIX}/runs").json()[0]["id"] == run_id
+
+
+def test_a_lora_is_written_below_the_hosts_folders_only(
+    client: TestClient, service: Service, make_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    data = service.host.data_dir()
+    data.mkdir()
+    (data / "link").symlink_to(tmp_path)
+    for folder in (tmp_path / "loras", data / ".." / "loras", data / "link", Path("/"), Path("loras")):
+        body = make_config(save={"output_dir": str(folder)}, train={"max_train_steps": 0}).to_dict()
+        answer = client.post(f"{PREFIX}/runs", json=body)
+        assert answer.status_code == 422
+        assert {p["where"] for p in answer.json()["problems"]} == {"save.output_dir", "train.max_train_steps"}
+    assert (
+        client.post(f"{PREFIX}/runs", content='{"save": {"output_dir": "a\\u0000b"}}', headers=JSON).status_code == 422
+    )
+    assert not service.runs_dir.exists()
 
 
 def test_problems_come_as_data(client: TestClient) -> None:
@@ -62,8 +85,6 @@ def test_other_sites_cannot_post(client: TestClient) -> None:
 
 @pytest.mark.parametrize("name", ["..%2frun.json", "run.json", "step1-1.png", "%2e%2e/run.json"])
 def test_no_other_files_are_served(client: TestClient, service: Service, make_config: Any, name: str) -> None:
-    from lora_train.runs.folder import RunFolder
-
     run = RunFolder.create(service.runs_dir, make_config())
     assert client.get(f"{PREFIX}/runs/{run.id}/samples/{name}").status_code in (404, 405)
 
@@ -73,3 +94,30 @@ def test_static_files(client: TestClient) -> None:
         assert client.get(f"/lora-train/static/{name}").status_code == 200
     assert client.get("/lora-train/static/..%2fpyproject.toml").status_code == 404
     assert client.get("/lora-train/static/install.py").status_code == 404
+
+
+def test_numbers_that_json_does_not_have_are_null(client: TestClient, service: Service, make_config: Any) -> None:
+    """fp16's skipped steps report an infinite gradient."""
+    run = RunFolder.create(service.runs_dir, make_config())
+    run.event("step", step=1, grad_norm=math.inf, smoothed=math.nan, learning_rates={"lora_unet": math.nan})
+    with (run.path / "events.jsonl").open("a") as file:
+        file.write('{"kind": "step", "grad_norm": Infinity}\n')  # as it was written before
+    answer = client.get(f"{PREFIX}/runs/{run.id}/events")
+    assert answer.status_code == 200
+    first, second = answer.json()["events"]
+    assert (first["step"], first["grad_norm"], first["smoothed"]) == (1, None, None)
+    assert first["learning_rates"] == {"lora_unet": None} and second["grad_norm"] is None
+    assert "Infinity" not in (run.path / "events.jsonl").read_text().splitlines()[0]
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, '{"a":' * 500 + "1" + "}" * 500, "{", b"\xff\xfe", "NaN"])
+@pytest.mark.parametrize("path", ["runs", "runs/x/stop", "runs/x/resume", "datasets/prepare", "datasets/x/apply"])
+def test_what_is_no_json_is_a_bad_request(client: TestClient, path: str, content: Any) -> None:
+    answer = client.post(f"{PREFIX}/{path}", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+
+
+def test_half_characters_in_a_request_are_answered(client: TestClient) -> None:
+    for path, content in (("runs", '{"data": {"folder": "\\ud800"}}'), ("datasets/prepare", '{"folder": "\\ud800"}')):
+        answer = client.post(f"{PREFIX}/{path}", content=content, headers={"content-type": "application/json"})
+        assert answer.status_code == 422 and answer.json()["problems"]

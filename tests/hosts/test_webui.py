@@ -247,6 +247,23 @@ def test_paths_are_free_at_home_and_fenced_when_exposed(fake: Fake, tmp_path: Pa
     assert host.may_read(outside / "deeper")
 
 
+def test_a_lora_goes_below_the_webuis_folders_only(fake: Fake, tmp_path: Path) -> None:
+    """Also at home, where everything may be read."""
+    host, outside = WebuiHost(), tmp_path.parent / "elsewhere"
+    assert host.may_read(outside) and not host.may_write(outside)
+    assert host.may_write(host.lora_dir() / "new") and not host.may_write(host.lora_dir() / ".." / ".." / ".." / "x")
+    fake.options.lora_train_readable = str(outside)
+    assert host.may_write(outside / "deeper")
+
+
+def test_a_program_is_run_only_where_the_settings_allow_it(fake: Fake) -> None:
+    assert not WebuiHost().may_run_programs()
+    fake.options.lora_train_programs = True
+    assert WebuiHost().may_run_programs()
+    fake.commands.disable_extension_access = True  # others can reach it, and the settings
+    assert not WebuiHost().may_run_programs()
+
+
 def test_settings_have_defaults_and_survive_nonsense(fake: Fake) -> None:
     settings = WebuiHost().settings()
     assert {s.key: settings[s.key] for s in SETTINGS} == {s.key: s.default for s in SETTINGS}

@@ -161,7 +161,7 @@ def test_a_program_is_not_run_for_a_webuis_page(tmp_path: Path) -> None:
     )
     assert not captioning_problems(options, StandaloneHost(tmp_path))
     (problem,) = captioning_problems(options, WebuiHost())
-    assert "command line only" in problem.what
+    assert "command line only" in problem.what and "settings" in problem.what
     with pytest.raises(LoraTrainError, match="command line only"):
         services_of(WebuiHost(), options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from lora_train.lorafile.reading import read_lora
 from lora_train.runs.execute import resume_training, run_training
 from lora_train.runs.folder import RunFolder
 from lora_train.runs.lock import RunLock, is_held
+from lora_train.runs.resuming import KEPT_STATES, check_resume, forget_states
 from lora_train.runs.service import Service
+from lora_train.runs.stages import Stages
 
 Make = Callable[..., RunConfig]
 
@@ -62,6 +65,82 @@ def test_stop_and_resume_gives_the_same_bits(make_config: Make, tmp_path: Path, 
     assert [e["step"] for e in events if e["kind"] == "resumed"] == [3]
 
 
+def test_a_finished_run_is_trained_longer_with_the_same_bits(make_config: Make, tmp_path: Path) -> None:
+    """With a constant rate, 3 steps and 2 more are 5."""
+    options = {"train": {"max_train_steps": 5, "lr_scheduler": "constant"}, "save": {"save_precision": "fp32"}}
+    whole = run_training(make_config(**options), StandaloneHost(tmp_path / "a")).path
+    assert whole is not None
+    one = read_lora(whole).tensors
+    whole.unlink()
+    host = StandaloneHost(tmp_path / "b")
+    options["train"]["max_train_steps"] = 3
+    folder = RunFolder(run_training(make_config(**options), host).folder)
+    assert not folder.can_resume
+    second = resume_training(folder, host, steps=5)
+    assert second.steps == 5 and not second.stopped and second.path == whole
+    other = read_lora(whole)
+    assert other.metadata["ss_steps"] == "5"
+    assert one.keys() == other.tensors.keys() and all(torch.equal(one[k], other.tensors[k]) for k in one)
+    assert [e["step"] for e in folder.events() if e["kind"] == "step"] == [1, 2, 3, 4, 5]
+    content = folder.read()
+    assert content["config"]["train"]["max_train_steps"] == content["resolved"]["train"]["max_train_steps"] == 5
+
+
+def test_only_the_newest_finished_runs_keep_their_last_state(make_config: Make, tmp_path: Path) -> None:
+    runs = [RunFolder.create(tmp_path / "runs", make_config()) for _ in range(KEPT_STATES + 2)]
+    for age, run in enumerate(runs):
+        run.finished_state_path.parent.mkdir()
+        run.finished_state_path.touch()
+        os.utime(run.finished_state_path, (1000 - age, 1000 - age))
+    runs[-1].state_path.touch()  # of one that was stopped
+    forget_states(tmp_path / "runs")
+    assert [run.finished_state_path.exists() for run in runs] == [True] * KEPT_STATES + [False] * 2
+    assert runs[-1].state_path.exists()
+    runs[-2].update(state="finished", result="x.safetensors", steps_done=3)
+    with pytest.raises(LoraTrainError, match="not kept any more.*--continue x.safetensors"):
+        check_resume(runs[-2], StandaloneHost(tmp_path), steps=9)
+
+
+@pytest.mark.parametrize("state", ["preparing", "training", "failed", "stopped"])
+def test_a_run_that_ended_before_its_first_saved_state_starts_again(
+    make_config: Make, host: StandaloneHost, state: str
+) -> None:
+    folder = RunFolder.create(host.data_dir() / "runs", make_config(train={"max_train_steps": None}))
+    folder.update(starts=1)
+    folder.set_state(state)
+    folder.event("step", step=1)
+    assert folder.can_resume
+    done = resume_training(folder, host, steps=2)
+    assert done.steps == 2 and done.path is not None and folder.read()["state"] == "finished"
+    events = folder.events()
+    assert [e["step"] for e in events if e["kind"] == "resumed"] == [0]
+    assert [e["step"] for e in events if e["kind"] == "step"] == [1, 1, 2]
+    assert not folder.can_resume
+
+
+def test_a_run_goes_on_with_its_own_stages(make_config: Make, host: StandaloneHost) -> None:
+    """What was only to be prepared is not trained."""
+    folder = RunFolder.create(host.data_dir() / "runs", make_config(), stages=Stages(train=False))
+    folder.set_state("preparing")
+    assert resume_training(folder, host).path is None
+
+
+def test_more_steps_for_a_stopped_run(make_config: Make, host: StandaloneHost) -> None:
+    listen, stopped = _stop_after(1)
+    folder = RunFolder(run_training(make_config(), host, listen, stopped).folder)
+    with pytest.raises(LoraTrainError, match="done already"):
+        resume_training(folder, host, steps=1)
+    assert resume_training(folder, host, steps=4).steps == 4
+
+
+def test_a_damaged_run_is_told(host: StandaloneHost, make_config: Make) -> None:
+    folder = RunFolder.create(host.data_dir() / "runs", make_config())
+    (folder.path / "run.json").write_text('{"state": "training"')
+    assert not folder.can_resume
+    with pytest.raises(LoraTrainError, match=r"run's own file is damaged"):
+        resume_training(folder, host)
+
+
 def test_changed_pictures_are_noted(make_config: Make, host: StandaloneHost, pictures: Path) -> None:
     listen, stopped = _stop_after(1)
     first = run_training(make_config(), host, listen, stopped)
@@ -73,8 +152,13 @@ def test_changed_pictures_are_noted(make_config: Make, host: StandaloneHost, pic
 
 def test_what_cannot_go_on_says_so(make_config: Make, host: StandaloneHost) -> None:
     done = run_training(make_config(train={"max_train_steps": 1}), host)
-    with pytest.raises(LoraTrainError, match="no saved state"):
+    with pytest.raises(LoraTrainError, match=r"finished, after 1 steps.*--continue .*sara.safetensors, .*--steps N"):
         resume_training(RunFolder(done.folder), host)
+    with pytest.raises(LoraTrainError, match=r"1 steps of this run are done already.*--steps 2 or more"):
+        resume_training(RunFolder(done.folder), host, steps=1)
+    prepared = run_training(make_config(save={"output_name": "none"}), host, stages=Stages(train=False))
+    with pytest.raises(LoraTrainError, match="prepared and did not train"):
+        resume_training(RunFolder(prepared.folder), host, steps=9)
     listen, stopped = _stop_after(1)
     config = make_config(save={"output_name": "other"})
     folder = RunFolder(run_training(config, host, listen, stopped).folder)
@@ -124,12 +208,18 @@ def test_the_service_resumes(make_config: Make, host: StandaloneHost) -> None:
         service.resume(run_id)
     service.stop(run_id)
     assert service.wait(60)
+    newer = RunFolder.create(service.runs_dir, make_config(save={"output_name": "newer"}))
+    newer.set_state("stopped")
+    assert newer.id > run_id and service.latest() == newer
+    assert service.wait(60)
     steps = service.run(run_id).read()["steps_done"]
     service.resume(run_id)
     while not [e for e in service.run(run_id).events() if e["kind"] == "step" and e["step"] > steps]:
         threading.Event().wait(0.05)
     service.stop(run_id)
     assert service.wait(60) and service.run(run_id).read()["steps_done"] > steps
+    latest = service.latest()
+    assert latest is not None and latest.id == run_id  # the page shows what went on last, not the newest
 
 
 def test_states_are_saved_on_the_way(make_config: Make, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageFilter
 
+from lora_train.demo.files import pictures_folder
 from tests.data.prepare.samples import noise
 from tests.ui.pages import CHROMIUM, browsing, fill, open_tab, serving, shot
 
@@ -184,3 +185,20 @@ def test_phone_and_keyboard(page: Any, folder: Path) -> None:
     assert page.evaluate(inside)
     page.keyboard.press("ArrowRight")
     page.locator("#lora_train_card .lora-train-title").get_by_text("good-0-again.png").wait_for()
+
+
+def test_a_check_that_leaves_out_all_is_loosened_by_a_button(page: Any) -> None:
+    """The demo's own pictures, with the form as it is at first."""
+    open_tab(page, "Dataset")
+    fill(page, "lora_train_dataset_folder", str(pictures_folder()))
+    page.locator("#lora_train_prepare").click()
+    view = page.locator("#lora_train_dataset")
+    view.get_by_text("The least size leaves out 16 of 16 pictures.").wait_for()
+    assert not page.locator("#lora_train_operation_range input").is_checked()
+    shot(page, "dataset-advice")
+    view.get_by_role("button", name="Lower the least size to 128 pixels").click()
+    page.locator("#lora_train_on_these").get_by_text("Train on these 15").wait_for()
+    assert view.locator(".lora-train-advice li").count() == 0
+    page.wait_for_function(  # the form shows it, too
+        "() => [...document.querySelectorAll('textarea, input')].some((one) => one.value === '128')"
+    )

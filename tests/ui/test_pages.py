@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
+from fastapi import FastAPI, WebSocket
 
 from lora_train.api.routes import STATIC_FILES
 from lora_train.config import NetworkOptions, PrepareOptions
 from lora_train.errors import LoraTrainError, Problem
+from lora_train.hosts.access import PAGE_HEADER
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.service import Service
 from lora_train.ui.dataset_tab import LOOKS, NUMBERS, OPERATIONS, TEXTS, options_of, values_of
+from lora_train.ui.gate import Gate, new_token, only_for_me
 from lora_train.ui.train_tab import Defaults, Numbers, TrainTab, problems_html
 
 
@@ -63,24 +68,93 @@ def test_problems_are_escaped_and_labelled() -> None:
     assert "<script>" not in text and "<b>Folder of pictures</b>" in text and "--input" not in text
 
 
-def test_the_whole_page_builds(host: StandaloneHost, tmp_path: Path) -> None:
+TOKEN = "the-token"
+API = "/lora-train/api/v1/datasets"
+
+
+@pytest.fixture
+def client(host: StandaloneHost) -> Iterator[Any]:
     from fastapi.testclient import TestClient
 
     from lora_train.ui.standalone import build_app
 
-    with TestClient(build_app(Service(host)), base_url="http://127.0.0.1:7870") as client:
-        page = client.get("/")
-        assert page.status_code == 200
-        for script in STATIC_FILES:
-            assert f"lora-train/static/{script}" in page.text
-            assert client.get(f"/lora-train/static/{script}").status_code == 200
-        config = str(client.get("/config").json())
-        assert client.get("/", headers={"host": "localhost:7870"}).status_code == 200
-        assert client.get("/lora-train/api/v1/datasets", headers={"host": "evil.example:7870"}).status_code == 400
+    with TestClient(build_app(Service(host), TOKEN), base_url="http://127.0.0.1:7870") as client:
+        yield client
+
+
+def test_the_whole_page_builds(client: Any) -> None:
+    page = client.get(f"/{TOKEN}/")
+    assert page.status_code == 200
+    for script in STATIC_FILES:
+        assert f"lora-train/static/{script}" in page.text
+        assert client.get(f"/{TOKEN}/lora-train/static/{script}").status_code == 200
+    config = str(client.get(f"/{TOKEN}/config").json())
+    assert client.get(f"/{TOKEN}{API}").json() == {"datasets": []}
+    assert client.get(f"/{TOKEN}/", headers={"host": "localhost:7870"}).status_code == 200
+    assert client.get(f"/{TOKEN}{API}", headers={"host": "evil.example:7870"}).status_code == 400
     for elem_id in ("lora_train_start", "lora_train_live", "lora_train_prompt", "lora_train_model"):
         assert elem_id in config
     for elem_id in ("lora_train_prepare", "lora_train_dataset", "lora_train_operation_similar"):
         assert elem_id in config
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/config", API, "/another/config", f"/x/{TOKEN}{API}", "/lora-train/static/style.css"]
+)
+def test_without_the_token_of_this_start_nothing_is_there(client: Any, path: str) -> None:
+    """Any account of this machine reaches the server."""
+    for headers in ({}, {PAGE_HEADER: "another"}, {"accept": "text/html"}):
+        answer = client.get(path, headers=headers)
+        assert answer.status_code == 401 and TOKEN not in answer.text
+        assert "Open the whole address that was printed" in answer.text
+
+
+def test_a_command_is_not_run_for_a_stranger(client: Any, host: StandaloneHost, pictures: Path) -> None:
+    options = {
+        "operations": ["interrogate"],
+        "captioner": "command",
+        "captioner_command": "touch /tmp/x",
+        "min_size": 0,
+    }
+    assert client.post(f"{API}/prepare", json={"folder": str(pictures), "options": options}).status_code == 401
+    for path in ("run/predict", "queue/join", "gradio_api/queue/join", "gradio_api/run/predict"):
+        assert client.post(f"/{path}", json={"fn_index": 0, "data": []}).status_code == 401
+    assert not host.data_dir().exists()
+
+
+def test_a_program_may_send_the_token_in_the_header(client: Any) -> None:
+    assert client.get(API, headers={PAGE_HEADER: TOKEN}).json() == {"datasets": []}
+
+
+def test_a_websocket_wants_the_token_as_well(host: StandaloneHost) -> None:
+    from fastapi.testclient import TestClient
+    from starlette.websockets import WebSocketDisconnect
+
+    app = FastAPI()
+    app.add_middleware(Gate, token=TOKEN)
+
+    @app.websocket("/{where:path}/join")
+    async def join(websocket: WebSocket, where: str) -> None:
+        await websocket.accept()
+        await websocket.send_text(where)
+
+    client = TestClient(app)
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/queue/join") as refused:
+        refused.receive_text()
+    with client.websocket_connect(f"/{TOKEN}/join") as connection:
+        assert connection.receive_text() == TOKEN
+
+
+def test_every_start_has_a_token_of_its_own() -> None:
+    assert new_token() != new_token() and len(new_token()) >= 32
+
+
+def test_the_browser_is_opened_with_a_file_that_nobody_else_reads(tmp_path: Path) -> None:
+    with only_for_me(tmp_path / "data", "http://127.0.0.1:7870/the-token/") as path:
+        assert 'url=http://127.0.0.1:7870/the-token/"' in path.read_text()
+        if os.name == "posix":
+            assert path.stat().st_mode & 0o077 == 0
+    assert not path.exists()
 
 
 def test_the_form_of_a_preparation() -> None:

@@ -1,0 +1,56 @@
+"""What requests and answers of all routes have in common: JSON in, JSON out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import HTTPException, Request
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+
+from lora_train.errors import LoraTrainError
+from lora_train.jsons import read_json, to_json
+from lora_train.runs.dataset import Unknown
+
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+def answer(content: Any, status: int = 200) -> Response:
+    """An answer in JSON, which no browser keeps; numbers are finite or null."""
+    return Response(to_json(content).encode("utf-8"), status, NO_STORE, "application/json")
+
+
+def refusal(error: LoraTrainError, status: int = 422) -> Response:
+    """All problems of an error."""
+    return answer({"problems": [problem.to_dict() for problem in error.problems]}, status)
+
+
+class Route(APIRoute):
+    """A route whose LoraTrainError becomes 422 with all problems, or 404 where there is no such thing."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        """See APIRoute."""
+        handle = super().get_route_handler()
+
+        async def told(request: Request) -> Response:
+            try:
+                given: Response = await handle(request)
+                return given
+            except LoraTrainError as error:
+                return refusal(error, 404 if isinstance(error, Unknown) else 422)
+
+        return told
+
+
+async def json_body(request: Request) -> dict[str, Any]:
+    """The request's JSON object. A page of another site cannot send this content type without asking first (CORS)."""
+    if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
+        raise HTTPException(415, "send JSON")
+    try:
+        content = read_json(await request.body() or b"{}")
+    except ValueError as error:
+        raise HTTPException(400, f"the request is no JSON that can be read: {error}") from error
+    if not isinstance(content, dict):
+        raise HTTPException(400, "the request is not a JSON object")
+    return content

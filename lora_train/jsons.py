@@ -1,0 +1,48 @@
+"""JSON that every reader takes, and JSON from strangers."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+MAX_DEPTH = 64
+"""Lists and objects inside of each other, in what a stranger sends."""
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """`value` as JSON text: NaN and infinity, which JSON does not have, become null.
+
+    Halves of characters, which are in the names of files that are not UTF-8, are escaped: the text can be encoded.
+    """
+    text = json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def finite(value: Any) -> Any:
+    """`value` with None for each number that is not finite, also inside of lists and dictionaries."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return value
+
+
+def read_json(data: bytes | str) -> Any:
+    """What JSON from a stranger says. Raises ValueError when it is none, or nested deeper than MAX_DEPTH."""
+    try:
+        value = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for one in level if isinstance(one, (dict, list)) for inner in _inside(one)]
+        if not level:
+            return value
+    raise ValueError("it is nested too deep")
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value

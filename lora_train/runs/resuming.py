@@ -1,0 +1,81 @@
+"""Whether and how a run goes on: from its saved state, or from the start where none was saved yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_train.config import RunConfig
+from lora_train.data.scan import Manifest
+from lora_train.errors import LoraTrainError
+from lora_train.runs.check import check_run
+from lora_train.runs.folder import RunFolder, list_runs
+from lora_train.runs.stages import Stages
+
+if TYPE_CHECKING:
+    from lora_train.hosts.base import Host
+
+KEPT_STATES = 3
+"""So many of the finished runs keep their last state, the newest; one is three times its LoRA in fp32."""
+
+
+def check_resume(folder: RunFolder, host: Host, steps: int | None = None) -> tuple[RunConfig, Manifest, Stages]:
+    """What `resume_training` needs, checked; `steps` are more than before. Raises LoraTrainError."""
+    content = folder.read()
+    if not isinstance(content.get("config"), dict):
+        raise LoraTrainError("the run's own file is damaged.", str(folder.path / "run.json"), "Start a new run.")
+    if folder.going_on:
+        raise LoraTrainError("this run is going on already, in this program or another.", folder.id, "Wait for it.")
+    config = RunConfig.from_dict(content["config"])
+    if content.get("state") == "finished":
+        _require_more(folder, steps)
+    if steps is not None:
+        _require_steps_left(folder, steps)
+        config = replace(config, train=replace(config.train, max_train_steps=steps))
+    own = content.get("stages")
+    stages = Stages(**{name: bool(own.get(name, True)) for name in ("process", "latents", "train")} if own else {})
+    return config, check_run(config, host, stages, own_result(folder)), stages
+
+
+def own_result(folder: RunFolder) -> Path | None:
+    """The LoRA that this run itself wrote when it ended before, unless another has its name now."""
+    from lora_train.lorafile.metadata import session_of
+
+    result = folder.read().get("result")
+    return Path(result) if result and session_of(Path(result)) == folder.id else None
+
+
+def forget_states(runs: Path) -> None:
+    """Remove the last states of finished runs but for the newest."""
+    finished = [run for run in list_runs(runs) if run.finished_state_path.is_file()]
+    finished.sort(key=lambda run: run.finished_state_path.stat().st_mtime_ns, reverse=True)
+    for run in finished[KEPT_STATES:]:
+        run.finished_state_path.unlink(missing_ok=True)
+
+
+def _require_more(folder: RunFolder, steps: int | None) -> None:
+    """Raise LoraTrainError that says how a finished run can go on, unless it is just that."""
+    result = folder.read().get("result")
+    if not result:
+        raise LoraTrainError("this run is finished; it prepared and did not train.", folder.id, "Start a new run.")
+    fix = f"Go on with it in a new run: --continue {result}"
+    if folder.saved_state is None:
+        raise LoraTrainError("this run is finished, and its last state is not kept any more.", folder.id, fix)
+    if steps is None:
+        done = folder.read().get("steps_done", 0)
+        raise LoraTrainError(
+            f"this run is finished, after {done} steps.",
+            folder.id,
+            f"{fix}, or train it longer: resume {folder.id} --steps N, more than {done}.",
+        )
+
+
+def _require_steps_left(folder: RunFolder, steps: int) -> None:
+    from lora_train.train.state import read_numbers
+
+    told = read_numbers(folder.saved_state) if folder.saved_state is not None else None
+    done = int(told.get("step", 0)) if told else 0
+    if steps <= done:
+        what = f"{done} steps of this run are done already."
+        raise LoraTrainError(what, "train.max_train_steps", f"Give more than that: --steps {done + 1} or more.")
