@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "lora_train"
 
 # a package may import those of its own layer and of the layers before it
 LAYERS = (
-    {"errors", "atomic", "hashing", "tensors", "config"},
+    {"errors", "atomic", "hashing", "tensors", "patterns", "pattern_worker", "config"},
     {"data", "models", "networks", "lorafile"},
     {"train", "prompt"},
     {"runs", "hosts", "demo"},

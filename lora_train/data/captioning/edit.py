@@ -1,29 +1,36 @@
-"""Bulk edits of captions, as plain functions on a caption's parts."""
+"""Bulk edits of captions, as plain functions on the parts of all captions of a folder."""
 
 from __future__ import annotations
 
 import inspect
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lora_train.data.captioning.clean import same_form, split_parts, unique, without
 from lora_train.errors import LoraTrainError
+from lora_train.patterns import PatternError, check_pattern, substitute
 
 Order = Literal["first", "alphabetical", "frequency"]
+LONGEST = 10_000
+"""Characters of what an edit is given."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One change: `apply` takes a caption's parts and how often each part occurs in the whole folder.
+    """One change: `apply` takes the parts of every caption, and in how many captions of the folder each part occurs.
 
     The frequencies are keyed by `same_form`. `name` is what the history shows.
     """
 
     name: str
-    apply: Callable[[list[str], Counter[str]], list[str]]
+    apply: Callable[[list[list[str]], Counter[str]], list[list[str]]]
+
+
+def _each(name: str, change: Callable[[list[str], Counter[str]], list[str]]) -> Edit:
+    """An edit that looks at one caption at a time."""
+    return Edit(name, lambda captions, counts: [change(parts, counts) for parts in captions])
 
 
 def add(tags: Iterable[str], where: Literal["front", "back"] = "front") -> Edit:
@@ -40,14 +47,14 @@ def add(tags: Iterable[str], where: Literal["front", "back"] = "front") -> Edit:
         others = [part for part in parts if same_form(part) not in forms]
         return wanted + others if where == "front" else others + wanted
 
-    return Edit(f"add {'in front' if where == 'front' else 'at the back'}: {', '.join(wanted)}", apply)
+    return _each(f"add {'in front' if where == 'front' else 'at the back'}: {', '.join(wanted)}", apply)
 
 
 def remove(tags: Iterable[str]) -> Edit:
     """Take out exactly these tags, whatever their case."""
     unwanted = _listed(tags)
     forms = set(map(same_form, unwanted))
-    return Edit(
+    return _each(
         f"remove: {', '.join(unwanted)}",
         lambda parts, _: [part for part in parts if same_form(part) not in forms],
     )
@@ -56,21 +63,26 @@ def remove(tags: Iterable[str]) -> Edit:
 def replace(pattern: str, by: str) -> Edit:
     """Replace what the regular expression finds in each part; a part of which nothing is left goes.
 
-    `by` may refer to groups (`\\1`) and hold commas. Raises LoraTrainError for a faulty pattern.
+    `by` may refer to groups (`\\1`) and hold commas. Raises LoraTrainError for a faulty pattern; the edit's `apply` does
+    for one that takes too long.
     """
+
+    def wrong(error: PatternError) -> LoraTrainError:
+        return LoraTrainError(f"the pattern {error}.", f"replace {_short(pattern)} by {_short(by)}", error.fix)
+
+    def apply(captions: list[list[str]], counts: Counter[str]) -> list[list[str]]:
+        once = list({part: None for parts in captions for part in parts})
+        try:
+            replaced = dict(zip(once, substitute(pattern, by, once)))
+        except PatternError as error:
+            raise wrong(error) from error
+        return [split_parts(",".join(replaced[part] for part in parts)) for parts in captions]
+
     try:
-        compiled = re.compile(pattern)
-        _check_groups(compiled, by)
-    except (re.error, IndexError, RecursionError, OverflowError) as error:
-        raise LoraTrainError(
-            f"the regular expression is faulty ({error}).",
-            f"replace {pattern!r} by {by!r}",
-            "Put a backslash before characters that are meant literally: \\( \\) \\. \\* \\+ \\?",
-        ) from error
-    return Edit(
-        f"replace {pattern} by {by}",
-        lambda parts, _: split_parts(",".join(compiled.sub(by, part) for part in parts)),
-    )
+        check_pattern(pattern, by)
+    except PatternError as error:
+        raise wrong(error) from error
+    return Edit(f"replace {pattern} by {by}", apply)
 
 
 def reorder(order: Order, first: Iterable[str] = ()) -> Edit:
@@ -92,18 +104,18 @@ def reorder(order: Order, first: Iterable[str] = ()) -> Edit:
         forms = {part: same_form(part) for part in parts}
         return sorted(parts, key=lambda part: (leading.get(forms[part], len(leading)), key(forms[part], counts)))
 
-    return Edit(f"reorder: {order}", apply)
+    return _each(f"reorder: {order}", apply)
 
 
 def deduplicate() -> Edit:
     """Keep the first of parts that are the same but for case and underscores."""
-    return Edit("deduplicate", lambda parts, _: unique(parts))
+    return _each("deduplicate", lambda parts, _: unique(parts))
 
 
 def blacklist(tags: Iterable[str]) -> Edit:
     """Take out these tags; `*` stands for any characters."""
     unwanted = _listed(tags)
-    return Edit(f"blacklist: {', '.join(unwanted)}", lambda parts, _: without(parts, unwanted))
+    return _each(f"blacklist: {', '.join(unwanted)}", lambda parts, _: without(parts, unwanted))
 
 
 OPERATIONS: dict[str, Callable[..., Edit]] = {
@@ -133,17 +145,29 @@ def edit_of(content: dict[str, Any]) -> Edit:
         raise LoraTrainError(f"the edit is not complete, or says too much ({error}).", "edit") from error
     if not texts:
         raise LoraTrainError("all of an edit must be text.", "edit", "Separate tags by commas.")
+    if any(len(value) > LONGEST for value in given.values()):
+        raise LoraTrainError(f"an edit takes at most {LONGEST:,} characters.", "edit", "Make several of it.")
     return make(**given)
 
 
 def edited(text: str, edits: Iterable[Edit], counts: Counter[str]) -> str:
-    """The caption after all `edits`; the same text, to the letter, when they change none of its parts."""
-    before = split_parts(text)
-    parts = before
+    """One caption after all `edits`, see `all_edited`."""
+    return all_edited([text], edits, counts)[0]
+
+
+def all_edited(texts: Sequence[str], edits: Iterable[Edit], counts: Counter[str]) -> list[str]:
+    """The captions after all `edits`; the same text, to the letter, where they change none of its parts.
+
+    Raises LoraTrainError when an edit cannot be carried out.
+    """
+    before = [split_parts(text) for text in texts]
+    after = [list(parts) for parts in before]
     for edit in edits:
-        parts = edit.apply(list(parts), counts)
-    if parts == before:
-        return text
+        after = edit.apply(after, counts)
+    return [text if old == new else _written(new) for text, old, new in zip(texts, before, after)]
+
+
+def _written(parts: list[str]) -> str:
     after = ", ".join(parts) + "\n"
     try:
         after.encode()
@@ -164,15 +188,5 @@ def _listed(tags: Iterable[str], needed: bool = True) -> list[str]:
     return listed
 
 
-def _check_groups(compiled: re.Pattern[str], by: str) -> None:
-    """Raise re.error or IndexError when `by` refers to a group that the pattern has not."""
-    # every group matched, emptily: only then does expand look at all of `by`
-    groups = "".join(f"(?P<{name}>)" if name else "()" for name in _group_names(compiled))
-    match = re.match(groups, "")
-    assert match
-    match.expand(by)
-
-
-def _group_names(compiled: re.Pattern[str]) -> list[str]:
-    names = {number: name for name, number in compiled.groupindex.items()}
-    return [names.get(number, "") for number in range(1, compiled.groups + 1)]
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 100 else text[:97] + "...")

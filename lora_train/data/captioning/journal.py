@@ -19,7 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from lora_train.atomic import sync_all, write_bytes, write_json
-from lora_train.data.captioning.edit import Edit, count_parts, edited
+from lora_train.data.captioning.edit import Edit, all_edited, count_parts
 from lora_train.data.captioning.store import keep_backup
 from lora_train.data.captions import CAPTION_EXTENSIONS, caption_file
 from lora_train.data.pictures import EXTENSIONS
@@ -80,14 +80,9 @@ def preview_edits(folder: Path, edits: Iterable[Edit]) -> tuple[list[Change], li
     """
     skipped: list[Rejected] = []
     texts = list(_texts(folder, skipped))
-    counts = count_parts(text.removeprefix("\ufeff") for _, text in texts)
-    wanted = list(edits)
-    changes = []
-    for file, before in texts:
-        plain = before.removeprefix("\ufeff")
-        after = edited(plain, wanted, counts)
-        if after != plain:
-            changes.append(Change(file, before, after))
+    plain = [text.removeprefix("\ufeff") for _, text in texts]
+    made = all_edited(plain, edits, count_parts(plain))
+    changes = [Change(file, before, after) for (file, before), now, after in zip(texts, plain, made) if after != now]
     return changes, skipped
 
 

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
+from lora_train import patterns
 from lora_train.data.captioning.edit import (
     OPERATIONS,
     Edit,
     add,
+    all_edited,
     blacklist,
     count_parts,
     deduplicate,
+    edit_of,
     edited,
     remove,
     reorder,
@@ -74,12 +78,45 @@ def test_frequency_counts_captions_not_occurrences() -> None:
         lambda: blacklist([]),
         lambda: reorder("random"),  # type: ignore[arg-type]
         lambda: edited("a", [add(["\ud800"])], Counter()),
+        lambda: edit_of({"operation": "add", "tags": "a" * 10_001}),
     ],
 )
 def test_what_cannot_be_meant_is_told(make: Callable[[], object]) -> None:
     with pytest.raises(LoraTrainError) as told:
         make()
     assert told.value.problems[0].fix
+
+
+def test_a_pattern_that_never_ends_is_told_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "SECONDS", 0.5)
+    with pytest.raises(LoraTrainError, match=r"replace '\(a\+\)\+\$' by 'x': the pattern takes too long"):
+        edited("a" * 60 + "!", [replace("(a+)+$", "x")], COUNTS)
+
+
+def test_one_process_replaces_in_all_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *given, **options: started.append(1) or run(*given, **options))  # type: ignore[func-returns-value, call-overload]
+    edit = replace("[ab]z", "x")
+    started.clear()
+    assert all_edited(["az, q", "bz", "q"] * 50, [edit], COUNTS) == ["x, q\n", "x\n", "q"] * 50
+    assert len(started) == 1
+
+
+def test_a_blacklist_of_many_stars_ends() -> None:
+    tag = "a" * 3000
+    assert edited(tag, [blacklist(["*a" * 1000 + "*b", "b*", "*ab*"])], COUNTS) == tag
+    assert edited(tag, [blacklist(["a*" * 1000 + "*a"])], COUNTS) == "\n"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "gone"),
+    [("a*a", "aa aba"), ("*ab*", "ab aba xab"), ("a*b*a", "aba"), ("a**", "a aa ab aba"), ("*", "a aa ab aba xab")],
+)
+def test_a_star_is_any_characters_and_none(pattern: str, gone: str) -> None:
+    tags = ["a", "aa", "ab", "aba", "xab"]
+    kept = [tag for tag in tags if tag not in gone.split()]
+    assert edited(", ".join(tags), [blacklist([pattern])], COUNTS).strip() == ", ".join(kept)
 
 
 def test_every_operation_is_in_the_table() -> None:
