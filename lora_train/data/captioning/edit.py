@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lora_train.data.captioning.clean import same_form, split_parts, unique, without
+from lora_train.data.captioning.clean import same_form, split_parts, unique, without, without_syntax
+from lora_train.data.captions import caption_lines
+from lora_train.data.texts import lines_of
 from lora_train.errors import LoraTrainError
 from lora_train.patterns import PatternError, check_pattern, substitute
 
@@ -63,8 +65,8 @@ def remove(tags: Iterable[str]) -> Edit:
 def replace(pattern: str, by: str) -> Edit:
     """Replace what the regular expression finds in each part; a part of which nothing is left goes.
 
-    `by` may refer to groups (`\\1`) and hold commas. Raises LoraTrainError for a faulty pattern; the edit's `apply` does
-    for one that takes too long.
+    `by` may refer to groups (`\\1`) and hold commas. Raises LoraTrainError for a faulty pattern; for one that takes too
+    long `apply` does.
     """
 
     def wrong(error: PatternError) -> LoraTrainError:
@@ -118,6 +120,11 @@ def blacklist(tags: Iterable[str]) -> Edit:
     return _each(f"blacklist: {', '.join(unwanted)}", lambda parts, _: without(parts, unwanted))
 
 
+def plain() -> Edit:
+    """Remove prompt syntax: weights, brackets, BREAK, AND, networks, escapes; of wildcards the first choice stays."""
+    return _each("remove prompt syntax", lambda parts, _: without_syntax(", ".join(parts)))
+
+
 OPERATIONS: dict[str, Callable[..., Edit]] = {
     "add": add,
     "remove": remove,
@@ -125,6 +132,7 @@ OPERATIONS: dict[str, Callable[..., Edit]] = {
     "reorder": reorder,
     "deduplicate": deduplicate,
     "blacklist": blacklist,
+    "plain": plain,
 }
 
 
@@ -158,17 +166,25 @@ def edited(text: str, edits: Iterable[Edit], counts: Counter[str]) -> str:
 def all_edited(texts: Sequence[str], edits: Iterable[Edit], counts: Counter[str]) -> list[str]:
     """The captions after all `edits`; the same text, to the letter, where they change none of its parts.
 
-    Raises LoraTrainError when an edit cannot be carried out.
+    Lines of a text are captions of their own, as in training; remarks (`# ...`) stay. Raises LoraTrainError when an
+    edit cannot be carried out.
     """
-    before = [split_parts(text) for text in texts]
+    captions = [caption_lines(text) or [""] for text in texts]
+    before = [split_parts(caption) for some in captions for caption in some]
     after = [list(parts) for parts in before]
     for edit in edits:
         after = edit.apply(after, counts)
-    return [text if old == new else _written(new) for text, old, new in zip(texts, before, after)]
+    out, place = [], 0
+    for text, some in zip(texts, captions):
+        old, new = before[place : place + len(some)], after[place : place + len(some)]
+        place += len(some)
+        out.append(text if old == new else _written([line for line in lines_of(text) if line not in some], new))
+    return out
 
 
-def _written(parts: list[str]) -> str:
-    after = ", ".join(parts) + "\n"
+def _written(remarks: list[str], captions: list[list[str]]) -> str:
+    made = [line for line in (", ".join(parts) for parts in captions) if line]
+    after = "\n".join([*remarks, *(made or [""])]) + "\n"
     try:
         after.encode()
     except UnicodeEncodeError as error:
@@ -178,7 +194,8 @@ def _written(parts: list[str]) -> str:
 
 def count_parts(texts: Iterable[str]) -> Counter[str]:
     """In how many of the captions each part occurs, by `same_form`."""
-    return Counter(form for text in texts for form in {same_form(part) for part in split_parts(text)})
+    lines = (caption_lines(text) for text in texts)
+    return Counter(form for some in lines for form in {same_form(part) for one in some for part in split_parts(one)})
 
 
 def _listed(tags: Iterable[str], needed: bool = True) -> list[str]:

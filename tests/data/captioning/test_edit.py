@@ -17,6 +17,7 @@ from lora_train.data.captioning.edit import (
     deduplicate,
     edit_of,
     edited,
+    plain,
     remove,
     reorder,
     replace,
@@ -59,6 +60,34 @@ def test_edits_follow_each_other_and_leave_alone_what_they_do_not_change() -> No
     assert edited("a\n", [add(["b"]), remove(["a"]), replace("b", "c")], Counter()) == "c\n"
     untidy = "woman ,, hat\r\n"
     assert edited(untidy, [remove(["dog"])], Counter()) == untidy
+
+
+def test_each_line_is_a_caption_and_remarks_stay() -> None:
+    text = "# made by tagger v3\r\n1girl, hat\r\n\r\na woman\u2028with a hat, hat\r\n"
+    made = "# made by tagger v3\nsks, 1girl\nsks, a woman\nsks, with a hat\n"
+    assert edited(text, [add(["sks"]), remove(["hat"])], Counter()) == made
+    assert edited(text, [remove(["dog"])], Counter()) == text
+    assert edited("hat\nhat, hat\n", [remove(["hat"])], Counter()) == "\n"
+    assert edited("", [add(["a"])], Counter()) == "a\n"
+    assert count_parts([text]) == {"1girl": 1, "hat": 1, "a woman": 1, "with a hat": 1}
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("(masterpiece:1.2), (sks:1.3), [bad], ((red hair))", "masterpiece, sks, bad, red hair"),
+        ("sks BREAK red hair AND a park", "sks, red hair, a park"),
+        ("photo of sks <lora:add_detail:0.6>", "photo of sks"),
+        (r"saber \(fate\), red_hair, sks", "saber (fate), red_hair, sks"),
+        ("photo of {sks|a woman} in a {park|{a|b} street|shop}", "photo of sks in a park"),
+        ("sks, 1girl ||| red hair, __color__ hat", "sks, 1girl, red hair, hat"),
+        ("sks &amp; &quot;red&quot; hair", 'sks & "red" hair'),
+        ("A MAN AND A WOMAN", "A MAN AND A WOMAN"),
+        ("saber (fate), brand, BREAKFAST, ^_^, sks's", "saber (fate), brand, BREAKFAST, ^_^, sks's"),
+    ],
+)
+def test_prompt_syntax_is_taken_out(caption: str, expected: str) -> None:
+    assert edited(caption, [plain()], Counter()).strip() == expected
 
 
 def test_frequency_counts_captions_not_occurrences() -> None:
@@ -120,5 +149,5 @@ def test_a_star_is_any_characters_and_none(pattern: str, gone: str) -> None:
 
 
 def test_every_operation_is_in_the_table() -> None:
-    assert set(OPERATIONS) == {"add", "remove", "replace", "reorder", "deduplicate", "blacklist"}
+    assert set(OPERATIONS) == {"add", "remove", "replace", "reorder", "deduplicate", "blacklist", "plain"}
     assert isinstance(OPERATIONS["add"](["x"], where="back"), Edit)
