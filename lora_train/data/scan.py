@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,15 +129,6 @@ def concept_of(name: str) -> tuple[int | None, str]:
     if match and int(match[1]) > 0:
         return int(match[1]), match[2].strip()
     return None, name
-
-
-def tag_frequency(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Per folder name, how often each comma-separated part of the captions occurs (kohya's metadata)."""
-    out: dict[str, Counter[str]] = {}
-    for picture in manifest.pictures:
-        counts = out.setdefault(picture.path.parent.name, Counter())
-        counts.update(part.strip() for part in picture.caption.split(",") if part.strip())
-    return {name: dict(counts) for name, counts in out.items()}
 
 
 def picture_files(folder: Path, everything: bool = False) -> Iterator[Path]:
