@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.config import Facts, RunConfig, resolve
 from lora_train.data.scan import Manifest
+from lora_train.data.tag_statistics import tag_note
 from lora_train.errors import LoraTrainError, Stopped
 from lora_train.hosts.base import never
 from lora_train.runs.check import check_run, output_path
@@ -181,7 +182,11 @@ class _Execution:
         self.started = time.time()
         for rejected in self.manifest.rejected:
             self.folder.event("rejected", file=rejected.path.name, reason=rejected.reason)
-        for text in (*self.manifest.notes, f"Found {self.manifest.summary()}."):
+        for text in (
+            *self.manifest.notes,
+            *filter(None, [tag_note(self.manifest)]),
+            f"Found {self.manifest.summary()}.",
+        ):
             self.folder.event("note", text=text)
         find_masks(self.folder, self.config, self.manifest)
         if not (self.stages.train or self.stages.latents):
@@ -192,10 +197,21 @@ class _Execution:
         for text in model.notes:
             self.folder.event("note", text=text)
         config = self._choose(model)
+        for text in self._fit_captions(model, config):
+            self.folder.event("note", text=text)
         dataset = self._prepare(model, config)
         if not self.stages.train:
             return self._prepared_only()
         return self._train(model, config, dataset)
+
+    def _fit_captions(self, model: BaseModel, config: RunConfig) -> list[str]:
+        """The tag among what the model reads of each caption; notes on what is cut off."""
+        from lora_train.data.long_captions import fit_captions
+
+        data = config.data
+        return fit_captions(
+            self.manifest, data.tag, data.shuffle_caption, data.keep_tokens, model.text_room, model.count_tokens
+        )
 
     def _prepared_only(self) -> Result:
         self.folder.set_state("finished", finished=time.time(), result=None)
