@@ -12,6 +12,7 @@
         replace: ["Replace by a regular expression", {pattern: ["Find", "(red|brown) hair"], by: ["Put in its place", "hair"]}],
         reorder: ["Put in order", {order: ["Order", "", {first: "as they are", alphabetical: "alphabetical", frequency: "most frequent first"}], first: ["These lead", "sara, woman"]}],
         deduplicate: ["Remove what comes twice", {}],
+        plain: ["Remove prompt syntax: (x:1.3), BREAK, <lora:...>, {a|b}, \\(x\\)", {}],
         blacklist: ["Remove by pattern (* stands for anything)", {tags: ["Patterns", "* background, signature"]}],
     };
 

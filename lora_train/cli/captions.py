@@ -47,6 +47,11 @@ EDITS: dict[str, Command] = {
         (TAGS,),
         lambda given: {"operation": "blacklist", "tags": given.tags},
     ),
+    "plain": Command(
+        "take prompt syntax out: weights, brackets, BREAK, networks, wildcards, escapes",
+        (),
+        lambda given: {"operation": "plain"},
+    ),
     "order": Command(
         "sort tags",
         (

@@ -77,7 +77,9 @@ def _add_data_and_noise(train: Any) -> None:
     more.add_argument("--resolution", type=int, help="training size in pixels (default: the base model's)")
     more.add_argument("--flip", action="store_true", help="also train on mirrored pictures")
     more.add_argument("--shuffle", action="store_true", help="shuffle the caption's parts")
-    more.add_argument("--keep-tokens", type=int, default=0, help="parts that stay in front when shuffled")
+    more.add_argument(
+        "--keep-tokens", type=int, default=0, help="parts that stay in front when shuffled; the tag stays anyway"
+    )
     more.add_argument("--caption-dropout", type=float, default=0.0, metavar="P", help="chance of an empty caption")
     more.add_argument("--no-upscale", action="store_true", help="never enlarge small pictures")
     more.add_argument("--min-snr", type=float, metavar="GAMMA", help="min-SNR loss weighting; 5 is usual")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -12,6 +11,7 @@ from typing import Any
 
 from lora_train.config.run import NetworkOptions
 from lora_train.errors import Problem
+from lora_train.patterns import Faulty, PatternError, check_pattern
 
 KINDS = ("lora", "loha", "lokr", "oft", "boft", "ia3", "glora", "full", "norm")
 DECOMPOSED = ("lora", "loha", "lokr")
@@ -57,7 +57,8 @@ _RULE_RANGES = {"dim": (0, 4096), "alpha": (0, 65_536), RULE_LR: (0, 10), "const
 class Rule:
     """What the modules get in whose name in files `pattern` is found."""
 
-    pattern: re.Pattern[str]
+    pattern: str
+    """A regular expression; see `lora_train.patterns` for how it is searched."""
     off: bool
     values: dict[str, Any]
 
@@ -67,12 +68,15 @@ def parse_rule(text: str) -> Rule:
     pattern, colon, settings = text.rpartition(":")
     if not colon or not settings.strip():
         raise ValueError("it must be PATTERN: dim=8 alpha=4 lr=1e-5 kind=lokr, or PATTERN: off")
+    pattern = pattern.strip()
     try:
-        compiled = re.compile(pattern.strip())
-    except re.error as error:
-        raise ValueError(f"{pattern.strip()!r} is no regular expression ({error})") from None
+        check_pattern(pattern)
+    except Faulty as error:
+        raise ValueError(f"{pattern!r} is no regular expression ({error.why})") from None
+    except PatternError as error:
+        raise ValueError(f"the pattern {pattern[:100]!r} {error}") from None
     if settings.strip() == "off":
-        return Rule(compiled, True, {})
+        return Rule(pattern, True, {})
     values = {}
     for item in settings.split():
         name, _, value = item.partition("=")
@@ -89,7 +93,7 @@ def parse_rule(text: str) -> Rule:
             raise ValueError(f"{name}={values[name]} is out of range ({low} to {high})")
     if not _is_factor(values.get("factor", -1)):
         raise ValueError("factor must be -1 or more than 0")
-    return Rule(compiled, False, values)
+    return Rule(pattern, False, values)
 
 
 def _is_factor(value: int) -> bool:

@@ -52,7 +52,7 @@ class DataOptions:
     flip_aug: bool = False
     shuffle_caption: bool = False
     keep_tokens: int = 0
-    """So many comma-separated parts at the front of a caption stay where they are when shuffled."""
+    """So many comma-separated parts at the front of a caption stay in front when shuffled; the tag stays anyway."""
     caption_dropout_rate: float = 0.0
     mask_folder: str = ""
     """Masks at the pictures' relative paths, white where it counts; "" takes those of `segment`, else the alpha."""

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import codecs
-import os
 import random
+import re
+import unicodedata
 from pathlib import Path
 
+from lora_train.data.neighbours import caption_file
+from lora_train.data.texts import NotText, decode, lines_of
 from lora_train.errors import LoraTrainError
-
-CAPTION_EXTENSIONS = (".txt", ".caption")
 
 
 def read_caption(picture: Path) -> str | None:
-    """The text beside `picture` (`name.txt`, then `name.caption`), in one line; None without one.
+    """The caption that counts for `picture`, in one line; None without one, or where the file is no text.
 
-    Raises LoraTrainError when it cannot be read.
+    Raises LoraTrainError when it cannot be read. `data.caption_reading` also says what was not read.
     """
     file = caption_file(picture)
-    return caption_text(caption_bytes(file)) if file else None
-
-
-def caption_file(picture: Path) -> Path | None:
-    """The caption file that counts for `picture`; None without one."""
-    files = (picture.with_suffix(extension) for extension in CAPTION_EXTENSIONS)
-    # Path.is_file raises where the name is too long with that ending
-    return next((file for file in files if os.path.isfile(file)), None)
+    try:
+        return caption_text(caption_bytes(file)) if file else None
+    except NotText:
+        return None
 
 
 def caption_bytes(file: Path) -> bytes:
@@ -39,15 +35,24 @@ def caption_bytes(file: Path) -> bytes:
 
 
 def caption_text(data: bytes) -> str:
-    """A caption file's text in one line: UTF-8, or as Windows' editors also save it (UTF-16 with its mark, 1252)."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = data.decode("utf-16", "replace")
-    else:
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("cp1252", "replace")
-    return " ".join(text.split())
+    """The caption in a file's bytes. Raises NotText."""
+    return caption_line(decode(data)[0])
+
+
+def caption_line(text: str) -> str:
+    """The caption in a file's text: its first line. Others are alternatives to it, as in sd-scripts; "" without any."""
+    return next(iter(caption_lines(text)), "")
+
+
+def caption_lines(text: str) -> list[str]:
+    """The alternatives in a file's text, white space collapsed; without what a tool remarks about itself (`# ...`)."""
+    lines = lines_of(text)
+    return [line for line in lines if not is_remark(line)] or lines
+
+
+def is_remark(line: str) -> bool:
+    """Whether a line is a remark beside captions."""
+    return line.startswith("# ")
 
 
 def with_tag(tag: str, caption: str) -> str:
@@ -59,25 +64,71 @@ def with_tag(tag: str, caption: str) -> str:
     'photo of sara'
     """
     tag = tag.strip().strip(",").strip()
-    if all(f" {_words(part)} " in f" {_words(caption)} " for part in tag.split(",") if part.strip()):
+    if up_to_tag(tag, caption) is not None:
         return caption
     return f"{tag}, {caption}" if caption else tag
 
 
-def _words(text: str) -> str:
-    return " ".join(text.lower().replace(",", " ").split())
+def tag_first(tag: str, caption: str) -> str:
+    """The caption with the tag(s) as its first part(s), and not as others.
+
+    >>> tag_first("sara", "a woman in a park, hat, sara")
+    'sara, a woman in a park, hat'
+    """
+    tags = _parts(tag)
+    forms = {part.casefold() for part in tags}
+    return ", ".join([*tags, *(part for part in _parts(caption) if part.casefold() not in forms)])
 
 
-def vary(caption: str, rng: random.Random, shuffle: bool, keep_tokens: int, dropout: float) -> str:
+def up_to_tag(tag: str, caption: str) -> str | None:
+    """The caption up to where all of the tag(s) have been read; None where one is missing.
+
+    Case makes no difference, and between the words of a tag any white space or comma may stand. Part of a longer word
+    is not the tag: "sks" is in "sks's" and "sks-like", which are read in pieces, not in "sksmile".
+    """
+    text = unicodedata.normalize("NFC", caption)
+    end = 0
+    for part in _parts(unicodedata.normalize("NFC", tag)):
+        words = r"[\s,]+".join(map(re.escape, part.split()))
+        found = re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE)
+        if found is None:
+            return None
+        end = max(end, found.end())
+    return text[:end]
+
+
+def vary(caption: str, rng: random.Random, shuffle: bool, keep_tokens: int, dropout: float, tag: str = "") -> str:
     """The caption for one look at a picture: parts shuffled behind the kept ones, or left out whole.
 
-    `dropout` is the probability of the empty caption (classifier-free guidance needs some).
+    Kept are those that hold the tag, which go first, and the first `keep_tokens`. `dropout` is the probability of the
+    empty caption (classifier-free guidance needs some).
     """
     if dropout and rng.random() < dropout:
         return ""
     if not shuffle:
         return caption
-    parts = [part.strip() for part in caption.split(",") if part.strip()]
-    kept, rest = parts[:keep_tokens], parts[keep_tokens:]
+    parts, kept = kept_first(caption, keep_tokens, tag)
+    rest = parts[kept:]
     rng.shuffle(rest)
-    return ", ".join(kept + rest)
+    return ", ".join(parts[:kept] + rest)
+
+
+def kept_first(caption: str, keep_tokens: int, tag: str = "") -> tuple[list[str], int]:
+    """The parts of a caption, those in front that are not shuffled, and how many these are."""
+    parts = _parts(caption)
+    kept = list(dict.fromkeys(number for one in _parts(tag) if (number := _holding(one, parts)) is not None))
+    kept += [number for number in range(min(keep_tokens, len(parts))) if number not in kept]
+    rest = sorted(set(range(len(parts))) - set(kept))
+    return [parts[number] for number in kept + rest], len(kept)
+
+
+def _holding(tag: str, parts: list[str]) -> int | None:
+    """The number of the part that is the tag, or else of the first that has it inside."""
+    form = tag.casefold()
+    same = (number for number, part in enumerate(parts) if part.casefold() == form)
+    inside = (number for number, part in enumerate(parts) if up_to_tag(tag, part) is not None)
+    return next(same, next(inside, None))
+
+
+def _parts(text: str) -> list[str]:
+    return [part for part in (piece.strip() for piece in text.split(",")) if part]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lora_train.data.captions import read_caption, with_tag
+from lora_train.data.caption_content import content_notes
+from lora_train.data.caption_reading import CaptionReader
+from lora_train.data.captions import with_tag
 from lora_train.data.pictures import EXTENSIONS, BrokenPicture, picture_size
 from lora_train.errors import LoraTrainError
 
@@ -60,6 +61,10 @@ class Manifest:
         """How many pictures an epoch shows, repeats counted."""
         return sum(picture.repeats for picture in self.pictures)
 
+    def captions(self) -> list[tuple[Path, str]]:
+        """Each picture's caption."""
+        return [(picture.path, picture.caption) for picture in self.pictures]
+
     def summary(self) -> str:
         """One line for the person: how many pictures, concepts, captions, rejects."""
         concepts = len({picture.concept for picture in self.pictures})
@@ -76,7 +81,7 @@ def scan(folder: Path, tag: str = "", repeats: int = 10, captions: Mapping[Path,
     when the folder does not exist or holds no usable picture.
     """
     require_folder(folder)
-    manifest = Manifest(folder)
+    manifest, reader = Manifest(folder), CaptionReader()
     for path in picture_files(folder, everything=True):
         if not is_text(str(path)):
             shown = Path(as_text(str(path)))
@@ -88,12 +93,13 @@ def scan(folder: Path, tag: str = "", repeats: int = 10, captions: Mapping[Path,
             manifest.rejected.append(Rejected(path, str(error)))
             continue
         own_repeats, concept = concept_of(path.parent.name)
-        caption = read_caption(path)
+        caption = reader.read(path)
         if caption is None:
-            caption = captions.get(path)
+            caption = reader.line(path, captions[path]) if path in captions else None
         if caption is None:
             caption = "" if tag else (concept if path.parent != folder or own_repeats else "")
         manifest.pictures.append(Picture(path, width, height, with_tag(tag, caption), concept, own_repeats or repeats))
+    manifest.notes += reader.notes() + content_notes(manifest.captions(), tag)
     require_pictures(manifest)
     return manifest
 
@@ -123,15 +129,6 @@ def concept_of(name: str) -> tuple[int | None, str]:
     if match and int(match[1]) > 0:
         return int(match[1]), match[2].strip()
     return None, name
-
-
-def tag_frequency(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Per folder name, how often each comma-separated part of the captions occurs (kohya's metadata)."""
-    out: dict[str, Counter[str]] = {}
-    for picture in manifest.pictures:
-        counts = out.setdefault(picture.path.parent.name, Counter())
-        counts.update(part.strip() for part in picture.caption.split(",") if part.strip())
-    return {name: dict(counts) for name, counts in out.items()}
 
 
 def picture_files(folder: Path, everything: bool = False) -> Iterator[Path]:

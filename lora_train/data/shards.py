@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from lora_train.atomic import write_bytes, write_json, write_text
 from lora_train.data.formats.webdataset import Sample, read_shards
 from lora_train.data.scan import Rejected, picture_files
+from lora_train.data.texts import file_text
 
 DONE = "unpacked.json"
 
@@ -62,4 +63,4 @@ def _write(sample: Sample, target: Path) -> None:
     if not file.exists():
         write_bytes(file, sample.data)
     if sample.caption is not None:
-        write_text(file.with_suffix(".txt"), f"{' '.join(sample.caption.split())}\n")
+        write_text(file.with_suffix(".txt"), file_text(sample.caption))

@@ -7,13 +7,16 @@ from dataclasses import fields
 from pathlib import Path
 
 from lora_train.config import DataOptions
+from lora_train.data.caption_content import content_notes
+from lora_train.data.caption_reading import CaptionReader
 from lora_train.data.captioning.merge import merge
-from lora_train.data.captions import caption_bytes, caption_text, with_tag
+from lora_train.data.captions import with_tag
 from lora_train.data.formats.dataset_toml import Subset, read_dataset_config
 from lora_train.data.formats.imagefolder import read_imagefolder
-from lora_train.data.formats.kohya_metadata import find_picture, read_metadata
+from lora_train.data.formats.kohya_metadata import MetadataEntry, find_picture, read_metadata
 from lora_train.data.pictures import EXTENSIONS, BrokenPicture, picture_size
 from lora_train.data.scan import Manifest, Picture, Rejected, concept_of, require_folder, require_pictures, scan
+from lora_train.data.texts import lines_of
 from lora_train.errors import LoraTrainError, Problem
 
 IMAGEFOLDER = "metadata.jsonl"
@@ -58,9 +61,11 @@ def _from_metadata(file: Path, folder: Path, tag: str, repeats: int) -> Manifest
     """Just the pictures that the file names, as sd-scripts does it."""
     manifest = Manifest(folder)
     captions = _imagefolder(file, manifest) if file.suffix.lower() == ".jsonl" else _kohya(file, folder, manifest)
+    reader = CaptionReader()
     for path in sorted(captions):
         own_repeats, concept = concept_of(path.parent.name)
-        _add(manifest, path, with_tag(tag, captions[path]), concept, own_repeats or repeats)
+        _add(manifest, path, with_tag(tag, reader.line(path, captions[path])), concept, own_repeats or repeats)
+    manifest.notes += reader.notes() + content_notes(manifest.captions(), tag)
     require_pictures(manifest)
     return manifest
 
@@ -78,15 +83,20 @@ def _kohya(file: Path, folder: Path, manifest: Manifest) -> Mapping[Path, str]:
         if picture is None:
             manifest.rejected.append(Rejected(Path(key), "there is no such picture below the folder"))
         else:
-            captions[picture] = merge("", entry.caption, [entry.tags])
+            captions[picture] = _joined(entry)
     return captions
+
+
+def _joined(entry: MetadataEntry) -> str:
+    """Caption and tags; of a caption of several lines each with the tags, as in sd-scripts."""
+    return "\n".join(merge("", line, [entry.tags]) for line in lines_of(entry.caption) or [""])
 
 
 def _from_config(file: Path, tag: str, may_read: Callable[[Path], bool]) -> Manifest:
     """The pictures of all subsets. As in sd-scripts a subset is a folder without those below it."""
     config = read_dataset_config(file)
     manifest, problems = Manifest(file.parent), list[Problem]()
-    ignored = [*config.ignored]
+    ignored, reader = [*config.ignored], CaptionReader()
     for subset in config.subsets:
         ignored += _not_honoured(subset)
         if subset.is_reg:
@@ -97,34 +107,29 @@ def _from_config(file: Path, tag: str, may_read: Callable[[Path], bool]) -> Mani
             if not may_read(folder) or (subset.metadata_file and not may_read(_beside(file, subset.metadata_file))):
                 raise LoraTrainError("is outside the folders that may be used from this page.", str(folder))
             require_folder(folder)
-            _add_subset(manifest, subset, folder, file, tag)
+            _add_subset(manifest, subset, folder, file, tag, reader)
         except LoraTrainError as error:
             problems += error.problems
     if problems:
         raise LoraTrainError.of(problems)
     if ignored:
         manifest.notes.append(f"Not honoured of {file.name}: {', '.join(ignored)}.")
+    manifest.notes += reader.notes() + content_notes(manifest.captions(), tag)
     require_pictures(manifest)
     return manifest
 
 
-def _add_subset(manifest: Manifest, subset: Subset, folder: Path, file: Path, tag: str) -> None:
+def _add_subset(manifest: Manifest, subset: Subset, folder: Path, file: Path, tag: str, reader: CaptionReader) -> None:
     if subset.metadata_file:
         captions = _kohya(_beside(file, subset.metadata_file), folder, manifest)
     else:
         files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and path.is_file())
-        captions = {path: _caption(path, subset) for path in files}
+        read = ((path, reader.read(path, (subset.caption_extension,))) for path in files)
+        captions = {path: subset.class_tokens if caption is None else caption for path, caption in read}
     for path in sorted(captions):
-        parts = (subset.caption_prefix.strip(), captions[path], subset.caption_suffix.strip())
+        parts = (subset.caption_prefix.strip(), reader.line(path, captions[path]), subset.caption_suffix.strip())
         caption = " ".join(part for part in parts if part)
         _add(manifest, path, with_tag(tag, caption), concept_of(folder.name)[1], subset.num_repeats)
-
-
-def _caption(picture: Path, subset: Subset) -> str:
-    beside = picture.with_suffix(subset.caption_extension)
-    if not beside.is_file():
-        return subset.class_tokens
-    return caption_text(caption_bytes(beside))
 
 
 def _add(manifest: Manifest, path: Path, caption: str, concept: str, repeats: int) -> None:

@@ -145,6 +145,15 @@ class BaseModel(Protocol):
         """Shape of one picture's latents."""
         ...
 
+    @property
+    def text_room(self) -> int:
+        """How many tokens of a caption are read."""
+        ...
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text has, without those that every caption begins and ends with."""
+        ...
+
     def encode_text(self, captions: Sequence[str], clip_skip: int = 1) -> Conditioning:
         """Captions to conditioning; differentiable, so that text encoders can be trained."""
         ...

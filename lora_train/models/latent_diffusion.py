@@ -17,7 +17,7 @@ from lora_train.models.base import Conditioning, Frame, Parts
 from lora_train.models.ddpm import NoiseProcess
 from lora_train.models.names import ONE_ENCODER, UNET, UnetNames, target_names
 from lora_train.models.prediction import EPSILON
-from lora_train.models.text import encode_clip, tokenize
+from lora_train.models.text import count_tokens, encode_clip, room_of, tokenize
 
 ENCODE_PIXELS = 8 * 512 * 512
 """The VAE takes no more than this at once, which is two pictures of 1024 pixels."""
@@ -133,6 +133,15 @@ class LatentDiffusion:
 
     def _tokens(self, encoder: int, captions: Sequence[str]) -> torch.Tensor:
         return tokenize(self.tokenizers[encoder], captions, self.padding[encoder]).to(self.device)
+
+    @property
+    def text_room(self) -> int:
+        """See BaseModel: that of the encoder which reads least."""
+        return min(map(room_of, self.tokenizers))
+
+    def count_tokens(self, text: str) -> int:
+        """See BaseModel: CLIP-L and OpenCLIP have one vocabulary."""
+        return count_tokens(self.tokenizer, text)
 
     def encode_text(self, captions: Sequence[str], clip_skip: int = 1) -> Conditioning:
         """See BaseModel: {"states": (B, 77, D)}."""

@@ -44,6 +44,20 @@ def build_text_encoder(config: Any, weights: Mapping[str, torch.Tensor], project
     return fill(lambda: kind(config), named)
 
 
+READ_FROM = 20_000
+"""Characters of a caption from which its tokens are made: the longest token of CLIP's has 38."""
+
+
+def room_of(tokenizer: Any) -> int:
+    """How many tokens of a text are read: the row's length without its start and end."""
+    return int(tokenizer.model_max_length) - 2
+
+
+def count_tokens(tokenizer: Any, text: str) -> int:
+    """The number of tokens of a text; of one longer than READ_FROM characters those of its beginning."""
+    return len(tokenizer(text[:READ_FROM], add_special_tokens=False, verbose=False).input_ids)
+
+
 def tokenize(tokenizer: Any, captions: Sequence[str], pad: int | None = None) -> torch.Tensor:
     """Token ids (B, T), every row cut or filled up to the tokenizer's length (77).
 
@@ -51,7 +65,8 @@ def tokenize(tokenizer: Any, captions: Sequence[str], pad: int | None = None) ->
     """
     length = tokenizer.model_max_length
     fill_with = tokenizer.pad_token_id if pad is None else pad
-    rows = tokenizer(list(captions), max_length=length, truncation=True).input_ids
+    begun = [caption[:READ_FROM] for caption in captions]  # the tokenizer would read all of it first, word by word
+    rows = tokenizer(begun, max_length=length, truncation=True).input_ids
     return torch.tensor([row + [fill_with] * (length - len(row)) for row in rows])
 
 

@@ -14,6 +14,7 @@ from lora_train.errors import LoraTrainError
 from lora_train.networks.base import NORMS, Form
 from lora_train.networks.blocks import Layout, block_of, layout_of
 from lora_train.networks.registry import KINDS
+from lora_train.patterns import PatternError, search
 
 RANKLESS = ("ia3", "full", "norm")
 """Kinds that have no rank."""
@@ -53,7 +54,8 @@ def plan_of(
     """
     weights = _weights(options, layout_of(bases))
     rules = [parse_rule(rule) for rule in options.network_rules]
-    idle = [rule.pattern.pattern for rule in rules if not any(map(rule.pattern.search, bases))]
+    found = {rule.pattern: _found(rule.pattern, list(bases)) for rule in rules}
+    idle = [pattern for pattern, names in found.items() if not names]
     if idle:
         raise LoraTrainError(
             f"no module of this base model has {' or '.join(map(repr, idle))} in its name.",
@@ -65,12 +67,20 @@ def plan_of(
         if not any(name.startswith(prefix + "_") for prefix in prefixes):
             continue
         part = _default(options, name, base, name in usual, weights)
-        rule = next((rule for rule in rules if rule.pattern.search(name) and _concerns(rule, base, part)), None)
+        rule = next((rule for rule in rules if name in found[rule.pattern] and _concerns(rule, base, part)), None)
         if rule is not None:
             part = None if rule.off else _ruled(part or _blank(options, base), rule.values)
         if part is not None and (part.form.rank > 0 or part.kind in RANKLESS) and part.rate.factor != 0:
             plan[name] = part
     return plan
+
+
+def _found(pattern: str, names: list[str]) -> frozenset[str]:
+    """The names that a rule's pattern is found in. Raises LoraTrainError when it takes too long."""
+    try:
+        return search(pattern, names)
+    except PatternError as error:
+        raise LoraTrainError(f"the pattern {pattern!r} {error}.", "network.network_rules", error.fix) from error
 
 
 def _concerns(rule: Rule, base: nn.Module, part: Part | None) -> bool:

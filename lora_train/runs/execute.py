@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.config import Facts, RunConfig, resolve
 from lora_train.data.scan import Manifest
+from lora_train.data.tag_statistics import tag_note
 from lora_train.errors import LoraTrainError, Stopped
 from lora_train.hosts.base import never
 from lora_train.runs.check import check_run, output_path
@@ -164,7 +165,11 @@ class _Execution:
         self.started = time.time()
         for rejected in self.manifest.rejected:
             self.folder.event("rejected", file=rejected.path.name, reason=rejected.reason)
-        for text in (*self.manifest.notes, f"Found {self.manifest.summary()}."):
+        for text in (
+            *self.manifest.notes,
+            *filter(None, [tag_note(self.manifest)]),
+            f"Found {self.manifest.summary()}.",
+        ):
             self.folder.event("note", text=text)
         find_masks(self.folder, self.config, self.manifest)
         if not (self.stages.train or self.stages.latents):
@@ -176,6 +181,8 @@ class _Execution:
         for text in model.notes:
             self.folder.event("note", text=text)
         config = self._choose(model)
+        for text in self._fit_captions(model, config):
+            self.folder.event("note", text=text)
         dataset = self._prepare(model, config)
         self._shutdown()  # all that needs the WebUI is done, and what a later failure needs to go on is on the disk
         if not self.stages.train:
@@ -193,6 +200,15 @@ class _Execution:
             self.folder.event("note", text=f"The WebUI was not stopped, and the training goes on beside it: {error}")
         else:
             self.folder.event("note", text="The WebUI is stopped.")
+
+    def _fit_captions(self, model: BaseModel, config: RunConfig) -> list[str]:
+        """The tag among what the model reads of each caption; notes on what is cut off."""
+        from lora_train.data.long_captions import fit_captions
+
+        data = config.data
+        return fit_captions(
+            self.manifest, data.tag, data.shuffle_caption, data.keep_tokens, model.text_room, model.count_tokens
+        )
 
     def _prepared_only(self) -> Result:
         self.folder.set_state("finished", finished=time.time(), result=None)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_train.data.scan import Manifest, tag_frequency
+from lora_train.data.scan import Manifest
+from lora_train.data.tag_statistics import tag_frequency
 from lora_train.data.trigger import trigger_of
 from lora_train.errors import LoraTrainError
 from lora_train.runs.folder import RunFolder

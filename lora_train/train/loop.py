@@ -232,7 +232,7 @@ class Trainer:
         data = self.config.data
         rng = self.random.python("captions", position)
         return [
-            vary(item.picture.caption, rng, data.shuffle_caption, data.keep_tokens, data.caption_dropout_rate)
+            vary(item.picture.caption, rng, data.shuffle_caption, data.keep_tokens, data.caption_dropout_rate, data.tag)
             for item in items
         ]
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from lora_train import patterns
 from lora_train.api.routes import PREFIX, routes
 from lora_train.hosts.access import PAGE_HEADER, Login
 from lora_train.hosts.standalone import StandaloneHost
@@ -109,6 +110,20 @@ def test_captions(client: TestClient, at: str) -> None:
     assert client.post(f"{at}/captions/undo", json={}).json()["undo"] == "caption of 1.png"
     assert client.get(f"{at}/pictures/{key}").json()["caption"] == "man"
     assert client.post(f"{at}/captions/beside", json={}).json() == {"written": 1}
+
+
+def test_a_pattern_that_never_ends_is_told_and_nothing_changes(
+    client: TestClient, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patterns, "SECONDS", 0.5)
+    caption = "a" * 60 + "!"
+    assert client.put(f"{at}/pictures/{keys(client, at)['1.png']}/caption", json={"caption": caption}).is_success
+    for what in ("preview", "edit"):
+        edits = {"edits": [{"operation": "replace", "pattern": "(a+)+$", "by": ""}]}
+        answer = client.post(f"{at}/captions/{what}", json=edits)
+        problem = answer.json()["problems"][0]
+        assert answer.status_code == 422 and "(a+)+$" in problem["where"] and "takes too long" in problem["what"]
+    assert client.get(f"{at}/captions/tags").json()["undo"] == "caption of 1.png"
 
 
 @pytest.mark.parametrize(

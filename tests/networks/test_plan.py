@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from lora_train import patterns
 from lora_train.config import NetworkOptions
 from lora_train.config.network import block_weights, network_arguments, network_module, network_problems, parse_rule
 from lora_train.errors import LoraTrainError
@@ -146,6 +147,13 @@ def test_a_rule_that_is_found_nowhere_is_told() -> None:
         plan(network_rules=("dwon: off", "mid: dim=2", "input_blocks: dim=2"))
 
 
+def test_a_rule_whose_pattern_never_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "SECONDS", 0.5)
+    with pytest.raises(LoraTrainError, match=r"network_rules: the pattern '\(\[a-z_\]\+\)\+!' takes too long") as told:
+        plan(network_rules=("down: dim=2", "([a-z_]+)+!: dim=4"))
+    assert told.value.problems[0].fix
+
+
 def test_rules_that_make_dora_count_as_dora() -> None:
     """Neither can be done to it; the first was a NotImplementedError, the second did nothing."""
     options = replace(OPTIONS, scale_weight_norms=1.0, network_dropout=0.1, network_rules=("attn2: dora_wd=true",))
@@ -174,6 +182,7 @@ def test_rules_that_cannot_be_read(rule: str, message: str) -> None:
         parse_rule(rule)
 
 
+@settings(deadline=None, max_examples=30)  # most patterns are read in a process of their own
 @given(st.text(max_size=60))
 def test_any_text_is_a_rule_or_is_refused(text: str) -> None:
     try:

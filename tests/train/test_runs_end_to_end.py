@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lora_train.config import RunConfig
+from lora_train.data import tag_statistics
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lorafile.reading import read_lora
@@ -162,3 +163,21 @@ def test_all_bad_input_is_told_at_once_and_nothing_is_written(host: StandaloneHo
         run_training(config, host)
     assert len(caught.value.problems) == 4
     assert list(tmp_path.iterdir()) == []
+
+
+def test_long_captions_and_too_many_tags_are_said_before_the_training(
+    make_config: Make, host: StandaloneHost, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tag_statistics, "MOST", 1000)
+    many = ", ".join(f"tag {number}" for number in range(100))
+    (pictures / "picture-0.txt").write_text(f"{many}, sks", encoding="utf-8")
+    events: list[dict[str, Any]] = []
+    result = run_training(make_config(train={"max_train_steps": 1}), host, events.append)
+    first_step = next(number for number, event in enumerate(events) if event["kind"] == "step")
+    told = "\n".join(event["text"] for event in events[:first_step] if event["kind"] == "note")
+    assert "1 of 4 captions is longer than the 75 tokens that the model reads (picture-0.png: " in told
+    assert "The tag was among that in 1 of them" in told
+    assert "different tags, too many for a LoRA's metadata" in told
+    assert result.path is not None
+    kept = json.loads(read_lora(result.path).metadata["ss_tag_frequency"])["pictures"]
+    assert kept["sks"] == 1 and 20 < len(kept) < 100

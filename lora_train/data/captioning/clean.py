@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable
 
@@ -12,7 +13,16 @@ KAOMOJI = frozenset(
 
 _ARTICLE = re.compile(r"(?:a|an|the)(?:\s+|$)", re.IGNORECASE)
 _ESCAPED = re.compile(r"\\([\\()\[\]{}:,])")
-_WEIGHT = re.compile(r"\((?!\s*:\s*[\d.]+\s*\))([^()]*(?:\([^()]*\)[^()]*)*):\s*[+-]?\d*\.?\d+\s*\)")
+_NUMBER = re.compile(r"\s*[+-]?(?:\d+(?:\.\d+)?|\.\d+)\s*")
+NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
+CHOICE = re.compile(r"\{([^{}|]*)\|[^{}]*\}")
+WILDCARD = re.compile(r"(?<!\w)__\w[\w/.*-]{0,100}?__(?!\w)")
+WORDS = re.compile(r"(?<=[a-z0-9)>] )(?:BREAK|AND)(?!\w)|(?<!\w)(?:BREAK|AND)(?=[ ,]+[a-z(<])")
+"""BREAK and AND, except among other words in capitals."""
+_DEEPEST = 20
+_LONGEST_NUMBER = 20
+_LONGEST_TAG = 1000
+"""What is longer is no tag, and brackets around it are its own."""
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 # escaped characters stand aside in Unicode's private area while emphasis is removed
 _ASIDE = {ord(character): 0xF8D0 + number for number, character in enumerate("\\()[]{}:,")}
@@ -48,10 +58,31 @@ def without(parts: Iterable[str], blacklist: Iterable[str]) -> list[str]:
     []
     """
     forms = [form for form in map(same_form, blacklist) if form]
-    if not forms:
-        return list(parts)
-    pattern = re.compile("|".join(re.escape(form).replace(r"\*", ".*") for form in forms))
-    return [part for part in parts if not pattern.fullmatch(same_form(part))]
+    exact = {form for form in forms if "*" not in form}
+    patterns = [form.split("*") for form in forms if "*" in form]
+    kept = []
+    for part in parts:
+        form = same_form(part)
+        if form not in exact and not any(_fits(form, pieces) for pieces in patterns):
+            kept.append(part)
+    return kept
+
+
+def _fits(text: str, pieces: list[str]) -> bool:
+    """Whether `text` is `pieces` (two or more) in this order with anything between them.
+
+    Not a regular expression: one of many `.*` takes ages on a text that does not fit.
+    """
+    first, *between, last = pieces
+    if len(text) < len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
+        return False
+    place, end = len(first), len(text) - len(last)
+    for piece in between:
+        place = text.find(piece, place, end)
+        if place < 0:
+            return False
+        place += len(piece)
+    return True
 
 
 def clean_caption(text: str) -> str:
@@ -72,21 +103,53 @@ def clean_tags(text: str, limit: int = 0, blacklist: Iterable[str] = ()) -> list
     >>> clean_tags(r"(long_hair:0.98), ((smile)), saber_\(fate\), ^_^, Smile")
     ['long hair', 'smile', 'saber (fate)', '^_^']
     """
-    aside = _ESCAPED.sub(lambda match: match[1].translate(_ASIDE), text)
-    while (weightless := _WEIGHT.sub(r"\1", aside)) != aside:
-        aside = weightless
-    tags = [_spaced(_without_emphasis(part).translate(_BACK)) for part in split_parts(aside)]
+    tags = map(_spaced, _without_brackets(text))
     kept = without(unique(tag for tag in tags if tag), blacklist)
     return kept[:limit] if limit > 0 else kept
+
+
+def without_syntax(text: str) -> list[str]:
+    r"""The parts of a caption without what a WebUI's prompt understands, which training would take to the letter.
+
+    >>> without_syntax(r"(red hair:1.3) BREAK {park|street}, <lora:x:1>, saber \(fate\) &amp; co")
+    ['red hair', 'park', 'saber (fate) & co']
+    """
+    text = NETWORK.sub("", html.unescape(text))
+    for _ in range(_DEEPEST):
+        before, text = text, CHOICE.sub(r"\1", text)
+        if text == before:
+            break
+    text = WILDCARD.sub("", text.replace("|||", ","))
+    return _without_brackets(WORDS.sub(",", text))
+
+
+def _without_brackets(text: str) -> list[str]:
+    """The parts without weights, emphasis and escapes."""
+    aside = _ESCAPED.sub(lambda match: match[1].translate(_ASIDE), text)
+    parts = (_without_emphasis(part).translate(_BACK) for part in split_parts(_without_weights(aside)))
+    return [part for part in parts if part]
 
 
 def _spaced(tag: str) -> str:
     return tag if tag in KAOMOJI else " ".join(tag.replace("_", " ").split())
 
 
+def _without_weights(text: str) -> str:
+    """`text` with `(...:1.2)` replaced by what is in the brackets, one in another, too."""
+    gone: list[tuple[int, int]] = []
+    for opening, closing in _pairs(text, "(").items():
+        colon = text.rfind(":", max(opening, closing - _LONGEST_NUMBER), closing)
+        weighted = colon > 0 and _NUMBER.fullmatch(text, colon + 1, closing)
+        if weighted and text[opening + 1 : colon].strip():
+            gone += [(opening, opening + 1), (colon, closing + 1)]
+    ends = sorted(gone)
+    kept = [text[start:end] for (_, start), (end, _) in zip([(0, 0), *ends], [*ends, (len(text), 0)])]
+    return "".join(kept)
+
+
 def _without_emphasis(part: str) -> str:
     """`part` without brackets around the whole of it, or left over from a group across commas."""
-    while part:
+    while 0 < len(part) <= _LONGEST_TAG:
         pairs = _pairs(part)
         last = len(part) - 1
         if pairs.get(0) == last and last > 0:
@@ -100,13 +163,14 @@ def _without_emphasis(part: str) -> str:
     return part
 
 
-def _pairs(text: str) -> dict[int, int]:
+def _pairs(text: str, kinds: str = "([{") -> dict[int, int]:
     """Positions of matching brackets, opening to closing."""
     pairs: dict[int, int] = {}
     waiting: list[int] = []
+    closing = {_CLOSING[kind] for kind in kinds}
     for position, character in enumerate(text):
-        if character in _CLOSING:
+        if character in kinds:
             waiting.append(position)
-        elif waiting and character == _CLOSING[text[waiting[-1]]]:
+        elif character in closing and waiting and character == _CLOSING[text[waiting[-1]]]:
             pairs[waiting.pop()] = position
     return pairs

@@ -19,11 +19,12 @@ from typing import Any
 from uuid import uuid4
 
 from lora_train.atomic import sync_all, write_bytes, write_json
-from lora_train.data.captioning.edit import Edit, count_parts, edited
+from lora_train.data.captioning.edit import Edit, all_edited, count_parts
 from lora_train.data.captioning.store import keep_backup
-from lora_train.data.captions import CAPTION_EXTENSIONS, caption_file
+from lora_train.data.neighbours import CAPTION_EXTENSIONS, caption_file
 from lora_train.data.pictures import EXTENSIONS
 from lora_train.data.scan import Rejected, is_ours
+from lora_train.data.texts import decode
 from lora_train.errors import LoraTrainError
 
 VERSION = 1
@@ -80,14 +81,9 @@ def preview_edits(folder: Path, edits: Iterable[Edit]) -> tuple[list[Change], li
     """
     skipped: list[Rejected] = []
     texts = list(_texts(folder, skipped))
-    counts = count_parts(text.removeprefix("\ufeff") for _, text in texts)
-    wanted = list(edits)
-    changes = []
-    for file, before in texts:
-        plain = before.removeprefix("\ufeff")
-        after = edited(plain, wanted, counts)
-        if after != plain:
-            changes.append(Change(file, before, after))
+    plain = [text.removeprefix("\ufeff") for _, text in texts]
+    made = all_edited(plain, edits, count_parts(plain))
+    changes = [Change(file, before, after) for (file, before), now, after in zip(texts, plain, made) if after != now]
     return changes, skipped
 
 
@@ -126,8 +122,8 @@ def write_caption(folder: Path, picture: Path, text: str, journal: Path) -> Repo
         raise LoraTrainError("the caption file is a link to another file.", str(file), "Edit that file instead.")
     data, after = _bytes(file), " ".join(text.encode("utf-8", "replace").decode().split()) + "\n"
     try:
-        before = None if data is None else data.decode("utf-8")
-    except UnicodeDecodeError as error:
+        before = None if data is None else _utf8(data)
+    except ValueError as error:
         raise LoraTrainError("the caption file is not UTF-8 text.", str(file), "Save it as UTF-8.") from error
     if before == after:
         return Report(name)
@@ -181,13 +177,21 @@ def _texts(folder: Path, skipped: list[Rejected]) -> Iterator[tuple[Path, str]]:
             continue
         try:
             str(file).encode()
-            yield file, file.read_bytes().decode("utf-8")
+            yield file, _utf8(file.read_bytes())
         except UnicodeEncodeError:
             skipped.append(Rejected(file, "its name is not UTF-8 text"))
-        except UnicodeDecodeError:
+        except ValueError:
             skipped.append(Rejected(file, "it is not UTF-8 text"))
         except OSError as error:
             skipped.append(Rejected(file, f"it cannot be read ({error.strerror})"))
+
+
+def _utf8(data: bytes) -> str:
+    """The text to the last byte. Raises ValueError unless it is UTF-8, and text: NULs between letters are UTF-16."""
+    decode(data)
+    if b"\0" in data:
+        raise ValueError("NULs")
+    return data.decode("utf-8")
 
 
 def _caption_files(folder: Path) -> set[Path]:
@@ -271,7 +275,7 @@ def _inside(folder: Path, relative: str, entry: Path) -> Path:
     """The caption file that an entry names; LoraTrainError when it is none, or not below `folder`."""
     path = PurePosixPath(relative)
     file = folder / path
-    plain = not path.is_absolute() and ".." not in path.parts and path.suffix in CAPTION_EXTENSIONS
+    plain = not path.is_absolute() and ".." not in path.parts and path.suffix.lower() in CAPTION_EXTENSIONS
     if not plain or not file.parent.resolve().is_relative_to(folder.resolve()):
         raise LoraTrainError(f"the journal names a file that is not ours to write ({relative}).", str(entry))
     return file

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lora_train.atomic import write_bytes, write_text
-from lora_train.data.captions import CAPTION_EXTENSIONS, caption_file
+from lora_train.data.neighbours import CAPTION_EXTENSIONS, caption_file
 from lora_train.data.pictures import BrokenPicture, load_picture
 from lora_train.errors import LoraTrainError
 

@@ -11,6 +11,7 @@ from typing import Any
 from lora_train.atomic import write_text
 from lora_train.data.pictures import EXTENSIONS
 from lora_train.data.scan import Rejected
+from lora_train.data.texts import lines_of
 from lora_train.errors import LoraTrainError
 
 CAPTION_COLUMNS = ("text", "caption", "prompt")
@@ -18,7 +19,7 @@ CAPTION_COLUMNS = ("text", "caption", "prompt")
 
 @dataclass
 class ImageFolder:
-    """Captions by picture, in the file's order, and what cannot be used."""
+    """Captions by picture, in the file's order, with their lines, and what cannot be used."""
 
     captions: dict[Path, str] = field(default_factory=dict)
     rejected: list[Rejected] = field(default_factory=list)
@@ -86,7 +87,7 @@ def _caption(row: dict[str, Any], where: str) -> str:
     if not isinstance(value, str):
         columns = ", ".join(CAPTION_COLUMNS)
         raise LoraTrainError(f"there is no caption ({columns}).", where, "Write it as text in one of these.")
-    return " ".join(value.split())
+    return "\n".join(lines_of(value))
 
 
 def _why_not(name: str, picture: Path, root: Path) -> str:

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from lora_train.data.captions import CAPTION_EXTENSIONS, caption_text
 from lora_train.data.formats.imagefolder import CAPTION_COLUMNS
+from lora_train.data.neighbours import CAPTION_EXTENSIONS
 from lora_train.data.pictures import EXTENSIONS
 from lora_train.data.scan import Rejected
+from lora_train.data.texts import NotText, decode, lines_of
 from lora_train.errors import LoraTrainError
 
 MAX_PICTURE = 256 << 20
@@ -148,7 +149,12 @@ def _why_not(member: tarfile.TarInfo) -> str:
 def _sample(shard: Path, key: str, files: dict[str, bytes]) -> Iterator[Sample | Rejected]:
     pictures = [extension for extension in files if PurePosixPath(f"x{extension}").suffix in EXTENSIONS]
     if pictures:
-        yield Sample(shard, key, pictures[0], files[pictures[0]], _caption(files))
+        caption = None
+        try:
+            caption = _caption(files)
+        except NotText as error:
+            yield Rejected(shard / key, f"its caption is not used: {error}")
+        yield Sample(shard, key, pictures[0], files[pictures[0]], caption)
         yield from (Rejected(shard / f"{key}{other}", "a sample has one picture") for other in pictures[1:])
     elif files:
         yield Rejected(shard / key, "there is no picture in this sample")
@@ -157,13 +163,13 @@ def _sample(shard: Path, key: str, files: dict[str, bytes]) -> Iterator[Sample |
 def _caption(files: dict[str, bytes]) -> str | None:
     for extension in CAPTION_EXTENSIONS:
         if extension in files:
-            return caption_text(files[extension])
+            return "\n".join(lines_of(decode(files[extension])[0]))
     try:
         row = json.loads(files.get(".json", b"null"))
     except (ValueError, RecursionError):
         return None
     values = (row.get(column) for column in CAPTION_COLUMNS) if isinstance(row, dict) else ()
-    return next((" ".join(value.split()) for value in values if isinstance(value, str)), None)
+    return next(("\n".join(lines_of(value)) for value in values if isinstance(value, str)), None)
 
 
 def _printable(name: str) -> str:

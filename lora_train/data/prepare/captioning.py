@@ -15,9 +15,10 @@ from PIL import Image
 
 from lora_train.atomic import write_text
 from lora_train.config import PrepareOptions
+from lora_train.data.caption_reading import CaptionReader
 from lora_train.data.captioning.clean import clean_caption, clean_tags
 from lora_train.data.captioning.merge import merge
-from lora_train.data.captions import read_caption
+from lora_train.data.captions import caption_line, read_caption
 from lora_train.data.pictures import load_picture
 from lora_train.data.prepare.base import Plan, Services
 from lora_train.data.prepare.publish import Outputs
@@ -58,9 +59,12 @@ def recaptions(plan: Plan, services: Services) -> bool:
 
 def take_captions(
     entries: list[Entry], plan: Plan, services: Services, known: Mapping[Path, str], outputs: Outputs
-) -> list[Entry]:
-    """Take over the captions in files beside the pictures, else those in `known`; gives what needs a new one."""
-    bare, anew = [], recaptions(plan, services)
+) -> tuple[list[Entry], list[str]]:
+    """Take over the captions in files beside the pictures, else those in `known`.
+
+    Returns what needs a new one, and notes on files that could not be read.
+    """
+    bare, anew, reader = [], recaptions(plan, services), CaptionReader()
     for entry in entries:
         if not entry.output:
             continue
@@ -68,14 +72,15 @@ def take_captions(
             if plan.options.backup:
                 outputs.add_captions(entry.output, entry.path, ending=".bak")
             bare.append(entry)
-        elif outputs.add_captions(entry.output, entry.path):
-            entry.text = read_caption(entry.path) or ""
+        elif (text := reader.read(entry.path)) is not None:
+            outputs.add_captions(entry.output, entry.path)
+            entry.text = text
         elif entry.path in known:
-            entry.text = known[entry.path]
-            outputs.add_caption(entry.output, entry.text)
+            entry.text = caption_line(known[entry.path])
+            outputs.add_caption(entry.output, known[entry.path])
         else:
             bare.append(entry)
-    return bare
+    return bare, reader.encoding_notes()
 
 
 def take_edits(entries: list[Entry], work: Path) -> None:

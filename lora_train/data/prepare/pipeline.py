@@ -73,9 +73,9 @@ def prepare(
     """Do the operations of `options` to all pictures below `folder`; only what changed since the last time in `work`.
 
     `tag` goes into the captions that are made. `stage` hears what `progress` counts from then on ("pictures",
-    "captions", "tags"), `note` at the start what cannot be done here. A bad picture is reported, never fatal. Raises
-    LoraTrainError when there are no pictures, when the disk is full, or when a service of the host fails; Stopped when
-    `stopped` says so, and what is done by then is done.
+    "captions", "tags"), `note` what cannot be done here and which captions cannot be read. A bad picture is
+    reported, never fatal. Raises LoraTrainError when there are no pictures, when the disk is full, or when a service of
+    the host fails; Stopped when `stopped` says so, and what is done by then is done.
     """
     if not options.operations:
         return Prepared(folder)
@@ -94,7 +94,10 @@ def prepare(
     serve(entries, plan, services, stopped)
     outputs = Outputs(work, recaptions(plan, services))
     _place(entries, inputs, plan, outputs, folder, work)
-    bare = take_captions(entries, plan, services, beside_captions(folder)[0], outputs)
+    bare, unread = take_captions(entries, plan, services, beside_captions(folder)[0], outputs)
+    for text in unread:
+        note(text)
+    notes += unread
     caption(bare, plan, services, tag, outputs, stage, progress, stopped)
     outputs.publish()
     take_edits(entries, work)

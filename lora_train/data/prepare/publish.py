@@ -15,7 +15,9 @@ from uuid import uuid4
 
 from lora_train.atomic import write_bytes, write_json
 from lora_train.data.captioning.store import keep_backup
-from lora_train.data.captions import CAPTION_EXTENSIONS, caption_bytes, caption_text
+from lora_train.data.captions import caption_bytes
+from lora_train.data.neighbours import CAPTION_EXTENSIONS, caption_files
+from lora_train.data.texts import NotText, decode, file_text
 
 PUBLISHED = "published.json"
 LONGEST = 200
@@ -37,16 +39,16 @@ class Outputs:
     def add_captions(self, output: str, source: Path, ending: str = "") -> bool:
         """Want copies of the caption files beside an input, beside its output; whether there are any.
 
-        `ending` (".bak") is put behind the copies' names.
+        `ending` (".bak") is put behind the copies' names; without it what is no text is left out.
         """
-        found = False
-        for extension in CAPTION_EXTENSIONS:
-            file = source.with_suffix(extension)
-            if os.path.isfile(file):
-                copy = Path(output).with_suffix(extension).as_posix() + ending
-                self._captions[copy] = caption_bytes(file) if ending else _utf8(caption_bytes(file))
-                found = True
-        return found
+        copies: dict[str, bytes] = {}
+        for file in caption_files(source):
+            copy = Path(output).with_suffix(file.suffix.lower()).as_posix() + ending
+            data = caption_bytes(file) if ending else _utf8(caption_bytes(file))
+            if data is not None:
+                copies.setdefault(copy, data)
+        self._captions |= copies
+        return bool(copies)
 
     def add_caption(self, output: str, text: str) -> None:
         """Want this caption beside an output."""
@@ -132,13 +134,17 @@ def _is_text(path: Path) -> bool:
     return path.suffix in (*CAPTION_EXTENSIONS, ".bak")
 
 
-def _utf8(data: bytes) -> bytes:
-    """A caption file's bytes; of one that is not UTF-8 its text as such, for kohya's loader and bulk edits."""
+def _utf8(data: bytes) -> bytes | None:
+    """A caption file's bytes; of one that is not UTF-8 its lines as such, for kohya's loader and bulk edits.
+
+    None where it is no text.
+    """
     try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return f"{caption_text(data)}\n".encode()
-    return data
+        text, encoding = decode(data)
+    except NotText:
+        return None
+    plain = encoding == "utf-8" and b"\0" not in data
+    return data if plain else file_text(text).encode()
 
 
 def _digest(text: bytes) -> str:

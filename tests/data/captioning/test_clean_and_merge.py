@@ -65,6 +65,8 @@ def test_captions(raw: str, expected: str) -> None:
         ("", []),
         ("(), [], ((", []),
         ("smile)", ["smile"]),
+        ("(((smile:1.2), hat:0.9), (a (b) c):+.5)", ["smile", "hat", "a (b) c"]),
+        ("(a:1.2.3), (b: 1.10 )", ["a:1.2.3", "b"]),
         ("year 2000:1", ["year 2000:1"]),
         ("fate/stay_night", ["fate/stay night"]),
         ("длинные_волосы", ["длинные волосы"]),
@@ -72,6 +74,13 @@ def test_captions(raw: str, expected: str) -> None:
 )
 def test_tags(raw: str, expected: list[str]) -> None:
     assert clean_tags(raw) == expected
+
+
+@pytest.mark.parametrize(
+    "raw", ["(" * 100_000, "(()" * 50_000, "(:" + "1" * 100_000 + ")" * 9, "[" * 50_000 + "]" * 50_000]
+)
+def test_brackets_of_any_number_are_read_in_one_go(raw: str) -> None:
+    assert len(clean_tags(raw)) <= 1
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_captions_by_any_column_in_order(folder: Path) -> None:
         {"file_name": "./sub/d.png", "text": "wins", "caption": "loses", "prompt": 1},
     )
     found = read_imagefolder(_write(folder, *rows))
-    assert list(found.captions.values()) == ["first line", "été", "p", "wins"]
+    assert list(found.captions.values()) == ["first\nline", "été", "p", "wins"]
     assert [path.name for path in found.captions] == ["b.JPG", "a.png", "c.webp", "d.png"]
     assert not found.rejected
 

@@ -56,7 +56,7 @@ def test_members_of_a_stem_are_one_sample(tmp_path: Path) -> None:
     second = _tar(tmp_path / "1.tar", ("000.png", b"p3"), ("000.json", b"[broken"))
     samples, rejected = _read(first, second)
     assert [(s.shard.name, s.key, s.extension, s.data, s.caption) for s in samples] == [
-        ("0.tar", "000", ".png", b"p0", "text é"),
+        ("0.tar", "000", ".png", b"p0", "text\né"),
         ("0.tar", "001", ".seg.jpg", b"p1", "from json"),
         ("0.tar", "sub/000", ".webp", b"p2", "c2"),
         ("1.tar", "000", ".png", b"p3", None),

@@ -1,0 +1,83 @@
+"""The files beside a picture: its captions, and what looks like one and is not read.
+
+`NAME.txt`, `NAME.caption`, then the same behind the picture's whole name (`NAME.jpg.txt`), each in whatever case: on
+Windows, where most captions are written, case makes no difference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from lora_train.data.pictures import EXTENSIONS
+
+CAPTION_EXTENSIONS = (".txt", ".caption")
+UNREAD_EXTENSIONS = (
+    *(".json", ".tags", ".tag", ".cap", ".captions", ".text", ".md", ".csv", ".yaml", ".yml", ".xml", ".xmp"),
+    *(".wd14", ".wd14cap", ".blip", ".blip2", ".booru", ".prompt", ".desc", ".rtf", ".doc", ".docx", ".odt"),
+)
+"""Endings under which taggers and people leave what they say about a picture, and which are not read."""
+
+
+def caption_files(picture: Path, extensions: Sequence[str] = CAPTION_EXTENSIONS) -> list[Path]:
+    """All caption files of `picture`; the first is the one that counts."""
+    names = [stem + extension for stem in (picture.stem, picture.name) for extension in extensions]
+    # os.path.isfile: Path.is_file raises where the name is too long with that ending
+    found = [name for name in names if os.path.isfile(picture.with_name(name))]
+    there = _names(picture.parent)
+    for name in names:
+        for other in there.get(name.casefold(), ()):
+            if os.path.isfile(picture.with_name(other)) and _is_its(other, picture):
+                found += [] if any(_same(picture.parent, one, other) for one in found) else [other]
+    return [picture.with_name(name) for name in found]
+
+
+def caption_file(picture: Path) -> Path | None:
+    """The caption file that counts for `picture`; None without one."""
+    direct = next((file for e in CAPTION_EXTENSIONS if os.path.isfile(file := picture.with_suffix(e))), None)
+    return direct or next(iter(caption_files(picture)), None)
+
+
+def unread_files(picture: Path) -> list[Path]:
+    """Files beside `picture` that look like captions of it and are not read."""
+    there = _names(picture.parent)
+    names = (stem + extension for stem in (picture.stem, picture.name) for extension in UNREAD_EXTENSIONS)
+    return [picture.with_name(other) for name in names for other in there.get(name.casefold(), ())]
+
+
+def _is_its(name: str, picture: Path) -> bool:
+    """Whether a file whose name fits but for its case is this picture's: it has no other's name to the letter."""
+    stem = os.path.splitext(name)[0]
+    there = _names(picture.parent)
+    pictures = [one for ending in ("", *EXTENSIONS) for one in there.get((stem + ending).casefold(), ())]
+    others = (one for one in pictures if os.path.splitext(one)[1].lower() in EXTENSIONS)
+    return stem in (picture.stem, picture.name) or not any(stem in (one, os.path.splitext(one)[0]) for one in others)
+
+
+def _same(folder: Path, name: str, other: str) -> bool:
+    """Whether two names are one file: they differ in case alone, where that makes no difference."""
+    same_form = name.casefold() == other.casefold()
+    return name == other or (same_form and os.path.samefile(folder / name, folder / other))
+
+
+def _names(folder: Path) -> dict[str, list[str]]:
+    """The names of the files in a folder by their lower-case form."""
+    try:
+        return _listed(str(folder), os.stat(folder).st_mtime_ns)
+    except OSError:
+        return {}
+
+
+@lru_cache(maxsize=16)
+def _listed(folder: str, _changed: int) -> dict[str, list[str]]:
+    with os.scandir(folder) as entries:
+        return _by_form(sorted(entry.name for entry in entries if entry.is_file()))
+
+
+def _by_form(names: Iterable[str]) -> dict[str, list[str]]:
+    out: dict[str, list[str]] = {}
+    for name in names:
+        out.setdefault(name.casefold(), []).append(name)
+    return out

@@ -1,0 +1,141 @@
+"""The bytes of a caption file as text: read right, or refused with the reason. Nothing is guessed in silence.
+
+Editors and taggers of the world save UTF-8, UTF-16 with and without its mark, and code pages. Of these only the Western
+one (Windows-1252) can be told with confidence from a few words, and only where every byte stands as it would in such
+words; Chinese, Japanese, Korean, Cyrillic ones look alike in so short a text, so they are refused.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+
+LARGEST = 64 << 20
+"""Bytes of a file that may be a caption."""
+WESTERN = "Windows-1252"
+UNKNOWN = "the encoding is not known"
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's, which it begins with
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_BEHIND = b"\0\x1a \t\r\n"
+"""What programs leave behind a text: fillers, DOS' end of file, white space."""
+_WHITE = "\t\n\v\f\r\x85"
+_SHORTEST_WIDE = 4
+
+_LINE_ENDS = re.compile("[\r\n\x85\u2028\u2029]+")
+
+# Windows-1252: where its letters and signs can stand; the look-arounds keep out the halves of Asian characters. The
+# Icelandic letters are left out: they are Turkish ones in Turkey's code page.
+_LETTER = "a-zA-ZÀ-ÏÑ-ÖØ-ÜßŒœà-ïñ-öø-üÿ"
+_WORD = re.compile(f"[{_LETTER}]+")
+_SIGNS = re.compile(
+    rf"(?<=[A-Za-zé])’(?=(?:s|t|re|ve|ll|d|m|em|all)(?![{_LETTER}]))"  # sara’s, don’t
+    rf"|(?<![{_LETTER}])[lLdDjJcCmMnNtTsS]’(?=[aeiouyhéèêàâîôAEIOUYHÉÈÊÀÂÎÔ])"  # l’été
+    r"|(?<=[sS])’(?=[\s,.]|$)"  # the girls’ room
+    rf"|(?<![^\s(])“(?=[{_LETTER}0-9])[^“”]*(?<=[{_LETTER}0-9.,!?])”(?![{_LETTER}0-9])"
+    rf"|(?<![^\s(])‘(?=[{_LETTER}0-9])[^‘’]*(?<=[{_LETTER}0-9.,!?])’(?![{_LETTER}0-9])"
+    r"|(?<=\S )[–—](?= \S)|(?<=\d)–(?=\d)"
+    r"|(?<=[A-Za-z.])…(?=\s|$)|(?<=\d)[°½€£](?=[\s,.CF]|$)|(?<![^\s,])[€£](?=\d)"
+    rf"|(?<![^\s,])[¿¡](?=[{_LETTER}])"
+)
+
+
+class NotText(ValueError):
+    """These bytes are no text, or none whose encoding can be known; the message is the reason."""
+
+
+def decode(data: bytes) -> tuple[str, str]:
+    """The text of a file and its encoding ("utf-8", "utf-16-le", ..., or WESTERN, which is the one that is a guess).
+
+    Byte order marks and what programs leave behind a text (NULs, DOS' end of file) are gone. Raises NotText.
+    """
+    if len(data) > LARGEST:
+        raise NotText(f"larger than {LARGEST >> 20} MB")
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return _strict(data[len(mark) :], encoding), encoding
+    body = data.rstrip(_BEHIND)
+    if b"\0" in body:
+        return _wide(data)
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        return _western(body), WESTERN
+    return _checked(text), "utf-8"
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a caption file with something in them, white space collapsed."""
+    return [line for line in (" ".join(line.split()) for line in _LINE_ENDS.split(text)) if line]
+
+
+def file_text(text: str) -> str:
+    """`text` as a caption file has it: tidy lines, at least one, for kohya's loader refuses a file without any."""
+    return "".join(f"{line}\n" for line in lines_of(text) or [""])
+
+
+def _strict(data: bytes, encoding: str) -> str:
+    try:
+        return _checked(data.decode(encoding))
+    except UnicodeDecodeError as error:
+        raise NotText(f"marked as {encoding[:6].rstrip('-').upper()}, which it is not") from error
+
+
+def _checked(text: str) -> str:
+    """The text without marks and what stands behind it. Raises NotText for control characters: no text has them."""
+    text = text.replace("\ufeff", "").rstrip("\0\x1a")
+    odd = next((c for c in text if unicodedata.category(c) == "Cc" and c not in _WHITE), None)
+    if odd is not None:
+        raise NotText(f"no text: it holds the control character {ord(odd):#04x}")
+    return text
+
+
+def _wide(data: bytes) -> tuple[str, str]:
+    """UTF-16 or UTF-32 without its mark: most characters of a caption have a NUL among their bytes, on one side."""
+    for encoding, width in (("utf-32-le", 4), ("utf-32-be", 4), ("utf-16-le", 2), ("utf-16-be", 2)):
+        body = data.rstrip(b"\0") if encoding.endswith("le") else data
+        body += b"\0" * (-len(body) % width) if encoding.endswith("le") else b""
+        try:
+            text = _checked(body.decode(encoding))
+        except ValueError:
+            continue
+        narrow = sum(character < "\u0100" for character in text)
+        if len(text) < _SHORTEST_WIDE or narrow * 2 < len(text):
+            continue
+        if narrow < len(text) and body.replace(b"\0", b"").isascii():
+            continue  # letters with some NULs between them, which make other letters in pairs
+        return text, encoding
+    raise NotText("no text: it holds NULs")
+
+
+def _western(body: bytes) -> str:
+    """Windows-1252, where each of its letters and signs stands as in a Western language. Raises NotText."""
+    try:
+        text = _checked(body.decode("cp1252"))
+    except ValueError as error:
+        raise NotText(UNKNOWN) from error
+    rest = _SIGNS.sub(lambda match: re.sub("[’“”‘–—…°½€£¿¡]", " ", match[0]), text)
+    words = [word for word in _WORD.findall(rest) if not word.isascii()]
+    # what is a word of one letter here is one in Russian, too
+    certain = rest.isascii() or any(len(word) > 1 for word in words)
+    if not certain or not _WORD.sub("", rest).isascii() or not all(map(_is_western, words)):
+        raise NotText(UNKNOWN)
+    return text
+
+
+def _is_western(word: str) -> bool:
+    """Whether this is spelled as words are: some letters with accents, capitals in front or all over."""
+    if len(word) == 1:
+        return word in "àáéèêóòôøåöäÀÉ"
+    accents = re.findall("[^a-zA-Z]+", word)
+    if re.search("[ìòù][a-z]", word):
+        return False  # Italian has them at the end, in the middle they are Czech letters of another code page
+    if max(map(len, accents)) > 2 or sum(map(len, accents)) * 3 > len(word) * 2:
+        return False
+    return word.isupper() or word[1:].islower()
