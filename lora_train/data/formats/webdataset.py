@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from lora_train.data.captions import CAPTION_EXTENSIONS, caption_text
 from lora_train.data.formats.imagefolder import CAPTION_COLUMNS
-from lora_train.data.pictures import EXTENSIONS
-from lora_train.data.scan import Rejected
+from lora_train.data.kinds import EXTENSIONS
+from lora_train.data.left_out import Rejected
 from lora_train.errors import LoraTrainError
 
 MAX_PICTURE = 256 << 20
