@@ -50,6 +50,7 @@ def import_dataset(source: Path, target: Path, pictures: Path | None = None, tag
         _copy(found, target)
         passed_over, manifest = found.rejected, scan(target, tag, REPEATS)
         manifest.notes += found.notes
+        manifest.left_out.extend(found.left_out)
     manifest.rejected += passed_over
     return manifest
 

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from lora_train.data.buckets import Placement
-from lora_train.data.pictures import EXTENSIONS, BrokenPicture, has_alpha, load_alpha, load_picture
+from lora_train.data.kinds import EXTENSIONS
+from lora_train.data.pictures import BrokenPicture, has_alpha, load_alpha, load_picture
 from lora_train.data.scan import Manifest
 from lora_train.errors import LoraTrainError
 
@@ -22,19 +23,23 @@ from lora_train.errors import LoraTrainError
 def attach_masks(manifest: Manifest, folder: Path | None) -> int:
     """Give every picture of `manifest` its mask; returns how many have none and count as a whole.
 
-    Masks lie in `folder` at the pictures' relative paths, whatever their kind of picture. Without a folder the
-    pictures' own alpha is taken. Raises LoraTrainError when no picture has a mask.
+    Masks lie in `folder` at the pictures' relative paths, whatever their kind of picture. Without a folder those beside
+    the pictures are taken, else the pictures' own alpha. Raises LoraTrainError when no picture has a mask.
     """
     pictures, without = [], 0
     for picture in manifest.pictures:
-        mask = _mask_in(folder, _relative(picture.path, manifest.folder)) if folder else _alpha_of(picture.path)
+        if folder:
+            mask = _mask_in(folder, _relative(picture.path, manifest.folder))
+        else:
+            mask = manifest.beside.get(picture.path) or _alpha_of(picture.path)
         without += mask is None
         pictures.append(replace(picture, mask=mask))
     if without == len(pictures):
         raise LoraTrainError(
             "no picture has a mask.",
             str(folder or manifest.folder),
-            "Prepare with --process ...,segment, give --mask-folder, or use pictures that are transparent somewhere.",
+            "Prepare with --process ...,segment, give --mask-folder, put NAME-masklabel.png or NAME_mask.png beside "
+            "each picture, or use pictures that are transparent somewhere.",
         )
     manifest.pictures[:] = pictures
     return without

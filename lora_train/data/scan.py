@@ -6,20 +6,25 @@ sub-folder is a concept of its own with the run's repeats.
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_train.data.caption_content import content_notes
 from lora_train.data.caption_reading import CaptionReader
 from lora_train.data.captions import with_tag
-from lora_train.data.pictures import EXTENSIONS, BrokenPicture, picture_size
+from lora_train.data.finding import REPEATS, Found, find
+from lora_train.data.finding import is_ours as is_ours
+from lora_train.data.kinds import EXTENSIONS
+from lora_train.data.left_out import SHOWN, LeftOut, Reason, shown
+from lora_train.data.left_out import Rejected as Rejected
+from lora_train.data.left_out import as_text as as_text
+from lora_train.data.pictures import BrokenPicture, NoReader, look_at
 from lora_train.errors import LoraTrainError
 
-OURS = {"published.json", "unpacked.json", "running.lock"}
-"""Files that only our own folders have."""
+UNUSABLE = Reason("file that cannot be used", "files that cannot be used")
+MANY_REPEATS = 1000
+"""A folder that says more is worth a word: it may be named by a date."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,6 @@ class Picture:
     """What counts in a masked loss (see `data.masks`); None: the whole picture."""
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """A file that is not trained on, and why in plain words."""
-
-    path: Path
-    reason: str
-
-
 @dataclass
 class Manifest:
     """What a scan found, in a fixed order (by path)."""
@@ -51,8 +48,12 @@ class Manifest:
     folder: Path
     pictures: list[Picture] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """What is not trained on besides, counted by reason."""
     masks: Path | None = None
     """A folder with masks at the pictures' relative paths, where there is one."""
+    beside: Mapping[Path, Path] = field(default_factory=dict)
+    """Masks that lie beside their pictures, by picture."""
     notes: list[str] = field(default_factory=list)
     """What the person should know of it."""
 
@@ -66,42 +67,100 @@ class Manifest:
         return [(picture.path, picture.caption) for picture in self.pictures]
 
     def summary(self) -> str:
-        """One line for the person: how many pictures, concepts, captions, rejects."""
+        """One line for the person: how many pictures and concepts, and what is left out for which reason."""
         concepts = len({picture.concept for picture in self.pictures})
-        text = f"{len(self.pictures)} pictures in {concepts} concept{'s' if concepts > 1 else ''}"
-        if self.rejected:
-            text += f", {len(self.rejected)} rejected"
-        return text
+        text = f"{counted(len(self.pictures), 'picture')} in {counted(concepts, 'concept')}"
+        left_out = self.left_out_line()
+        return f"{text}; left out: {left_out}" if left_out else text
+
+    def left_out_line(self) -> str:
+        """All that is left out, counted by reason; "" where nothing is."""
+        everything = LeftOut()
+        everything.extend(self.left_out)
+        for one in self.rejected:
+            everything.add(UNUSABLE, shown(one.path.name))
+        return everything.line()
 
 
-def scan(folder: Path, tag: str = "", repeats: int = 10, captions: Mapping[Path, str] = {}) -> Manifest:
+def counted(number: int, what: str) -> str:
+    """ "1 picture", "2 pictures"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def scan(
+    folder: Path,
+    tag: str = "",
+    repeats: int = 10,
+    captions: Mapping[Path, str] = {},
+    may_read: Callable[[Path], bool] = lambda path: True,
+) -> Manifest:
     """Find all pictures below `folder`. A broken picture is listed as rejected, never fatal.
 
-    `repeats` counts where a folder's name does not, `captions` where there is no caption file. Raises LoraTrainError
-    when the folder does not exist or holds no usable picture.
+    `repeats` counts where a folder's name does not, `captions` where there is no caption file; links that `may_read`
+    refuses are not followed. Raises LoraTrainError when the folder does not exist or holds no usable picture.
     """
     require_folder(folder)
-    manifest, reader = Manifest(folder), CaptionReader()
-    for path in picture_files(folder, everything=True):
-        if not is_text(str(path)):
-            shown = Path(as_text(str(path)))
-            manifest.rejected.append(Rejected(shown, "its name, or its folder's, is no text (UTF-8); rename it"))
-            continue
-        try:
-            width, height = picture_size(path)
-        except BrokenPicture as error:
-            manifest.rejected.append(Rejected(path, str(error)))
-            continue
+    found, reader = find(folder, may_read=may_read), CaptionReader()
+    manifest = manifest_of(found)
+    for path, size in usable(found.pictures, manifest):
         own_repeats, concept = concept_of(path.parent.name)
         caption = reader.read(path)
         if caption is None:
             caption = reader.line(path, captions[path]) if path in captions else None
         if caption is None:
             caption = "" if tag else (concept if path.parent != folder or own_repeats else "")
-        manifest.pictures.append(Picture(path, width, height, with_tag(tag, caption), concept, own_repeats or repeats))
-    manifest.notes += reader.notes() + content_notes(manifest.captions(), tag)
+        manifest.pictures.append(Picture(path, *size, with_tag(tag, caption), concept, own_repeats or repeats))
+    manifest.notes += [*_doubtful_repeats(manifest), *reader.notes(), *content_notes(manifest.captions(), tag)]
     require_pictures(manifest)
     return manifest
+
+
+def manifest_of(found: Found) -> Manifest:
+    """A manifest without pictures yet, with what was left out in finding them."""
+    return Manifest(
+        found.folder, rejected=[*found.rejected], left_out=found.left_out, beside=found.masks, notes=[*found.notes]
+    )
+
+
+def usable(paths: Iterable[Path], manifest: Manifest) -> Iterator[tuple[Path, tuple[int, int]]]:
+    """The pictures that can be opened, with their sizes as displayed; the others, and what is said of some, go into
+    `manifest`."""
+    moving = []
+    for path in paths:
+        try:
+            look = look_at(path)
+        except NoReader as error:
+            manifest.left_out.add(no_reader(error), shown(path.name))
+        except BrokenPicture as error:
+            manifest.rejected.append(Rejected(path, str(error)))
+        else:
+            moving += [shown(path.name)] if look.moving else []
+            yield path, (look.width, look.height)
+    if moving:
+        manifest.notes.append(moving_note(moving))
+
+
+def no_reader(error: NoReader) -> Reason:
+    """Pictures of a kind that nothing here reads, and what would."""
+    what = f"not read: install {error.package}"
+    return Reason(f"{error.kind} picture {what}", f"{error.kind} pictures {what}")
+
+
+def moving_note(names: list[str]) -> str:
+    """What is said of animations and of files of several pages."""
+    more = ", ..." if len(names) > SHOWN else ""
+    what = counted(len(names), "file")
+    return f"{what} with several pictures ({', '.join(names[:SHOWN])}{more}): the first one counts."
+
+
+def _doubtful_repeats(manifest: Manifest) -> list[str]:
+    folders = {one.path.parent.name: one.repeats for one in manifest.pictures if one.repeats > MANY_REPEATS}
+    return [
+        f'The folder "{shown(name)}" says {repeats} repeats of each picture, as kohya reads it; '
+        "rename it if that is a date or a number."
+        for name, repeats in folders.items()
+        if concept_of(name)[0] == repeats
+    ]
 
 
 def require_pictures(manifest: Manifest) -> None:
@@ -125,73 +184,25 @@ def concept_of(name: str) -> tuple[int | None, str]:
     >>> concept_of("pictures")
     (None, 'pictures')
     """
-    match = re.fullmatch(r"(\d{1,5})_(.*)", name)
+    match = REPEATS.fullmatch(name)
     if match and int(match[1]) > 0:
         return int(match[1]), match[2].strip()
     return None, name
 
 
-def picture_files(folder: Path, everything: bool = False) -> Iterator[Path]:
-    """Picture files below `folder`, sorted; left out are what is hidden, the previews beside LoRA files, and what lies
-    in folders of ours below it (the data folder is by default where the program was started).
-
-    Files whose name is no text come only with `everything`: no report and no metadata could hold them. Raises
-    LoraTrainError when a folder cannot be read.
-    """
-    found = []
-    for place, folders, files in os.walk(folder, onerror=_unreadable):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if is_ours(files) and Path(place) != folder:
-            folders.clear()
-            continue
-        found += [Path(place, name) for name in files if not name.startswith(".")]
-    for path in sorted(found):
-        named = everything or is_text(str(path))
-        if named and path.suffix.lower() in EXTENSIONS and path.is_file() and not _is_preview(path):
-            yield path
-
-
-def is_ours(files: Iterable[str]) -> bool:
-    """Whether a folder with these files is one of ours: prepared pictures, unpacked shards, a run."""
-    return not OURS.isdisjoint(files)
-
-
-def is_text(name: str) -> bool:
-    """Whether a name from the file system is text: bytes that are no UTF-8 come as lone surrogates."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def as_text(name: str) -> str:
-    """A name from the file system that can be shown and written, whatever its bytes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _is_preview(path: Path) -> bool:
-    """Whether it is the picture on a LoRA's card (`name.preview.png` or `name.png` beside `name.safetensors`)."""
-    # Path.is_file raises where the name is too long with that ending
-    return os.path.isfile(path.with_name(path.stem.removesuffix(".preview") + ".safetensors"))
-
-
-def _unreadable(error: OSError) -> None:
-    raise LoraTrainError(
-        f"this folder cannot be read: {error.strerror}.", as_text(str(error.filename)), "Allow reading it."
-    ) from error
-
-
 def _nothing_usable(manifest: Manifest) -> LoraTrainError:
+    where, left_out = str(manifest.folder), manifest.left_out.line()
+    besides = f" Left out: {left_out}." if left_out else ""
     if not manifest.rejected:
         kinds = ", ".join(sorted(extension[1:] for extension in EXTENSIONS))
-        return LoraTrainError(
-            "there are no pictures in this folder.", str(manifest.folder), f"Put some there ({kinds})."
+        what = (
+            "there are no pictures to train on in this folder" if left_out else "there are no pictures in this folder"
         )
+        return LoraTrainError(f"{what}.{besides}", where, f"Put some there ({kinds}).")
     listed = "; ".join(f"{r.path.name}: {r.reason}" for r in manifest.rejected[:5])
     more = f"; and {len(manifest.rejected) - 5} more" if len(manifest.rejected) > 5 else ""
     return LoraTrainError(
-        f"none of the {len(manifest.rejected)} files in this folder can be used ({listed}{more}).",
-        str(manifest.folder),
+        f"none of the {len(manifest.rejected)} files in this folder can be used ({listed}{more}).{besides}",
+        where,
         "Replace them by real pictures.",
     )

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from lora_train.atomic import write_bytes, write_json, write_text
+from lora_train.data.finding import find
 from lora_train.data.formats.webdataset import Sample, read_shards
-from lora_train.data.scan import Rejected, picture_files
+from lora_train.data.left_out import Rejected
 from lora_train.data.texts import file_text
 
 DONE = "unpacked.json"
@@ -18,7 +19,7 @@ DONE = "unpacked.json"
 
 def shard_files(folder: Path) -> list[Path]:
     """The shards in a folder, in order; none where there are pictures besides."""
-    if not folder.is_dir() or next(picture_files(folder), None):
+    if not folder.is_dir() or find(folder).pictures:
         return []
     return sorted(path for path in folder.glob("*.tar") if path.is_file())
 

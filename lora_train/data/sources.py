@@ -11,11 +11,12 @@ from lora_train.data.caption_content import content_notes
 from lora_train.data.caption_reading import CaptionReader
 from lora_train.data.captioning.merge import merge
 from lora_train.data.captions import with_tag
+from lora_train.data.finding import find
 from lora_train.data.formats.dataset_toml import Subset, read_dataset_config
 from lora_train.data.formats.imagefolder import read_imagefolder
 from lora_train.data.formats.kohya_metadata import MetadataEntry, find_picture, read_metadata
-from lora_train.data.pictures import EXTENSIONS, BrokenPicture, picture_size
-from lora_train.data.scan import Manifest, Picture, Rejected, concept_of, require_folder, require_pictures, scan
+from lora_train.data.left_out import Reason, Rejected, shown
+from lora_train.data.scan import Manifest, Picture, concept_of, require_folder, require_pictures, scan, usable
 from lora_train.data.texts import lines_of
 from lora_train.errors import LoraTrainError, Problem
 
@@ -25,6 +26,8 @@ HONOURED = (
     *("caption_prefix", "caption_suffix"),
 )
 """What a subset of a dataset config sets here; the rest is said by the run's own options."""
+REGULARISATION = Reason("folder of regularisation pictures", "folders of regularisation pictures")
+UNREPEATED = Reason("folder with 0 repeats", "folders with 0 repeats")
 
 
 def read_pictures(options: DataOptions, repeats: int, may_read: Callable[[Path], bool] = lambda path: True) -> Manifest:
@@ -41,7 +44,7 @@ def read_pictures(options: DataOptions, repeats: int, may_read: Callable[[Path],
         require_folder(folder)
         return _from_metadata(Path(options.in_json).expanduser(), folder, options.tag, repeats)
     captions, note = beside_captions(folder)
-    manifest = scan(folder, options.tag, repeats, captions)
+    manifest = scan(folder, options.tag, repeats, captions, may_read)
     manifest.notes += [note] if note else []
     return manifest
 
@@ -62,9 +65,10 @@ def _from_metadata(file: Path, folder: Path, tag: str, repeats: int) -> Manifest
     manifest = Manifest(folder)
     captions = _imagefolder(file, manifest) if file.suffix.lower() == ".jsonl" else _kohya(file, folder, manifest)
     reader = CaptionReader()
-    for path in sorted(captions):
+    for path, size in usable(sorted(captions), manifest):
         own_repeats, concept = concept_of(path.parent.name)
-        _add(manifest, path, with_tag(tag, reader.line(path, captions[path])), concept, own_repeats or repeats)
+        caption = with_tag(tag, reader.line(path, captions[path]))
+        manifest.pictures.append(Picture(path, *size, caption, concept, own_repeats or repeats))
     manifest.notes += reader.notes() + content_notes(manifest.captions(), tag)
     require_pictures(manifest)
     return manifest
@@ -99,8 +103,8 @@ def _from_config(file: Path, tag: str, may_read: Callable[[Path], bool]) -> Mani
     ignored, reader = [*config.ignored], CaptionReader()
     for subset in config.subsets:
         ignored += _not_honoured(subset)
-        if subset.is_reg:
-            manifest.rejected.append(Rejected(Path(subset.image_dir), "regularisation pictures are not trained on"))
+        if subset.is_reg or subset.num_repeats < 1:
+            manifest.left_out.add(REGULARISATION if subset.is_reg else UNREPEATED, shown(subset.image_dir) + "/")
             continue
         folder = _beside(file, subset.image_dir or str(Path(subset.metadata_file).parent))
         try:
@@ -123,22 +127,16 @@ def _add_subset(manifest: Manifest, subset: Subset, folder: Path, file: Path, ta
     if subset.metadata_file:
         captions = _kohya(_beside(file, subset.metadata_file), folder, manifest)
     else:
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS and path.is_file())
-        read = ((path, reader.read(path, (subset.caption_extension,))) for path in files)
+        found = find(folder, deep=False)
+        manifest.left_out.extend(found.left_out)
+        manifest.rejected += found.rejected
+        manifest.beside = {**manifest.beside, **found.masks}
+        read = ((path, reader.read(path, (subset.caption_extension,))) for path in found.pictures)
         captions = {path: subset.class_tokens if caption is None else caption for path, caption in read}
-    for path in sorted(captions):
+    for path, size in usable(sorted(captions), manifest):
         parts = (subset.caption_prefix.strip(), reader.line(path, captions[path]), subset.caption_suffix.strip())
-        caption = " ".join(part for part in parts if part)
-        _add(manifest, path, with_tag(tag, caption), concept_of(folder.name)[1], subset.num_repeats)
-
-
-def _add(manifest: Manifest, path: Path, caption: str, concept: str, repeats: int) -> None:
-    try:
-        width, height = picture_size(path)
-    except BrokenPicture as error:
-        manifest.rejected.append(Rejected(path, str(error)))
-    else:
-        manifest.pictures.append(Picture(path, width, height, caption, concept, repeats))
+        caption = with_tag(tag, " ".join(part for part in parts if part))
+        manifest.pictures.append(Picture(path, *size, caption, concept_of(folder.name)[1], subset.num_repeats))
 
 
 def _not_honoured(subset: Subset) -> list[str]:

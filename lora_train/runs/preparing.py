@@ -170,6 +170,7 @@ def services_of(host: Host, options: PrepareOptions) -> Services:
         caption=asked(options.captioner, options, "captioner", host),
         tags=asked(options.tagger, options, "tagger", host),
         weights=tuple(str(folder) for folder in host.face_weights()),
+        may_read=host.may_read,
     )
 
 

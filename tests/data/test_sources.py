@@ -101,7 +101,7 @@ def test_a_dataset_config(folder: Path, tmp_path: Path) -> None:
     assert found["5_sara", "picture-1.png"] == ("sks on colour 1", 3, "sara")
     assert found["other", "picture-1.png"] == ("photo of second", 1, "other")
     assert found["other", "picture-0.png"] == ("photo of", 1, "other")
-    assert len(found) == 6 and "regularisation" in manifest.rejected[0].reason
+    assert len(found) == 6 and "left out: 1 folder of regularisation pictures (reg/)" in manifest.summary()
     assert "datasets[0].subsets[0].shuffle_caption" in manifest.notes[0] and "resolution" in manifest.notes[0]
     assert "general.color_aug" in manifest.notes[0]
 

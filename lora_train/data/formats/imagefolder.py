@@ -9,8 +9,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from lora_train.atomic import write_text
-from lora_train.data.pictures import EXTENSIONS
-from lora_train.data.scan import Rejected
+from lora_train.data.kinds import EXTENSIONS
+from lora_train.data.left_out import Rejected
 from lora_train.data.texts import lines_of
 from lora_train.errors import LoraTrainError
 

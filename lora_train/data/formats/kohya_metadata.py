@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from lora_train.atomic import write_json
 from lora_train.data.buckets import Size
-from lora_train.data.pictures import EXTENSIONS
+from lora_train.data.kinds import EXTENSIONS
 from lora_train.errors import LoraTrainError
 
 OWN_KEY = "lora_train"

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from lora_train.data.formats.imagefolder import CAPTION_COLUMNS
+from lora_train.data.kinds import EXTENSIONS
+from lora_train.data.left_out import Rejected
 from lora_train.data.neighbours import CAPTION_EXTENSIONS
-from lora_train.data.pictures import EXTENSIONS
-from lora_train.data.scan import Rejected
 from lora_train.data.texts import NotText, decode, lines_of
 from lora_train.errors import LoraTrainError
 

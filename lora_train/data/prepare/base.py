@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageColor
@@ -74,6 +75,8 @@ class Services:
     tags: Callable[[Iterable[Image.Image]], Iterator[str]] | None = None
     weights: tuple[str, ...] = ()
     """Folders in which the host keeps facexlib's weights."""
+    may_read: Callable[[Path], bool] = lambda path: True
+    """Whether a link to this place may be followed."""
 
 
 @dataclass(frozen=True)

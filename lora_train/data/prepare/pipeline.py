@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_train.config import PrepareOptions
+from lora_train.data.finding import Found, find
 from lora_train.data.prepare.base import Plan, Services
 from lora_train.data.prepare.captioning import caption, recaptions, services_for, take_captions, take_edits
 from lora_train.data.prepare.detectors import choose, shared_memory, title_of
@@ -27,7 +28,7 @@ from lora_train.data.prepare.report import REPORT, Entry, read_overrules, summar
 from lora_train.data.prepare.serving import finish_overruled, serve
 from lora_train.data.prepare.verdicts import Input, decide
 from lora_train.data.prepare.worker import wants
-from lora_train.data.scan import picture_files, require_folder
+from lora_train.data.scan import manifest_of, require_folder, require_pictures
 from lora_train.data.sources import beside_captions
 from lora_train.errors import LoraTrainError, Stopped
 
@@ -73,14 +74,16 @@ def prepare(
     """Do the operations of `options` to all pictures below `folder`; only what changed since the last time in `work`.
 
     `tag` goes into the captions that are made. `stage` hears what `progress` counts from then on ("pictures",
-    "captions", "tags"), `note` what cannot be done here and which captions cannot be read. A bad picture is
-    reported, never fatal. Raises LoraTrainError when there are no pictures, when the disk is full, or when a service of
-    the host fails; Stopped when `stopped` says so, and what is done by then is done.
+    "captions", "tags"), `note` what is left out, what cannot be done here and which captions cannot be read. A bad
+    picture is reported, never fatal. Raises LoraTrainError when there are no pictures, when the disk is full, or when a
+    service of the host fails; Stopped when `stopped` says so, and what is done by then is done.
     """
     if not options.operations:
         return Prepared(folder)
-    inputs = [Input(path, path.relative_to(folder)) for path in _files(folder, work)]
+    found = _find(folder, work, services.may_read)
+    inputs = [Input(path, path.relative_to(folder)) for path in found.pictures]
     plan, notes = _plan(options, work, services)
+    notes = [*_told(found), *notes]
     for text in notes:
         note(text)
     index = Index(work)
@@ -120,13 +123,19 @@ def output_folders(folder: Path, work: Path) -> tuple[Path, Path]:
     return work / "pictures" / _name(folder), work / "masks" / _name(folder)
 
 
-def _files(folder: Path, work: Path) -> list[Path]:
+def _find(folder: Path, work: Path, may_read: Callable[[Path], bool]) -> Found:
     require_folder(folder)
-    below = work.resolve()
-    files = [path for path in picture_files(folder) if not path.resolve().is_relative_to(below)]
-    if not files:
-        raise LoraTrainError("there are no pictures in this folder.", str(folder), "Put some there.")
-    return files
+    below, found = work.resolve(), find(folder, may_read=may_read)
+    found.pictures = [path for path in found.pictures if not path.resolve().is_relative_to(below)]
+    if not found.pictures:
+        require_pictures(manifest_of(found))
+    return found
+
+
+def _told(found: Found) -> list[str]:
+    """What a person should know of the folder, as a training says it."""
+    left_out = manifest_of(found).left_out_line()
+    return [*found.notes, *([f"Left out: {left_out}."] if left_out else [])]
 
 
 def _plan(options: PrepareOptions, work: Path, services: Services) -> tuple[Plan, list[str]]:
