@@ -122,7 +122,7 @@ def _add_stages(train: Any) -> None:
     stages.add_argument("--notrain", action="store_true", help="prepare only: pictures, captions, metadata, latents")
     stages.add_argument("--noprocess", action="store_true", help="train on what was prepared before")
     stages.add_argument("--nolatents", action="store_true", help="make no latents: train on those that are there")
-    stages.add_argument("--offline", action="store_true", help="use nothing that needs a WebUI (so it is, without one)")
+    stages.add_argument("--offline", action="store_true", help="use no WebUI and download nothing")
     stages.add_argument(
         "--shutdown", action="store_true", help="stop the WebUI before training (needs its --api-server-stop)"
     )

@@ -7,7 +7,7 @@ scale, the text encoder's folder).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from lora_train.models.ldm_keys import (
 from lora_train.models.open_clip_keys import to_transformers
 from lora_train.models.prediction import Assumed, Clues, Prediction, V, prediction_of, settle
 from lora_train.models.text import build_text_encoder
-from lora_train.models.tokenizers import OPEN_CLIP_PAD, clip_tokenizer
+from lora_train.models.tokenizers import OPEN_CLIP_PAD, TokenizerSources, clip_tokenizer
 from lora_train.tensors import GIVE_ANOTHER, read_header, read_tensors
 
 
@@ -123,8 +123,21 @@ def look_at_file(path: Path) -> Look:
     return Look(family, _schedule(beside, said), 8 * side)
 
 
-def load_file_parts(path: Path, tokenizers: Callable[[], list[Any]], assumed: Assumed = Assumed()) -> Parts:
-    """Load a one-file checkpoint, in its own dtype. `tokenizers` gives those that may serve it.
+def tokenizer_for_file(path: Path, sources: TokenizerSources) -> Any:
+    """The tokenizer for a one-file checkpoint, which is not loaded. Raises LoraTrainError."""
+    shapes = _shapes(path)
+    text = LAYOUTS[recognise_shapes(shapes, path)].text[0]
+    embeddings = [shape for name, shape in shapes.items() if name.startswith(text.prefix) and name.endswith(_WORDS)]
+    if not embeddings:
+        raise LoraTrainError("the text encoder in the checkpoint has no words.", str(path), "Use another checkpoint.")
+    return clip_tokenizer(_text_folder(path, _beside(path)), sources, embeddings[0][0])
+
+
+_WORDS = "token_embedding.weight"
+
+
+def load_file_parts(path: Path, tokenizers: TokenizerSources, assumed: Assumed = Assumed()) -> Parts:
+    """Load a one-file checkpoint, in its own dtype. `tokenizers` is where one may come from.
 
     Raises LoraTrainError.
     """

@@ -177,6 +177,7 @@ class _Execution:
 
     def run(self) -> Result:
         from lora_train.models.opening import assumed_by, open_model
+        from lora_train.models.tokenizers import TokenizerSources
 
         self.started = time.time()
         for rejected in self.manifest.rejected:
@@ -188,7 +189,10 @@ class _Execution:
             return self._prepared_only()
         self.folder.event("note", text=f"Loading the base model {Path(self.config.model.path).name} ...")
         path = Path(self.config.model.path).expanduser()
-        model = open_model(path, self.host.tokenizers, assumed_by(self.config), keep_dtype=True)
+        sources = TokenizerSources(
+            self.host.tokenizers, self.host.downloads, lambda text: self.folder.event("note", text=text)
+        )
+        model = open_model(path, sources, assumed_by(self.config), keep_dtype=True)
         for text in model.notes:
             self.folder.event("note", text=text)
         config = self._choose(model)

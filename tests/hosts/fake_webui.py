@@ -136,7 +136,12 @@ class Fake:
         self.module("modules.devices", cpu=torch.device("cpu"), torch_gc=lambda: None)
         self.lowvram = self.module("modules.lowvram", module_in_gpu=None, send_everything_to_cpu=self._lowvram_off)
         self.module("modules.paths", models_path=str(folder / "models"))
-        self.module("modules.paths_internal", data_path=str(folder), models_path=str(folder / "models"))
+        self.module(
+            "modules.paths_internal",
+            data_path=str(folder),
+            models_path=str(folder / "models"),
+            script_path=str(folder),
+        )
         self.progress = self.module("modules.progress", current_task=None)
         self.progress.start_task = lambda task: setattr(self.progress, "current_task", task)
         self.progress.finish_task = lambda _task: setattr(self.progress, "current_task", None)
