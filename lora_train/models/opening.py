@@ -106,8 +106,9 @@ def open_model(
     """Load the base model at `path` into CPU memory.
 
     `tokenizers` is where one may come from for a checkpoint which brings none (without it, nothing is
-    downloaded); `assumed` is what a person says about the model. UNet and text encoders become fp32, ready to compute. With `keep_dtype` they stay as they lie in
-    the file, memory-mapped, for whoever then moves them to a device and its dtype. Raises LoraTrainError.
+    downloaded); `assumed` is what a person says about the model. UNet and text encoders become fp32, ready to
+    compute. With `keep_dtype` they stay as they lie in the file, memory-mapped, for whoever then moves them to a
+    device and its dtype. Raises LoraTrainError.
     """
     import torch
 

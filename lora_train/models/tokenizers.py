@@ -146,7 +146,8 @@ def _downloaded(repository: str, say: Callable[[str], None]) -> Path | None:
 
     say(f"Downloading CLIP's tokenizer from the Hugging Face hub ({repository}, 1.5 MB) ...")
     try:
-        return Path([hf_hub_download(repository, name) for name in _FILES][0]).parent
+        there = [Path(hf_hub_download(repository, name)) for name in _FILES]
+        return there[0].parent
     except Exception as error:  # requests', httpx's or the hub's own, by version
         say(f"The download failed ({type(error).__name__}).")
         return None
