@@ -98,7 +98,7 @@ def _add_data_and_noise(train: Any) -> None:
     more.add_argument(
         "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="default %(default)s"
     )
-    more.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    more.add_argument("--device", default="auto", help="auto, cuda, cuda:1 ..., mps or cpu")
     more.add_argument("--seed", type=int, default=42, help="default %(default)s")
 
 

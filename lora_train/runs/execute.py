@@ -226,11 +226,12 @@ class _Execution:
         resolved = self.folder.read().get("resolved")
         if resolved is not None and self.folder.state_path.is_file():
             return RunConfig.from_dict(resolved)
+        device = pick_device(self.config.train.device)
         facts = Facts(
             pictures=len(self.manifest.pictures),
             native_resolution=model.native_resolution,
-            device=pick_device(self.config.train.device),
-            fast_bf16=fast_bf16(),
+            device=device,
+            fast_bf16=fast_bf16(device),
         )
         config, choices = resolve(self.config, facts)
         self.folder.update(resolved=config.to_dict(), choices=[asdict(choice) for choice in choices])
