@@ -43,6 +43,7 @@ def add_generate(commands: Any) -> None:
 
 def _generate(options: argparse.Namespace) -> int:
     from lora_train.hosts.standalone import StandaloneHost
+    from lora_train.models.hub import local_model
     from lora_train.models.opening import open_model
     from lora_train.models.prediction import Assumed
     from lora_train.models.tokenizers import TokenizerSources
@@ -50,7 +51,7 @@ def _generate(options: argparse.Namespace) -> int:
 
     _check(options)
     host = StandaloneHost(offline=options.offline)
-    model = options.model if options.model is not None else str(host.current_checkpoint() or "")
+    model = local_model(options.model) if options.model is not None else str(host.current_checkpoint() or "")
     if not model:
         raise LoraTrainError("no base model is given.", "--model", "Give --model FILE_OR_FOLDER.")
     folder = Path(options.dir) if options.dir is not None else host.lora_dir()

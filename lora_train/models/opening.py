@@ -60,10 +60,15 @@ def native_resolution(path: Path) -> int:
 
 
 def _require(path: Path) -> None:
+    from lora_train.models.hub import is_hub_id
     from lora_train.tensors import GIVE_ANOTHER
 
     if not path.exists():
-        raise LoraTrainError("there is no such file or folder.", str(path), GIVE_ANOTHER)
+        what, fix = "there is no such file or folder.", GIVE_ANOTHER
+        if is_hub_id(str(path)):
+            what = "there is no such file or folder; models of the Hugging Face hub are taken from its cache alone."
+            fix = f"Download it first (hf download {path}), or give a .safetensors or .ckpt file or a diffusers folder."
+        raise LoraTrainError(what, str(path), fix)
     if not path.is_dir() and not path.is_file():  # a pipe would wait for ever
         raise LoraTrainError("this is neither a file nor a folder.", str(path), GIVE_ANOTHER)
     if path.is_dir() and not (path / "model_index.json").is_file():
