@@ -28,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+VOCABULARY = "open_clip_torch"  # its wheel holds CLIP's vocabulary, which checkpoints of one file do not bring
 STAMP = VENV / "lora-train-installed"
 COMMANDS = ("demo", "ui", "train", "prepare", "captions", "dataset", "file", "resume", "generate", "test")
 
@@ -69,6 +70,8 @@ def install(extra: str, torch_index: str | None) -> None:
     if torch_index:
         subprocess.run([*pip, *constraints, "--index-url", torch_index, "torch"], check=True)
     subprocess.run([*pip, *constraints, "--editable", f"{ROOT}[app,{extra}]"], check=True)
+    # nothing of it is imported, so what it needs (torchvision, timm) stays away
+    subprocess.run([*pip, *constraints, "--no-deps", VOCABULARY], check=True)
     before = set(done[1:]) if done[:1] == [wanted] else set()
     STAMP.write_text(" ".join([wanted, *sorted(before | {extra, "app"})]), encoding="utf-8")
 

@@ -6,7 +6,8 @@ import json
 import pickle
 import struct
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load, load_file
 from lora_train.errors import LoraTrainError
 from lora_train.first_bytes import AGAIN, content_of, is_safetensors
 from lora_train.showing import encodable
+from lora_train.pickled import PickledFile, PickledTensor, weights_in
 
 MAX_HEADER = 100_000_000
 """The format's own limit for a header, in bytes."""
@@ -101,14 +103,15 @@ def holds_safetensors(path: Path) -> bool:
     return path.suffix.lower() == ".safetensors" or is_safetensors(path)
 
 
-def read_tensors(path: Path, fix: str = GIVE_ANOTHER) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path, fix: str = GIVE_ANOTHER, stand_ins: bool = False) -> dict[str, torch.Tensor]:
     """All tensors of a `.safetensors`, `.ckpt`, `.pt` or `.bin` file, memory-mapped where possible.
 
-    Pickles are read with `weights_only`, so no code in them runs. Raises LoraTrainError, with `fix` as what to do.
+    No code in a pickle is run: it is read with `weights_only`, which refuses one that names anything but tensors;
+    with `stand_ins` such names become inert objects (see `pickled`). Raises LoraTrainError, with `fix` as what to do.
     """
     if holds_safetensors(path):
         return _read_safetensors(path, read_header(path, fix))
-    return _read_pickle(path, fix)
+    return _read_pickle(path, fix, stand_ins)
 
 
 def _read_safetensors(path: Path, header: Mapping[str, object]) -> dict[str, torch.Tensor]:
@@ -130,17 +133,67 @@ def load_without_metadata(path: Path, header: Mapping[str, object]) -> dict[str,
         return load(struct.pack("<Q", len(plain)) + plain + file.read())
 
 
-def _read_pickle(path: Path, fix: str) -> dict[str, torch.Tensor]:
-    try:
+def _read_pickle(path: Path, fix: str, stand_ins: bool) -> dict[str, torch.Tensor]:
+    if stand_ins and _is_zip(path):
+        with _refused(path, fix):
+            pickled = PickledFile(path)
+            tensors = pickled.read(_weights(pickled, path, fix))
+        return tensors
+    with _refused(path, fix):
         # torch's first format is not safe with `weights_only` before torch 2.6, which refuses it (CVE-2025-32434)
         if tarfile.is_tarfile(path):
             raise pickle.UnpicklingError("a tar archive")
-        with path.open("rb") as file:
+        with path.open("rb") as opened:
             # WebUI hosts replace torch.load by one that returns None; the underlying function does not
-            content = torch.serialization.load(file, map_location="cpu", weights_only=True)
+            content = torch.serialization.load(opened, map_location="cpu", weights_only=True)
+    tensors = weights_in(content, torch.Tensor)
+    if not tensors:
+        raise LoraTrainError(f"there are no weights in this file{_instead(content)}.", str(path), fix)
+    return tensors
+
+
+def read_shapes(path: Path, fix: str = GIVE_ANOTHER) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
+    """Names and shapes of the tensors in a base model's file, and what else a pickle names that was not run.
+
+    Their values are not read, but for torch's format of before 1.6. Raises LoraTrainError as `read_tensors` does.
+    """
+    if holds_safetensors(path):
+        header = read_header(path, fix)
+        entries = {name: entry for name, entry in header.items() if name != "__metadata__" and isinstance(entry, dict)}
+        shapes = {name: entry["shape"] for name, entry in entries.items() if isinstance(entry.get("shape"), list)}
+        return {name: tuple(shape) for name, shape in shapes.items()}, ()  # type: ignore[arg-type]
+    if not _is_zip(path):
+        return {name: tuple(value.shape) for name, value in read_tensors(path, fix).items()}, ()
+    with _refused(path, fix):
+        file = PickledFile(path)
+        found = {name: tensor.shape for name, tensor in _weights(file, path, fix).items()}
+    return found, file.foreign
+
+
+def _is_zip(path: Path) -> bool:
+    with _refused(path, GIVE_ANOTHER), path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _weights(file: PickledFile, path: Path, fix: str) -> dict[str, PickledTensor]:
+    tensors = weights_in(file.content)
+    if not tensors and file.foreign:
+        raise pickle.UnpicklingError(f"only {file.foreign[0]}")
+    if not tensors:
+        raise LoraTrainError("there are no weights in this file.", str(path), fix)
+    return tensors
+
+
+@contextmanager
+def _refused(path: Path, fix: str) -> Iterator[None]:
+    """What the unpicklers raise on damaged or hostile data, which is whatever they like, as a LoraTrainError."""
+    try:
+        yield
+    except LoraTrainError:
+        raise
     except OSError as error:
         raise LoraTrainError(f"cannot read the file: {error.strerror}.", str(path)) from error
-    except Exception as error:  # the unpickler raises whatever it likes on damaged or hostile data
+    except Exception as error:
         found = content_of(path)
         if found is not None and not found.pickle:
             raise LoraTrainError(f"this is {found.what}, not a model.", str(path), found.fix) from error
@@ -149,12 +202,6 @@ def _read_pickle(path: Path, fix: str) -> dict[str, torch.Tensor]:
             str(path),
             fix,
         ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
-    if not tensors:
-        raise LoraTrainError(f"there are no weights in this file{_instead(content)}.", str(path), fix)
-    return tensors
 
 
 def _instead(content: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from lora_train.cli.demo import add_demo
 from lora_train.cli.files import add_file
 from lora_train.cli.generate import add_generate
 from lora_train.cli.page import add_ui
+from lora_train.cli.parser import Parser
 from lora_train.cli.preparing import add_prepare
 from lora_train.cli.training import add_resume, add_train
 from lora_train.errors import LoraTrainError
@@ -39,8 +39,11 @@ ADD: tuple[Callable[[Any], None], ...] = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for what the person can mend, 130 when stopped."""
     parser = build_parser()
-    options = parser.parse_args(arguments)
     try:
+        options, found = parser.parse(arguments)
+        if found:
+            more = getattr(options, "look", None)  # what a command sees without doing anything
+            raise LoraTrainError.of(found + (more(options) if more else []))
         return int(options.run(options))
     except LoraTrainError as error:
         for problem in error.problems:
@@ -57,11 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """All commands and their options."""
-    parser = argparse.ArgumentParser(prog="lora-train", description="Train LoRAs for Stable Diffusion.")
+    parser = Parser(prog="lora-train", description="Train LoRAs for Stable Diffusion.")
     parser.add_argument("--version", action="version", version=f"lora-train {lora_train.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in ADD:
         add(commands)
+    parser.finish()
     return parser

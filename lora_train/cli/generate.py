@@ -36,23 +36,29 @@ def add_generate(commands: Any) -> None:
         default=Path("picture.png"),
         help="file to write (default %(default)s); where there is one already, a number is added",
     )
+    generate.add_argument(
+        "--offline", action="store_true", help="download nothing (CLIP's tokenizer, where it is missing)"
+    )
     generate.set_defaults(run=_generate)
 
 
 def _generate(options: argparse.Namespace) -> int:
     from lora_train.hosts.standalone import StandaloneHost
+    from lora_train.models.hub import local_model
     from lora_train.models.opening import open_model
     from lora_train.models.prediction import Assumed
+    from lora_train.models.tokenizers import TokenizerSources
     from lora_train.prompt.generate import Generator
 
     _check(options)
-    host = StandaloneHost()
-    model = options.model if options.model is not None else str(host.current_checkpoint() or "")
+    host = StandaloneHost(offline=options.offline)
+    model = local_model(options.model) if options.model is not None else str(host.current_checkpoint() or "")
     if not model:
         raise LoraTrainError("no base model is given.", "--model", "Give --model FILE_OR_FOLDER.")
     folder = Path(options.dir) if options.dir is not None else host.lora_dir()
     seeds = range(options.seed, options.seed + options.count)
-    base = open_model(Path(model), assumed=Assumed(options.v_parameterization))
+    sources = TokenizerSources(host.tokenizers, host.downloads, lambda text: print(f"note: {text}", file=sys.stderr))
+    base = open_model(Path(model), sources, Assumed(options.v_parameterization))
     made = Generator(base, folder).generate(options.prompt, seeds, options.negative, options.steps, options.guidance)
     for note in [*base.notes, *made.notes]:
         print(f"note: {as_shown(note)}", file=sys.stderr)

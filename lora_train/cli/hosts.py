@@ -36,7 +36,7 @@ def host_of(options: argparse.Namespace) -> Host:
     if not options.server or options.offline:
         if options.shutdown:
             raise LoraTrainError("there is no WebUI to stop.", "--shutdown", "Name it with --server URL.")
-        return StandaloneHost()
+        return StandaloneHost(offline=options.offline)
     from lora_train.hosts.remote import RemoteHost
 
     return RemoteHost(options.server, options.user, options.password)

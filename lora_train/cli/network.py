@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lora_train.config import NetworkOptions
+from lora_train.config import NetworkOptions, kohya
 from lora_train.config.arguments import ALGORITHMS, named_network
+from lora_train.errors import LoraTrainError
 
 
 def add_network(train: Any) -> None:
@@ -15,6 +16,7 @@ def add_network(train: Any) -> None:
     group.add_argument(
         "--algo", "--type", default="lora", choices=tuple(ALGORITHMS), help="kind of network (default %(default)s)"
     )
+    group.add_argument("--network_module", default="", help=argparse.SUPPRESS)  # sd-scripts' way to say --algo
     group.add_argument(
         "--args",
         nargs="*",
@@ -62,7 +64,15 @@ def network_of(options: argparse.Namespace) -> NetworkOptions:
         network_train_text_encoder_only=options.text_only,
         scale_weight_norms=options.max_norm,
     )
-    return named_network(network, options.algo, options.args)
+    return named_network(network, _algorithm(options), options.args)
+
+
+def _algorithm(options: argparse.Namespace) -> str:
+    module = options.network_module
+    if module and module not in kohya.NETWORK_MODULES:
+        known = ", ".join(kohya.NETWORK_MODULES)
+        raise LoraTrainError(f"{module!r} is not there.", "--network_module", f"Give --algo, or one of: {known}.")
+    return kohya.NETWORK_MODULES[module] if module and options.algo == "lora" else str(options.algo)
 
 
 def _with_strength(text: str) -> tuple[str, float]:

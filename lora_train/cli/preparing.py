@@ -96,7 +96,7 @@ def _add_captions(group: Any) -> None:
     group.add_argument(
         "--backup", action="store_true", help="keep a caption that gives way beside the new one, as .bak"
     )
-    group.add_argument("--caption-device", choices=("auto", "cpu", "cuda"), default="auto", help="default %(default)s")
+    group.add_argument("--caption-device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
 
 
 def prepare_of(options: argparse.Namespace) -> PrepareOptions:

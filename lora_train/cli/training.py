@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_train.cli.hosts import add_server, host_of, without_shards
 from lora_train.cli.network import add_network, network_of
@@ -16,9 +18,14 @@ from lora_train.config import (
     RunConfig,
     SaveOptions,
     TrainOptions,
+    kohya,
     problems,
 )
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Problem
+from lora_train.runs.stages import Stages
+
+if TYPE_CHECKING:
+    from lora_train.hosts.base import Host
 
 
 def add_train(commands: Any) -> None:
@@ -45,7 +52,32 @@ def add_train(commands: Any) -> None:
     _add_stages(train)
     add_operations(train, "")
     add_server(train)
-    train.set_defaults(run=_train)
+    _add_kohyas(train)
+    train.set_defaults(run=_train, look=_look)
+
+
+class _Noted(argparse.Action):
+    """Remembers that a flag was given which does nothing here."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), self.option_strings[0].lstrip("-")])
+
+
+def _add_kohyas(train: Any) -> None:
+    """The names that sd-scripts has for our flags, and its flags that make no difference."""
+    train.alias(kohya.FLAGS)
+    train.absent = kohya.ABSENT
+    for name in kohya.NOTED:
+        count = 0 if name in kohya.TAKES_NO_VALUE else None
+        train.add_argument(f"--{name}", dest="noted", action=_Noted, nargs=count, default=[], help=argparse.SUPPRESS)
+
+
+def _side(text: str) -> int:
+    """A resolution, also as sd-scripts has it: "512,512"."""
+    sides = {int(side) for side in text.split(",")} if re.fullmatch(r"\d+(,\d+)?", text.replace(" ", "")) else set()
+    if len(sides) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one number: buckets have the area of a square of this side")
+    return sides.pop()
 
 
 def _add_steps(train: Any) -> None:
@@ -74,7 +106,7 @@ def _add_steps(train: Any) -> None:
 
 def _add_data_and_noise(train: Any) -> None:
     more = train.add_argument_group("data, noise and numbers")
-    more.add_argument("--resolution", type=int, help="training size in pixels (default: the base model's)")
+    more.add_argument("--resolution", type=_side, help="training size in pixels (default: the base model's)")
     more.add_argument("--flip", action="store_true", help="also train on mirrored pictures")
     more.add_argument("--shuffle", action="store_true", help="shuffle the caption's parts")
     more.add_argument(
@@ -82,6 +114,10 @@ def _add_data_and_noise(train: Any) -> None:
     )
     more.add_argument("--caption-dropout", type=float, default=0.0, metavar="P", help="chance of an empty caption")
     more.add_argument("--no-upscale", action="store_true", help="never enlarge small pictures")
+    for flag, what in (("--min-bucket-reso", "shortest"), ("--max-bucket-reso", "longest")):
+        more.add_argument(flag, type=int, metavar="PIXELS", help=f"{what} side of a bucket (default: by --resolution)")
+    more.add_argument("--bucket-reso-steps", type=int, default=64, metavar="PIXELS", help="default %(default)s")
+    more.add_argument("--max-grad-norm", type=float, default=1.0, metavar="NORM", help="default %(default)s; 0: off")
     more.add_argument("--min-snr", type=float, metavar="GAMMA", help="min-SNR loss weighting; 5 is usual")
     more.add_argument("--noise-offset", type=float, default=0.0, help="default %(default)s")
     more.add_argument("--clip-skip", type=int, default=1, help="default %(default)s")
@@ -100,7 +136,7 @@ def _add_data_and_noise(train: Any) -> None:
     more.add_argument(
         "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="default %(default)s"
     )
-    more.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    more.add_argument("--device", default="auto", help="auto, cuda, cuda:1 ..., mps or cpu")
     more.add_argument("--seed", type=int, default=42, help="default %(default)s")
 
 
@@ -108,6 +144,12 @@ def _add_saving(train: Any) -> None:
     saving = train.add_argument_group("saving and previews")
     saving.add_argument("--interim", type=int, default=0, metavar="N", help="also save every N epochs; 0: off")
     saving.add_argument("--save-every", type=int, default=0, metavar="N", help="also save every N steps; 0: off")
+    saving.add_argument(
+        "--save-precision",
+        default="fp16",
+        choices=("fp16", "bf16", "fp32"),
+        help="of the LoRA file (default %(default)s)",
+    )
     saving.add_argument("--comments", default="", help="a comment for the file's metadata")
     saving.add_argument(
         "--preview",
@@ -124,7 +166,7 @@ def _add_stages(train: Any) -> None:
     stages.add_argument("--notrain", action="store_true", help="prepare only: pictures, captions, metadata, latents")
     stages.add_argument("--noprocess", action="store_true", help="train on what was prepared before")
     stages.add_argument("--nolatents", action="store_true", help="make no latents: train on those that are there")
-    stages.add_argument("--offline", action="store_true", help="use nothing that needs a WebUI (so it is, without one)")
+    stages.add_argument("--offline", action="store_true", help="use no WebUI and download nothing")
     stages.add_argument(
         "--shutdown", action="store_true", help="stop the WebUI before training (needs its --api-server-stop)"
     )
@@ -185,6 +227,9 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
             resolution=options.resolution,
             repeats=options.repeats,
             train_batch_size=options.batch,
+            min_bucket_reso=options.min_bucket_reso,
+            max_bucket_reso=options.max_bucket_reso,
+            bucket_reso_steps=options.bucket_reso_steps,
             bucket_no_upscale=options.no_upscale,
             flip_aug=options.flip,
             shuffle_caption=options.shuffle,
@@ -206,6 +251,7 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
             optimizer=options.optimizer,
             lr_scheduler=options.scheduler,
             lr_warmup_steps=options.warmup,
+            max_grad_norm=options.max_grad_norm,
             min_snr_gamma=options.min_snr,
             noise_offset=options.noise_offset,
             masked_loss=options.masked_loss,
@@ -219,6 +265,7 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
             overwrite=options.overwrite,
             save_every_n_steps=options.save_every,
             save_every_n_epochs=options.interim,
+            save_precision=options.save_precision,
             training_comment=options.comments,
         ),
         preview=PreviewOptions(prompts=tuple(options.preview), sample_every_n_steps=options.preview_every),
@@ -226,25 +273,49 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
 
 
 def _train(options: argparse.Namespace) -> int:
-    from lora_train.runs.stages import Stages
     from lora_train.runs.terminal import train_with_progress
 
     if options.debug:
         import logging
 
         logging.basicConfig(level=logging.DEBUG)
+    for name in options.noted:
+        print(f"note: --{name} {kohya.NOTED[name]}.", file=sys.stderr)
     host = host_of(options)
-    model = "" if options.model is not None else str(host.current_checkpoint() or "")
-    config = config_of(options, model, str(host.lora_dir()))
+    config = _config(options, host)
     if not problems(config):
         config = replace(config, data=replace(config.data, folder=without_shards(config.data.folder, host)))
-    stages = Stages(
+    return train_with_progress(config, host, _stages(options))
+
+
+def _config(options: argparse.Namespace, host: Host) -> RunConfig:
+    from lora_train.models.hub import local_model
+
+    model = str(host.current_checkpoint() or "")
+    given = None if options.model is None else local_model(options.model)
+    return config_of(argparse.Namespace(**vars(options) | {"model": given}), model, str(host.lora_dir()))
+
+
+def _stages(options: argparse.Namespace) -> Stages:
+    return Stages(
         process=not options.noprocess,
         latents=not options.nolatents,
         train=not options.notrain,
         shutdown=options.shutdown,
     )
-    return train_with_progress(config, host, stages)
+
+
+def _look(options: argparse.Namespace) -> list[Problem]:
+    """What else is wrong, where the command line alone is wrong already; no server is asked and nothing downloaded."""
+    from lora_train.hosts.standalone import StandaloneHost
+    from lora_train.runs.check import check_run
+
+    host = StandaloneHost(offline=True)
+    try:
+        check_run(_config(options, host), host, _stages(options))
+    except LoraTrainError as error:
+        return error.problems
+    return []
 
 
 def _resume(options: argparse.Namespace) -> int:

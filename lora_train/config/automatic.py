@@ -21,7 +21,7 @@ class Facts:
     native_resolution: int
     """Side in pixels that the base model was trained for."""
     device: str
-    """"cuda", "mps" or "cpu"."""
+    """"cuda", "cuda:1", "mps" or "cpu"."""
     fast_bf16: bool
     """Whether the device computes bf16 natively."""
 
@@ -107,6 +107,6 @@ def _steps(pictures: int, pictures_per_step: int) -> int:
 def _precision(asked: str, facts: Facts) -> tuple[str, str]:
     if asked != "auto":
         return asked, ""
-    if facts.device == "cuda":
-        return ("bf16", "the GPU computes bf16") if facts.fast_bf16 else ("fp16", "the GPU has no bf16")
+    if facts.device.partition(":")[0] == "cuda":
+        return ("bf16", "the GPU computes bf16") if facts.fast_bf16 else ("fp16", "the GPU has no fast bf16")
     return "fp32", "the exact choice where there is no GPU"

@@ -122,7 +122,7 @@ class PrepareOptions:
     backup: bool = False
     """Whether a caption that gives way to a new one is kept beside it as `.bak`."""
     caption_device: str = "auto"
-    """Where `transformers` and `wd14` compute: `auto`, `cpu` or `cuda`."""
+    """Where `transformers` and `wd14` compute: `auto`, `cpu`, `cuda` or `cuda:1`."""
     workers: int = 0
     """Pictures in work at the same time; 0: as many as the machine has cores."""
 

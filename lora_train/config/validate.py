@@ -100,7 +100,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "network.init_lora_weights": ("default", "pissa", "olora"),
     "prepare.captioner": CAPTIONERS,
     "prepare.tagger": TAGGERS,
-    "prepare.caption_device": ("auto", "cpu", "cuda"),
     "train.optimizer": ("adamw",),
     "train.lr_scheduler": ("constant", "cosine", "linear"),
     "train.mixed_precision": ("auto", "fp32", "bf16", "fp16"),
@@ -252,6 +251,9 @@ def _captioning(config: RunConfig) -> list[Problem]:
         if kind == "command" and not any("{picture}" in part for part in command[1:]):
             example = f"Give --{role}-command 'PROGRAM --image {{picture}}', for example."
             found.append(Problem("the program has no argument with {picture}.", f"prepare.{role}_command", example))
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", options.caption_device):
+        what = f"{options.caption_device!r} is not known."
+        found.append(Problem(what, "prepare.caption_device", "Choose from: auto, cpu, cuda, cuda:0, cuda:1 ..."))
     if options.captioner == options.tagger == "none":
         found.append(
             Problem("neither captions nor tags are asked for.", "prepare.captioner", "Or leave interrogate out.")

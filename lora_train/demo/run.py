@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from lora_train.prompt.generate import Generator
+    from lora_train.runs.folder import RunFolder
 
 NAME = "mascot"
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -71,7 +73,6 @@ def run_demo(out: Path) -> int:
     """Train, draw the contact sheet and the loss plot into `out`, and say where everything is."""
     from lora_train.hosts.standalone import StandaloneHost
     from lora_train.runs.folder import list_runs
-    from lora_train.runs.pictures import loss_plot, save_picture
     from lora_train.runs.stages import Stages
     from lora_train.runs.terminal import train_with_progress
 
@@ -84,14 +85,32 @@ def run_demo(out: Path) -> int:
     if code:
         return code
     print(f"Preparing and training took {time.monotonic() - started:.0f} seconds.")
-    steps = [event for event in list_runs(host.data_dir() / "runs")[0].events() if event["kind"] == "step"]
-    plot = loss_plot([e["step"] for e in steps], [e["loss"] for e in steps], [e["smoothed"] for e in steps])
-    save_picture(plot, out / "loss.png")
+    run = list_runs(host.data_dir() / "runs")[0]
+    drawn = [_draw("Loss", out / "loss.png", lambda: _loss_plot(run))]
     print("Drawing the contact sheet ...")
-    save_picture(before_and_after(out), out / "contact-sheet.png")
+    drawn.insert(0, _draw("Before, after", out / "contact-sheet.png", lambda: before_and_after(out)))
     _offer_on_the_page(out)
-    _tell(out)
+    _tell(out, drawn)
     return 0
+
+
+def _loss_plot(run: RunFolder) -> Image.Image:
+    from lora_train.runs.pictures import loss_plot
+
+    steps = [event for event in run.events() if event["kind"] == "step"]
+    return loss_plot([e["step"] for e in steps], [e["loss"] for e in steps], [e["smoothed"] for e in steps])
+
+
+def _draw(title: str, path: Path, make: Callable[[], Image.Image]) -> str:
+    """The line that says where the picture is, or why there is none: the LoRA is trained all the same."""
+    from lora_train.runs.pictures import save_picture
+    from lora_train.runs.writer import in_words
+
+    try:
+        save_picture(make(), path)
+    except Exception as error:
+        return f"{title:<15}not drawn: {in_words(error)}"
+    return f"{title:<15}{path}"
 
 
 def before_and_after(lora_dir: Path) -> Image.Image:
@@ -122,10 +141,10 @@ def _offer_on_the_page(out: Path) -> None:
     shutil.copyfile(out / f"{NAME}.safetensors", folder / f"{NAME}.safetensors")
 
 
-def _tell(out: Path) -> None:
+def _tell(out: Path, drawn: list[str]) -> None:
     print()
     print(f"LoRA           {out / f'{NAME}.safetensors'}")
-    print(f"Before, after  {out / 'contact-sheet.png'}")
-    print(f"Loss           {out / 'loss.png'}")
+    for line in drawn:
+        print(line)
     print()
     print("Open the page with:  python3 start.py ui")

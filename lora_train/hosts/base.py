@@ -30,6 +30,9 @@ class Host(Protocol):
     improves: bool
     """Whether it can enlarge pictures and restore faces."""
 
+    downloads: bool
+    """Whether small files that are missing (CLIP's vocabulary) may be fetched from the Hugging Face hub."""
+
     def checkpoints(self) -> list[Path]:
         """Base models that the host knows; empty where it knows none."""
         ...
@@ -43,7 +46,8 @@ class Host(Protocol):
         ...
 
     def tokenizers(self) -> list[Any]:
-        """CLIP tokenizers of the loaded model, tried for checkpoints that bring none; may be empty."""
+        """CLIP tokenizers of the loaded model or among the host's own files, tried for checkpoints that bring none;
+        may be empty."""
         ...
 
     def lora_dir(self) -> Path:

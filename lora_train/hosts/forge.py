@@ -18,6 +18,10 @@ class ForgeHost(WebuiHost):
     """See Host. Its memory management moves models by itself, and brings them back at the next picture."""
 
     name = "Forge"
+    _tokenizer_folders = (
+        "backend/huggingface/*/*/tokenizer",
+        "ldm_patched/modules/sd1_tokenizer",  # reForge and the first Forge
+    )
 
     def _loaded_model(self) -> Any:
         model = super()._loaded_model()
@@ -32,8 +36,7 @@ class ForgeHost(WebuiHost):
         info = parameters.get("checkpoint_info")
         return Path(info.filename) if info is not None else super().current_checkpoint()
 
-    def tokenizers(self) -> list[Any]:
-        """See Host."""
+    def _loaded_tokenizers(self) -> list[Any]:
         tokenizers = getattr(getattr(self._loaded_model(), "forge_objects", None), "clip", None)
         found = [getattr(tokenizers, "tokenizer", None)]
         found += list(vars(found[0]).values()) if found[0] is not None and hasattr(found[0], "__dict__") else []

@@ -35,6 +35,7 @@ class SdNextHost(WebuiHost):
     """See Host. Checked against its sources by contract tests only."""
 
     name = "SD.Next"
+    _tokenizer_folders = ("configs/*/tokenizer",)
 
     def checkpoints(self) -> list[Path]:
         """See Host."""
@@ -50,8 +51,7 @@ class SdNextHost(WebuiHost):
         info = info or getattr(self._loaded_model(), "sd_checkpoint_info", None)
         return Path(info.filename) if info is not None else next(iter(self.checkpoints()), None)
 
-    def tokenizers(self) -> list[Any]:
-        """See Host: the pipeline's."""
+    def _loaded_tokenizers(self) -> list[Any]:
         found = [getattr(self._loaded_model(), name, None) for name in ("tokenizer", "tokenizer_2")]
         return [tokenizer for tokenizer in found if hasattr(tokenizer, "get_vocab")]
 

@@ -22,13 +22,15 @@ DATA_VARIABLE, CAPTIONER_VARIABLE = "LORA_TRAIN_DATA", "LORA_TRAIN_CAPTIONER"
 class StandaloneHost:
     """Keeps everything below one folder: `LORA_TRAIN_DATA`, or `lora-train-data` where it was started.
 
-    `captioner` is a transformers image-to-text model, by folder or by the id of one in the hub's cache.
+    `captioner` is a transformers image-to-text model, by folder or by the id of one in the hub's cache;
+    `offline` downloads nothing.
     """
 
     name = "standalone"
     improves = False
 
-    def __init__(self, data: Path | None = None, captioner: str = "") -> None:
+    def __init__(self, data: Path | None = None, captioner: str = "", offline: bool = False) -> None:
+        self.downloads = not offline
         self._data = data or Path(os.environ.get(DATA_VARIABLE, "lora-train-data")).absolute()
         self._captioner = captioner or os.environ.get(CAPTIONER_VARIABLE, "")
 

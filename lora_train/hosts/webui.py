@@ -32,6 +32,9 @@ class WebuiHost:
 
     name = "AUTOMATIC1111 WebUI"
     improves = True
+    downloads = True
+    _tokenizer_folders: tuple[str, ...] = ()
+    """Patterns below the host's own folder, of folders that hold tokenizers."""
     _lent = False
     """Whether the WebUI's queue is held by a training now."""
 
@@ -72,10 +75,32 @@ class WebuiHost:
         return sd_models.model_data.sd_model
 
     def tokenizers(self) -> list[Any]:
-        """See Host: those of the CLIP text encoders in the loaded model."""
+        """See Host: those of the CLIP text encoders in the loaded model, then those among the host's files."""
+        return self._loaded_tokenizers() + self._tokenizers_in_files()
+
+    def _loaded_tokenizers(self) -> list[Any]:
         from lora_train.hosts.ldm_modules import tokenizers_of
 
         return tokenizers_of(self._loaded_model())
+
+    def _tokenizers_in_files(self) -> list[Any]:
+        """The first that is CLIP's, in a list."""
+        from modules import paths_internal
+        from transformers import CLIPTokenizer
+
+        from lora_train.models.tokenizers import VOCABULARY_SIZE
+
+        root = Path(paths_internal.script_path)
+        for folder in (folder for pattern in self._tokenizer_folders for folder in sorted(root.glob(pattern))):
+            if all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
+                try:
+                    tokenizer = CLIPTokenizer.from_pretrained(folder)
+                except Exception:  # another kind's, whatever its library says of that
+                    log.debug("no CLIP tokenizer: %s", folder, exc_info=True)
+                    continue
+                if len(tokenizer) == VOCABULARY_SIZE:
+                    return [tokenizer]
+        return []
 
     def lora_dir(self) -> Path:
         """See Host."""

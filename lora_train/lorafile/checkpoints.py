@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from lora_train.errors import LoraTrainError
 from lora_train.lorafile.names import flat_name
 from lora_train.lorafile.reading import file_metadata
 from lora_train.lorafile.writing import dtype_name
+from lora_train.models.checkpoint_names import usual_names
 from lora_train.models.ldm_configs import LAYOUTS, TextLayout, numbers
 from lora_train.models.ldm_keys import UNET_PREFIX, Translator, UnetShape, unet_pairs
 from lora_train.models.names import ONE_ENCODER, TWO_ENCODERS
@@ -59,7 +60,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Open a `.safetensors` (memory-mapped), or a `.ckpt`, which is read whole. Raises LoraTrainError."""
     require_checkpoint(path)
     if path.suffix.lower() != ".safetensors":
-        tensors = read_tensors(path)
+        tensors = read_tensors(path, stand_ins=True)
         shapes = {name: tuple(value.shape) for name, value in tensors.items()}
         return Checkpoint(path, shapes, {n: dtype_name(v) for n, v in tensors.items()}, {}, tensors.__getitem__)
     header = read_header(path)
@@ -74,9 +75,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def family_of(checkpoint: Checkpoint) -> str:
     """The key in LAYOUTS whose text encoders the checkpoint has. Raises LoraTrainError when it has none's."""
-    if any(name.startswith(UNET_PREFIX) for name in checkpoint.shapes):
+    names = usual_names(checkpoint.shapes).values()
+    if any(name.startswith(UNET_PREFIX) for name in names):
         for family, layout in LAYOUTS.items():
-            if all(any(name.startswith(text.prefix) for name in checkpoint.shapes) for text in layout.text):
+            if all(any(name.startswith(text.prefix) for name in names) for text in layout.text):
                 return family
     raise LoraTrainError("this is not a Stable Diffusion checkpoint.", str(checkpoint.path), GIVE_ANOTHER)
 
@@ -90,8 +92,10 @@ def places_of(checkpoint: Checkpoint) -> dict[str, Place]:
     layout = LAYOUTS[family]
     places = _unet_places(checkpoint, sgm=len(layout.text) > 1)
     prefixes = ONE_ENCODER if len(layout.text) == 1 else TWO_ENCODERS
+    own = {usual: name for name, usual in usual_names(checkpoint.shapes).items()}
     for prefix, text in zip(prefixes, layout.text):
-        places |= _text_places(checkpoint.shapes, f"{prefix}_", text)
+        found = _text_places(own, f"{prefix}_", text)
+        places |= {name: replace(place, key=own[place.key]) for name, place in found.items()}
     return places
 
 
@@ -145,11 +149,12 @@ def _open_clip_paths(name: str) -> list[tuple[str, int | None]]:
     return [(path, None)] if path is not None else []
 
 
-def require_same_shape(name: str, place: Place, a: Checkpoint, b: Checkpoint) -> None:
-    """Raise LoraTrainError unless the module has the same shape in both checkpoints."""
-    if a.shapes[place.key] != b.shapes.get(place.key):
-        raise LoraTrainError(
-            f"{place.key} ({name}) has another shape than in {a.path.name}, or is missing.",
-            str(b.path),
-            "Give two checkpoints of the same family.",
-        )
+def require_same_shape(name: str, place: Place, a: Checkpoint, other: Place | None, b: Checkpoint) -> Place:
+    """The module's place in `b`. Raises LoraTrainError unless it has the same shape there as in `a`."""
+    if other is not None and a.shapes[place.key] == b.shapes[other.key]:
+        return other
+    raise LoraTrainError(
+        f"{place.key} ({name}) has another shape than in {a.path.name}, or is missing.",
+        str(b.path),
+        "Give two checkpoints of the same family.",
+    )

@@ -57,14 +57,14 @@ def extract(
     family = family_of(before)
     if family_of(after) != family:
         raise LoraTrainError(f"it is of another family than {base.name} ({family}).", str(tuned))
-    places = _wanted(places_of(before), how)
+    places, theirs = _wanted(places_of(before), how), places_of(after)
     tensors: dict[str, torch.Tensor] = {}
     cuts = []
     for number, (name, place) in enumerate(sorted(places.items())):
         progress(number, len(places))
-        require_same_shape(name, place, before, after)
+        other = require_same_shape(name, place, before, theirs.get(name), after)
         # the difference of half-precision weights is taken in fp32, where it is exact or nearly so
-        delta = place.view(after.get(place.key)).float() - place.view(before.get(place.key)).float()
+        delta = other.view(after.get(other.key)).float() - place.view(before.get(place.key)).float()
         if not is_finite(delta):
             raise LoraTrainError(f"{place.key} has values that are not finite.", f"{base}, {tuned}")
         if float(delta.abs().max()) <= how.min_difference:

@@ -12,6 +12,7 @@ from lora_train.errors import LoraTrainError, Problem
 if TYPE_CHECKING:
     from lora_train.models.base import BaseModel, Look
     from lora_train.models.prediction import Assumed
+    from lora_train.models.tokenizers import TokenizerSources
 
 
 def _sd1() -> type[Any]:
@@ -59,10 +60,15 @@ def native_resolution(path: Path) -> int:
 
 
 def _require(path: Path) -> None:
+    from lora_train.models.hub import is_hub_id
     from lora_train.tensors import GIVE_ANOTHER
 
     if not path.exists():
-        raise LoraTrainError("there is no such file or folder.", str(path), GIVE_ANOTHER)
+        what, fix = "there is no such file or folder.", GIVE_ANOTHER
+        if is_hub_id(str(path)):
+            what = "there is no such file or folder; models of the Hugging Face hub are taken from its cache alone."
+            fix = f"Download it first (hf download {path}), or give a .safetensors or .ckpt file or a diffusers folder."
+        raise LoraTrainError(what, str(path), fix)
     if not path.is_dir() and not path.is_file():  # a pipe would wait for ever
         raise LoraTrainError("this is neither a file nor a folder.", str(path), GIVE_ANOTHER)
     if path.is_dir() and not (path / "model_index.json").is_file():
@@ -88,30 +94,36 @@ def refusals(path: Path, config: RunConfig) -> list[Problem]:
     return list(FAMILIES[seen.family]().refusals(config, schedule))
 
 
-def _none() -> list[Any]:
-    return []
+def require_tokenizer(path: Path, sources: TokenizerSources) -> None:
+    """Raise LoraTrainError where the base model at `path` brings no tokenizer and `sources` has none."""
+    from lora_train.models.single_file import tokenizer_for_file
+
+    if path.is_file():
+        tokenizer_for_file(path, sources)
 
 
 def open_model(
     path: Path,
-    tokenizers: Callable[[], list[Any]] = _none,
+    tokenizers: TokenizerSources | None = None,
     assumed: Assumed | None = None,
     keep_dtype: bool = False,
 ) -> BaseModel:
     """Load the base model at `path` into CPU memory.
 
-    `tokenizers` gives those that may serve a checkpoint which brings none; `assumed` is what a person says
-    about it. UNet and text encoders become fp32, ready to compute. With `keep_dtype` they stay as they lie in
-    the file, memory-mapped, for whoever then moves them to a device and its dtype. Raises LoraTrainError.
+    `tokenizers` is where one may come from for a checkpoint which brings none (without it, nothing is
+    downloaded); `assumed` is what a person says about the model. UNet and text encoders become fp32, ready to
+    compute. With `keep_dtype` they stay as they lie in the file, memory-mapped, for whoever then moves them to a
+    device and its dtype. Raises LoraTrainError.
     """
     import torch
 
     from lora_train.models.folder import load_folder_parts
     from lora_train.models.prediction import Assumed
     from lora_train.models.single_file import load_file_parts
+    from lora_train.models.tokenizers import TokenizerSources
 
     _require(path)
-    assumed = assumed or Assumed()
+    assumed, tokenizers = assumed or Assumed(), tokenizers or TokenizerSources()
     parts = load_folder_parts(path, assumed) if path.is_dir() else load_file_parts(path, tokenizers, assumed)
     model: BaseModel = FAMILIES[parts.family]()(parts)
     if not keep_dtype:

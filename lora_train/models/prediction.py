@@ -66,7 +66,7 @@ def _of_key(clues: Clues) -> Prediction | None:
 
 
 def _of_yaml(clues: Clues) -> Prediction | None:
-    said = clues.yaml.get("parameterization")
+    said = str(clues.yaml.get("parameterization") or "").strip()
     scaling = str(_under(clues.yaml, "denoiser_config", "params", "scaling_config", "target") or "")
     if said == "v" or scaling.rsplit(".", 1)[-1].startswith("VScaling"):
         return Prediction(V, "the yaml beside it says so")

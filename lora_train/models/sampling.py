@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
+from lora_train.errors import LoraTrainError
 from lora_train.models.base import BaseModel, Conditioning, Frame
+from lora_train.tensors import is_finite
 
 RESCALE = 0.7
 """phi of Lin et al. 2023 (arXiv 2305.08891), for bases with zero terminal SNR."""
@@ -36,7 +38,8 @@ def sample(
 ) -> list[Image.Image]:
     """Make the pictures. A seed's noise comes from a CPU generator: the same on every device.
 
-    `progress(done, total)` is called after each step and may raise to stop.
+    `progress(done, total)` is called after each step and may raise to stop. Raises LoraTrainError when what the
+    model computes is not finite: such a picture would be black.
     """
     step = model.size_step
     width, height = request.width // step * step, request.height // step * step
@@ -58,7 +61,12 @@ def sample(
                 predicted = _rescaled(predicted, with_prompt)
         x = sampler.step(predicted, t, x).prev_sample
         progress(done, len(sampler.timesteps))
-    return [_as_picture(pixels) for pixels in model.decode_latents(x)]
+    decoded = model.decode_latents(x)
+    if not is_finite(decoded):
+        raise LoraTrainError(
+            "the picture has values that are no numbers.", "", "Compute in fp32 or bf16, or lower the LoRA's strength."
+        )
+    return [_as_picture(pixels) for pixels in decoded]
 
 
 def _conditioning(model: BaseModel, request: Request, guided: bool) -> Conditioning:

@@ -7,8 +7,7 @@ scale, the text encoder's folder).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ import torch
 
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import Look, Parts
+from lora_train.models.beside import Beside, read_beside
+from lora_train.models.checkpoint_names import EMA, left_out, remarks, usual_names
 from lora_train.models.filling import fill
 from lora_train.models.ldm_configs import (
     LAYOUTS,
@@ -40,9 +41,9 @@ from lora_train.models.ldm_keys import (
 )
 from lora_train.models.open_clip_keys import to_transformers
 from lora_train.models.prediction import Assumed, Clues, Prediction, V, prediction_of, settle
-from lora_train.models.text import build_text_encoder
-from lora_train.models.tokenizers import OPEN_CLIP_PAD, clip_tokenizer
-from lora_train.tensors import GIVE_ANOTHER, read_header, read_tensors
+from lora_train.models.text import build_text_encoder, file_name_of
+from lora_train.models.tokenizers import OPEN_CLIP_PAD, TokenizerSources, clip_tokenizer
+from lora_train.tensors import GIVE_ANOTHER, read_header, read_shapes, read_tensors
 
 
 def recognise_shapes(shapes: Shapes, path: Path) -> str:
@@ -53,7 +54,11 @@ def recognise_shapes(shapes: Shapes, path: Path) -> str:
     if not any(name.startswith(UNET_PREFIX) for name in shapes):
         if any("lora_" in name for name in shapes):
             raise LoraTrainError("this is a LoRA, not a base model.", str(path), GIVE_ANOTHER)
+        if any(name.startswith(EMA) for name in shapes):
+            what = "the checkpoint holds averaged weights (EMA) alone, without the model itself."
+            raise LoraTrainError(what, str(path), "Use the full checkpoint, or the one named pruned or emaonly.")
         raise LoraTrainError("this is not a Stable Diffusion checkpoint.", str(path), GIVE_ANOTHER)
+    _require_plain(shapes, path)
     family = _family(shapes, path)
     for prefix, what in ((VAE_PREFIX, "VAE"), *((text.prefix, "text encoder") for text in LAYOUTS[family].text)):
         if not any(name.startswith(prefix) for name in shapes):
@@ -66,6 +71,17 @@ def recognise_shapes(shapes: Shapes, path: Path) -> str:
             "Use another checkpoint.",
         )
     return family
+
+
+def _require_plain(names: Collection[str], path: Path) -> None:
+    """Raise LoraTrainError for a UNet whose numbers mean something else than they seem to."""
+    for end, what in (
+        (("scaled_fp8", ".scale_weight", ".weight_scale"), "its weights have scales beside them (scaled fp8)"),
+        (("edm_mean", "edm_std", "edm_vpred.sigma_max"), "it was trained with another noise (EDM)"),
+        ((".absmax", ".quant_map", ".qweight"), "its weights are quantised"),
+    ):
+        if any(name.endswith(end) for name in names):
+            raise LoraTrainError(f"{what}, which cannot be read here.", str(path), "Use the model in fp16 or bf16.")
 
 
 def _family(shapes: Shapes, path: Path) -> str:
@@ -90,91 +106,69 @@ def _family(shapes: Shapes, path: Path) -> str:
     return "sd1"
 
 
-@dataclass(frozen=True)
-class Beside:
-    """What the yaml beside a checkpoint says; all empty without one."""
-
-    params: Mapping[str, Any]
-    """`model.params`."""
-
-    @property
-    def unet(self) -> Mapping[str, Any]:
-        """The UNet's own part, in LDM's yaml or in `sgm`'s."""
-        part = self.params.get("unet_config") or self.params.get("network_config") or {}
-        return part.get("params") or {}
-
-    @property
-    def sample_size(self) -> int:
-        """Side of the latents; 0 where nothing is said. Stability's yaml of SD 2.x for 768 pixels says 64 too,
-        which LDM's code never reads, so 64 means nothing."""
-        said = int(self.params.get("image_size", 64))
-        return 0 if said == 64 else said
-
-
 def look_at_file(path: Path) -> Look:
     """A one-file checkpoint by what lies in it and beside it; for safetensors only the header is read.
 
     Raises LoraTrainError.
     """
-    shapes, beside = _shapes(path), _beside(path)
+    shapes, beside = _shapes(path), read_beside(path)
     family = recognise_shapes(shapes, path)
     said = _prediction(family, path, shapes, beside)
     side = beside.sample_size or LAYOUTS[family].sample_size[said.kind == V]
     return Look(family, _schedule(beside, said), 8 * side)
 
 
-def load_file_parts(path: Path, tokenizers: Callable[[], list[Any]], assumed: Assumed = Assumed()) -> Parts:
-    """Load a one-file checkpoint, in its own dtype. `tokenizers` gives those that may serve it.
+def tokenizer_for_file(path: Path, sources: TokenizerSources) -> Any:
+    """The tokenizer for a one-file checkpoint, which is not loaded. Raises LoraTrainError."""
+    shapes = _shapes(path)
+    text = LAYOUTS[recognise_shapes(shapes, path)].text[0]
+    embeddings = [shape for name, shape in shapes.items() if name.startswith(text.prefix) and name.endswith(_WORDS)]
+    if not embeddings:
+        raise LoraTrainError("the text encoder in the checkpoint has no words.", str(path), "Use another checkpoint.")
+    return clip_tokenizer(_text_folder(path, read_beside(path)), sources, embeddings[0][0])
+
+
+_WORDS = "token_embedding.weight"
+
+
+def load_file_parts(path: Path, tokenizers: TokenizerSources, assumed: Assumed = Assumed()) -> Parts:
+    """Load a one-file checkpoint, in its own dtype. `tokenizers` is where one may come from.
 
     Raises LoraTrainError.
     """
-    tensors = read_tensors(path)
+    listed, foreign = read_shapes(path)
+    tensors = read_tensors(path, stand_ins=True)
+    said_of = remarks(
+        listed, {name: str(value.dtype).removeprefix("torch.") for name, value in tensors.items()}, foreign
+    )
+    usual = usual_names(tensors)
+    tensors = {usual[name]: value for name, value in tensors.items()}
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     family = recognise_shapes(shapes, path)
-    layout, beside = LAYOUTS[family], _beside(path)
+    layout, beside = LAYOUTS[family], read_beside(path)
     said = _prediction(family, path, shapes, beside)
     schedule, notes = settle(_schedule(beside, said), assumed)
     folder = _text_folder(path, beside)
-    encoders = [_build_text(_under(tensors, text.prefix), text, folder, path) for text in layout.text]
+    encoders = [_build_text(_under(tensors, text.prefix), text, folder, path, said_of) for text in layout.text]
     words = clip_tokenizer(folder, tokenizers, encoders[0].config.vocab_size)
     sample_size = layout.sample_size[schedule["prediction_type"] == V]
     return Parts(
         source=path,
-        unet=_build_unet(_under(tensors, UNET_PREFIX), layout, beside, sample_size, encoders[-1].config, path),
-        vae=_build_vae(_under(tensors, VAE_PREFIX), layout, beside, path),
+        unet=_build_unet(_under(tensors, UNET_PREFIX), layout, beside, sample_size, encoders[-1].config, path, said_of),
+        vae=_build_vae(_under(tensors, VAE_PREFIX), layout, beside, path, said_of),
         text_encoders=encoders,
         tokenizers=[words] * len(encoders),
         padding=tuple(OPEN_CLIP_PAD if text.open_clip else None for text in layout.text),
         scheduler_config=schedule,
-        notes=tuple(filter(None, notes or (said.note,))),
+        notes=tuple(filter(None, (*(notes or (said.note,)), beside.note, *said_of))),
         family=family,
     )
 
 
 def _shapes(path: Path) -> Shapes:
-    if path.suffix.lower() != ".safetensors":
-        return {name: tuple(value.shape) for name, value in read_tensors(path).items()}
-    header = read_header(path)
-    return {
-        name: tuple(entry["shape"])  # type: ignore[arg-type]
-        for name, entry in header.items()
-        if name != "__metadata__" and isinstance(entry, dict) and isinstance(entry.get("shape"), list)
-    }
-
-
-def _beside(path: Path) -> Beside:
-    """The yaml beside the checkpoint. Raises LoraTrainError when it is none of a model."""
-    file = path.with_suffix(".yaml")
-    if not file.is_file():
-        return Beside({})
-    import yaml
-
-    try:
-        return Beside(dict(yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, OSError) as error:
-        raise LoraTrainError(
-            "the file beside the checkpoint is not a model configuration.", str(file), "Repair or remove it."
-        ) from error
+    shapes, _ = read_shapes(path)
+    usual = usual_names(shapes)
+    return {usual[name]: shape for name, shape in shapes.items()}
 
 
 def _prediction(family: str, path: Path, names: Collection[str], beside: Beside) -> Prediction:
@@ -186,7 +180,7 @@ def _prediction(family: str, path: Path, names: Collection[str], beside: Beside)
 
 def _text_folder(path: Path, beside: Beside) -> Path | None:
     """A local folder with the text encoder's configuration and tokenizer, if the yaml names one."""
-    named = beside.params.get("cond_stage_config", {}).get("params", {}).get("version")
+    named = beside.text
     candidates = [Path(named), path.parent / Path(named).name] if named else []
     for folder in [*candidates, path.parent / "tokenizer"]:
         if (folder / "vocab.json").is_file():
@@ -199,7 +193,13 @@ def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.
 
 
 def _build_unet(
-    weights: dict[str, torch.Tensor], layout: Layout, beside: Beside, sample_size: int, text: Any, path: Path
+    weights: dict[str, torch.Tensor],
+    layout: Layout,
+    beside: Beside,
+    sample_size: int,
+    text: Any,
+    path: Path,
+    said: list[str],
 ) -> Any:
     from diffusers import UNet2DConditionModel
 
@@ -213,16 +213,17 @@ def _build_unet(
         named = {translator.to_diffusers(name): value for name, value in weights.items()}
         model, missing = fill(lambda: UNet2DConditionModel(**config), named)
     _complain(missing, path, "UNet")
+    said += left_out(named, model.state_dict(), "UNet")
     return model
 
 
-def _build_vae(weights: dict[str, torch.Tensor], layout: Layout, beside: Beside, path: Path) -> Any:
+def _build_vae(weights: dict[str, torch.Tensor], layout: Layout, beside: Beside, path: Path, said: list[str]) -> Any:
     from diffusers import AutoencoderKL
 
     with _shape_errors(path, "VAE"):
         weights = {n: v for n, v in weights.items() if not n.startswith(("loss.", "model_ema."))}
         shapes = {name: tuple(value.shape) for name, value in weights.items()}
-        config = vae_config(shapes, float(beside.params.get("scale_factor", layout.scale)))
+        config = vae_config(shapes, beside.number("scale_factor", layout.scale))
         translator = Translator(vae_pairs(len(config["block_out_channels"]), config["layers_per_block"]))
         named = {}
         for name, value in weights.items():
@@ -231,10 +232,13 @@ def _build_vae(weights: dict[str, torch.Tensor], layout: Layout, beside: Beside,
             named[ours] = value[:, :, 0, 0] if ".attentions." in ours and value.ndim == 4 else value
         model, missing = fill(lambda: AutoencoderKL(**config), named)
     _complain(missing, path, "VAE")
+    said += left_out(named, model.state_dict(), "VAE")
     return model
 
 
-def _build_text(weights: dict[str, torch.Tensor], layout: TextLayout, folder: Path | None, path: Path) -> Any:
+def _build_text(
+    weights: dict[str, torch.Tensor], layout: TextLayout, folder: Path | None, path: Path, said: list[str]
+) -> Any:
     from transformers import CLIPTextConfig
 
     with _shape_errors(path, "text encoder"):
@@ -246,6 +250,8 @@ def _build_text(weights: dict[str, torch.Tensor], layout: TextLayout, folder: Pa
             config = text_config({name: tuple(v.shape) for name, v in weights.items()}, layout.open_clip)
         model, missing = build_text_encoder(config, weights, layout.projected)
     _complain(missing, path, "text encoder")
+    used = {file_name_of(name) for name in model.state_dict()}
+    said += left_out({file_name_of(name) for name in weights}, used, "text encoder")
     return model
 
 
@@ -265,9 +271,9 @@ def _schedule(beside: Beside, said: Prediction) -> dict[str, Any]:
     """diffusers' scheduler configuration from the yaml's, Stable Diffusion's where it says nothing."""
     return {
         "beta_schedule": "scaled_linear",
-        "beta_start": float(beside.params.get("linear_start", 0.00085)),
-        "beta_end": float(beside.params.get("linear_end", 0.012)),
-        "num_train_timesteps": int(beside.params.get("timesteps", 1000)),
+        "beta_start": beside.number("linear_start", 0.00085),
+        "beta_end": beside.number("linear_end", 0.012),
+        "num_train_timesteps": int(beside.number("timesteps", 1000)),
         "prediction_type": said.kind,
         "rescale_betas_zero_snr": said.zero_terminal_snr,
     }
@@ -293,7 +299,7 @@ class _shape_errors:
         return None
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, (KeyError, IndexError, RuntimeError, ValueError)):
+        if isinstance(error, (KeyError, IndexError, RuntimeError, TypeError, ValueError)):
             raise LoraTrainError(
                 f"the {self.what} in the checkpoint has an unknown shape.", str(self.path), GIVE_ANOTHER
             ) from error

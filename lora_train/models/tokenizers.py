@@ -1,8 +1,8 @@
-"""Find a tokenizer without the network.
+"""CLIP's tokenizer, for checkpoints of one file, which bring none.
 
-Order: beside the model, the host's loaded model, the local Hugging Face cache, the vocabulary inside an
-installed open_clip. CLIP-L and OpenCLIP have the same vocabulary; only what fills up short rows differs:
-the end token there, the token 0 ("!") here.
+Order: beside the model, the host's, the local Hugging Face cache, the vocabulary inside an installed
+open_clip, and last the hub itself, where that is allowed. CLIP-L and OpenCLIP have the same vocabulary; only
+what fills up short rows differs: the end token there, the token 0 ("!") here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import gzip
 import importlib.util
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,28 @@ CLIP_L_REPOSITORIES = (
 VOCABULARY_SIZE = 49_408
 OPEN_CLIP_PAD = 0
 START, END = "<|startoftext|>", "<|endoftext|>"
+_VOCABULARY, _MERGES = "vocab.json", "merges.txt"
+_FILES = (_VOCABULARY, _MERGES, "tokenizer_config.json", "special_tokens_map.json")
+
+
+def _none() -> list[Any]:
+    return []
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class TokenizerSources:
+    """Where a tokenizer may come from besides the model's own folder and what is installed here."""
+
+    loaded: Callable[[], list[Any]] = _none
+    """Those of a host."""
+    download: bool = False
+    """Whether CLIP's may be fetched from the Hugging Face hub, once, into its cache."""
+    say: Callable[[str], None] = _silent
+    """Hears of a download before it starts."""
 
 
 def byte_alphabet() -> list[str]:
@@ -34,32 +57,76 @@ def byte_alphabet() -> list[str]:
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
 
 
-def clip_tokenizer(beside: Path | None, loaded: Callable[[], list[Any]], vocabulary: int) -> Any:
+def clip_tokenizer(beside: Path | None, sources: TokenizerSources, vocabulary: int) -> Any:
     """The tokenizer for a CLIP or OpenCLIP text encoder with so many words in its `vocabulary`.
 
-    `beside` is a folder that belongs to the model and may hold one; `loaded` gives those of a host.
-    Raises LoraTrainError when no tokenizer is on this machine; nothing is downloaded.
+    `beside` is a folder that belongs to the model and may hold one. Raises LoraTrainError when there is none,
+    or it knows more words than the text encoder.
     """
+    found = next(_found(beside, sources, vocabulary), None)
+    if found is None:
+        raise _missing(vocabulary, sources.download)
+    if len(found) > vocabulary:
+        raise LoraTrainError(
+            f"the tokenizer beside the checkpoint has {len(found)} words, its text encoder only {vocabulary}.",
+            str(beside),
+            "Put the tokenizer there that belongs to this checkpoint.",
+        )
+    return found
+
+
+def _found(beside: Path | None, sources: TokenizerSources, vocabulary: int) -> Iterator[Any]:
+    """All tokenizers that would do, the nearest first; each is looked for when it is asked for."""
     from transformers import CLIPTokenizer
 
-    if beside is not None and (beside / "vocab.json").is_file():
-        return CLIPTokenizer.from_pretrained(beside)
-    for tokenizer in loaded():
+    if beside is not None and (beside / _VOCABULARY).is_file():
+        yield _beside(beside)
+    for tokenizer in sources.loaded():
         if isinstance(tokenizer, CLIPTokenizer) and len(tokenizer) == vocabulary:
-            return tokenizer
+            yield tokenizer
+    if vocabulary < VOCABULARY_SIZE:
+        return  # not CLIP's: its numbers would be beyond the embeddings
     for repository in CLIP_L_REPOSITORIES:
         for subfolder in ("", "tokenizer"):
             folder = _cached(repository, subfolder)
             if folder is not None:
-                return CLIPTokenizer.from_pretrained(folder)
+                yield CLIPTokenizer.from_pretrained(folder)
     shipped = _open_clip_vocabulary()
     if shipped is not None:
-        return _from_merges(shipped)
-    raise LoraTrainError(
-        "the CLIP tokenizer, which a single-file checkpoint does not contain, is not on this machine.",
+        yield _from_merges(shipped)
+    if sources.download:
+        folder = _downloaded(CLIP_L_REPOSITORIES[0], sources.say)
+        if folder is not None:
+            yield CLIPTokenizer.from_pretrained(folder)
+
+
+def _beside(folder: Path) -> Any:
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(folder)
+    except Exception as error:  # transformers and tokenizers raise whatever they like on damaged files
+        raise LoraTrainError(
+            f"the tokenizer beside the checkpoint is damaged ({type(error).__name__}: {error}).",
+            str(folder),
+            "Copy it again, or remove the folder if the checkpoint has CLIP's own vocabulary.",
+        ) from error
+
+
+def _missing(vocabulary: int, tried_hub: bool) -> LoraTrainError:
+    beside = "Put its tokenizer folder (vocab.json, merges.txt) beside the checkpoint as 'tokenizer'"
+    if vocabulary < VOCABULARY_SIZE:
+        return LoraTrainError(
+            f"the text encoder of this checkpoint has {vocabulary} words, so CLIP's tokenizer does not fit.",
+            "model.path",
+            f"{beside}.",
+        )
+    hub = ", and the Hugging Face hub could not be reached" if tried_hub else ""
+    return LoraTrainError(
+        f"the CLIP tokenizer, which a single-file checkpoint does not contain, is not on this machine{hub}.",
         "model.path",
-        "Put its tokenizer folder (vocab.json, merges.txt) beside the checkpoint as 'tokenizer', "
-        "or install open_clip_torch, or use a diffusers folder.",
+        f"Run: pip install --no-deps open_clip_torch (its vocabulary is all that is needed). Or: {beside[0].lower()}"
+        f"{beside[1:]}, or use a diffusers folder.",
     )
 
 
@@ -67,17 +134,36 @@ def _cached(repository: str, subfolder: str) -> Path | None:
     """The folder in the hub's cache that holds the repository's vocabulary, if it is there."""
     from huggingface_hub import try_to_load_from_cache
 
-    name = f"{subfolder}/vocab.json" if subfolder else "vocab.json"
-    found = try_to_load_from_cache(repository, name)
-    return Path(found).parent if isinstance(found, str) else None
+    prefix = f"{subfolder}/" if subfolder else ""
+    found = [try_to_load_from_cache(repository, prefix + name) for name in (_VOCABULARY, _MERGES)]
+    there = [Path(path) for path in found if isinstance(path, str)]
+    return there[0].parent if len(there) == len(found) else None
+
+
+def _downloaded(repository: str, say: Callable[[str], None]) -> Path | None:
+    """The same after a download of 1.5 MB, None where that fails."""
+    from huggingface_hub import hf_hub_download
+
+    say(f"Downloading CLIP's tokenizer from the Hugging Face hub ({repository}, 1.5 MB) ...")
+    try:
+        there = [Path(hf_hub_download(repository, name)) for name in _FILES]
+        return there[0].parent
+    except Exception as error:  # requests', httpx's or the hub's own, by version
+        say(f"The download failed ({type(error).__name__}).")
+        return None
 
 
 def _open_clip_vocabulary() -> Path | None:
-    spec = importlib.util.find_spec("open_clip")
-    if spec is None or spec.origin is None:
+    """The merges file of an installed open_clip, which is not imported: that would need torchvision."""
+    try:
+        spec = importlib.util.find_spec("open_clip")
+    except (ImportError, ValueError):  # a half-removed one
         return None
-    path = Path(spec.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
-    return path if path.is_file() else None
+    for folder in (spec.submodule_search_locations or []) if spec is not None else []:
+        path = Path(folder) / "bpe_simple_vocab_16e6.txt.gz"
+        if path.is_file():
+            return path
+    return None
 
 
 def _from_merges(path: Path) -> Any:

@@ -89,7 +89,7 @@ def generate(
 ) -> Generated:
     """Load a base model and make one picture per seed. The Python API's second function.
 
-    Raises LoraTrainError when the model cannot be loaded.
+    Raises LoraTrainError when the model cannot be loaded. Downloads nothing.
     """
     from lora_train.models.opening import open_model
 

@@ -10,6 +10,7 @@ from lora_train.config import PrepareOptions
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.base import CAPTION_KINDS
 from lora_train.hosts.remote import RemoteHost
+from lora_train.runs.device import pick_device
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,6 +59,10 @@ def captioning_problems(options: PrepareOptions, host: Host) -> list[Problem]:
             found.append(Problem("is outside the folders that may be used from this page.", f"prepare.{role}_model"))
         elif problem := lacking(kind, given):
             found.append(problem)
+    try:
+        _device(options)
+    except LoraTrainError as error:
+        found += error.problems
     return found
 
 
@@ -82,7 +87,7 @@ def _captioner_options(options: PrepareOptions, role: str, device: str) -> Capti
 
 def _device(options: PrepareOptions) -> str:
     if options.caption_device != "auto":
-        return options.caption_device
+        return pick_device(options.caption_device, "prepare.caption_device")
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -38,7 +38,8 @@ def check_run(
     Writes nothing. Returns the scanned pictures. `own_output` is a file that this run itself wrote; `known` is what
     the caller found wrong.
     """
-    from lora_train.models.opening import refusals
+    from lora_train.models.opening import refusals, require_tokenizer
+    from lora_train.models.tokenizers import TokenizerSources
 
     found = [*known]
     found += [p for p in problems(config) if stages.train or not p.where.startswith("save.")]
@@ -48,9 +49,13 @@ def check_run(
     if config.data.folder or config.data.dataset_config:
         with noting(found, "data.folder"):
             manifest = _pictures(config, host)
+    said: list[str] = []
     if config.model.path:
         with noting(found, "model.path"):
-            found += refusals(allowed(config.model.path, host, "model.path"), config)
+            path = allowed(config.model.path, host, "model.path")
+            found += refusals(path, config)
+            if stages.train or stages.latents:
+                require_tokenizer(path, TokenizerSources(host.tokenizers, host.downloads, said.append))
     if stages.train:
         with noting(found, "network"):
             found += _network_files(config, host)
@@ -65,6 +70,7 @@ def check_run(
             require_precision(pick_device(config.train.device), config.train.mixed_precision)
     if found or manifest is None:
         raise LoraTrainError.of(found)
+    manifest.notes += said
     return manifest
 
 

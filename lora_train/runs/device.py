@@ -5,8 +5,16 @@ from __future__ import annotations
 from lora_train.errors import LoraTrainError
 
 
-def pick_device(asked: str) -> str:
-    """ "cuda", "mps" or "cpu"; `asked` may be "auto". Raises LoraTrainError when it is not there."""
+def kind_of(device: str) -> str:
+    """ "cuda" of "cuda:1"."""
+    return device.partition(":")[0]
+
+
+def pick_device(asked: str, where: str = "train.device") -> str:
+    """ "cuda", "cuda:1", "mps" or "cpu"; `asked` may be "auto".
+
+    Raises LoraTrainError, about the option `where`, when it is not there.
+    """
     import torch
 
     mps = getattr(torch.backends, "mps", None)
@@ -15,10 +23,16 @@ def pick_device(asked: str) -> str:
         "mps": mps is not None and mps.is_available(),
         "cpu": True,
     }
+    asked = asked.strip().lower()
     if asked == "auto":
         return next(name for name, is_there in there.items() if is_there)
-    if not there.get(asked.split(":")[0], False):
-        raise LoraTrainError(f"the device {asked!r} is not there.", "train.device", "Choose auto or cpu.")
+    kind, colon, number = asked.partition(":")
+    if not there.get(kind, False):
+        raise LoraTrainError(f"the device {asked!r} is not there.", where, "Choose auto or cpu.")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if colon and not (number.isdecimal() and int(number) < count):
+        there_are = f"there {'is' if count == 1 else 'are'} {count}, counted from {kind}:0"
+        raise LoraTrainError(f"the device {asked!r} is not there ({there_are}).", where, f"Choose auto or {kind}.")
     return asked
 
 
@@ -27,12 +41,19 @@ def require_precision(device: str, precision: str) -> None:
     on a CPU with several threads (seen with 2.1.2; 2.13 does not)."""
     import torch
 
-    if device == "cpu" and precision == "bf16" and torch.__version__.startswith("2.1."):
+    if kind_of(device) == "cpu" and precision == "bf16" and torch.__version__.startswith("2.1."):
         raise LoraTrainError("torch 2.1 crashes in bf16 on the CPU.", "train.mixed_precision", "Choose fp32.")
 
 
-def fast_bf16() -> bool:
-    """Whether this machine computes in bf16 at full speed."""
+def fast_bf16(device: str) -> bool:
+    """Whether this device computes in bf16 at full speed: NVIDIA's do from compute capability 8.0 (Ampere) on.
+
+    `torch.cuda.is_bf16_supported` also says yes where bf16 is only emulated, which is slower than fp32.
+    """
     import torch
 
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    if kind_of(device) != "cuda":
+        return False
+    if getattr(torch.version, "hip", None):  # AMD's capabilities are counted otherwise
+        return torch.cuda.is_bf16_supported()
+    return torch.cuda.get_device_capability(device) >= (8, 0)

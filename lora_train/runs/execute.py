@@ -22,7 +22,7 @@ from lora_train.runs.memory import memory_given_back
 from lora_train.runs.preparing import find_masks, note_buckets, prepare_pictures, prepared_before
 from lora_train.runs.resuming import check_resume, forget_states, own_result
 from lora_train.runs.stages import Result, Stages
-from lora_train.runs.writer import RunWriter
+from lora_train.runs.writer import RunWriter, in_words
 
 if TYPE_CHECKING:
     from lora_train.data.dataset import Dataset
@@ -82,7 +82,11 @@ def execute(
     with RunLock(folder.path):
         folder.update(config=config.to_dict(), starts=int(folder.read().get("starts", 0)) + 1)
         result = _execute(_Execution(folder, config, manifest, host, stopped, stages))
-    host.refresh_loras(result.path)
+    try:
+        host.refresh_loras(result.path)
+    except Exception as error:  # the LoRA is there all the same
+        log.exception("the host's list of LoRAs was not refreshed")
+        folder.event("note", text=f"The list of LoRAs could not be refreshed: {in_words(error)}")
     return result
 
 
@@ -94,17 +98,27 @@ def _execute(run: _Execution) -> Result:
     except Stopped:
         folder.set_state("stopped", finished=time.time())
         return Result(None, 0, True, folder.path)
-    except LoraTrainError as error:
-        _failed(folder, error)
-        raise
-    except MemoryError as error:
-        _failed(folder, _memory_error())
-        raise _memory_error() from error
     except Exception as error:
+        if run.saved is not None:
+            return _ended_after_saving(run, run.saved, error)
+        if isinstance(error, LoraTrainError):
+            _failed(folder, error)
+            raise
         log.exception("the run %s failed", folder.id)
         wrapped = _unexpected(error, folder)
         _failed(folder, wrapped)
         raise wrapped from error
+
+
+def _ended_after_saving(run: _Execution, result: Result, error: Exception) -> Result:
+    """What fails once the LoRA is saved (the last preview, the card, the WebUI's model coming back) is only noted."""
+    log.error("the run %s has saved its LoRA; what came after it failed", run.folder.id, exc_info=error)
+    run.folder.event("note", text=f"The LoRA is saved; what came after it failed: {in_words(error)}")
+    try:
+        return run.finish(result)
+    except (LoraTrainError, OSError):
+        log.exception("cannot note that the run %s has ended", run.folder.id)
+        return result
 
 
 def _failed(folder: RunFolder, error: LoraTrainError) -> None:
@@ -123,7 +137,7 @@ def _memory_error() -> LoraTrainError:
 
 
 def _unexpected(error: Exception, folder: RunFolder) -> LoraTrainError:
-    if "out of memory" in str(error).lower():
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return _memory_error()
     return LoraTrainError(
         f"something went wrong that should not have: {type(error).__name__}: {error}.",
@@ -140,6 +154,8 @@ class _Execution:
     host: Host
     stopped: Callable[[], bool]
     stages: Stages
+    saved: Result | None = None
+    """Set as soon as the LoRA is on the disk."""
 
     def prepare_pictures(self) -> None:
         """The operations on the pictures, if any are asked for, with the host's models still loaded."""
@@ -161,6 +177,7 @@ class _Execution:
 
     def run(self) -> Result:
         from lora_train.models.opening import assumed_by, open_model
+        from lora_train.models.tokenizers import TokenizerSources
 
         self.started = time.time()
         for rejected in self.manifest.rejected:
@@ -177,7 +194,10 @@ class _Execution:
             return self._prepared_only()
         self.folder.event("note", text=f"Loading the base model {Path(self.config.model.path).name} ...")
         path = Path(self.config.model.path).expanduser()
-        model = open_model(path, self.host.tokenizers, assumed_by(self.config), keep_dtype=True)
+        sources = TokenizerSources(
+            self.host.tokenizers, self.host.downloads, lambda text: self.folder.event("note", text=text)
+        )
+        model = open_model(path, sources, assumed_by(self.config), keep_dtype=True)
         for text in model.notes:
             self.folder.event("note", text=text)
         config = self._choose(model)
@@ -219,11 +239,12 @@ class _Execution:
         resolved = self.folder.read().get("resolved")
         if resolved is not None and self.folder.saved_state is not None:
             return self._longer(RunConfig.from_dict(resolved))
+        device = pick_device(self.config.train.device)
         facts = Facts(
             pictures=len(self.manifest.pictures),
             native_resolution=model.native_resolution,
-            device=pick_device(self.config.train.device),
-            fast_bf16=fast_bf16(),
+            device=device,
+            fast_bf16=fast_bf16(device),
         )
         config, choices = resolve(self.config, facts)
         self.folder.update(resolved=config.to_dict(), choices=[asdict(choice) for choice in choices])
@@ -302,16 +323,22 @@ class _Execution:
         path, stopped = output_path(config), steps < (config.train.max_train_steps or 0)
         own = own_result(self.folder) == path
         writer.save_result(path, overwrite=config.save.overwrite or own)
+        self.saved = Result(path, steps, stopped, self.folder.path)
         if not stopped:
             preview(steps)
         trainer.network.detach()
         writer.write_card(path)
-        self.folder.set_state(
-            "stopped" if stopped else "finished", finished=time.time(), result=str(path), steps_done=steps
-        )
         if not stopped:
             self._keep_last_state(trainer)
-        return Result(path, steps, stopped, self.folder.path)
+        return self.finish(self.saved)
+
+    def finish(self, result: Result) -> Result:
+        """Write into the run's folder that it has ended with a LoRA."""
+        state = "stopped" if result.stopped else "finished"
+        self.folder.set_state(state, finished=time.time(), result=str(result.path), steps_done=result.steps)
+        if not result.stopped:
+            self.folder.state_path.unlink(missing_ok=True)
+        return result
 
     def _keep_last_state(self, trainer: Trainer) -> None:
         """The state at the end, so that the run can be trained longer."""

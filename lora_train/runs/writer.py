@@ -14,6 +14,7 @@ from lora_train.data.tag_statistics import tag_frequency
 from lora_train.data.trigger import trigger_of
 from lora_train.errors import LoraTrainError
 from lora_train.runs.folder import RunFolder
+from lora_train.runs.memory import memory_given_back
 
 if TYPE_CHECKING:
     from lora_train.lorafile.metadata import TrainingFacts
@@ -36,9 +37,12 @@ class RunWriter:
     _base_hashes: dict[str, str] | None = None
 
     def save_checkpoint(self, step: int) -> None:
-        """The LoRA as it is after `step`, in the run's folder."""
+        """The LoRA as it is after `step`, in the run's folder; that it cannot be written is noted."""
         name = CHECKPOINT_NAME.format(name=self.trainer.config.save.output_name, step=step)
-        self._save(self.folder.path / "checkpoints" / name, overwrite=True)
+        try:
+            self._save(self.folder.path / "checkpoints" / name, overwrite=True)
+        except LoraTrainError as error:
+            self.folder.event("note", text=f"The LoRA after step {step} was not saved: {error}")
 
     def save_result(self, path: Path, overwrite: bool) -> None:
         """The LoRA at `path`; when that fails it is saved in the run's own folder, and the error says so."""
@@ -87,8 +91,8 @@ class RunWriter:
             write_sidecar(path, tag, trainer.model.version, notes, note)
             write_preview(path, samples[-1].read_bytes() if samples else self._thumbnail(), note)
         except Exception as error:  # whatever it is, the run has its result
-            log.debug("the card of %s was not written", path, exc_info=True)
-            note(f"The card beside the LoRA was not written: {error}")
+            log.warning("the card of %s was not written", path, exc_info=True)
+            note(f"The card beside the LoRA was not written: {in_words(error)}")
 
     def _thumbnail(self) -> bytes:
         """The first training picture, as it was cut, as PNG."""
@@ -135,29 +139,41 @@ class RunWriter:
         )
 
     def preview(self, step: int) -> None:
-        """A picture of each prompt, as the LoRA is now."""
+        """A picture of each prompt, as the LoRA is now. Nothing that goes wrong here ends a training: it is noted."""
+        for number, prompt in enumerate(self.trainer.config.preview.prompts):
+            name = f"step{step:08d}-{number}.png"
+            try:
+                with memory_given_back():
+                    self._preview(prompt, self.folder.path / "samples" / name)
+            except Exception as error:
+                log.warning("the preview %s failed", name, exc_info=True)
+                self.folder.event("note", text=f"The preview of step {step} was not made: {in_words(error)}")
+                continue
+            self.folder.event("preview", step=step, prompt=prompt, file=name)
+
+    def _preview(self, prompt: str, path: Path) -> None:
         from lora_train.models.sampling import Request, sample
         from lora_train.runs.pictures import save_picture
 
         trainer = self.trainer
         options, data = trainer.config.preview, trainer.config.data
         assert data.resolution
-        for number, prompt in enumerate(options.prompts):
-            request = Request(
-                prompt,
-                [options.seed],
-                data.resolution,
-                data.resolution,
-                steps=options.steps,
-                guidance=trainer.model.guidance if options.guidance is None else options.guidance,
-                clip_skip=trainer.config.model.clip_skip,
-            )
-            with trainer.autocast:
-                picture = sample(trainer.model, request)[0]
-            name = f"step{step:08d}-{number}.png"
-            try:
-                save_picture(picture, self.folder.path / "samples" / name)
-            except LoraTrainError as error:
-                self.folder.event("note", text=f"A preview was not written: {error}")
-                continue
-            self.folder.event("preview", step=step, prompt=prompt, file=name)
+        request = Request(
+            prompt,
+            [options.seed],
+            data.resolution,
+            data.resolution,
+            steps=options.steps,
+            guidance=trainer.model.guidance if options.guidance is None else options.guidance,
+            clip_skip=trainer.config.model.clip_skip,
+        )
+        with trainer.autocast:
+            picture = sample(trainer.model, request)[0]
+        save_picture(picture, path)
+
+
+def in_words(error: Exception) -> str:
+    """What happened, for a note: a person can read it, and a report of it can be understood."""
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "there was not enough memory."
+    return str(error) if isinstance(error, LoraTrainError) else f"{type(error).__name__}: {error}"

@@ -23,6 +23,7 @@ from lora_train.train.randomness import Randomness
 from lora_train.train.schedule import lr_factor
 from lora_train.train.state import read_state, write_state
 from lora_train.train.step import Draw, Row, backward, draw_noise, min_snr_weight
+from lora_train.train.text_states import TextStates
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SMOOTHING = 0.98
@@ -90,7 +91,7 @@ class Trainer:
         half = self.dtype != torch.float32
         # torch 2.1 refuses fp32 on the CPU even where autocast is not enabled
         self.autocast = torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
-        self._states_of: dict[str, Conditioning] = {}
+        self._states = TextStates()
         self.optimizer = OPTIMIZERS[options.optimizer](self._groups(), options.weight_decay)
         self.scaler = _scaler(self.device, enabled=self.dtype == torch.float16)
 
@@ -237,16 +238,12 @@ class Trainer:
         ]
 
     def _encode(self, captions: Any) -> Conditioning:
-        """Text conditioning; computed once per caption while the text encoder stays as it is."""
+        """Text conditioning; kept by caption while the text encoder stays as it is."""
         clip_skip = self.config.model.clip_skip
         if self._text_encoders_trained:
             return self.model.encode_text(captions, clip_skip)
         with torch.no_grad(), self.network.dropping(None):
-            for caption in captions:
-                if caption not in self._states_of:
-                    self._states_of[caption] = self.model.encode_text([caption], clip_skip)
-        stored = [self._states_of[caption] for caption in captions]
-        return {name: torch.cat([states[name] for states in stored]) for name in stored[0]}
+            return self._states.of(captions, lambda text: self.model.encode_text([text], clip_skip), self.device)
 
     @property
     def _text_encoders_trained(self) -> bool:

@@ -24,7 +24,7 @@ class GenerateTab:
     def __init__(self, service: Service, model: str) -> None:
         self._service = service
         self._lock = threading.Lock()
-        self._loaded: tuple[str, Generator] | None = None
+        self._loaded: tuple[str, Generator, tuple[str, ...]] | None = None
         self._build(model)
 
     def _build(self, model: str) -> None:
@@ -64,7 +64,8 @@ class GenerateTab:
         seed = max(0, int(given[self.seed] or 0))
         try:
             with self._lock:
-                made = self._generator(given[self.model] or "").generate(
+                generator, said = self._generator(given[self.model] or "")
+                made = generator.generate(
                     given[self.prompt] or "",
                     range(seed, seed + count),
                     given[self.negative] or "",
@@ -75,12 +76,17 @@ class GenerateTab:
             from lora_train.ui.train_tab import problems_html
 
             return [], problems_html(error.problems)
-        return made.pictures, "".join(f"<p>{html.escape(as_shown(note))}</p>" for note in made.notes)
+        return made.pictures, "".join(f"<p>{html.escape(as_shown(note))}</p>" for note in (*said, *made.notes))
 
-    def _generator(self, model: str) -> Generator:
+    def _generator(self, model: str) -> tuple[Generator, tuple[str, ...]]:
+        """The loaded model's, and what there is to say of the model."""
         from lora_train.models.opening import open_model
+        from lora_train.models.tokenizers import TokenizerSources
 
-        if self._loaded is None or self._loaded[0] != model:
+        loaded, host = self._loaded, self._service.host
+        if loaded is None or loaded[0] != model:
             self._loaded = None
-            self._loaded = model, Generator(open_model(Path(model).expanduser()), self._service.host.lora_dir())
-        return self._loaded[1]
+            said: list[str] = []
+            base = open_model(Path(model).expanduser(), TokenizerSources(host.tokenizers, host.downloads, said.append))
+            loaded = self._loaded = model, Generator(base, host.lora_dir()), (*said, *base.notes)
+        return loaded[1], loaded[2]

@@ -177,7 +177,12 @@ class Fake:
         self.lowvram = self.module("modules.lowvram", module_in_gpu=None, send_everything_to_cpu=self._lowvram_off)
         self.options.data_labels["sd_model_checkpoint"].onchange = self._queued(self.reload_model_weights)
         self.module("modules.paths", models_path=str(folder / "models"))
-        self.module("modules.paths_internal", data_path=str(folder), models_path=str(folder / "models"))
+        self.module(
+            "modules.paths_internal",
+            data_path=str(folder),
+            models_path=str(folder / "models"),
+            script_path=str(folder),
+        )
         self.progress = self.module("modules.progress", current_task=None, pending_tasks={}, finished_tasks=[])
         self.progress.start_task = self._start_task
         self.progress.finish_task = self._finish_task

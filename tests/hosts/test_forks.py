@@ -12,6 +12,8 @@ from PIL import Image
 from lora_train.hosts.detect import detect
 from lora_train.hosts.forge import ForgeHost
 from lora_train.hosts.sdnext import SdNextHost
+from lora_train.models.tokenizers import VOCABULARY_SIZE
+from tests.full_size import write_tokenizer
 from tests.hosts.fake_webui import Fake
 
 PICTURE = Image.new("RGB", (8, 8))
@@ -57,6 +59,26 @@ def test_forge_offers_the_chosen_checkpoint_before_it_is_loaded(forge: Fake, tmp
     forge.data.forge_loading_parameters = {"checkpoint_info": chosen}
     assert ForgeHost().current_checkpoint() == tmp_path / "two.safetensors"
     assert ForgeHost().tokenizers() == []
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["backend/huggingface/stabilityai/stable-diffusion-xl-base-1.0/tokenizer", "ldm_patched/modules/sd1_tokenizer"],
+)
+def test_forge_has_clips_tokenizer_among_its_files(forge: Fake, tmp_path: Path, folder: str) -> None:
+    other = tmp_path / "backend/huggingface/Qwen/Qwen-Image/tokenizer"
+    other.mkdir(parents=True)
+    (other / "vocab.json").write_text('{"a": 0}', encoding="utf-8")
+    (other / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    assert ForgeHost().tokenizers() == []
+    write_tokenizer(tmp_path / folder)
+    (found,) = ForgeHost().tokenizers()
+    assert len(found) == VOCABULARY_SIZE
+
+
+def test_sdnext_has_clips_tokenizer_among_its_files(sdnext: Fake, tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "configs/sd15/tokenizer")
+    assert [len(found) for found in SdNextHost().tokenizers()] == [VOCABULARY_SIZE]
 
 
 def test_forge_applies_an_overwritten_lora_anew(forge: Fake, tmp_path: Path) -> None:

@@ -37,6 +37,13 @@ VAE = {
     "layers_per_block": 1,
     "latent_channels": 4,
 }
+SD1_UNET = {
+    "sample_size": 64,
+    "block_out_channels": (64, 64, 64, 64),
+    "layers_per_block": 2,
+    "cross_attention_dim": 64,
+    "attention_head_dim": 8,
+}
 SD2_UNET = {
     "sample_size": 96,
     "block_out_channels": (64, 128, 128, 128),
@@ -73,20 +80,20 @@ class Tiny:
     """SD 2.x: what a checkpoint has of the layer that is never run, in OpenCLIP's names."""
 
 
-def text_encoder(width: int, layers: int, act: str, projection: int | None = None) -> Any:
+def text_encoder(width: int, layers: int, act: str, projection: int | None = None, words: int = WORDS) -> Any:
     """A CLIP text model; with `projection` one with the pooled state."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
-        vocab_size=WORDS,
+        vocab_size=words,
         hidden_size=width,
         intermediate_size=2 * width,
         num_hidden_layers=layers,
         num_attention_heads=width // 64,
         projection_dim=projection or width,
         hidden_act=act,
-        bos_token_id=WORDS - 2,
-        eos_token_id=WORDS - 1,
+        bos_token_id=words - 2,
+        eos_token_id=words - 1,
         pad_token_id=1,
     )
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
@@ -106,12 +113,23 @@ def schedule(prediction: str, zero_terminal_snr: bool = False) -> dict[str, Any]
     }
 
 
-def tiny_sd2(prediction: str = "v_prediction") -> Tiny:
+def tiny_sd1(prediction: str = "epsilon", words: int = WORDS) -> Tiny:
+    """SD 1.x: eight heads everywhere."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    torch.manual_seed(1)
+    unet = UNet2DConditionModel(**SD1_UNET).eval()
+    return Tiny(
+        unet, AutoencoderKL(**VAE).eval(), [text_encoder(64, 3, "quick_gelu", words=words)], schedule(prediction)
+    )
+
+
+def tiny_sd2(prediction: str = "v_prediction", words: int = WORDS) -> Tiny:
     """SD 2.x: three layers that are run of a text encoder of four."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     torch.manual_seed(2)
-    text = text_encoder(64, 3, "gelu")
+    text = text_encoder(64, 3, "gelu", words=words)
     unused = {
         name.replace("resblocks.0.", "resblocks.3."): torch.randn_like(value)
         for name, value in to_open_clip(_named(text)).items()
@@ -121,7 +139,7 @@ def tiny_sd2(prediction: str = "v_prediction") -> Tiny:
     return Tiny(unet, AutoencoderKL(**VAE).eval(), [text], schedule(prediction), unused)
 
 
-def tiny_sdxl(prediction: str = "epsilon", zero_terminal_snr: bool = False) -> Tiny:
+def tiny_sdxl(prediction: str = "epsilon", zero_terminal_snr: bool = False, words: int = WORDS) -> Tiny:
     """SDXL."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
@@ -129,7 +147,7 @@ def tiny_sdxl(prediction: str = "epsilon", zero_terminal_snr: bool = False) -> T
     return Tiny(
         UNet2DConditionModel(**SDXL_UNET).eval(),
         AutoencoderKL(**VAE, scaling_factor=0.13025).eval(),
-        [text_encoder(64, 3, "quick_gelu"), text_encoder(128, 3, "gelu", 96)],
+        [text_encoder(64, 3, "quick_gelu", words=words), text_encoder(128, 3, "gelu", 96, words)],
         schedule(prediction, zero_terminal_snr),
     )
 

@@ -104,8 +104,9 @@ def _load(model: Path, device: str) -> Tagger:
         ) from error
     file, table = tagger_files(model)
     tags = _read_tags(table)
-    wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
-    providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+    cuda = "CUDAExecutionProvider"
+    wanted = device.startswith("cuda") and cuda in onnxruntime.get_available_providers()
+    providers = [(cuda, {"device_id": int(device.partition(":")[2] or 0)})] if wanted else []
     try:
         session = onnxruntime.InferenceSession(str(file), providers=[*providers, "CPUExecutionProvider"])
         entrance = session.get_inputs()[0]

@@ -1,0 +1,46 @@
+"""Other names that one-file checkpoints have for the same tensors, and what lies beside the model in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+from lora_train.models.ldm_keys import CLIP_PREFIX, SDXL_TEXT_PREFIXES
+
+_NO_TEXT_MODEL = re.compile(
+    rf"({re.escape(CLIP_PREFIX)}|{re.escape(SDXL_TEXT_PREFIXES[0])})(embeddings|encoder|final_layer_norm)\."
+)
+EMA = "model_ema."
+
+
+def usual_names(names: Collection[str]) -> dict[str, str]:
+    """Each of a checkpoint's names to the one that it usually has; most have it.
+
+    Some SD 1.x checkpoints lack `text_model.`, as transformers' first CLIP had it; the WebUI knows them too.
+    """
+    usual = {name: _NO_TEXT_MODEL.sub(r"\1text_model.\2.", name) for name in names}
+    return {name: name if other in names else other for name, other in usual.items()}
+
+
+def remarks(names: Collection[str], dtypes: Mapping[str, str], foreign: Collection[str]) -> list[str]:
+    """What there is to say of a checkpoint's contents besides its model. `foreign` is code that it names."""
+    said = []
+    if any(name.startswith(EMA) for name in names):
+        said.append("The checkpoint also holds averaged weights (EMA), which are left out; the model's own are used.")
+    eight = sorted({dtype for name, dtype in dtypes.items() if "8_" in dtype and "float" in dtype})
+    if eight:
+        count = sum(dtype in eight for dtype in dtypes.values())
+        said.append(f"{count} of the checkpoint's tensors have 8 bits only ({', '.join(eight)}), and that precision.")
+    if foreign:
+        named = ", ".join(list(foreign)[:3]) + (" ..." if len(foreign) > 3 else "")
+        said.append(f"The checkpoint names code beside its weights ({named}); none of it was run.")
+    return said
+
+
+def left_out(names: Collection[str], used: Collection[str], what: str) -> list[str]:
+    """A remark on tensors of the part `what` that its model has no place for."""
+    spare = sorted(name for name in names if name not in used and not name.endswith("position_ids"))
+    if not spare:
+        return []
+    named = ", ".join(spare[:3]) + (" ..." if len(spare) > 3 else "")
+    return [f"{len(spare)} tensors of the checkpoint's {what} are left out: it has no place for them ({named})."]

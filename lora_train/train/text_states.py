@@ -1,0 +1,44 @@
+"""Text conditioning by caption, kept while the text encoders stay as they are."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+
+from lora_train.models.base import Conditioning
+
+LIMIT_BYTES = 1_000_000_000
+"""About 1,500 captions of SDXL in fp32: shuffled captions are different every time, and would have no end."""
+
+
+class TextStates:
+    """The conditioning of captions in the computer's memory, so many bytes of it: the longest unused goes first."""
+
+    def __init__(self, limit: int = LIMIT_BYTES) -> None:
+        self._limit, self._bytes = limit, 0
+        self._kept: OrderedDict[str, Conditioning] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def of(self, captions: Sequence[str], encode: Callable[[str], Conditioning], device: torch.device) -> Conditioning:
+        """The conditioning (batch first) of `captions` on `device`; `encode` makes that of one, with a batch of 1."""
+        rows = [self._one(caption, encode) for caption in captions]
+        return {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
+
+    def _one(self, caption: str, encode: Callable[[str], Conditioning]) -> Conditioning:
+        if caption in self._kept:
+            self._kept.move_to_end(caption)
+            return self._kept[caption]
+        states = {name: value.detach().to("cpu") for name, value in encode(caption).items()}
+        self._kept[caption] = states
+        self._bytes += _size(states)
+        while self._bytes > self._limit and len(self._kept) > 1:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+        return states
+
+
+def _size(states: Conditioning) -> int:
+    return sum(value.numel() * value.element_size() for value in states.values())
