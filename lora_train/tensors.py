@@ -16,8 +16,8 @@ from safetensors.torch import load, load_file
 
 from lora_train.errors import LoraTrainError
 from lora_train.first_bytes import AGAIN, content_of, is_safetensors
-from lora_train.showing import encodable
 from lora_train.pickled import PickledFile, PickledTensor, weights_in
+from lora_train.showing import encodable
 
 MAX_HEADER = 100_000_000
 """The format's own limit for a header, in bytes."""

@@ -22,6 +22,7 @@ from lora_train.runs.memory import memory_given_back
 from lora_train.runs.preparing import find_masks, note_buckets, prepare_pictures, prepared_before
 from lora_train.runs.resuming import check_resume, forget_states, own_result
 from lora_train.runs.stages import Result, Stages
+from lora_train.runs.threads import same_threads
 from lora_train.runs.writer import RunWriter, in_words
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class _Execution:
         def note(text: str) -> None:
             self.folder.event("note", text=text)
 
-        with self.host.lend_gpu(self.stopped, note), memory_given_back():
+        with self.host.lend_gpu(self.stopped, note), memory_given_back(), same_threads(self.folder):
             return self.run()
 
     def run(self) -> Result:

@@ -261,3 +261,16 @@ def test_another_lora_that_has_the_name_now_is_not_replaced(make_config: Make, h
     with pytest.raises(LoraTrainError, match="exists already"):
         resume_training(RunFolder(first.folder), host)
     assert first.path.read_bytes() == other.read_bytes()
+
+
+def test_a_resume_has_the_threads_of_before(make_config: Make, tmp_path: Path) -> None:
+    """Sums in another order have other bits. Outside the run torch's number is what it was."""
+    host, before = StandaloneHost(tmp_path / "data"), torch.get_num_threads()
+    listen, stopped = _stop_after(2)
+    folder = RunFolder(run_training(make_config(train={"max_train_steps": 4}), host, listen, stopped).folder)
+    assert folder.read()["threads"] == before
+    other = 2 if before == 1 else 1
+    folder.update(threads=other)
+    seen = set[int]()
+    resume_training(RunFolder(folder.path, lambda event: seen.add(torch.get_num_threads())), host)
+    assert other in seen and torch.get_num_threads() == before
