@@ -25,7 +25,8 @@ def wrong(line: str, command: str = "train") -> list[Problem]:
     return build_parser().parse([command, *shlex.split(line)])[1]
 
 
-KOHYAS = """--pretrained_model_name_or_path=base.safetensors --train_data_dir=pictures --output_dir=loras --output_name=sara
+KOHYAS = """--pretrained_model_name_or_path=base.safetensors --train_data_dir=pictures --output_dir=loras
+ --output_name=sara
  --network_module=networks.lora --network_dim=32 --network_alpha=16 --max_train_steps=1000 --learning_rate=2e-4
  --unet_lr=1e-4 --text_encoder_lr=5e-5 --lr_scheduler=cosine --lr_warmup_steps=50 --optimizer_type=AdamW
  --train_batch_size=2 --gradient_accumulation_steps=3 --mixed_precision=bf16 --save_precision=float --seed=7
