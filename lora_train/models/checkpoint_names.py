@@ -30,7 +30,7 @@ def remarks(names: Collection[str], dtypes: Mapping[str, str], foreign: Collecti
     eight = sorted({dtype for name, dtype in dtypes.items() if "8_" in dtype and "float" in dtype})
     if eight:
         count = sum(dtype in eight for dtype in dtypes.values())
-        said.append(f"{count} of the checkpoint's tensors have 8 bits only ({', '.join(eight)}), and that precision.")
+        said.append(f"The base is as exact as 8 bits ({', '.join(eight)}) are: {count} of its tensors are stored so.")
     if foreign:
         named = ", ".join(list(foreign)[:3]) + (" ..." if len(foreign) > 3 else "")
         said.append(f"The checkpoint names code beside its weights ({named}); none of it was run.")
@@ -43,4 +43,4 @@ def left_out(names: Collection[str], used: Collection[str], what: str) -> list[s
     if not spare:
         return []
     named = ", ".join(spare[:3]) + (" ..." if len(spare) > 3 else "")
-    return [f"{len(spare)} tensors of the checkpoint's {what} are left out: it has no place for them ({named})."]
+    return [f"Left out of the checkpoint's {what}, which has no place for them: {len(spare)} tensors ({named})."]

@@ -96,10 +96,10 @@ def refusals(path: Path, config: RunConfig) -> list[Problem]:
 
 def require_tokenizer(path: Path, sources: TokenizerSources) -> None:
     """Raise LoraTrainError where the base model at `path` brings no tokenizer and `sources` has none."""
-    from lora_train.models.single_file import tokenizer_for_file
+    from lora_train.models.single_file import require_tokenizer_for
 
     if path.is_file():
-        tokenizer_for_file(path, sources)
+        require_tokenizer_for(path, sources)
 
 
 def open_model(

@@ -42,7 +42,7 @@ from lora_train.models.ldm_keys import (
 from lora_train.models.open_clip_keys import to_transformers
 from lora_train.models.prediction import Assumed, Clues, Prediction, V, prediction_of, settle
 from lora_train.models.text import build_text_encoder, file_name_of
-from lora_train.models.tokenizers import OPEN_CLIP_PAD, TokenizerSources, clip_tokenizer
+from lora_train.models.tokenizers import OPEN_CLIP_PAD, TokenizerSources, clip_tokenizer, find_tokenizer
 from lora_train.tensors import GIVE_ANOTHER, read_header, read_shapes, read_tensors
 
 
@@ -118,14 +118,14 @@ def look_at_file(path: Path) -> Look:
     return Look(family, _schedule(beside, said), 8 * side)
 
 
-def tokenizer_for_file(path: Path, sources: TokenizerSources) -> Any:
-    """The tokenizer for a one-file checkpoint, which is not loaded. Raises LoraTrainError."""
+def require_tokenizer_for(path: Path, sources: TokenizerSources) -> None:
+    """Raise LoraTrainError where there is no tokenizer for a one-file checkpoint. Loads neither."""
     shapes = _shapes(path)
     text = LAYOUTS[recognise_shapes(shapes, path)].text[0]
     embeddings = [shape for name, shape in shapes.items() if name.startswith(text.prefix) and name.endswith(_WORDS)]
     if not embeddings:
         raise LoraTrainError("the text encoder in the checkpoint has no words.", str(path), "Use another checkpoint.")
-    return clip_tokenizer(_text_folder(path, read_beside(path)), sources, embeddings[0][0])
+    find_tokenizer(_text_folder(path, read_beside(path)), sources, embeddings[0][0])
 
 
 _WORDS = "token_embedding.weight"

@@ -67,7 +67,7 @@ KINDS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "extra text keys": (lambda plain: plain | EXTRA, "text_projection.weight"),
     "extra UNet keys": (
         lambda plain: plain | {f"{UNET}more.weight": torch.ones(2)},
-        "1 tensors of the checkpoint's UNet",
+        "Left out of the checkpoint's UNet",
     ),
     "no position ids": (lambda plain: {name: value for name, value in plain.items() if name != IDS}, ""),
     "position ids": (lambda plain: plain | {IDS: torch.arange(77)[None]}, ""),
