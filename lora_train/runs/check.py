@@ -56,7 +56,8 @@ def check_run(config: RunConfig, host: Host, stages: Stages = Stages(), own_outp
             found += _output_problems(config, host, own_output)
     if stages.train or stages.latents:
         with noting(found, "train.device"):
-            require_precision(pick_device(config.train.device), config.train.mixed_precision)
+            device = pick_device(config.train.device, auto=host.device())
+            require_precision(device, config.train.mixed_precision)
     if found or manifest is None:
         raise LoraTrainError.of(found)
     manifest.notes += said
