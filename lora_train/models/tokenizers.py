@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -139,8 +140,8 @@ def _missing(vocabulary: int, tried_hub: bool) -> LoraTrainError:
     return LoraTrainError(
         f"the CLIP tokenizer, which a single-file checkpoint does not contain, is not on this machine{hub}.",
         "model.path",
-        f"Run: pip install --no-deps open_clip_torch (its vocabulary is all that is needed). Or: {beside[0].lower()}"
-        f"{beside[1:]}, or use a diffusers folder.",
+        f"Run: {sys.executable} -m pip install --no-deps open_clip_torch (its vocabulary is all that is needed). "
+        f"Or: {beside[0].lower()}{beside[1:]}, or use a diffusers folder.",
     )
 
 
