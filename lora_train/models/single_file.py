@@ -136,11 +136,9 @@ def load_file_parts(path: Path, tokenizers: TokenizerSources, assumed: Assumed =
 
     Raises LoraTrainError.
     """
-    listed, foreign = read_shapes(path)
+    _, foreign = read_shapes(path)
     tensors = read_tensors(path, stand_ins=True)
-    said_of = remarks(
-        listed, {name: str(value.dtype).removeprefix("torch.") for name, value in tensors.items()}, foreign
-    )
+    told = remarks({name: str(value.dtype).removeprefix("torch.") for name, value in tensors.items()}, foreign)
     usual = usual_names(tensors)
     tensors = {usual[name]: value for name, value in tensors.items()}
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -149,18 +147,18 @@ def load_file_parts(path: Path, tokenizers: TokenizerSources, assumed: Assumed =
     said = _prediction(family, path, shapes, beside)
     schedule, notes = settle(_schedule(beside, said), assumed)
     folder = _text_folder(path, beside)
-    encoders = [_build_text(_under(tensors, text.prefix), text, folder, path, said_of) for text in layout.text]
+    encoders = [_build_text(_under(tensors, text.prefix), text, folder, path, told) for text in layout.text]
     words = clip_tokenizer(folder, tokenizers, encoders[0].config.vocab_size)
     sample_size = layout.sample_size[schedule["prediction_type"] == V]
     return Parts(
         source=path,
-        unet=_build_unet(_under(tensors, UNET_PREFIX), layout, beside, sample_size, encoders[-1].config, path, said_of),
-        vae=_build_vae(_under(tensors, VAE_PREFIX), layout, beside, path, said_of),
+        unet=_build_unet(_under(tensors, UNET_PREFIX), layout, beside, sample_size, encoders[-1].config, path, told),
+        vae=_build_vae(_under(tensors, VAE_PREFIX), layout, beside, path, told),
         text_encoders=encoders,
         tokenizers=[words] * len(encoders),
         padding=tuple(OPEN_CLIP_PAD if text.open_clip else None for text in layout.text),
         scheduler_config=schedule,
-        notes=tuple(filter(None, (*(notes or (said.note,)), beside.note, *said_of))),
+        notes=tuple(filter(None, (*(notes or (said.note,)), beside.note, *told))),
         family=family,
     )
 

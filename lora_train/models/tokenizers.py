@@ -63,14 +63,14 @@ def clip_tokenizer(beside: Path | None, sources: TokenizerSources, vocabulary: i
     """The tokenizer for a CLIP or OpenCLIP text encoder with so many words in its `vocabulary`.
 
     `beside` is a folder that belongs to the model and may hold one. Raises LoraTrainError when there is none,
-    or it knows more words than the text encoder.
+    or the words are not the text encoder's.
     """
     found = find_tokenizer(beside, sources, vocabulary)()
-    if len(found) > vocabulary:
+    if (len(found) != vocabulary and len(found) != VOCABULARY_SIZE) or len(found) > vocabulary:
         raise LoraTrainError(
-            f"the tokenizer beside the checkpoint has {len(found)} words, its text encoder only {vocabulary}.",
+            f"the tokenizer beside the checkpoint has {len(found)} words, its text encoder {vocabulary}.",
             str(beside),
-            "Put the tokenizer there that belongs to this checkpoint.",
+            "Put the tokenizer there that belongs to this checkpoint, or move the folder away.",
         )
     return found
 
