@@ -155,8 +155,8 @@ class _Unpickler(pickle._Unpickler):
             return _Rebuild(name)
         if module in ("torch", "torch.storage", "torch.cuda") and name in _DTYPES:
             return _DTYPES[name]
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
+        if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
+            return vars(torch)[name]
         if (module, name) == ("torch", "Size"):
             return tuple
         if not (module in ("builtins", "__builtin__") and name in _CONTAINERS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import huggingface_hub
 import pytest
 
 from lora_train.cli import build_parser, main
+from lora_train.cli.parser import Switch
 from lora_train.cli.training import _config, config_of
 from lora_train.config import RunConfig, kohya
 from lora_train.errors import LoraTrainError, Problem
@@ -25,7 +27,8 @@ def wrong(line: str, command: str = "train") -> list[Problem]:
     return build_parser().parse([command, *shlex.split(line)])[1]
 
 
-KOHYAS = """--pretrained_model_name_or_path=base.safetensors --train_data_dir=pictures --output_dir=loras --output_name=sara
+KOHYAS = """--pretrained_model_name_or_path=base.safetensors --train_data_dir=pictures --output_dir=loras
+ --output_name=sara
  --network_module=networks.lora --network_dim=32 --network_alpha=16 --max_train_steps=1000 --learning_rate=2e-4
  --unet_lr=1e-4 --text_encoder_lr=5e-5 --lr_scheduler=cosine --lr_warmup_steps=50 --optimizer_type=AdamW
  --train_batch_size=2 --gradient_accumulation_steps=3 --mixed_precision=bf16 --save_precision=float --seed=7
@@ -92,6 +95,17 @@ def test_every_flag_of_every_command_is_known_with_underscores() -> None:
                     assert parser._option_string_actions[other] is action, f"{name} {other}"
 
 
+def test_switches_with_underscores_switch() -> None:
+    """argparse's own action is silent about a name that it was not given."""
+    assert config("").model.v_parameterization is None
+    for flag, expected in (("--v_parameterization", True), ("--no_v_parameterization", False)):
+        assert config(flag).model.v_parameterization is config(flag.replace("_", "-")).model.v_parameterization
+        assert config(flag).model.v_parameterization is expected
+    for name, parser in every_parser(build_parser()):
+        for action in parser._actions:
+            assert not isinstance(action, argparse.BooleanOptionalAction) or isinstance(action, Switch), name
+
+
 def test_what_makes_no_difference_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--xformers", "--logging_dir", "logs", "--input", "nowhere"]) == 2
     told = capsys.readouterr().err
@@ -143,6 +157,13 @@ def test_all_that_is_wrong_is_one_message(tmp_path: Path, capsys: pytest.Capture
                  "--max_train_epochs", "train.seed: -1 is out of range", "no such folder", "no such file or folder",
                  "'a/b'"):  # fmt: skip
         assert sum(text in line for line in told) == 1, text
+
+
+def test_generate_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "a cat", "--seed", "x", "--count", "0", "--guidence", "3"]) == 2
+    told = capsys.readouterr().err
+    for text in ("--seed: 'x' is not a whole number", "--count: 0 is out of range", "Did you mean --guidance?"):
+        assert text in told
 
 
 def test_a_flag_without_its_value_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,11 +38,13 @@ def test_clips_vocabulary_is_installed_without_what_its_package_needs(
     spec.loader.exec_module(start)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").touch()
-    commands: list[list[str]] = []
+    commands, code = [], 0
     monkeypatch.setattr(start, "VENV", tmp_path)
     monkeypatch.setattr(start, "PYTHON", tmp_path / "bin" / "python")
     monkeypatch.setattr(start, "STAMP", tmp_path / "stamp")
-    monkeypatch.setattr(start.subprocess, "run", lambda command, **_: commands.append(command))
+    monkeypatch.setattr(
+        start.subprocess, "run", lambda command, **_: commands.append(command) or SimpleNamespace(returncode=code)
+    )
     start.install("app", None)
     (vocabulary,) = (command for command in commands if "open_clip_torch" in command)
     assert "--no-deps" in vocabulary and str(START.parent / "constraints.txt") in vocabulary
@@ -50,3 +53,7 @@ def test_clips_vocabulary_is_installed_without_what_its_package_needs(
     commands.clear()
     start.install("app", None)
     assert not commands, "installed once"
+    (tmp_path / "stamp").unlink()
+    code = 1
+    start.install("app", None)
+    assert commands and (tmp_path / "stamp").is_file(), "a package index without it stops nothing"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lora_train.cli.parser import Switch
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.showing import as_shown
 
@@ -27,7 +28,7 @@ def add_generate(commands: Any) -> None:
     generate.add_argument("--guidance", type=float, help="default: the usual one of the base model's family")
     generate.add_argument(
         "--v-parameterization",
-        action=argparse.BooleanOptionalAction,
+        action=Switch,
         help="whether the base predicts v (default: as its files say)",
     )
     generate.add_argument(
@@ -39,7 +40,7 @@ def add_generate(commands: Any) -> None:
     generate.add_argument(
         "--offline", action="store_true", help="download nothing (CLIP's tokenizer, where it is missing)"
     )
-    generate.set_defaults(run=_generate)
+    generate.set_defaults(run=_generate, look=_look)
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -72,6 +73,11 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Raise LoraTrainError with all that is wrong with the numbers and the picture's name."""
+    if found := _look(options):
+        raise LoraTrainError.of(found)
+
+
+def _look(options: argparse.Namespace) -> list[Problem]:
     from PIL import Image
 
     found = [
@@ -86,8 +92,7 @@ def _check(options: argparse.Namespace) -> None:
     ]
     if options.output.suffix.lower() not in Image.registered_extensions():
         found.append(Problem("this is no kind of picture.", str(options.output), "End it in .png or .jpg."))
-    if found:
-        raise LoraTrainError.of(found)
+    return found
 
 
 def _write_picture(picture: Any, path: Path) -> Path:

@@ -14,6 +14,13 @@ from lora_train.errors import LoraTrainError, Problem
 _NUMBERS = {int: "a whole number", float: "a number"}
 
 
+class Switch(argparse.BooleanOptionalAction):
+    """`--flag` and `--no-flag`, also with underscores, which argparse's own takes and does nothing with."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        super().__call__(parser, namespace, values, (option_string or "").replace("_", "-"))
+
+
 class Parser(argparse.ArgumentParser):
     """See the module. Every flag is also known with underscores, and by the names that `alias` adds."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.cli.hosts import add_server, host_of, without_shards
 from lora_train.cli.network import add_network, network_of
+from lora_train.cli.parser import Switch
 from lora_train.cli.preparing import add_operations, prepare_of
 from lora_train.config import (
     DataOptions,
@@ -125,12 +126,12 @@ def _add_data_and_noise(train: Any) -> None:
     more.add_argument("--textlr2", type=float, help="of its second")
     more.add_argument(
         "--v-parameterization",
-        action=argparse.BooleanOptionalAction,
+        action=Switch,
         help="whether the base predicts v (default: as its files say)",
     )
     more.add_argument(
         "--zero-terminal-snr",
-        action=argparse.BooleanOptionalAction,
+        action=Switch,
         help="train the last time as pure noise (default: as the base was)",
     )
     more.add_argument(

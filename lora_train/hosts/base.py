@@ -50,6 +50,10 @@ class Host(Protocol):
         may be empty."""
         ...
 
+    def device(self) -> str:
+        """The torch device that "auto" means here, as "cuda:1" where the host was given that one; or "auto"."""
+        ...
+
     def lora_dir(self) -> Path:
         """Where LoRA files go unless the person says otherwise."""
         ...

@@ -189,4 +189,5 @@ def _device_of(model: Any) -> str:
 def _allocated() -> int:
     import torch
 
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
+    return sum(torch.cuda.memory_allocated(device) for device in devices)

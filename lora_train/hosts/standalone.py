@@ -50,6 +50,10 @@ class StandaloneHost:
         """See Host."""
         return []
 
+    def device(self) -> str:
+        """See Host."""
+        return "auto"
+
     def lora_dir(self) -> Path:
         """See Host."""
         return self._data / "loras"

@@ -102,6 +102,13 @@ class WebuiHost:
                     return [tokenizer]
         return []
 
+    def device(self) -> str:
+        """See Host: the GPU of `--device-id`."""
+        from modules import devices
+
+        named = str(getattr(devices, "device", ""))
+        return named if named.startswith("cuda:") else "auto"
+
     def lora_dir(self) -> Path:
         """See Host."""
         from modules import paths, shared

@@ -22,15 +22,18 @@ def usual_names(names: Collection[str]) -> dict[str, str]:
     return {name: name if other in names else other for name, other in usual.items()}
 
 
-def remarks(names: Collection[str], dtypes: Mapping[str, str], foreign: Collection[str]) -> list[str]:
-    """What there is to say of a checkpoint's contents besides its model. `foreign` is code that it names."""
+def remarks(dtypes: Mapping[str, str], foreign: Collection[str]) -> list[str]:
+    """What there is to say of a checkpoint's contents besides its model.
+
+    `dtypes` are torch's, by name of the tensor; `foreign` is code that it names.
+    """
     said = []
-    if any(name.startswith(EMA) for name in names):
+    if any(name.startswith(EMA) for name in dtypes):
         said.append("The checkpoint also holds averaged weights (EMA), which are left out; the model's own are used.")
-    eight = sorted({dtype for name, dtype in dtypes.items() if "8_" in dtype and "float" in dtype})
+    eight = sorted({dtype for dtype in dtypes.values() if "8_" in dtype and "float" in dtype})
     if eight:
         count = sum(dtype in eight for dtype in dtypes.values())
-        said.append(f"{count} of the checkpoint's tensors have 8 bits only ({', '.join(eight)}), and that precision.")
+        said.append(f"The base is as exact as 8 bits ({', '.join(eight)}) are: {count} of its tensors are stored so.")
     if foreign:
         named = ", ".join(list(foreign)[:3]) + (" ..." if len(foreign) > 3 else "")
         said.append(f"The checkpoint names code beside its weights ({named}); none of it was run.")
@@ -43,4 +46,4 @@ def left_out(names: Collection[str], used: Collection[str], what: str) -> list[s
     if not spare:
         return []
     named = ", ".join(spare[:3]) + (" ..." if len(spare) > 3 else "")
-    return [f"{len(spare)} tensors of the checkpoint's {what} are left out: it has no place for them ({named})."]
+    return [f"Left out of the checkpoint's {what}, which has no place for them: {len(spare)} tensors ({named})."]

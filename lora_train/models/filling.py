@@ -15,12 +15,19 @@ def fill(make: Callable[[], Model], weights: Mapping[str, torch.Tensor]) -> tupl
     """The model that `make` builds, with `weights` as its parameters; and the names it lacks.
 
     Nothing is copied: the parameters are the given tensors, memory-mapped ones included, in their own
-    dtype. Raises RuntimeError where shapes differ.
+    dtype; but for floats of 8 bits, in which nothing can be computed or merged. Raises RuntimeError where
+    shapes differ.
     """
     with torch.device("meta"):
         model = make()
-    missing, _ = model.load_state_dict(dict(weights), strict=False, assign=True)
+    readable = {name: _computable(value) for name, value in weights.items()}
+    missing, _ = model.load_state_dict(readable, strict=False, assign=True)
     return model, [name for name in missing if not _constant(model, name)] + _constants(model)
+
+
+def _computable(value: torch.Tensor) -> torch.Tensor:
+    """fp16 holds every value of e4m3 and e5m2."""
+    return value.half() if value.is_floating_point() and value.element_size() == 1 else value
 
 
 def _constant(model: nn.Module, name: str) -> bool:

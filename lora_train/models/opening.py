@@ -66,8 +66,10 @@ def _require(path: Path) -> None:
     if not path.exists():
         what, fix = "there is no such file or folder.", GIVE_ANOTHER
         if is_hub_id(str(path)):
-            what = "there is no such file or folder; models of the Hugging Face hub are taken from its cache alone."
-            fix = f"Download it first (hf download {path}), or give a .safetensors or .ckpt file or a diffusers folder."
+            what = "there is no such file or folder; a model of the Hugging Face hub has to be on this machine first."
+            fix = (
+                f"Download it (hf download {path}) and give its folder, or give another .safetensors, .ckpt or folder."
+            )
         raise LoraTrainError(what, str(path), fix)
     if not path.is_dir() and not path.is_file():  # a pipe would wait for ever
         raise LoraTrainError("this is neither a file nor a folder.", str(path), GIVE_ANOTHER)
@@ -96,10 +98,10 @@ def refusals(path: Path, config: RunConfig) -> list[Problem]:
 
 def require_tokenizer(path: Path, sources: TokenizerSources) -> None:
     """Raise LoraTrainError where the base model at `path` brings no tokenizer and `sources` has none."""
-    from lora_train.models.single_file import tokenizer_for_file
+    from lora_train.models.single_file import require_tokenizer_for
 
     if path.is_file():
-        tokenizer_for_file(path, sources)
+        require_tokenizer_for(path, sources)
 
 
 def open_model(

@@ -42,7 +42,7 @@ from lora_train.models.ldm_keys import (
 from lora_train.models.open_clip_keys import to_transformers
 from lora_train.models.prediction import Assumed, Clues, Prediction, V, prediction_of, settle
 from lora_train.models.text import build_text_encoder, file_name_of
-from lora_train.models.tokenizers import OPEN_CLIP_PAD, TokenizerSources, clip_tokenizer
+from lora_train.models.tokenizers import OPEN_CLIP_PAD, TokenizerSources, clip_tokenizer, find_tokenizer
 from lora_train.tensors import GIVE_ANOTHER, read_header, read_shapes, read_tensors
 
 
@@ -118,14 +118,14 @@ def look_at_file(path: Path) -> Look:
     return Look(family, _schedule(beside, said), 8 * side)
 
 
-def tokenizer_for_file(path: Path, sources: TokenizerSources) -> Any:
-    """The tokenizer for a one-file checkpoint, which is not loaded. Raises LoraTrainError."""
+def require_tokenizer_for(path: Path, sources: TokenizerSources) -> None:
+    """Raise LoraTrainError where there is no tokenizer for a one-file checkpoint. Loads neither."""
     shapes = _shapes(path)
     text = LAYOUTS[recognise_shapes(shapes, path)].text[0]
     embeddings = [shape for name, shape in shapes.items() if name.startswith(text.prefix) and name.endswith(_WORDS)]
     if not embeddings:
         raise LoraTrainError("the text encoder in the checkpoint has no words.", str(path), "Use another checkpoint.")
-    return clip_tokenizer(_text_folder(path, read_beside(path)), sources, embeddings[0][0])
+    find_tokenizer(_text_folder(path, read_beside(path)), sources, embeddings[0][0])
 
 
 _WORDS = "token_embedding.weight"
@@ -136,11 +136,9 @@ def load_file_parts(path: Path, tokenizers: TokenizerSources, assumed: Assumed =
 
     Raises LoraTrainError.
     """
-    listed, foreign = read_shapes(path)
+    _, foreign = read_shapes(path)
     tensors = read_tensors(path, stand_ins=True)
-    said_of = remarks(
-        listed, {name: str(value.dtype).removeprefix("torch.") for name, value in tensors.items()}, foreign
-    )
+    told = remarks({name: str(value.dtype).removeprefix("torch.") for name, value in tensors.items()}, foreign)
     usual = usual_names(tensors)
     tensors = {usual[name]: value for name, value in tensors.items()}
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -149,18 +147,18 @@ def load_file_parts(path: Path, tokenizers: TokenizerSources, assumed: Assumed =
     said = _prediction(family, path, shapes, beside)
     schedule, notes = settle(_schedule(beside, said), assumed)
     folder = _text_folder(path, beside)
-    encoders = [_build_text(_under(tensors, text.prefix), text, folder, path, said_of) for text in layout.text]
+    encoders = [_build_text(_under(tensors, text.prefix), text, folder, path, told) for text in layout.text]
     words = clip_tokenizer(folder, tokenizers, encoders[0].config.vocab_size)
     sample_size = layout.sample_size[schedule["prediction_type"] == V]
     return Parts(
         source=path,
-        unet=_build_unet(_under(tensors, UNET_PREFIX), layout, beside, sample_size, encoders[-1].config, path, said_of),
-        vae=_build_vae(_under(tensors, VAE_PREFIX), layout, beside, path, said_of),
+        unet=_build_unet(_under(tensors, UNET_PREFIX), layout, beside, sample_size, encoders[-1].config, path, told),
+        vae=_build_vae(_under(tensors, VAE_PREFIX), layout, beside, path, told),
         text_encoders=encoders,
         tokenizers=[words] * len(encoders),
         padding=tuple(OPEN_CLIP_PAD if text.open_clip else None for text in layout.text),
         scheduler_config=schedule,
-        notes=tuple(filter(None, (*(notes or (said.note,)), beside.note, *said_of))),
+        notes=tuple(filter(None, (*(notes or (said.note,)), beside.note, *told))),
         family=family,
     )
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,43 +63,56 @@ def clip_tokenizer(beside: Path | None, sources: TokenizerSources, vocabulary: i
     """The tokenizer for a CLIP or OpenCLIP text encoder with so many words in its `vocabulary`.
 
     `beside` is a folder that belongs to the model and may hold one. Raises LoraTrainError when there is none,
-    or it knows more words than the text encoder.
+    or the words are not the text encoder's.
     """
-    found = next(_found(beside, sources, vocabulary), None)
-    if found is None:
-        raise _missing(vocabulary, sources.download)
-    if len(found) > vocabulary:
+    found = find_tokenizer(beside, sources, vocabulary)()
+    if (len(found) != vocabulary and len(found) != VOCABULARY_SIZE) or len(found) > vocabulary:
         raise LoraTrainError(
-            f"the tokenizer beside the checkpoint has {len(found)} words, its text encoder only {vocabulary}.",
+            f"the tokenizer beside the checkpoint has {len(found)} words, its text encoder {vocabulary}.",
             str(beside),
-            "Put the tokenizer there that belongs to this checkpoint.",
+            "Put the tokenizer there that belongs to this checkpoint, or move the folder away.",
         )
     return found
 
 
-def _found(beside: Path | None, sources: TokenizerSources, vocabulary: int) -> Iterator[Any]:
-    """All tokenizers that would do, the nearest first; each is looked for when it is asked for."""
+def find_tokenizer(beside: Path | None, sources: TokenizerSources, vocabulary: int) -> Callable[[], Any]:
+    """What loads the tokenizer that `clip_tokenizer` returns; it is not loaded, but downloaded where it must be.
+
+    Raises LoraTrainError when there is none.
+    """
+    found = next(_found(beside, sources, vocabulary), None)
+    if found is None:
+        raise _missing(vocabulary, sources.download)
+    return found
+
+
+def _found(beside: Path | None, sources: TokenizerSources, vocabulary: int) -> Iterator[Callable[[], Any]]:
+    """What loads each tokenizer that would do, the nearest first; each is looked for when it is asked for."""
     from transformers import CLIPTokenizer
 
     if beside is not None and (beside / _VOCABULARY).is_file():
-        yield _beside(beside)
+        yield partial(_beside, beside)
     for tokenizer in sources.loaded():
         if isinstance(tokenizer, CLIPTokenizer) and len(tokenizer) == vocabulary:
-            yield tokenizer
+            yield partial(_itself, tokenizer)
     if vocabulary < VOCABULARY_SIZE:
         return  # not CLIP's: its numbers would be beyond the embeddings
     for repository in CLIP_L_REPOSITORIES:
         for subfolder in ("", "tokenizer"):
             folder = _cached(repository, subfolder)
             if folder is not None:
-                yield CLIPTokenizer.from_pretrained(folder)
+                yield partial(CLIPTokenizer.from_pretrained, folder)
     shipped = _open_clip_vocabulary()
     if shipped is not None:
-        yield _from_merges(shipped)
+        yield partial(_from_merges, shipped)
     if sources.download:
         folder = _downloaded(CLIP_L_REPOSITORIES[0], sources.say)
         if folder is not None:
-            yield CLIPTokenizer.from_pretrained(folder)
+            yield partial(CLIPTokenizer.from_pretrained, folder)
+
+
+def _itself(tokenizer: Any) -> Any:
+    return tokenizer
 
 
 def _beside(folder: Path) -> Any:
@@ -125,8 +140,8 @@ def _missing(vocabulary: int, tried_hub: bool) -> LoraTrainError:
     return LoraTrainError(
         f"the CLIP tokenizer, which a single-file checkpoint does not contain, is not on this machine{hub}.",
         "model.path",
-        f"Run: pip install --no-deps open_clip_torch (its vocabulary is all that is needed). Or: {beside[0].lower()}"
-        f"{beside[1:]}, or use a diffusers folder.",
+        f"Run: {sys.executable} -m pip install --no-deps open_clip_torch (its vocabulary is all that is needed). "
+        f"Or: {beside[0].lower()}{beside[1:]}, or use a diffusers folder.",
     )
 
 

@@ -10,7 +10,7 @@ from lora_train.config import PrepareOptions
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.base import CAPTION_KINDS
 from lora_train.hosts.remote import RemoteHost
-from lora_train.runs.device import pick_device
+from lora_train.runs.device import kind_of, pick_device
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,7 +29,7 @@ def asked(kind: str, options: PrepareOptions, role: str, host: Host) -> Ask | No
         return None
     if kind in CAPTION_KINDS:
         return lambda pictures: host.caption(pictures, kind)
-    return lambda pictures: captions(kind, _captioner_options(options, role, _device(options)), pictures)
+    return lambda pictures: captions(kind, _captioner_options(options, role, _device(options, host)), pictures)
 
 
 def captioning_problems(options: PrepareOptions, host: Host) -> list[Problem]:
@@ -60,7 +60,7 @@ def captioning_problems(options: PrepareOptions, host: Host) -> list[Problem]:
         elif problem := lacking(kind, given):
             found.append(problem)
     try:
-        _device(options)
+        _device(options, host)
     except LoraTrainError as error:
         found += error.problems
     return found
@@ -85,9 +85,7 @@ def _captioner_options(options: PrepareOptions, role: str, device: str) -> Capti
     return CaptionerOptions(model, device, command, options.tag_threshold, options.character_threshold)
 
 
-def _device(options: PrepareOptions) -> str:
-    if options.caption_device != "auto":
-        return pick_device(options.caption_device, "prepare.caption_device")
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _device(options: PrepareOptions, host: Host) -> str:
+    """Raises LoraTrainError where the device is not there."""
+    picked = pick_device(options.caption_device, "prepare.caption_device", host.device())
+    return picked if options.caption_device != "auto" or kind_of(picked) == "cuda" else "cpu"

@@ -67,7 +67,8 @@ def check_run(
             host.check_shutdown()
     if stages.train or stages.latents:
         with noting(found, "train.device"):
-            require_precision(pick_device(config.train.device), config.train.mixed_precision)
+            device = pick_device(config.train.device, auto=host.device())
+            require_precision(device, config.train.mixed_precision)
     if found or manifest is None:
         raise LoraTrainError.of(found)
     manifest.notes += said

@@ -10,8 +10,8 @@ def kind_of(device: str) -> str:
     return device.partition(":")[0]
 
 
-def pick_device(asked: str, where: str = "train.device") -> str:
-    """ "cuda", "cuda:1", "mps" or "cpu"; `asked` may be "auto".
+def pick_device(asked: str, where: str = "train.device", auto: str = "auto") -> str:
+    """ "cuda", "cuda:1", "mps" or "cpu"; `asked` may be "auto", which then means the host's `auto`, see Host.
 
     Raises LoraTrainError, about the option `where`, when it is not there.
     """
@@ -24,6 +24,7 @@ def pick_device(asked: str, where: str = "train.device") -> str:
         "cpu": True,
     }
     asked = asked.strip().lower()
+    asked = auto if asked == "auto" else asked
     if asked == "auto":
         return next(name for name, is_there in there.items() if is_there)
     kind, colon, number = asked.partition(":")

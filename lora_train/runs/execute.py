@@ -240,7 +240,7 @@ class _Execution:
         resolved = self.folder.read().get("resolved")
         if resolved is not None and self.folder.saved_state is not None:
             return self._longer(RunConfig.from_dict(resolved))
-        device = pick_device(self.config.train.device)
+        device = pick_device(self.config.train.device, auto=self.host.device())
         facts = Facts(
             pictures=len(self.manifest.pictures),
             native_resolution=model.native_resolution,

@@ -41,6 +41,13 @@ def test_it_is_recognised_and_says_where_things_are(fake: Fake, tmp_path: Path) 
     assert host.data_dir() == tmp_path / "lora-train"
 
 
+def test_the_gpu_it_was_given_is_the_one_that_trains(fake: Fake) -> None:
+    assert WebuiHost().device() == "auto"
+    for device, expected in (("cuda:1", "cuda:1"), ("cuda", "auto"), ("cpu", "auto"), ("mps", "auto")):
+        fake.module("modules.devices", cpu=torch.device("cpu"), torch_gc=lambda: None, device=torch.device(device))
+        assert WebuiHost().device() == expected
+
+
 def test_which_captioners_it_has(fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert WebuiHost().caption_kinds() == ("blip", "deepbooru")
     assert tmp_path / "models" / "GFPGAN" in WebuiHost().face_weights()

@@ -17,7 +17,9 @@ from lora_train.lorafile.extracting import Extraction, extract
 from lora_train.lorafile.factors import Cut
 from lora_train.lorafile.merging_into import merge_into
 from lora_train.lorafile.reading import LoraFile, read_lora
-from lora_train.models.opening import look, open_model
+from lora_train.models.beside import read_beside
+from lora_train.models.opening import look, open_model, require_tokenizer
+from lora_train.models.tokenizers import TokenizerSources
 from lora_train.runs.execute import run_training
 from lora_train.runs.folder import RunFolder
 from tests.models.tiny import checkpoint_tensors, tiny_sd1, tiny_sdxl, write_checkpoint, write_tokenizer
@@ -45,6 +47,15 @@ def write(tmp_path: Path) -> Callable[[Tensors], Path]:
     return written
 
 
+@pytest.fixture(scope="module")
+def expected(plain: Tensors, tmp_path_factory: pytest.TempPathFactory) -> Tensors:
+    """All weights of the model that each kind should be."""
+    folder = tmp_path_factory.mktemp("plain")
+    write_tokenizer(folder / "tokenizer", pad_with_first=False)
+    save_file(plain, folder / "x.safetensors")
+    return weights(open_model(folder / "x.safetensors"))
+
+
 def weights(model: Any) -> Tensors:
     """All of a model's, by part."""
     parts = {"unet": model.unet, "vae": model.vae} | {f"te{i}": text for i, text in enumerate(model.text_encoders)}
@@ -67,7 +78,7 @@ KINDS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "extra text keys": (lambda plain: plain | EXTRA, "text_projection.weight"),
     "extra UNet keys": (
         lambda plain: plain | {f"{UNET}more.weight": torch.ones(2)},
-        "1 tensors of the checkpoint's UNet",
+        "Left out of the checkpoint's UNet",
     ),
     "no position ids": (lambda plain: {name: value for name, value in plain.items() if name != IDS}, ""),
     "position ids": (lambda plain: plain | {IDS: torch.arange(77)[None]}, ""),
@@ -83,9 +94,8 @@ KINDS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_the_same_model(kind: str, plain: Tensors, write: Callable[[Tensors], Path]) -> None:
+def test_it_is_the_same_model(kind: str, plain: Tensors, expected: Tensors, write: Callable[[Tensors], Path]) -> None:
     change, said = KINDS[kind]
-    expected = weights(open_model(write(plain)))
     path = write(change(plain))
     model: Any = open_model(path)
     assert look(path).family == "sd1"
@@ -116,10 +126,10 @@ def pickled(plain: Tensors, path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("name", ["lightning", "nested", "bare"])
 def test_pickles_are_the_same_model(
-    name: str, plain: Tensors, write: Callable[[Tensors], Path], monkeypatch: pytest.MonkeyPatch
+    name: str, plain: Tensors, expected: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = write(plain)
-    expected, path = weights(open_model(file)), file.with_name(f"{name}.ckpt")
+    path = tmp_path / f"{name}.ckpt"
+    write_tokenizer(tmp_path / "tokenizer", pad_with_first=False)
     pickled(plain, path, monkeypatch)
     model: Any = open_model(path)
     found = weights(model)
@@ -128,8 +138,9 @@ def test_pickles_are_the_same_model(
     assert ("ModelCheckpoint" in notes and "none of it was run" in notes) == (name == "lightning")
 
 
-def test_eight_bits_are_the_same_within_their_rounding(plain: Tensors, write: Callable[[Tensors], Path]) -> None:
-    expected = weights(open_model(write(plain)))
+def test_eight_bits_are_the_same_within_their_rounding(
+    plain: Tensors, expected: Tensors, write: Callable[[Tensors], Path]
+) -> None:
     model: Any = open_model(write(fp8(plain)))
     found = weights(model)
     for name, value in expected.items():
@@ -197,10 +208,10 @@ YAML = '{"model": {"params": {"parameterization": "v", "linear_start": "1e-3", "
 @pytest.mark.parametrize(
     ("content", "prediction", "said"),
     [
-        (YAML.encode(), "v_prediction", "yaml"),
-        (YAML.replace('"v"', '"v\\n"').encode() + b"\r\n\r\n...\r\n", "v_prediction", "yaml"),
-        (b"\xef\xbb\xbf" + YAML.encode(), "v_prediction", "yaml"),
-        (YAML.encode("utf-16"), "v_prediction", "yaml"),
+        (YAML.encode(), "v_prediction", ""),
+        (YAML.replace('"v"', '"v\\n"').encode() + b"\r\n\r\n...\r\n", "v_prediction", ""),
+        (b"\xef\xbb\xbf" + YAML.encode(), "v_prediction", ""),
+        (YAML.encode("utf-16"), "v_prediction", ""),
         (b"", "epsilon", "describes no model"),
         (b"name: a model card\n", "epsilon", "describes no model"),
         (b"- a\n- b\n", "epsilon", "describes no model"),
@@ -216,11 +227,21 @@ YAML = '{"model": {"params": {"parameterization": "v", "linear_start": "1e-3", "
 def test_odd_yaml(content: bytes, prediction: str, said: str, plain: Tensors, write: Callable[[Tensors], Path]) -> None:
     path = write(plain)
     path.with_suffix(".yaml").write_bytes(content)
+    seen, beside = look(path), read_beside(path)
+    assert seen.schedule["prediction_type"] == prediction and seen.native_resolution == 512
+    assert seen.schedule["beta_start"] == (1e-3 if b"linear_start" in content or b"l\0i" in content else 0.00085)
+    assert said in beside.note if said else not beside.note
     if b"words" in content:  # the folder's name with a new line behind it
         (path.parent / "tokenizer").rename(path.parent / "words")
+    require_tokenizer(path, TokenizerSources())
+
+
+def test_a_yaml_that_is_not_used_is_said(plain: Tensors, expected: Tensors, write: Callable[[Tensors], Path]) -> None:
+    path = write(plain)
+    path.with_suffix(".yaml").write_text("name: a model card\n", encoding="utf-8")
     model: Any = open_model(path)
-    assert model.prediction_type == prediction and model.native_resolution == 512
-    assert said in " ".join(model.notes) if said else not model.notes
+    assert model.notes == ("x.yaml beside the checkpoint describes no model; it is not used.",)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(model).items())
 
 
 @pytest.mark.parametrize(
@@ -248,7 +269,7 @@ MODULES = ("lora_unet_mid_block_attentions_0_proj_in", "lora_te_text_model_encod
 def lora(plain: Tensors) -> LoraFile:
     """A change of one module of the UNet and one of the text encoder."""
     tensors = {}
-    for name, shape in zip(MODULES, ((64, 64), (128, 64))):
+    for name, shape in zip(MODULES, ((32, 32), (128, 64))):
         down, up = torch.ones(1, shape[1]), torch.ones(shape[0], 1)
         if "unet" in name:
             down, up = down[..., None, None], up[..., None, None]

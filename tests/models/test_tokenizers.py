@@ -158,6 +158,13 @@ def test_a_tokenizer_beside_that_belongs_to_another_model_is_refused(tmp_path: P
         open_model(file)
 
 
+def test_a_small_tokenizer_beside_a_real_checkpoint_is_refused(tmp_path: Path) -> None:
+    """Silence would be a training on other words."""
+    file = write_checkpoint(tiny_sd1(words=VOCABULARY_SIZE), tmp_path / "one.safetensors")
+    with pytest.raises(LoraTrainError, match="has 643 words, its text encoder 49408"):
+        open_model(file)
+
+
 def test_a_damaged_tokenizer_beside_is_named(tmp_path: Path) -> None:
     file = bare(tiny_sd1(), tmp_path)
     write_tokenizer(tmp_path / "tokenizer")

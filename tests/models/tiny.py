@@ -39,8 +39,8 @@ VAE = {
 }
 SD1_UNET = {
     "sample_size": 64,
-    "block_out_channels": (64, 64, 64, 64),
-    "layers_per_block": 2,
+    "block_out_channels": (32, 32, 32, 32),
+    "layers_per_block": 1,
     "cross_attention_dim": 64,
     "attention_head_dim": 8,
 }

@@ -63,6 +63,11 @@ def test_any_gpu_by_its_number(two_gpus: None) -> None:
             pick_device(name)
 
 
+def test_auto_is_the_hosts_own_gpu(two_gpus: None) -> None:
+    assert pick_device("auto", auto="cuda:1") == "cuda:1"
+    assert pick_device("cuda:0", auto="cuda:1") == "cuda:0", "what a person asks for"
+
+
 def test_torch_2_1_crashes_in_bf16_on_any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.1.2+cpu")
     for device in ("cpu", "cpu:0"):
