@@ -122,7 +122,9 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
         by_key.setdefault(_composed(one).casefold(), one)
     wanted = _composed(name).casefold().rpartition("/")[2]
     found = difflib.get_close_matches(wanted, by_key, n=count, cutoff=0.6)
-    within = [key for key in by_key if len(wanted) > 2 and wanted in key and key not in found]
+    within = [
+        key for key in by_key if key not in found and (key.startswith(wanted) or (len(wanted) > 2 and wanted in key))
+    ]
     return [by_key[key] for key in [*found, *sorted(within, key=len)][:count]]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ class RunWriter:
     trainer: Trainer
     started: float
     _base_hashes: dict[str, str] | None = None
+    _said: set[str] = field(default_factory=set)
 
     def save_checkpoint(self, step: int) -> None:
         """The LoRA as it is after `step`, in the run's folder."""
@@ -133,6 +134,21 @@ class RunWriter:
             extra=dict(trainer.built.told),
         )
 
+    def _words(self, prompt: str) -> str:
+        """What a preview draws of its prompt; what it does not do is noted the first time."""
+        from lora_train.prompt.syntax import parse_prompt
+        from lora_train.prompt.words import words_of
+
+        parsed = parse_prompt(prompt)
+        words = words_of(parsed.text)
+        notes = [*parsed.notes, *words.notes]
+        if parsed.tags:
+            notes.append("LoRAs in it are ignored, it shows the one that is trained.")
+        if notes and prompt not in self._said:
+            self._said.add(prompt)
+            self.folder.event("note", text=f"The preview {prompt!r}: {' '.join(notes)}")
+        return words.text
+
     def preview(self, step: int) -> None:
         """A picture of each prompt, as the LoRA is now."""
         from lora_train.models.sampling import Request, sample
@@ -143,7 +159,7 @@ class RunWriter:
         assert data.resolution
         for number, prompt in enumerate(options.prompts):
             request = Request(
-                prompt,
+                self._words(prompt),
                 [options.seed],
                 data.resolution,
                 data.resolution,
