@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -30,6 +31,14 @@ def lora_files(folder: Path) -> list[Path]:
         found += [Path(place, name) for name in files if not name.startswith(".")]
     files_of_kind = (path for path in found if path.suffix.lower() in EXTENSIONS)
     return sorted(files_of_kind, key=lambda path: (path.with_suffix(""), EXTENSIONS.index(path.suffix.lower())))
+
+
+def prompt_names(folder: Path) -> list[str]:
+    """What a prompt calls the LoRAs below `folder`: the file's name, or its path where several have that name."""
+    paths = {path.relative_to(folder).with_suffix("").as_posix() for path in lora_files(folder)}
+    stems = Counter(path.rpartition("/")[2] for path in paths)
+    names = (path if stems[path.rpartition("/")[2]] > 1 else path.rpartition("/")[2] for path in paths)
+    return sorted(_text(name) for name in names)
 
 
 def look_up(folder: Path, name: str) -> tuple[Path, str]:
