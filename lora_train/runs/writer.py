@@ -57,7 +57,7 @@ class RunWriter:
         trainer, metadata = self.trainer, lora_metadata(self._facts())
         precision, tensors = trainer.config.save.save_precision, trainer.network.file_tensors()
         for note in write_lora(path, tensors, metadata, precision, overwrite, trainer.built.carried):
-            self.folder.event("note", text=note)
+            self._note_once(note)
         self.folder.event("saved", step=trainer.steps_done, path=str(path))
 
     def _rescued(self, path: Path, error: LoraTrainError) -> LoraTrainError:
@@ -144,10 +144,15 @@ class RunWriter:
         notes = [*parsed.notes, *words.notes]
         if parsed.tags:
             notes.append("LoRAs in it are ignored, it shows the one that is trained.")
-        if notes and prompt not in self._said:
-            self._said.add(prompt)
-            self.folder.event("note", text=f"The preview {prompt!r}: {' '.join(notes)}")
+        if notes:
+            self._note_once(f"The preview {prompt!r}: {' '.join(notes)}")
         return words.text
+
+    def _note_once(self, text: str) -> None:
+        """A note that several saves or previews would make."""
+        if text not in self._said:
+            self._said.add(text)
+            self.folder.event("note", text=text)
 
     def preview(self, step: int) -> None:
         """A picture of each prompt, as the LoRA is now."""
