@@ -50,7 +50,8 @@ def diffusers_tensors(file: LoraFile) -> dict[str, torch.Tensor]:
         out[f"{name}.lora_A.weight"] = pair.down
         out[f"{name}.lora_B.weight"] = _scaled(pair.up, pair.alpha / pair.down.shape[0])
         if pair.magnitude is not None:
-            out[f"{name}.lora_magnitude_vector"] = pair.magnitude
+            # peft's older files lack the ".weight"; without it transformers 5 drops a text encoder's without a word
+            out[f"{name}.lora_magnitude_vector.weight"] = pair.magnitude
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -30,6 +31,14 @@ def lora_files(folder: Path) -> list[Path]:
         found += [Path(place, name) for name in files if not name.startswith(".")]
     files_of_kind = (path for path in found if path.suffix.lower() in EXTENSIONS)
     return sorted(files_of_kind, key=lambda path: (path.with_suffix(""), EXTENSIONS.index(path.suffix.lower())))
+
+
+def prompt_names(folder: Path) -> list[str]:
+    """What a prompt calls the LoRAs below `folder`: the file's name, or its path where several have that name."""
+    paths = {path.relative_to(folder).with_suffix("").as_posix() for path in lora_files(folder)}
+    stems = Counter(path.rpartition("/")[2] for path in paths)
+    names = (path if stems[path.rpartition("/")[2]] > 1 else path.rpartition("/")[2] for path in paths)
+    return sorted(_text(name) for name in names)
 
 
 def look_up(folder: Path, name: str) -> tuple[Path, str]:
@@ -122,7 +131,9 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
         by_key.setdefault(_composed(one).casefold(), one)
     wanted = _composed(name).casefold().rpartition("/")[2]
     found = difflib.get_close_matches(wanted, by_key, n=count, cutoff=0.6)
-    within = [key for key in by_key if len(wanted) > 2 and wanted in key and key not in found]
+    within = [
+        key for key in by_key if key not in found and (key.startswith(wanted) or (len(wanted) > 2 and wanted in key))
+    ]
     return [by_key[key] for key in [*found, *sorted(within, key=len)][:count]]
 
 

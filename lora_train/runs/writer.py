@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ class RunWriter:
     trainer: Trainer
     started: float
     _base_hashes: dict[str, str] | None = None
+    _said: set[str] = field(default_factory=set)
 
     def save_checkpoint(self, step: int) -> None:
         """The LoRA as it is after `step`, in the run's folder; that it cannot be written is noted."""
@@ -61,7 +62,7 @@ class RunWriter:
         trainer, metadata = self.trainer, lora_metadata(self._facts())
         precision, tensors = trainer.config.save.save_precision, trainer.network.file_tensors()
         for note in write_lora(path, tensors, metadata, precision, overwrite, trainer.built.carried):
-            self.folder.event("note", text=note)
+            self._note_once(note)
         self.folder.event("saved", step=trainer.steps_done, path=str(path))
 
     def _rescued(self, path: Path, error: LoraTrainError) -> LoraTrainError:
@@ -138,6 +139,26 @@ class RunWriter:
             extra=dict(trainer.built.told),
         )
 
+    def _words(self, prompt: str) -> str:
+        """What a preview draws of its prompt; what it does not do is noted the first time."""
+        from lora_train.prompt.syntax import parse_prompt
+        from lora_train.prompt.words import words_of
+
+        parsed = parse_prompt(prompt)
+        words = words_of(parsed.text)
+        notes = [*parsed.notes, *words.notes]
+        if parsed.tags:
+            notes.append("LoRAs in it are ignored, it shows the one that is trained.")
+        if notes:
+            self._note_once(f"The preview {prompt!r}: {' '.join(notes)}")
+        return words.text
+
+    def _note_once(self, text: str) -> None:
+        """A note that several saves or previews would make."""
+        if text not in self._said:
+            self._said.add(text)
+            self.folder.event("note", text=text)
+
     def preview(self, step: int) -> None:
         """A picture of each prompt, as the LoRA is now. Nothing that goes wrong here ends a training: it is noted."""
         for number, prompt in enumerate(self.trainer.config.preview.prompts):
@@ -159,7 +180,7 @@ class RunWriter:
         options, data = trainer.config.preview, trainer.config.data
         assert data.resolution
         request = Request(
-            prompt,
+            self._words(prompt),
             [options.seed],
             data.resolution,
             data.resolution,

@@ -15,11 +15,13 @@ from lora_train.config.network import SCALABLE, continued_arguments
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.lorafile.inspecting import kind_name
 from lora_train.lorafile.layouts import named
+from lora_train.lorafile.readers import reader_notes
 from lora_train.lorafile.reading import LoraFile, read_lora
 from lora_train.lorafile.resizing import dimensions
 from lora_train.models.base import BaseModel
 from lora_train.networks.base import Drop
 from lora_train.networks.inject import Dropping, NetworkSet, create_planned, load_networks, targets
+from lora_train.networks.lora import LoraModule
 from lora_train.networks.plan import Rate, plan_of, rates_of
 from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.syntax import LoraTag
@@ -70,7 +72,10 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
         bases = targets(model, convolutions=True, norms=True)
         plan = plan_of(options, bases, frozenset(model.module_names()), prefixes)
         network = create_planned(model, plan, generator)
-        return Built(network, {name: part.rate for name, part in plan.items()})
+        # plain LoRA is read by all, and what it writes may take an SVD
+        parts = {n: {} if isinstance(one, LoraModule) else one.file_tensors() for n, one in network.named().items()}
+        notes = reader_notes(parts)
+        return Built(network, {name: part.rate for name, part in plan.items()}, notes=notes)
     file = read_lora(Path(options.network_weights).expanduser())
     _require_kinds(options, file, prefixes)
     network = load_networks(model, file.by_module(), prefixes, str(file.path))
@@ -79,7 +84,7 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
         loaded.requires_grad_(rates[name].factor != 0)
     told = _told_of(file) | {"ss_network_args": json.dumps(continued_arguments(options, file.metadata))}
     carried = {key: value for key, value in file.tensors.items() if not _below(key, prefixes)}
-    notes = (*_merge_carried(file, carried, model), *_left_notes(file, prefixes))
+    notes = (*_merge_carried(file, carried, model), *_left_notes(file, prefixes), *reader_notes(file.by_module()))
     return Built(network, rates, told, carried, notes)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from lora_train.errors import LoraTrainError
-from lora_train.prompt.finding import lora_files
+from lora_train.prompt.finding import prompt_names
 from lora_train.prompt.generate import Generator
 from lora_train.runs.service import Service
 from lora_train.showing import as_shown
@@ -51,8 +51,7 @@ class GenerateTab:
 
     def _loras_html(self) -> str:
         """The LoRAs that a prompt can name."""
-        folder = self._service.host.lora_dir()
-        names = sorted({path.stem for path in lora_files(folder)})
+        names = prompt_names(self._service.host.lora_dir())
         if not names:
             return "<p>There is no LoRA yet. What you train appears here.</p>"
         listed = ", ".join(f"<code>&lt;lora:{html.escape(as_shown(name))}:1&gt;</code>" for name in names)

@@ -239,8 +239,8 @@ def test_magnitudes_are_shaped_as_each_layout_has_them(tmp_path: Path) -> None:
         tensors[f"{name}.dora_scale"] = torch.arange(up.shape[0]).float().reshape(-1, *[1] * (up.ndim - 1))
     file = LoraFile(tmp_path / "x", tensors, {})
     theirs = diffusers_tensors(file)
-    assert theirs["unet.mid_block.attentions.0.proj_in.lora_magnitude_vector"].shape == (8,)
-    assert theirs["unet.up_blocks.3.resnets.2.conv1.lora_magnitude_vector"].shape == (1, 16, 1, 1)
+    assert theirs["unet.mid_block.attentions.0.proj_in.lora_magnitude_vector.weight"].shape == (8,)
+    assert theirs["unet.up_blocks.3.resnets.2.conv1.lora_magnitude_vector.weight"].shape == (1, 16, 1, 1)
     assert all(config["use_dora"] for _, config in peft_adapters(file).values())
     WRITERS["peft"](file, tmp_path / "one", "keep", False)
     back = read_lora(tmp_path / "one").tensors

@@ -19,7 +19,8 @@ from lora_train.lorafile.inspecting import inspect
 from lora_train.lorafile.reading import LoraFile, read_lora
 from lora_train.lorafile.writing import model_hashes, write_lora
 from lora_train.models.opening import open_model
-from lora_train.prompt.apply import modules_by_file_name
+from lora_train.prompt.apply import Applier, modules_by_file_name
+from lora_train.prompt.syntax import LoraTag
 from tests.lorafile.witness import deltas
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -82,22 +83,50 @@ def _close(found: torch.Tensor, expected: torch.Tensor) -> None:
     assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 
-def test_diffusers_reads_its_layout(base: Path, tmp_path: Path) -> None:
+def _read_by_diffusers(model: Any, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The outputs of a pipeline that loaded `pytorch_lora_weights.safetensors`; skips where diffusers cannot."""
     from diffusers import DDIMScheduler, StableDiffusionPipeline
     from diffusers.utils import USE_PEFT_BACKEND
 
     if not USE_PEFT_BACKEND:
         pytest.skip("diffusers loads LoRAs only with newer transformers than the WebUI's 4.30.2")
-    model: Any = open_model(base)
-    file = _lora(model, tmp_path / "x")
-    write_diffusers(file, tmp_path / "pytorch_lora_weights.safetensors")
     pipeline = StableDiffusionPipeline(
         vae=model.vae, text_encoder=model.text_encoder, tokenizer=model.tokenizer, unet=model.unet,
         scheduler=DDIMScheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
-    pipeline.load_lora_weights(str(tmp_path), weight_name="pytorch_lora_weights.safetensors")
-    for found, expected in zip(_outputs(pipeline.text_encoder, pipeline.unet), _merged(base, file)):
+    pipeline.load_lora_weights(str(folder), weight_name="pytorch_lora_weights.safetensors")
+    return _outputs(pipeline.text_encoder, pipeline.unet)
+
+
+def test_diffusers_reads_its_layout(base: Path, tmp_path: Path) -> None:
+    model: Any = open_model(base)
+    file = _lora(model, tmp_path / "x")
+    write_diffusers(file, tmp_path / "pytorch_lora_weights.safetensors")
+    for found, expected in zip(_read_by_diffusers(model, tmp_path), _merged(base, file)):
         _close(found, expected)
+
+
+def test_diffusers_reads_doras_magnitudes_in_unet_and_text_encoder(base: Path, tmp_path: Path) -> None:
+    """Magnitudes of 0.8 to 1.2 times the base's: where they are dropped, the output is far off."""
+    model: Any = open_model(base)
+    file, modules = _lora(model, tmp_path / "x"), modules_by_file_name(model)
+    generator = torch.Generator().manual_seed(3)
+    for name in file.by_module():
+        weight: Any = modules[name].weight
+        rows = weight.detach().flatten(1).norm(dim=1) * (0.8 + 0.4 * torch.rand(len(weight), generator=generator))
+        file.tensors[f"{name}.dora_scale"] = rows.reshape(-1, *[1] * (weight.ndim - 1))
+    write_diffusers(file, tmp_path / "pytorch_lora_weights.safetensors")
+    write_lora(tmp_path / "kohya.safetensors", file.tensors, {}, "fp32", False)
+    ours: Any = open_model(base)
+    Applier(modules_by_file_name(ours)).apply([(LoraTag("x", 1.0, 1.0), tmp_path / "kohya.safetensors")])
+    again: Any = open_model(base)
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    Applier(modules_by_file_name(again)).apply([(LoraTag("x", 1.0, 1.0), path)])
+    expected = _outputs(ours.text_encoder, ours.unet)
+    for found, wanted in zip(_outputs(again.text_encoder, again.unet), expected):
+        _close(found, wanted)
+    for found, wanted in zip(_read_by_diffusers(model, tmp_path), expected):
+        _close(found, wanted)
 
 
 def test_peft_reads_its_layout(base: Path, tmp_path: Path) -> None:

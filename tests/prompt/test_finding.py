@@ -11,7 +11,7 @@ import torch
 
 from lora_train.errors import LoraTrainError
 from lora_train.lorafile.writing import write_lora
-from lora_train.prompt.finding import find_lora, look_up, lora_files, nearest
+from lora_train.prompt.finding import find_lora, look_up, lora_files, nearest, prompt_names
 from lora_train.prompt.syntax import parse_prompt
 
 
@@ -83,6 +83,14 @@ def test_a_path_wins_and_others_of_the_name_are_named(tmp_path: Path) -> None:
         assert look_up(tmp_path, name) == (tmp_path / "pose" / "same.safetensors", "")
     touch(tmp_path, "same")
     assert look_up(tmp_path, "same") == (tmp_path / "same.safetensors", "")
+
+
+def test_every_name_that_is_listed_is_found_as_its_own_file(tmp_path: Path) -> None:
+    touch(tmp_path, "char/same", "pose/same", "one", "pose/x.y ")
+    (tmp_path / "one.pt").touch()
+    assert prompt_names(tmp_path) == ["char/same", "one", "pose/same", "x.y "]
+    assert len({look_up(tmp_path, name) for name in prompt_names(tmp_path)}) == 4
+    assert prompt_names(tmp_path / "none") == []
 
 
 def test_one_file_in_two_formats_is_no_choice(tmp_path: Path) -> None:

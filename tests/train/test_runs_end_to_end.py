@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from lora_train.config import RunConfig
 from lora_train.data import tag_statistics
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lorafile.reading import read_lora
+from lora_train.models import sampling
 from lora_train.runs.execute import run_training
 from lora_train.runs.folder import RunFolder, list_runs
 from lora_train.runs.stages import Stages
@@ -140,6 +142,24 @@ def test_intermediate_files_and_previews(make_config: Make, host: StandaloneHost
     assert [p.name for p in (result.folder / "checkpoints").iterdir()] == ["sara-step00000002.safetensors"]
     names = sorted(p.name for p in (result.folder / "samples").iterdir())
     assert names == ["step00000000-0.png", "step00000002-0.png", "step00000004-0.png"]
+
+
+def test_a_preview_draws_no_syntax_and_says_so_once(
+    make_config: Make, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+
+    def sample(_model: Any, request: sampling.Request) -> list[Image.Image]:
+        drawn.append(request.prompt)
+        return [Image.new("RGB", (8, 8))]
+
+    monkeypatch.setattr(sampling, "sample", sample)
+    config = make_config(train={"max_train_steps": 1})
+    config = RunConfig.from_dict(config.to_dict() | {"preview": {"prompts": ["(sks:1.2) BREAK blue <lora:x:1>"]}})
+    result = run_training(config, host)
+    assert drawn == ["sks blue"] * 2
+    notes = [e["text"] for e in RunFolder(result.folder).events() if "The preview" in e.get("text", "")]
+    assert len(notes) == 1 and "weights of words" in notes[0] and "LoRAs in it are ignored" in notes[0]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(make_config: Make, host: StandaloneHost) -> None:
