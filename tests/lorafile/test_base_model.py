@@ -43,7 +43,9 @@ def test_by_modelspec() -> None:
         ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight", (4, 1024), "SD 2.x"),
         ("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight", (4, 2048), "SDXL"),
         ("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight", (4, 7), ""),
-        ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", (4, 768), ""),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", (4, 768), "SD 1.x"),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", (4, 1024), "SD 2.x"),
+        ("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", (4, 7), ""),
     ],
 )
 def test_by_keys_and_shapes(key: str, shape: tuple[int, ...], expected: str) -> None:

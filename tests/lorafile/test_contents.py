@@ -87,7 +87,7 @@ def test_a_safetensors_file_under_another_name_is_read(tmp_path: Path) -> None:
 
 
 KEYS = {
-    "a checkpoint": (["model.diffusion_model.out.2.weight", "first_stage_model.decoder.conv_in.weight"], "a checkpoint"),
+    "a checkpoint": (["model.diffusion_model.out.2.bias", "first_stage_model.decoder.conv_in.bias"], "a checkpoint"),
     "a VAE": (["encoder.down.0.block.0.conv1.weight", "decoder.conv_in.weight"], "a VAE"),
     "an embedding": (["emb_params"], "an embedding"),
     "an embedding for SDXL": (["clip_l", "clip_g"], "an embedding"),
