@@ -16,6 +16,7 @@ from lora_train.cli.generate import add_generate
 from lora_train.cli.page import add_ui
 from lora_train.cli.preparing import add_prepare
 from lora_train.cli.training import add_resume, add_train
+from lora_train.console import forgive_characters
 from lora_train.data.scan import as_text
 from lora_train.errors import LoraTrainError
 
@@ -38,6 +39,7 @@ ADD: tuple[Callable[[Any], None], ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for what the person can mend, 130 when stopped."""
+    forgive_characters()
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
