@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from fastapi.testclient import TestClient
 from lora_train.api.routes import PREFIX, routes, static_routes
 from lora_train.config import RunConfig
 from lora_train.hosts.standalone import StandaloneHost
+from lora_train.runs.folder import RunFolder
 from lora_train.runs.service import Service
 from tests.runs.test_service import wait_for_step
 
@@ -45,6 +47,22 @@ def test_a_run_over_the_routes(client: TestClient, service: Service, make_config
     assert client.get(f"{PREFIX}/runs").json()[0]["id"] == run_id
 
 
+def test_the_base_in_use(client: TestClient, host: StandaloneHost) -> None:
+    assert client.get(f"{PREFIX}/base").json() == {"path": str(host.current_checkpoint())}
+
+
+def test_what_calls_the_lora_in_a_prompt(
+    client: TestClient, service: Service, make_config: Any, tmp_path: Path
+) -> None:
+    run = RunFolder.create(service.runs_dir, make_config())
+    assert client.get(f"{PREFIX}/runs/latest").json()["activation"] == "sks"
+    run.update(result=str(tmp_path / "sara.safetensors"))
+    (tmp_path / "sara.json").write_text('{"activation text": "sks, red hat"}')  # changed by a person
+    assert client.get(f"{PREFIX}/runs/latest").json()["activation"] == "sks, red hat"
+    (tmp_path / "sara.json").write_text('{"activation text": 3}')
+    assert client.get(f"{PREFIX}/runs/latest").json()["activation"] == "sks"
+
+
 def test_problems_come_as_data(client: TestClient) -> None:
     answer = client.post(f"{PREFIX}/runs", json={"train": {"max_train_steps": 0}})
     assert answer.status_code == 422
@@ -62,8 +80,6 @@ def test_other_sites_cannot_post(client: TestClient) -> None:
 
 @pytest.mark.parametrize("name", ["..%2frun.json", "run.json", "step1-1.png", "%2e%2e/run.json"])
 def test_no_other_files_are_served(client: TestClient, service: Service, make_config: Any, name: str) -> None:
-    from lora_train.runs.folder import RunFolder
-
     run = RunFolder.create(service.runs_dir, make_config())
     assert client.get(f"{PREFIX}/runs/{run.id}/samples/{name}").status_code in (404, 405)
 
