@@ -23,6 +23,7 @@ import os
 import subprocess
 import sys
 import venv
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -35,6 +36,9 @@ COMMANDS = ("demo", "ui", "train", "prepare", "captions", "dataset", "file", "re
 
 def main(arguments: list[str]) -> int:
     """Install what is missing, then run the command."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a console of few characters
     if sys.version_info < (3, 10):  # noqa: UP036 - this file is what an older Python meets first
         print("LoRA Train needs Python 3.10 or newer; this is " + sys.version.split()[0], file=sys.stderr)
         return 2
@@ -50,20 +54,35 @@ def main(arguments: list[str]) -> int:
     except subprocess.CalledProcessError as error:
         print(f"Installing failed (exit code {error.returncode}); the lines above say why.", file=sys.stderr)
         return 1
+    except NoVenv as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"Installing failed: {error.filename or VENV}: {error.strerror or error}.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nAborted; the next start goes on with the installation.", file=sys.stderr)
+        return 130
     if command == "test":
         return run([str(PYTHON), "-m", "pytest", *rest], cwd=ROOT)
     return run([str(PYTHON), "-m", "lora_train", command, *rest])
 
 
+class NoVenv(Exception):
+    """This Python cannot make a virtual environment; the text says what to do."""
+
+
 def install(extra: str, torch_index: str | None) -> None:
-    """Make .venv and install the package with `extra`, unless that was done for these very versions."""
+    """Make .venv and install the package with `extra`, unless that was done for these very versions, here."""
     wanted = fingerprint()
-    done = STAMP.read_text(encoding="utf-8").split() if STAMP.is_file() and PYTHON.is_file() else []
-    if done[:1] == [wanted] and extra in done[1:]:
+    try:
+        done = STAMP.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError):
+        done = []
+    if done[:1] == [wanted] and extra in done[1:] and works(""):
         return
-    if not PYTHON.is_file():
-        print(f"Making {VENV} ...", flush=True)
-        venv.create(VENV, with_pip=True, clear=VENV.exists())
+    if not works("import pip"):
+        make_venv()
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
     print("Installing; the first time this takes some minutes ...", flush=True)
@@ -77,9 +96,35 @@ def install(extra: str, torch_index: str | None) -> None:
     STAMP.write_text(" ".join([wanted, *sorted(before | {extra, "app"})]), encoding="utf-8")
 
 
+def works(code: str) -> bool:
+    """Whether the Python of .venv can run `code`: it may be gone with the one it was made of, too old, or half made."""
+    check = f"import sys; assert sys.version_info >= (3, 10)\n{code}"
+    try:
+        done = subprocess.run([str(PYTHON), "-c", check], capture_output=True, check=False)
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+def make_venv() -> None:
+    """Make .venv, in place of a broken one. Raises NoVenv, OSError."""
+    print(f"{VENV} is broken; making it again ..." if VENV.exists() else f"Making {VENV} ...", flush=True)
+    if VENV.is_file() or (VENV.is_symlink() and not VENV.exists()):
+        VENV.unlink()
+    try:
+        venv.create(VENV, with_pip=True, clear=VENV.exists())
+    except subprocess.CalledProcessError as error:  # it says nothing itself
+        raise NoVenv(
+            f"This Python ({sys.executable}) cannot make a virtual environment with pip in it. On Debian and Ubuntu "
+            "install the package python3-venv; elsewhere take Python from python.org."
+        ) from error
+    if not works("import pip"):
+        raise NoVenv(f"{VENV} was made and does not work. Remove it, or start with another Python.")
+
+
 def fingerprint() -> str:
-    """Changes when the wanted versions do."""
-    digest = hashlib.sha256(sys.version.encode())
+    """Changes when the wanted versions do, and when the project is moved: .venv names its folder."""
+    digest = hashlib.sha256(f"{sys.version}\n{ROOT}".encode("utf-8", "surrogateescape"))
     for name in ("constraints.txt", "pyproject.toml"):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()[:16]

@@ -16,6 +16,7 @@ from lora_train.cli.page import add_ui
 from lora_train.cli.parser import Parser
 from lora_train.cli.preparing import add_prepare
 from lora_train.cli.training import add_resume, add_train
+from lora_train.console import forgive_characters
 from lora_train.cores import settle_threads
 from lora_train.errors import LoraTrainError
 from lora_train.showing import as_shown
@@ -39,6 +40,7 @@ ADD: tuple[Callable[[Any], None], ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for what the person can mend, 130 when stopped."""
+    forgive_characters()
     settle_threads()
     parser = build_parser()
     try:

@@ -68,6 +68,22 @@ def test_a_lora_is_written_below_the_hosts_folders_only(
     assert not service.runs_dir.exists()
 
 
+def test_the_base_in_use(client: TestClient, host: StandaloneHost) -> None:
+    assert client.get(f"{PREFIX}/base").json() == {"path": str(host.current_checkpoint())}
+
+
+def test_what_calls_the_lora_in_a_prompt(
+    client: TestClient, service: Service, make_config: Any, tmp_path: Path
+) -> None:
+    run = RunFolder.create(service.runs_dir, make_config())
+    assert client.get(f"{PREFIX}/runs/latest").json()["activation"] == "sks"
+    run.update(result=str(tmp_path / "sara.safetensors"))
+    (tmp_path / "sara.json").write_text('{"activation text": "sks, red hat"}')  # changed by a person
+    assert client.get(f"{PREFIX}/runs/latest").json()["activation"] == "sks, red hat"
+    (tmp_path / "sara.json").write_text('{"activation text": 3}')
+    assert client.get(f"{PREFIX}/runs/latest").json()["activation"] == "sks"
+
+
 def test_problems_come_as_data(client: TestClient) -> None:
     answer = client.post(f"{PREFIX}/runs", json={"train": {"max_train_steps": 0}})
     assert answer.status_code == 422

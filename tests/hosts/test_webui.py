@@ -48,6 +48,35 @@ def test_the_gpu_it_was_given_is_the_one_that_trains(fake: Fake) -> None:
         assert WebuiHost().device() == expected
 
 
+def test_looking_for_checkpoints_chooses_none(fake: Fake) -> None:
+    def list_models() -> None:  # with --ckpt
+        fake.options.data["sd_model_checkpoint"] = "given.safetensors"
+        raise OSError("no such folder")
+
+    fake.sd_models.list_models = list_models
+    WebuiHost().look_for_checkpoints()
+    assert fake.options.sd_model_checkpoint == "one.safetensors"
+
+
+def test_settings_have_a_heading_of_their_own(fake: Fake) -> None:
+    from lora_train.hosts.webui_options import add_options
+
+    class OptionInfo(SimpleNamespace):
+        def __init__(self, default: Any, label: str, *_given: Any, section: tuple[str, str]) -> None:
+            super().__init__(default=default, label=label, section=section)
+
+    added: dict[str, Any] = {}
+    fake.shared.OptionInfo = OptionInfo
+    fake.options.add_option = added.__setitem__
+    add_options()  # a WebUI without categories
+    registered: list[tuple[str, str]] = []
+    categories = SimpleNamespace(register_category=lambda *category: registered.append(category))
+    fake.module("modules.options", categories=categories)
+    add_options()
+    assert {info.category_id for info in added.values()} == {registered[0][0]} and len(added) == len(SETTINGS)
+    assert all(len(info.section) == 2 for info in added.values())
+
+
 def test_which_captioners_it_has(fake: Fake, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert WebuiHost().caption_kinds() == ("blip", "deepbooru")
     assert tmp_path / "models" / "GFPGAN" in WebuiHost().face_weights()

@@ -27,7 +27,8 @@ def two(server: WebuiServer) -> WebuiServer:
 
 
 def choose(page: Any, name: str) -> None:
-    """Choose a checkpoint at the top of the WebUI's page."""
+    """Choose a checkpoint at the top of the WebUI's page, once that has its settings."""
+    page.wait_for_function("typeof opts === 'object' && Boolean(opts.sd_model_checkpoint)")
     field = page.locator("#setting_sd_model_checkpoint input").first
     field.click()
     page.locator("[data-testid=dropdown-option]").filter(has_text=name).first.click()
@@ -53,8 +54,8 @@ def test_the_base_is_the_checkpoint_in_use(two: WebuiServer, browser: Any) -> No
     page = browser.new_page(viewport={"width": 1280, "height": 1100})
     page.set_default_timeout(TIMEOUT)
     page.goto(two.address)
-    page.locator("#setting_sd_model_checkpoint input").first.wait_for()
     choose(page, OTHER)
+    until(lambda: two.ask("/sdapi/v1/options")["sd_model_checkpoint"].startswith(OTHER))
     page.get_by_role("tab", name="Train LoRA").or_(page.get_by_role("button", name="Train LoRA")).first.click()
     until(lambda: base_shown(page).endswith(f"{OTHER}.safetensors"))
     choose(page, two.checkpoint)

@@ -1,0 +1,17 @@
+"""What is printed, on consoles that have few characters."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+
+def forgive_characters() -> None:
+    """From now on print what the console cannot show as `\\u...`, in place of ending in UnicodeEncodeError.
+
+    A Windows console has one code page, a terminal without a locale has ASCII, and a name from the file system may
+    be no text at all.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # none at all (pythonw), another kind, closed
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
