@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.errors import LoraTrainError
+from lora_train.jsons import to_json
 
 if TYPE_CHECKING:
     from lora_train.lorafile.factors import Cut
@@ -136,7 +136,7 @@ def _run_inspect(options: argparse.Namespace) -> int:
         except LoraTrainError as error:
             problems += error.problems
     if options.json:
-        print(json.dumps([report.to_dict() for report in reports], indent=2, ensure_ascii=False))
+        print(to_json([report.to_dict() for report in reports], indent=2))
     for report in reports if not options.json else ():
         facts = report.to_dict()
         for field in ("path", "size", "layout", "base", "modules"):
@@ -262,7 +262,7 @@ def _run_metadata(options: argparse.Namespace) -> int:
     if options.thumbnail is not None:
         put[THUMBNAIL] = thumbnail(options.thumbnail)
     if not (put or options.remove or options.strip):
-        print(json.dumps(dict(sorted(file_metadata(options.file).items())), indent=2, ensure_ascii=False))
+        print(to_json(dict(sorted(file_metadata(options.file).items())), indent=2))
         return 0
     output = options.output or options.file
     edit_metadata(options.file, output, put, options.remove, options.strip, options.overwrite)
@@ -280,7 +280,7 @@ def _run_compare(options: argparse.Namespace) -> int:
     with _Progress() as progress:
         found = compare(first, second, progress)
     if options.json:
-        print(json.dumps(asdict(found) | {"cosine": found.cosine}, indent=2))
+        print(to_json(asdict(found) | {"cosine": found.cosine}, indent=2))
         return 0
     for one in found.modules:
         print(
