@@ -4,7 +4,8 @@
 
     const API = "lora-train/api/v1/";
     const POLL_MS = 1000, BANNER_POLL_MS = 3000;
-    const view = {element: null, run: null, next: 0, steps: [], losses: [], smoothed: [], chart: null, parts: {}};
+    const view = {element: null, run: null, next: 0, steps: [], losses: [], smoothed: [], last: null, chart: null, parts: {}};
+    const LOST = "Connection lost: the server does not answer. What is shown may be old; this page goes on asking.";
 
     function root() {
         return typeof gradioApp === "function" ? gradioApp() : document;
@@ -20,15 +21,29 @@
         return (element && element.dataset.page) || "";
     }
 
+    // Throws an Error for the person; `lost` is set where nobody answers.
     async function ask(path, method, content) {
-        const answer = await fetch(url(path), {
-            method: method || "GET",
-            headers: {"Content-Type": "application/json", "X-Lora-Train-Page": token()},
-            body: method ? JSON.stringify(content || {}) : undefined,
-        });
-        const told = await answer.json();
-        if (!answer.ok) throw new Error((told.problems || [{what: told.detail || answer.status}]).map((p) => p.what + " " + (p.fix || "")).join("\n"));
+        let answer, told;
+        try {
+            answer = await fetch(url(path), {
+                method: method || "GET",
+                headers: {"Content-Type": "application/json", "X-Lora-Train-Page": token()},
+                body: method ? JSON.stringify(content || {}) : undefined,
+            });
+        } catch (error) {
+            throw Object.assign(new Error(LOST), {lost: true});
+        }
+        try {
+            told = await answer.json();
+        } catch (error) { // a page of the server's, or of something between
+            throw Object.assign(new Error("The server answered with an error (" + answer.status + ")."), {lost: answer.status >= 502 && answer.status <= 504});
+        }
+        if (!answer.ok) throw new Error(reasons(told.problems) || (typeof told.detail === "string" ? told.detail : "The server answered with an error (" + answer.status + ")."));
         return told;
+    }
+
+    function reasons(problems) {
+        return (problems || []).map((p) => (p.what + " " + (p.fix || "")).trim()).join("\n");
     }
 
     function make(tag, name, parent, text) {
@@ -63,9 +78,14 @@
         parts.bar.value = 0;
         parts.bar.setAttribute("aria-label", "Progress");
         parts.text = make("div", "text", element, " ");
+        parts.text.setAttribute("role", "status");
         parts.chart = make("div", "chart", element);
         parts.samples = make("div", "samples", element);
         parts.log = make("ul", "log", element);
+        parts.log.tabIndex = 0;
+        parts.log.setAttribute("aria-label", "Log");
+        parts.earlier = make("details", "earlier", element);
+        window.loraTrain.runs.build(parts.earlier);
         view.parts = parts;
         view.element = element;
         view.chart = null;
@@ -77,13 +97,20 @@
         view.steps = [];
         view.losses = [];
         view.smoothed = [];
+        view.last = null;
         build(view.element);
     }
 
     async function stop() {
         view.parts.stop.disabled = true;
         view.parts.stop.textContent = "Stopping ...";
-        await ask("runs/" + encodeURIComponent(view.run) + "/stop", "POST");
+        try {
+            await ask("runs/" + encodeURIComponent(view.run) + "/stop", "POST");
+        } catch (error) {
+            log(error.message, "error");
+            view.parts.stop.disabled = false;
+            view.parts.stop.textContent = "Stop and save";
+        }
     }
 
     async function resume() {
@@ -128,13 +155,22 @@
     }
 
     function log(text, kind) {
-        const line = make("li", kind, view.parts.log, text);
-        line.scrollIntoView({block: "nearest", inline: "nearest"});
+        // the log alone is scrolled, never the page, and only where its end is looked at
+        const list = view.parts.log, atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 8;
+        make("li", kind, list, text);
+        if (atEnd) list.scrollTop = list.scrollHeight;
     }
 
-    function minutes(seconds) {
-        const whole = Math.max(0, Math.round(seconds));
-        return Math.floor(whole / 60) + ":" + String(whole % 60).padStart(2, "0");
+    // 0:07, 12:07, 1:12:07
+    function clock(seconds) {
+        const whole = Math.max(0, Math.round(seconds)), two = (number) => String(number).padStart(2, "0");
+        const hours = Math.floor(whole / 3600), minutes = Math.floor(whole / 60) % 60;
+        return (hours ? hours + ":" + two(minutes) : minutes) + ":" + two(whole % 60);
+    }
+
+    // what is not finite is null in JSON
+    function number(value, digits) {
+        return typeof value === "number" ? value.toFixed(digits) : "–";
     }
 
     const SHOW = {
@@ -143,7 +179,7 @@
         choices: (event) => event.choices.forEach((c) => log(c.field + " = " + c.value + ": " + c.why)),
         saved: (event) => log("Saved after " + event.step + " steps: " + event.path),
         error: (event) => event.problems.forEach((p) => log((p.where ? p.where + ": " : "") + p.what + " " + p.fix, "error")),
-        prepare: (event) => progress(event.done, event.total, "Preparing " + (event.stage || "pictures") + ", " + event.done + " of " + event.total),
+        prepare: (event) => { view.last = event; },
         step: (event) => {
             view.steps.push(event.step);
             view.losses.push(event.loss);
@@ -153,9 +189,13 @@
         resumed: (event) => {
             const kept = view.steps.filter((step) => step <= event.step).length;
             view.steps.length = view.losses.length = view.smoothed.length = kept;
+            for (const figure of [...view.parts.samples.children]) {
+                if (Number(figure.dataset.step) > event.step || !event.step) figure.remove();
+            }
         },
         preview: (event) => {
             const figure = make("figure", "", view.parts.samples);
+            figure.dataset.step = event.step;
             const image = make("img", "", figure);
             image.src = url("runs/" + encodeURIComponent(view.run) + "/samples/" + encodeURIComponent(event.file) + "?page=" + encodeURIComponent(token()));
             image.alt = event.prompt + ", after " + event.step + " steps";
@@ -169,13 +209,25 @@
         view.parts.text.textContent = text;
     }
 
-    function showStep() {
+    function showProgress() {
         const event = view.last;
         if (!event) return;
+        if (event.kind === "prepare") return progress(event.done, event.total, "Preparing " + (event.stage || "pictures") + ", " + event.done + " of " + event.total);
         progress(event.step, event.of,
-            "Step " + event.step + " of " + event.of + " · loss " + event.smoothed.toFixed(4) +
-            " · " + event.pictures_per_second.toFixed(1) + " pictures/s · " + minutes(event.seconds_left) + " left");
-        drawChart();
+            "Step " + event.step + " of " + event.of + " · loss " + number(event.smoothed, 4) +
+            " · " + number(event.pictures_per_second, 1) + " pictures/s" +
+            (typeof event.seconds_left === "number" ? " · " + clock(event.seconds_left) + " left" : ""));
+    }
+
+    // How a run ended, the reason first; "" while it goes on.
+    function ending(run) {
+        const again = run.can_resume ? " Resume goes on from there." : "", afresh = run.can_resume ? " Resume starts it again." : "";
+        const steps = run.steps_done ? " after " + run.steps_done + " steps" : "";
+        if (run.state === "finished") return run.result ? "Finished" + steps + ". Use it in a prompt: <lora:" + run.name + ":1>" : "Finished; nothing was to be trained.";
+        if (run.state === "stopped") return run.result ? "Stopped" + steps + "; the LoRA so far is saved: " + run.result + again : "Stopped before the first step; nothing is saved." + afresh;
+        if (run.state === "failed") return "Failed: " + (reasons(run.problems) || "the log below says why.") + (run.has_state ? again.replace("there", "the last saved state") : afresh);
+        if (run.state === "interrupted") return "Interrupted: its program ended." + (run.has_state ? again.replace("there", "the last saved state") : afresh);
+        return "";
     }
 
     function drawChart() {
@@ -214,13 +266,10 @@
         const usable = !run.running && Boolean(run.result);
         view.parts.copy.hidden = !usable;
         view.parts.send.hidden = !usable || !promptField();
-        if (run.state === "finished" && run.result) {
-            view.parts.text.textContent = "Finished. Use it in a prompt: <lora:" + run.name + ":1>";
-        } else if (run.state === "stopped") {
-            view.parts.text.textContent = run.result ? "Stopped; the LoRA so far is saved: " + run.result : "Stopped before the first step.";
-        } else if (run.state === "interrupted") {
-            view.parts.text.textContent = run.can_resume ? "Interrupted: its program ended. Resume goes on from the last saved state." : "Interrupted before a state was saved; start it again.";
-        }
+        const ended = run.running ? "" : ending(run);
+        view.parts.text.classList.toggle("lora-train-error", !run.running && ["failed", "interrupted"].includes(run.state));
+        if (ended) view.parts.text.textContent = ended;
+        else if (!view.last) view.parts.text.textContent = " ";
     }
 
     async function poll() {
@@ -229,9 +278,15 @@
         if (latest.id !== view.run) reset(latest);
         const answer = await ask("runs/" + encodeURIComponent(latest.id) + "/events?since=" + view.next);
         view.next = answer.next;
-        view.last = null;
-        answer.events.forEach((event) => SHOW[event.kind] && SHOW[event.kind](event));
-        showStep();
+        for (const event of answer.events) {
+            try {
+                if (SHOW[event.kind]) SHOW[event.kind](event);
+            } catch (error) { // an odd event is no reason to show nothing from then on
+                console.error("LoRA Train:", event, error);
+            }
+        }
+        showProgress();
+        if (answer.events.length || !view.chart) drawChart();
         showRun(answer.run);
         showInWebui(answer.run);
     }
@@ -266,20 +321,35 @@
         banner.textContent = "The LoRA " + run.name + " is being trained. Pictures wait until it ends or is stopped (tab Train LoRA).";
     }
 
-    async function keepDoing(action, pause) {
+    // `told` hears an error at its second time in a row, and null when all is well again
+    async function keepDoing(action, pause, told) {
+        let failures = 0;
         for (;;) {
             try {
                 await action();
-            } catch (error) {
-                // the server is away for a moment, or a login is missing; the next turn asks again
+                if (failures && told) told(null);
+                failures = 0;
+            } catch (error) { // the server is away, or a login is missing; the next turn asks again
+                failures += 1;
+                if (failures > 1 && told) told(error);
             }
             await new Promise((done) => setTimeout(done, pause));
         }
     }
 
+    function showTrouble(error) {
+        if (!error || !view.parts.state) return; // the next turn shows how it stands
+        if (error.lost) view.parts.state.textContent = "connection lost";
+        view.parts.state.dataset.state = "interrupted";
+        view.parts.text.textContent = error.message;
+        view.parts.text.classList.add("lora-train-error");
+        view.parts.stop.hidden = view.parts.resume.hidden = true;
+    }
+
     async function tick() {
         const element = root().querySelector("#lora_train_live");
         if (element && element !== view.element) {
+            if (!window.loraTrain.runs) return; // its script is still on the way
             build(element);
             view.run = null;
         }
@@ -287,7 +357,7 @@
     }
 
     // for the scripts of the other pages
-    window.loraTrain = {root, url, token, ask, make, keepDoing};
-    keepDoing(tick, POLL_MS);
+    window.loraTrain = {root, url, token, ask, make, keepDoing, log: (text, kind) => log(text, kind)};
+    keepDoing(tick, POLL_MS, showTrouble);
     keepDoing(showBanner, BANNER_POLL_MS);
 })();

@@ -15,6 +15,10 @@
         dialog.id = "lora_train_card";
         dialog.setAttribute("aria-labelledby", "lora_train_card_title");
         dialog.addEventListener("keydown", onKey);
+        dialog.addEventListener("cancel", (event) => { // Escape
+            event.preventDefault();
+            close();
+        });
         dialog.addEventListener("close", () => grid().focus());
         dialog.addEventListener("click", (event) => event.target === dialog && close());
         const inner = make("div", "inner", dialog), head = make("div", "head", inner);
@@ -54,8 +58,12 @@
         if (!card.dialog.open) card.dialog.showModal();
     }
 
-    function close() {
+    // What is written in the caption is saved on the way out, too; where that fails the card stays.
+    async function close() {
+        const told = await saved();
+        if (told === null) return;
         card.dialog.close();
+        if (told) page().say(told);
     }
 
     async function show(key) {
@@ -77,7 +85,7 @@
         parts.uncaptioned.hidden = picture.can_be_captioned;
         if (changed || !looksAlike) {
             parts.caption.value = picture.caption || "";
-            parts.said.textContent = "";
+            say("");
         }
         showParts();
     }
@@ -140,17 +148,31 @@
         }));
     }
 
+    // true when it is saved; else the card says why not
     async function save() {
-        const said = card.parts.said;
         try {
             const answer = await page().ask("/pictures/" + encodeURIComponent(card.picture.key) + "/caption", "PUT", {caption: card.parts.caption.value});
             card.picture.caption = answer.picture.caption;
-            said.textContent = "Saved.";
-            await grid().load();
-            await lib().captions.refresh();
+            say("Saved.");
         } catch (error) {
-            said.textContent = error.message;
+            say("Not saved: " + error.message, true);
+            return false;
         }
+        await grid().load();
+        await lib().captions.refresh();
+        return true;
+    }
+
+    function say(text, bad) {
+        card.parts.said.textContent = text;
+        card.parts.said.classList.toggle("lora-train-error", Boolean(bad));
+    }
+
+    // Saves a changed caption: what was done in words, "" when there was nothing to save, null when it failed.
+    async function saved() {
+        if (!unsaved()) return "";
+        const text = "Saved the caption of " + card.picture.file + ".";
+        return (await save()) ? text : null;
     }
 
     function unsaved() {
@@ -158,9 +180,11 @@
     }
 
     async function go(by) {
-        if (unsaved()) await save();
+        const told = await saved();
+        if (told === null) return;
         const next = grid().neighbour(card.picture.key, by);
         if (next) await show(next);
+        say([told, next ? "" : "This is the " + (by > 0 ? "last" : "first") + " picture on this page."].filter(Boolean).join(" "));
     }
 
     async function decide(keep) {

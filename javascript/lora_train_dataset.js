@@ -236,7 +236,7 @@
     function start() {
         if (!lib()) return setTimeout(start, 50);
         lib().dataset = {ask, pictureUrl, button, labelled, say, id: () => view.id, status: () => view.status, host: () => view.element};
-        lib().keepDoing(tick, POLL_MS);
+        lib().keepDoing(tick, POLL_MS, (error) => view.element && say(error ? error.message : "", Boolean(error)));
     }
 
     start();

@@ -93,7 +93,7 @@
     }
 
     function score(name, value) {
-        return ({range: "light"}[name] || name) + " " + value.toFixed(2);
+        return ({range: "light"}[name] || name) + " " + (typeof value === "number" ? value.toFixed(2) : "–");
     }
 
     function outcome(picture) {

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "lora_train"
 
 # a package may import those of its own layer and of the layers before it
 LAYERS = (
-    {"errors", "atomic", "cores", "first_bytes", "hashing", "jsons", "pattern_worker", "patterns", "pickled", "showing"},
-    {"tensors"},
+    {"errors", "atomic", "console", "cores", "first_bytes", "hashing", "jsons", "pattern_worker", "patterns"},
+    {"pickled", "showing", "tensors"},
     {"config"},
     {"data", "models", "networks", "lorafile"},
     {"train", "prompt"},

@@ -16,7 +16,7 @@ from fastapi.responses import FileResponse, Response
 from lora_train.api.answers import NO_STORE, Route, answer, json_body
 from lora_train.config import PrepareOptions, RunConfig
 from lora_train.errors import LoraTrainError
-from lora_train.runs.dataset import OUTCOMES, Filter, Unknown, large_jpeg
+from lora_train.runs.dataset import OUTCOMES, Dataset, Filter, Unknown, large_jpeg
 from lora_train.runs.datasets import Datasets
 
 MAX_PAGE = 500
@@ -66,6 +66,13 @@ def _add_datasets(router: APIRouter, datasets: Datasets) -> None:
 
 
 def _add_pictures(router: APIRouter, datasets: Datasets) -> None:
+    def _shown(id: str, key: str) -> Dataset:
+        """The dataset, where this picture may be shown in any form: a link in the folder may lead anywhere."""
+        dataset = datasets.get(id)
+        if not datasets.host.may_read(dataset.source(key)):
+            raise Unknown("this file is outside the folders that may be used from this page.", key)
+        return dataset
+
     @router.get("/{id}/pictures")
     def pictures(
         id: str, start: int = 0, count: int = 60, outcome: str = "", rule: str = "", text: str = "", tag: str = ""
@@ -81,18 +88,15 @@ def _add_pictures(router: APIRouter, datasets: Datasets) -> None:
 
     @router.get("/{id}/pictures/{key}/thumbnail")
     def thumbnail(id: str, key: str) -> Response:
-        return FileResponse(datasets.get(id).thumbnail(key), media_type="image/jpeg", headers=KEPT_BY_BROWSER)
+        return FileResponse(_shown(id, key).thumbnail(key), media_type="image/jpeg", headers=KEPT_BY_BROWSER)
 
     @router.get("/{id}/pictures/{key}/source")
     def source(id: str, key: str) -> Response:
-        path = datasets.get(id).source(key)
-        if not datasets.host.may_read(path):  # a link in the folder may lead anywhere
-            raise Unknown("this file is outside the folders that may be used from this page.", key)
-        return _large(path, KEPT_BY_BROWSER)
+        return _large(_shown(id, key).source(key), KEPT_BY_BROWSER)
 
     @router.get("/{id}/pictures/{key}/result")
     def result(id: str, key: str) -> Response:
-        return _large(datasets.get(id).result(key), NO_STORE)
+        return _large(_shown(id, key).result(key), NO_STORE)
 
     @router.post("/{id}/pictures/{key}/overrule")
     def overrule(id: str, key: str, content: dict[str, Any] = Depends(json_body)) -> Response:

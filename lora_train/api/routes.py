@@ -28,6 +28,7 @@ PREFIX = "/lora-train/api/v1"
 STATIC_FILES = {
     "uPlot.iife.min.js": "text/javascript",
     "lora_train.js": "text/javascript",
+    "lora_train_runs.js": "text/javascript",
     "lora_train_dataset.js": "text/javascript",
     "lora_train_grid.js": "text/javascript",
     "lora_train_card.js": "text/javascript",
@@ -48,6 +49,9 @@ def run_summary(run: RunFolder, service: Service) -> dict[str, Any]:
         "steps": content.get("steps"),
         "result": content.get("result"),
         "activation": _activation(content),
+        "steps_done": content.get("steps_done"),
+        "problems": content.get("problems") if content.get("state") == "failed" else None,
+        "has_state": run.saved_state is not None,
         "running": service.is_running(run.id),
         "can_resume": run.can_resume and not service.busy,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.errors import LoraTrainError
+from lora_train.jsons import to_json
 from lora_train.showing import as_shown
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _run_inspect(options: argparse.Namespace) -> int:
         except LoraTrainError as error:
             problems += error.problems
     if options.json:
-        print(as_shown(json.dumps([report.to_dict() for report in reports], indent=2, ensure_ascii=False)))
+        print(as_shown(to_json([report.to_dict() for report in reports], indent=2)))
     for report in reports if not options.json else ():
         _print_report(report)
     if problems:
@@ -289,7 +289,7 @@ def _run_metadata(options: argparse.Namespace) -> int:
         put[THUMBNAIL] = thumbnail(options.thumbnail)
     if not (put or options.remove or options.strip):
         told = {name: _shortened(text) for name, text in sorted(file_metadata(options.file).items())}
-        print(as_shown(json.dumps(told, indent=2, ensure_ascii=False)))
+        print(as_shown(to_json(told, indent=2)))
         return 0
     output = options.output or options.file
     edit_metadata(options.file, output, put, options.remove, options.strip, options.overwrite)
@@ -306,7 +306,7 @@ def _run_compare(options: argparse.Namespace) -> int:
     with _Progress() as progress:
         found = compare(first, second, progress)
     if options.json:
-        print(json.dumps(asdict(found) | {"cosine": found.cosine}, indent=2))
+        print(to_json(asdict(found) | {"cosine": found.cosine}, indent=2))
         return 0
     for one in found.modules:
         print(

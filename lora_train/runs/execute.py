@@ -81,7 +81,8 @@ def execute(
 ) -> Result:
     """A checked run in its folder; every way it can end is written there."""
     with RunLock(folder.path):
-        folder.update(config=config.to_dict(), starts=int(folder.read().get("starts", 0)) + 1)
+        starts = int(folder.read().get("starts", 0)) + 1
+        folder.update(config=config.to_dict(), starts=starts, state="preparing", problems=None)
         result = _execute(_Execution(folder, config, manifest, host, stopped, stages))
     try:
         host.refresh_loras(result.path)

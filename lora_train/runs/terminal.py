@@ -59,9 +59,8 @@ class ProgressBar:
 
     def _step(self, event: dict[str, Any]) -> None:
         step = event["step"]
-        left = round(event["seconds_left"])
         speed = f"{event['pictures_per_second']:.1f} pictures/s"
-        text = f"loss {event['smoothed']:.4f}  {speed}  {left // 60}:{left % 60:02d} left"
+        text = f"loss {event['smoothed']:.4f}  {speed}  {clock(event['seconds_left'])} left"
         self._bar("Training", step, event["of"], text)
 
     def _bar(self, what: str, done: int, total: int, text: str) -> None:
@@ -80,6 +79,12 @@ class ProgressBar:
         self.close()
         self._stream.write(as_shown(text) + "\n")
         self._stream.flush()
+
+
+def clock(seconds: float) -> str:
+    """0:07, 12:07, 1:12:07."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def train_with_progress(config: RunConfig, host: Host, stages: Stages) -> int:

@@ -28,6 +28,7 @@ HEAD = """
 <link rel="stylesheet" href="lora-train/static/style.css">
 <script src="lora-train/static/uPlot.iife.min.js"></script>
 <script src="lora-train/static/lora_train.js"></script>
+<script src="lora-train/static/lora_train_runs.js"></script>
 <script src="lora-train/static/lora_train_dataset.js"></script>
 <script src="lora-train/static/lora_train_grid.js"></script>
 <script src="lora-train/static/lora_train_card.js"></script>

@@ -28,6 +28,7 @@ from lora_train.runs.service import Service
 from lora_train.showing import as_shown
 
 DEFAULT_RATE, DEFAULT_SEED = 1e-4, 42
+NO_PREVIEW = "-"
 
 LIVE_VIEW = '<div id="lora_train_live" class="lora-train-live" aria-live="polite" data-page="{page}"></div>'
 """The page's script fills it; `page` is the token that its requests carry."""
@@ -156,7 +157,11 @@ class TrainTab:
             self._number("alpha", "Alpha", None)
             self._number("seed", "Seed", 42)
         self._text(
-            "preview", "Preview prompt", "", "A picture of it is made at the start and at the end, and while training"
+            "preview",
+            "Preview prompt",
+            "",
+            "A picture of it is made at the start, while training and at the end; the tag word if left empty, "
+            f"a single {NO_PREVIEW} for no pictures",
         )
         self._number("preview_every", "Preview every so many steps (0: only start and end)", defaults.preview_every)
         self._fields["overwrite"] = gr.Checkbox(
@@ -189,7 +194,7 @@ class TrainTab:
     def config_of(self, values: dict[str, Any]) -> RunConfig:
         """The run that the form asks for."""
         tag, name = (values["tag"] or "").strip(), (values["name"] or "").strip()
-        preview = (values["preview"] or "").strip()
+        preview = (values["preview"] or "").strip() or tag
         number = Numbers(values)
         whole = number.whole
         config = RunConfig(
@@ -214,7 +219,7 @@ class TrainTab:
                 save_state_every_n_minutes=self._service.host.settings()["state_minutes"],
             ),
             preview=PreviewOptions(
-                prompts=(preview,) if preview else (),
+                prompts=(preview,) if preview not in ("", NO_PREVIEW) else (),
                 sample_every_n_steps=whole("preview_every", "preview.sample_every_n_steps") or 0,
             ),
         )

@@ -170,9 +170,12 @@ def test_a_link_in_the_folder_is_not_a_way_out(
     client.post(f"{at}/apply", json={})
     assert service.datasets.wait(60)
     key = keys(client, at)["link.png"]
-    assert client.get(f"{at}/pictures/{key}/source").status_code == 200
+    for what in ("thumbnail", "source", "result"):
+        assert client.get(f"{at}/pictures/{key}/{what}").status_code == 200
     monkeypatch.setattr(StandaloneHost, "may_read", lambda _, path: path.resolve().is_relative_to(folder.resolve()))
-    assert client.get(f"{at}/pictures/{key}/source").status_code == 404
+    for what in ("thumbnail", "source", "result"):
+        assert client.get(f"{at}/pictures/{key}/{what}").status_code == 404
+        assert client.get(f"{at}/pictures/{keys(client, at)['0.png']}/{what}").status_code == 200
 
 
 def test_a_forged_report_gives_no_other_file(client: TestClient, at: str, service: Service, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def running(data: Path, module: list[str]) -> Iterator[tuple[Any, int]]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=5).close()

@@ -199,6 +199,7 @@ def test_a_check_that_leaves_out_all_is_loosened_by_a_button(page: Any) -> None:
     view.get_by_role("button", name="Lower the least size to 128 pixels").click()
     page.locator("#lora_train_on_these").get_by_text("Train on these 15").wait_for()
     assert view.locator(".lora-train-advice li").count() == 0
+    page.get_by_text("Sizes and limits").first.click()
     page.wait_for_function(  # the form shows it, too
         "() => [...document.querySelectorAll('textarea, input')].some((one) => one.value === '128')"
     )

@@ -39,7 +39,9 @@ def test_what_is_left_empty_is_chosen_later(tab: TrainTab, host: StandaloneHost)
     config = tab.config_of(_values())
     assert config.save.output_name == "sks" and config.save.output_dir == str(host.lora_dir())
     assert config.train.max_train_steps is None and config.network.network_dim is None
-    assert config.preview.prompts == ()
+    assert config.preview.prompts == ("sks",)
+    assert tab.config_of(_values(preview=" - ")).preview.prompts == ()
+    assert tab.config_of(_values(tag=" ")).preview.prompts == ()
 
 
 def test_what_is_given_is_kept(tab: TrainTab) -> None:
