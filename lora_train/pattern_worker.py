@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 GROWTH = 10_000_000
@@ -55,7 +55,7 @@ def substitute(pattern: str, by: str, texts: Sequence[str]) -> list[str]:
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """What a question asks for, by its "ask": check, search or substitute; or {"faulty": why}."""
-    asked = {"check": check, "search": search, "substitute": substitute}[question.pop("ask")]
+    asked: Callable[..., Any] = {"check": check, "search": search, "substitute": substitute}[question.pop("ask")]
     try:
         made = asked(**question)
     except Faulty as error:

@@ -62,13 +62,13 @@ class CaptionReader:
         """What is due about files that could not be read, or whose encoding was guessed."""
         notes = [
             f"{_many(files, 'caption file')} cannot be read and count{'s' if len(files) == 1 else ''} as missing: "
-            f"{named(files)} ({reason}). Save {'it' if len(files) == 1 else 'them'} as UTF-8."
+            f"{named(files)} ({reason}). Save {'it' if len(files) == 1 else 'them'} as UTF-8 text."
             for reason, files in self.not_text.items()
         ]
         if self.guessed:
             notes.append(
                 f"{_many(self.guessed, 'caption file')} not in UTF-8 {_were(self.guessed)} read as {WESTERN} "
-                f"({named(self.guessed)}). Look at accents and quotes, or save as UTF-8."
+                f"({named(self.guessed)}). Look at accents and quotes, or save as UTF-8 text."
             )
         return notes
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import codecs
 import re
-import unicodedata
 
 LARGEST = 64 << 20
 """Bytes of a file that may be a caption."""
@@ -25,7 +24,7 @@ _MARKS = (
 )
 _BEHIND = b"\0\x1a \t\r\n"
 """What programs leave behind a text: fillers, DOS' end of file, white space."""
-_WHITE = "\t\n\v\f\r\x85"
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _SHORTEST_WIDE = 4
 
 _LINE_ENDS = re.compile("[\r\n\x85\u2028\u2029]+")
@@ -90,9 +89,9 @@ def _strict(data: bytes, encoding: str) -> str:
 def _checked(text: str) -> str:
     """The text without marks and what stands behind it. Raises NotText for control characters: no text has them."""
     text = text.replace("\ufeff", "").rstrip("\0\x1a")
-    odd = next((c for c in text if unicodedata.category(c) == "Cc" and c not in _WHITE), None)
+    odd = _CONTROL.search(text)
     if odd is not None:
-        raise NotText(f"no text: it holds the control character {ord(odd):#04x}")
+        raise NotText(f"no text: it holds the control character {ord(odd[0]):#04x}")
     return text
 
 
