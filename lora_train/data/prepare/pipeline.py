@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_train.config import PrepareOptions
+from lora_train.data.captions import caption_file
 from lora_train.data.finding import Found, find
 from lora_train.data.prepare.base import Plan, Services
 from lora_train.data.prepare.captioning import caption, recaptions, services_for, take_captions, take_edits
@@ -81,7 +82,11 @@ def prepare(
     if not options.operations:
         return Prepared(folder)
     found = _find(folder, work, services.may_read)
-    inputs = [Input(path, path.relative_to(folder)) for path in found.pictures]
+    captions = beside_captions(folder)[0]
+    inputs = [
+        Input(path, path.relative_to(folder), captioned=path in captions or caption_file(path) is not None)
+        for path in found.pictures
+    ]
     plan, notes = _plan(options, work, services)
     notes = [*_told(found), *notes]
     for text in notes:
@@ -97,7 +102,7 @@ def prepare(
     serve(entries, plan, services, stopped)
     outputs = Outputs(work, recaptions(plan, services))
     _place(entries, inputs, plan, outputs, folder, work)
-    bare = take_captions(entries, plan, services, beside_captions(folder)[0], outputs)
+    bare = take_captions(entries, plan, services, captions, outputs)
     caption(bare, plan, services, tag, outputs, stage, progress, stopped)
     outputs.publish()
     take_edits(entries, work)

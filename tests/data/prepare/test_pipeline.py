@@ -114,7 +114,9 @@ def test_rejections_have_reasons_and_are_counted(folder: Path, tmp_path: Path) -
     assert rejected["tiny.png"] == ("too small", "the picture is only 90 px wide; needs 256")
     assert rejected["dark.png"][0] == "range" and "too dark" in rejected["dark.png"][1]
     assert rejected["grain.png"][0] == "blur" and "above the limit of 2.5" in rejected["grain.png"][1]
-    assert rejected["coffee.png"][0] == "similar" and "coffee-again.png (original)" in rejected["coffee.png"][1]
+    # the one with a caption, and larger, is the better
+    assert rejected["coffee-again.png"] == ("similar", rejected["coffee-again.png"][1])
+    assert "coffee.png (original), which is kept" in rejected["coffee-again.png"][1]
     assert prepared.summary["reasons"] == {"too small": 1, "range": 1, "blur": 1, "similar": 1}
     assert prepared.summary["files"] == 10 and prepared.summary["kept"] == 6
     for line in lines(prepared).values():
