@@ -64,10 +64,10 @@ def place_without_upscale(size: Size, resolution: int, step: int) -> Placement:
         by_height = abs(_to_steps(height * aspect, step) / height - aspect)
         scaled = (width, _round(width / aspect)) if by_width < by_height else (_round(height * aspect), height)
     bucket = max(step, scaled[0] // step * step), max(step, scaled[1] // step * step)
-    if min(scaled) >= step:
-        return _centred(bucket, scaled)
-    longest = max(step, area // step // step * step)  # a thin strip, enlarged, would be far over the bound
-    return _cover(size, (min(bucket[0], longest), min(bucket[1], longest)))
+    if bucket[0] * bucket[1] > 2 * area:  # a thin strip, which is enlarged to the least step
+        longest = max(step, area // min(bucket) // step * step)
+        bucket = min(bucket[0], longest), min(bucket[1], longest)
+    return _centred(bucket, scaled) if min(scaled) >= step else _cover(size, bucket)
 
 
 def _to_steps(side: float, step: int) -> int:

@@ -80,6 +80,14 @@ def test_without_edits_the_file_itself_comes_out(folder: Path, tmp_path: Path) -
     assert (prepared.folder / "china.jpg").read_bytes() == (folder / "china.jpg").read_bytes()
 
 
+def test_a_picture_whose_name_does_not_say_so_comes_out_under_one_that_does(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("none", "a.jpg_large", "b.jfif"):
+        noise(1).save(tmp_path / "in" / name, "JPEG")
+    prepared = prepare(tmp_path / "in", options("original", min_size=0), tmp_path / "work")
+    assert sorted(path.name for path in prepared.folder.iterdir()) == ["a.png", "b.jfif", "none.png"]
+
+
 def test_scores_are_those_of_the_finished_picture(folder: Path, tmp_path: Path) -> None:
     chosen = options("original", "blur", "range", "resize", target=256, max_blur=9.0)
     for (file, _), line in lines(prepare(folder, chosen, tmp_path / "work")).items():
@@ -133,6 +141,7 @@ def test_odd_and_broken_files(tmp_path: Path) -> None:
         "the picture is far too large to be opened safely": 1,
         "this is not a picture, whatever its name ends in": 1,
     }
+    assert prepared.notes == ["1 file with several pictures (moving.gif): the first one counts."]
     assert all(max(p.width, p.height) == SMALL == min(p.width, p.height) for p in scan(prepared.folder).pictures)
     with Image.open(prepared.folder / "odd" / "turned.png") as turned:
         assert turned.getpixel((2, 64)) == (192, 192, 192)  # 120 x 160: borders left and right
