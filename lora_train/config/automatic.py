@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_train.config.network import DEFAULT_DIM
-from lora_train.config.run import RunConfig
+from lora_train.config.run import DataOptions, RunConfig
 
 LOOKS_PER_PICTURE = 100
 """How often each picture is seen in a run whose steps are chosen for the person."""
@@ -24,6 +25,8 @@ class Facts:
     """"cuda", "cuda:1", "mps" or "cpu"."""
     fast_bf16: bool
     """Whether the device computes bf16 natively."""
+    epoch: Callable[[DataOptions], tuple[int, int]] | None = None
+    """How many pictures (repeats counted) and how many batches an epoch has; None: as if all batches were full."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,9 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     accumulation = train.gradient_accumulation_steps
     if accumulation < 0:
         accumulation = max(1, facts.pictures)
-    steps = choose(
-        "train.max_train_steps",
-        train.max_train_steps,
-        _steps(facts.pictures, data.train_batch_size * accumulation),
-        f"each of the {facts.pictures} pictures is seen about {LOOKS_PER_PICTURE} times",
-    )
+    data = replace(data, resolution=resolution, min_bucket_reso=smallest, max_bucket_reso=largest, repeats=repeats)
+    steps, why_steps = _steps(facts, data, accumulation)
+    steps = choose("train.max_train_steps", train.max_train_steps, steps, why_steps)
     unet_lr = choose("train.unet_lr", train.unet_lr, train.learning_rate, "the general learning rate")
     text_lr = choose(
         "train.text_encoder_lr", train.text_encoder_lr, train.learning_rate / 2, "half of the learning rate"
@@ -79,9 +79,7 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     return (
         replace(
             config,
-            data=replace(
-                data, resolution=resolution, min_bucket_reso=smallest, max_bucket_reso=largest, repeats=repeats
-            ),
+            data=data,
             network=replace(network, network_dim=dim, network_alpha=float(alpha), conv_alpha=conv_alpha),
             train=replace(
                 train,
@@ -98,10 +96,20 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     )
 
 
-def _steps(pictures: int, pictures_per_step: int) -> int:
-    """Steps for about LOOKS_PER_PICTURE looks, but no fewer than 600 looks and no more than 4000."""
-    looks = min(4000, max(600, LOOKS_PER_PICTURE * pictures))
-    return math.ceil(looks / pictures_per_step)
+def _steps(facts: Facts, data: DataOptions, accumulation: int) -> tuple[int, str]:
+    """Steps for about LOOKS_PER_PICTURE looks, but no fewer than 600 looks and no more than 4000; and what comes of it.
+
+    A step has fewer pictures than asked for where a bucket or the set itself has no more.
+    """
+    looks = min(4000, max(600, LOOKS_PER_PICTURE * facts.pictures))
+    if facts.epoch is None:
+        per_step = float(data.train_batch_size * accumulation)
+    else:
+        shown, batches = facts.epoch(data)
+        per_step = shown / math.ceil(batches / accumulation)
+    steps = math.ceil(looks / per_step)
+    seen = round(steps * per_step / max(1, facts.pictures))
+    return steps, f"each of the {facts.pictures} pictures is seen about {seen} times"
 
 
 def _precision(asked: str, facts: Facts) -> tuple[str, str]:

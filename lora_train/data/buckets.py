@@ -14,6 +14,10 @@ Size = tuple[int, int]
 """Width and height in pixels."""
 
 
+FAR = 4
+"""A picture that covers this many times its bucket is cut before it is scaled."""
+
+
 @dataclass(frozen=True)
 class Placement:
     """How a picture fills its bucket: scaled to `scaled`, then cut at (`left`, `top`) to `bucket`."""
@@ -60,6 +64,9 @@ def place_without_upscale(size: Size, resolution: int, step: int) -> Placement:
         by_height = abs(_to_steps(height * aspect, step) / height - aspect)
         scaled = (width, _round(width / aspect)) if by_width < by_height else (_round(height * aspect), height)
     bucket = max(step, scaled[0] // step * step), max(step, scaled[1] // step * step)
+    if bucket[0] * bucket[1] > 2 * area:  # a thin strip, which is enlarged to the least step
+        longest = max(step, area // min(bucket) // step * step)
+        bucket = min(bucket[0], longest), min(bucket[1], longest)
     return _centred(bucket, scaled) if min(scaled) >= step else _cover(size, bucket)
 
 
@@ -80,10 +87,20 @@ def _centred(bucket: Size, scaled: Size) -> Placement:
     return Placement(bucket, scaled, (scaled[0] - bucket[0]) // 2, (scaled[1] - bucket[1]) // 2)
 
 
-def cut(picture: Image.Image, placement: Placement) -> Image.Image:
-    """Scale and crop `picture` as `placement` says."""
-    if picture.size != placement.scaled:
+def cut(picture: Image.Image, placement: Placement, filter: Image.Resampling | None = None) -> Image.Image:
+    """Scale and crop `picture` as `placement` says; `filter` by default as sd-scripts has it.
+
+    Of a picture whose shape is far from the bucket's only what is shown is scaled: a strip of 30,000 x 2 pixels takes
+    no more memory than any other.
+    """
+    (width, height), (left, top) = placement.bucket, (placement.left, placement.top)
+    if filter is None:
         reduce = placement.scaled[0] < picture.width
-        picture = picture.resize(placement.scaled, Image.Resampling.LANCZOS if reduce else Image.Resampling.BICUBIC)
-    width, height = placement.bucket
-    return picture.crop((placement.left, placement.top, placement.left + width, placement.top + height))
+        filter = Image.Resampling.LANCZOS if reduce else Image.Resampling.BICUBIC
+    if placement.scaled[0] * placement.scaled[1] <= FAR * width * height:
+        picture = picture if picture.size == placement.scaled else picture.resize(placement.scaled, filter)
+        return picture.crop((left, top, left + width, top + height))
+    # nearly the same pixels: Pillow keeps the box in fp32, which moves each by a rounding
+    across, down = picture.width / placement.scaled[0], picture.height / placement.scaled[1]
+    right, bottom = min(picture.width, (left + width) * across), min(picture.height, (top + height) * down)
+    return picture.resize((width, height), filter, (left * across, top * down, right, bottom))

@@ -12,13 +12,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 
 from lora_train.config import DataOptions
 from lora_train.data.buckets import Placement, Size, cut, make_buckets, place, place_without_upscale
 from lora_train.data.cache import SHARD_ENTRIES, CachedLatents, LatentCache, Latents, entry_key
-from lora_train.data.latent_files import read_latents, write_latents
+from lora_train.data.latent_files import read_all, write_all
 from lora_train.data.masks import load_mask, to_latents
-from lora_train.data.pictures import BrokenPicture, load_picture
+from lora_train.data.pictures import LARGE, BrokenPicture, load_picture
 from lora_train.data.scan import Manifest, Picture, Rejected
 from lora_train.errors import LoraTrainError
 from lora_train.hashing import file_hash
@@ -50,6 +51,8 @@ class Item:
     placement: Placement
     keys: tuple[str, ...]
     mask_hash: str = ""
+    content: str = ""
+    """The hash of the picture's file."""
 
     def frame(self, flipped: bool) -> Frame:
         """How the picture was cut; `left` counts from the other side when it is flipped."""
@@ -66,6 +69,8 @@ class Dataset:
     latents: Mapping[str, Latents] = field(default_factory=dict)
     from_npz: int = 0
     """So many pictures' latents come from sd-scripts' files."""
+    notes: list[str] = field(default_factory=list)
+    """What the person should know of those files."""
     _masks: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def mask(self, item: Item, flipped: bool) -> torch.Tensor:
@@ -96,6 +101,10 @@ class Dataset:
             counts[item.placement.bucket] += item.picture.repeats
         return dict(sorted(counts.items()))
 
+    def batches_per_epoch(self, batch_size: int) -> int:
+        """How many batches `epoch` gives."""
+        return batches_of(self.bucket_counts(), batch_size)
+
     def fingerprint(self) -> str:
         """A hash of pictures, cuts, captions, repeats and masks: the same for the same training set."""
         parts = [
@@ -117,6 +126,19 @@ class Dataset:
             batches += [members[i : i + batch_size] for i in range(0, len(members), batch_size)]
         rng.shuffle(batches)
         return batches
+
+
+def batches_of(bucket_counts: Mapping[Size, int], batch_size: int) -> int:
+    """How many batches an epoch has: none mixes buckets, so the last one of each may be smaller."""
+    return sum(-(-count // batch_size) for count in bucket_counts.values())
+
+
+def count_epoch(pictures: Sequence[Picture], options: DataOptions, step: int) -> tuple[int, int]:
+    """How many pictures (repeats counted) and how many batches an epoch will have."""
+    counts: Counter[Size] = Counter()
+    for picture, placement in zip(pictures, placements(pictures, options, step)):
+        counts[placement.bucket] += picture.repeats
+    return sum(counts.values()), batches_of(counts, options.train_batch_size)
 
 
 def placements(pictures: Sequence[Picture], options: DataOptions, step: int) -> list[Placement]:
@@ -148,10 +170,7 @@ def build_dataset(
     Raises LoraTrainError when none is left, or when `may_encode` is false and latents are missing.
     """
     wanted = _keyed(manifest, options, encoder, size_step)
-    given: dict[str, Latents] = {}
-    if options.read_npz:
-        for item in wanted:
-            given |= read_latents(item, encoder.family)
+    given, notes = read_all(wanted, encoder) if options.read_npz else ({}, [])
     missing = [item for item in wanted if any(key not in given and key not in cache for key in item.keys)]
     if missing and not may_encode:
         raise LoraTrainError(
@@ -170,10 +189,8 @@ def build_dataset(
     cache.used(keys)
     latents: MutableMapping[str, Latents] = ChainMap(given, CachedLatents(cache, keys))  # type: ignore[arg-type]
     if options.write_npz:
-        for item in items:
-            if item.keys[0] not in given:
-                write_latents(item, [latents[key] for key in item.keys], encoder.family)
-    return Dataset(items, latents, sum(item.keys[0] in given for item in items))
+        notes += write_all([item for item in items if item.keys[0] not in given], latents, encoder)
+    return Dataset(items, latents, sum(item.keys[0] in given for item in items), notes)
 
 
 def _keyed(manifest: Manifest, options: DataOptions, encoder: Encoder, size_step: int) -> list[Item]:
@@ -183,7 +200,7 @@ def _keyed(manifest: Manifest, options: DataOptions, encoder: Encoder, size_step
         content = file_hash(picture.path)
         keys = tuple(entry_key(content, placement, flip, encoder.vae_hash, "float32") for flip in flips)
         mask_hash = file_hash(picture.mask) if picture.mask and picture.mask != picture.path else ""
-        items.append(Item(picture, placement, keys, mask_hash))
+        items.append(Item(picture, placement, keys, mask_hash, content))
     return items
 
 
@@ -219,7 +236,7 @@ def _encode_batch(batch: list[Item], encoder: Encoder, broken: dict[Picture, str
     keys, pixels = [], []
     for item in batch:
         try:
-            image = np.asarray(cut(load_picture(item.picture.path), item.placement))
+            image = np.asarray(cut(_opened(item), item.placement))
         except BrokenPicture as error:
             broken[item.picture] = str(error)
             continue
@@ -229,5 +246,23 @@ def _encode_batch(batch: list[Item], encoder: Encoder, broken: dict[Picture, str
             pixels.append(turned)
     if not keys:
         return {}
-    mean, std = encoder.encode_pictures(torch.stack(pixels))
+    try:
+        mean, std = encoder.encode_pictures(torch.stack(pixels))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+            raise
+        if len(batch) > 1:  # one by one it may fit
+            return {key: one for item in batch for key, one in _encode_batch([item], encoder, broken).items()}
+        width, height = batch[0].placement.bucket
+        raise LoraTrainError(
+            f"there is not enough memory to encode it at {width} x {height}.",
+            str(batch[0].picture.path),
+            "Lower the resolution, close other programs, or take it out.",
+        ) from error
     return {key: (mean[i].float().cpu(), std[i].float().cpu()) for i, key in enumerate(keys)}
+
+
+def _opened(item: Item) -> Image.Image:
+    """The whole picture; one so large that copies would fill the memory at no less than twice what is needed."""
+    picture, enough = item.picture, 2 * max(item.placement.scaled)
+    return load_picture(picture.path, enough if picture.width * picture.height > LARGE else None)

@@ -208,11 +208,11 @@ class _Walk:
             reason = _why_no_picture(path)
             if reason is None:
                 continue
-            if not reason and path.stem.removesuffix(".preview") in loras:
+            if reason == "" and path.stem.removesuffix(".preview") in loras:
                 reason = CARDS
-            if not reason and name in here.links and not self._may_read(path.resolve()):
+            if reason == "" and name in here.links and not self._may_read(path.resolve()):
                 reason = FORBIDDEN
-            if reason:
+            if isinstance(reason, Reason):
                 self._leave_out(reason, path)
             elif not is_text(str(path)):
                 why = "its name, or its folder's, is no text (UTF-8); rename it"

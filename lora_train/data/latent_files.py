@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,43 +14,91 @@ from lora_train.data.formats.kohya_npz import KohyaLatents, npz_path, read_npz, 
 from lora_train.errors import LoraTrainError
 
 if TYPE_CHECKING:
-    from lora_train.data.dataset import Item
+    from lora_train.data.dataset import Encoder, Item
 
 
-def read_latents(item: Item, family: str) -> dict[str, Latents]:
-    """The item's latents by key, from its `.npz` file; nothing where there is none that fits.
+class _Unfit(Exception):
+    """Why a picture's latents are made again."""
 
-    It fits as sd-scripts itself judges: a picture of this size, this bucket, and what flips need; and it must not be
-    older than the picture. Which VAE made it the file does not say. It holds one sample: the standard deviation is 0.
+
+def read_all(items: Sequence[Item], encoder: Encoder) -> tuple[dict[str, Latents], list[str]]:
+    """The latents of all items that have a file that fits, by key, and a note on those whose file does not."""
+    found: dict[str, Latents] = {}
+    unfit: Counter[str] = Counter()
+    shared = _shared(items, encoder.family)
+    for item in items:
+        file = _file(item, encoder.family)
+        if not file.is_file():
+            continue
+        try:
+            if file in shared:
+                raise _Unfit("of several pictures with one name")
+            found |= _read(item, file, encoder.vae_hash)
+        except _Unfit as reason:
+            unfit[str(reason)] += 1
+    told = ", ".join(f"{count} {reason}" for reason, count in unfit.items())
+    return found, [f"The latents of {unfit.total()} pictures are not taken from .npz files: {told}."] if unfit else []
+
+
+def write_all(items: Sequence[Item], latents: Mapping[str, Latents], encoder: Encoder) -> list[str]:
+    """Write the items' latents (and those of the mirrored pictures) beside them: a sample, the same each time.
+
+    Pictures that would share a file get none, which the notes say. Raises LoraTrainError when a file cannot be written,
+    or one that is there is damaged.
+    """
+    shared = _shared(items, encoder.family)
+    for item in items:
+        if _file(item, encoder.family) not in shared:
+            _write(item, [latents[key] for key in item.keys], encoder)
+    count = sum(_file(item, encoder.family) in shared for item in items)
+    what = f"No .npz files are written for {count} pictures: sd-scripts would take one for several of the same name."
+    return [what] if count else []
+
+
+def _file(item: Item, family: str) -> Path:
+    return npz_path(item.picture.path, (item.picture.width, item.picture.height), family)
+
+
+def _shared(items: Sequence[Item], family: str) -> set[Path]:
+    """The files that several pictures would have: `a.jpg` and `a.png` of one size."""
+    pictures = {item.picture.path: _file(item, family) for item in items}
+    return {file for file, count in Counter(pictures.values()).items() if count > 1}
+
+
+def _read(item: Item, file: Path, vae: str) -> dict[str, Latents]:
+    """The item's latents by key. They fit as sd-scripts itself judges: a picture of this size, this bucket, and what
+    flips need. Ours name their picture's content and the VAE; another's must not be older than the picture, and which
+    VAE made it, it does not say. A file holds one sample: the standard deviation is 0.
     """
     picture, bucket = item.picture, item.placement.bucket
-    file = npz_path(picture.path, (picture.width, picture.height), family)
-    if not file.is_file() or file.stat().st_mtime_ns < picture.path.stat().st_mtime_ns:
-        return {}
     try:
         found = read_npz(file, (bucket[0] // 8, bucket[1] // 8))
-    except LoraTrainError:  # of another size, or damaged: made by us instead
-        return {}
+    except LoraTrainError as error:
+        raise _Unfit("of another size, or damaged") from error
+    if found.content:
+        if found.content != item.content:
+            raise _Unfit("of another picture")
+        if found.vae != vae:
+            raise _Unfit("of another VAE")
+    elif file.stat().st_mtime_ns < picture.path.stat().st_mtime_ns:
+        raise _Unfit("older than the picture")
     if found.original_size != (picture.width, picture.height):
-        return {}
+        raise _Unfit("of another picture")
     arrays = [found.latents, found.flipped][: len(item.keys)]
     if any(array is None for array in arrays):
-        return {}
+        raise _Unfit("without the mirrored picture")
     means = [torch.from_numpy(array) for array in arrays if array is not None]
     return {key: (mean, torch.zeros_like(mean)) for key, mean in zip(item.keys, means)}
 
 
-def write_latents(item: Item, latents: list[Latents], family: str) -> None:
-    """Write the item's latents (and those of the mirrored picture) beside it: a sample, the same each time.
-
-    Raises LoraTrainError when the file cannot be written, or one that is there is damaged.
-    """
+def _write(item: Item, latents: list[Latents], encoder: Encoder) -> None:
     samples = [_sample(key, *one) for key, one in zip(item.keys, latents)]
     picture, placement = item.picture, item.placement
     (width, height), size = placement.bucket, (picture.width, picture.height)
     crop = placement.left, placement.top, placement.left + width, placement.top + height
     flipped = samples[1].numpy() if len(samples) > 1 else None
-    write_npz(npz_path(picture.path, size, family), KohyaLatents(samples[0].numpy(), size, crop, flipped))
+    entry = KohyaLatents(samples[0].numpy(), size, crop, flipped, content=item.content, vae=encoder.vae_hash)
+    write_npz(_file(item, encoder.family), entry)
 
 
 def _sample(key: str, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lora_train.data.buckets import Placement
+from lora_train.data.buckets import Placement, cut
 from lora_train.data.kinds import EXTENSIONS
 from lora_train.data.pictures import BrokenPicture, has_alpha, load_alpha, load_picture
 from lora_train.data.scan import Manifest
@@ -51,10 +51,7 @@ def load_mask(mask: Path, picture: Path, placement: Placement, flip: bool) -> to
     Raises BrokenPicture.
     """
     image = load_alpha(mask) if mask == picture else load_picture(mask).convert("L")
-    if image.size != placement.scaled:
-        image = image.resize(placement.scaled, Image.Resampling.BILINEAR)
-    width, height = placement.bucket
-    image = image.crop((placement.left, placement.top, placement.left + width, placement.top + height))
+    image = cut(image, placement, Image.Resampling.BILINEAR)
     values = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)
     return values.flip(-1) if flip else values
 

@@ -21,6 +21,8 @@ MAX_PIXELS = 500_000_000
 LARGE = 64_000_000
 """Pixels above which a picture is made smaller as it is converted, where less is enough: copies would fill the memory.
 """
+BAND = 1_000_000
+"""So many pixels are converted at a time then."""
 BACKGROUND = (255, 255, 255)
 """What shows through where a picture is transparent."""
 
@@ -245,7 +247,7 @@ def _reduced(
 ) -> Image.Image:
     """As RGB at a whole fraction of the size, band by band: there is never a second picture of the full size."""
     width, height = math.ceil(image.width / factor), math.ceil(image.height / factor)
-    canvas, rows = Image.new("RGB", (width, height)), factor * max(1, 1_000_000 // (image.width * factor))
+    canvas, rows = Image.new("RGB", (width, height)), factor * max(1, BAND // (image.width * factor))
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(image.height, top + rows)))
         band.info = image.info  # a colour that counts as transparent

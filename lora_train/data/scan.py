@@ -23,6 +23,8 @@ from lora_train.data.pictures import BrokenPicture, NoReader, look_at
 from lora_train.errors import LoraTrainError
 
 UNUSABLE = Reason("file that cannot be used", "files that cannot be used")
+LEAST_SIDE = 8
+"""Pixels of a side; less is not even one latent."""
 MANY_REPEATS = 1000
 """A folder that says more is worth a word: it may be named by a date."""
 
@@ -131,8 +133,13 @@ def usable(paths: Iterable[Path], manifest: Manifest) -> Iterator[tuple[Path, tu
             look = look_at(path)
         except NoReader as error:
             manifest.left_out.add(no_reader(error), shown(path.name))
+            continue
         except BrokenPicture as error:
             manifest.rejected.append(Rejected(path, str(error)))
+            continue
+        if min(look.width, look.height) < LEAST_SIDE:
+            reason = f"it is only {look.width} x {look.height} pixels; nothing can be learned from it"
+            manifest.rejected.append(Rejected(path, reason))
         else:
             moving += [shown(path.name)] if look.moving else []
             yield path, (look.width, look.height)

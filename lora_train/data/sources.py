@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +16,8 @@ from lora_train.data.finding import find
 from lora_train.data.formats.dataset_toml import Subset, read_dataset_config
 from lora_train.data.formats.imagefolder import read_imagefolder
 from lora_train.data.formats.kohya_metadata import MetadataEntry, find_picture, read_metadata
-from lora_train.data.left_out import Reason, Rejected, shown
+from lora_train.data.left_out import Reason, shown
+from lora_train.data.matching import match_ends
 from lora_train.data.scan import Manifest, Picture, concept_of, require_folder, require_pictures, scan, usable
 from lora_train.data.texts import lines_of
 from lora_train.errors import LoraTrainError, Problem
@@ -27,6 +29,7 @@ HONOURED = (
 )
 """What a subset of a dataset config sets here; the rest is said by the run's own options."""
 REGULARISATION = Reason("folder of regularisation pictures", "folders of regularisation pictures")
+UNMATCHED = Reason("entry of the metadata without a picture", "entries of the metadata without a picture")
 UNREPEATED = Reason("folder with 0 repeats", "folders with 0 repeats")
 
 
@@ -81,14 +84,17 @@ def _imagefolder(file: Path, manifest: Manifest) -> Mapping[Path, str]:
 
 
 def _kohya(file: Path, folder: Path, manifest: Manifest) -> Mapping[Path, str]:
-    captions = {}
-    for key, entry in read_metadata(file).items():
-        picture = find_picture(key, folder)
-        if picture is None:
-            manifest.rejected.append(Rejected(Path(key), "there is no such picture below the folder"))
-        else:
-            captions[picture] = _joined(entry)
-    return captions
+    entries = read_metadata(file)
+    found = {key: picture for key in entries if (picture := find_picture(key, folder))}
+    lost = [key for key in entries if key not in found]
+    if lost:  # written on another computer, or before the folder was moved
+        taken = set(found.values())
+        rest = [path for path in find(folder).pictures if path not in taken]
+        found |= match_ends((key for key in lost if ".." not in re.split(r"[\\/]", key)), rest, folder)
+    for key in lost:
+        if key not in found:
+            manifest.left_out.add(UNMATCHED, shown(re.split(r"[\\/]", key)[-1] or key))
+    return {picture: _joined(entries[key]) for key, picture in found.items()}
 
 
 def _joined(entry: MetadataEntry) -> str:

@@ -241,12 +241,15 @@ class _Execution:
         resolved = self.folder.read().get("resolved")
         if resolved is not None and self.folder.saved_state is not None:
             return self._longer(RunConfig.from_dict(resolved))
+        from lora_train.data.dataset import count_epoch
+
         device = pick_device(self.config.train.device, auto=self.host.device())
         facts = Facts(
             pictures=len(self.manifest.pictures),
             native_resolution=model.native_resolution,
             device=device,
             fast_bf16=fast_bf16(device),
+            epoch=lambda data: count_epoch(self.manifest.pictures, data, model.size_step),
         )
         config, choices = resolve(self.config, facts)
         self.folder.update(resolved=config.to_dict(), choices=[asdict(choice) for choice in choices])
@@ -271,6 +274,7 @@ class _Execution:
 
         from lora_train.data.cache import LatentCache
         from lora_train.data.dataset import build_dataset
+        from lora_train.data.remarks import remarks
 
         def progress(done: int, total: int) -> None:
             self.folder.event("prepare", stage="latents", done=done, total=total)
@@ -287,6 +291,8 @@ class _Execution:
         cache.prune(int(self.host.settings()["cache_gb"] * 1e9), set(dataset.latents))
         if dataset.from_npz:
             text = f"{dataset.from_npz} pictures' latents come from sd-scripts' .npz files."
+            self.folder.event("note", text=text)
+        for text in (*dataset.notes, *remarks(dataset, config.data.train_batch_size)):
             self.folder.event("note", text=text)
         if self.config.prepare.operations:
             note_buckets(self.folder, self.config, self.host, dataset)

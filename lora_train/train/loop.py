@@ -98,14 +98,19 @@ class Trainer:
     @property
     def batches_per_epoch(self) -> int:
         """Micro-batches in one epoch."""
-        return len(self.dataset.epoch(self.config.data.train_batch_size, "count"))
+        return self.dataset.batches_per_epoch(self.config.data.train_batch_size)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one epoch. As with accelerate the last one ends with it, and may have fewer micro-batches."""
+        return math.ceil(self.batches_per_epoch / self.config.train.gradient_accumulation_steps)
 
     def run(self) -> int:
         """Train; returns the number of steps done. Raises LoraTrainError when the loss is not a number."""
         options = self.config.train
         assert options.max_train_steps and options.lr_warmup_steps is not None
         optimizer = self.optimizer
-        batches = self._batches(self.steps_done * options.gradient_accumulation_steps)
+        steps = self._steps(self.steps_done)
         self.network.attach()
         if self.steps_done == 0:
             self.callbacks.preview(0)
@@ -120,8 +125,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
             losses, shown = [], 0
-            for micro in range(options.gradient_accumulation_steps):
-                items = next(batches)
+            for micro, items in enumerate(next(steps)):
                 position = self.steps_done * options.gradient_accumulation_steps + micro
                 losses.append(self._micro_batch(items, position))
                 shown += len(items)
@@ -154,14 +158,15 @@ class Trainer:
     def _groups(self) -> list[dict[str, Any]]:
         return parameter_groups(self.built, self.config.network, self.rates)
 
-    def _batches(self, skip: int) -> Iterator[list[Item]]:
-        """Micro-batches without end, from number `skip` on; `self.epoch` counts the epochs begun."""
-        self.epoch, skip = divmod(skip, self.batches_per_epoch)
+    def _steps(self, skip: int) -> Iterator[list[list[Item]]]:
+        """The micro-batches of each step without end, from step `skip` on; `self.epoch` counts the epochs begun."""
+        data, size = self.config.data, self.config.train.gradient_accumulation_steps
+        self.epoch, skip = divmod(skip, self.steps_per_epoch)
         while True:
-            order = f"{self.config.train.seed}/order/{self.epoch}"
-            batches = self.dataset.epoch(self.config.data.train_batch_size, order)
+            batches = self.dataset.epoch(data.train_batch_size, f"{self.config.train.seed}/order/{self.epoch}")
             self.epoch += 1
-            yield from ([self.dataset.items[i] for i in batch] for batch in batches[skip:])
+            for start in range(skip * size, len(batches), size):
+                yield [[self.dataset.items[i] for i in batch] for batch in batches[start : start + size]]
             skip = 0
 
     def write_state(self, path: Path) -> None:
@@ -289,8 +294,7 @@ class Trainer:
         step = self.steps_done
         if step == last:
             return
-        per_epoch = math.ceil(self.batches_per_epoch / self.config.train.gradient_accumulation_steps)
-        if _due(step, save.save_every_n_steps) or _due(step, save.save_every_n_epochs * per_epoch):
+        if _due(step, save.save_every_n_steps) or _due(step, save.save_every_n_epochs * self.steps_per_epoch):
             self.callbacks.save(step)
         if _due(step, preview.sample_every_n_steps):
             self.callbacks.preview(step)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_train.config import Facts, RunConfig, SaveOptions, TrainOptions, check, problems, resolve
+from lora_train.config import DataOptions, Facts, RunConfig, SaveOptions, TrainOptions, check, problems, resolve
 from lora_train.config.validate import CHOICES, RANGES, name_problem
 from lora_train.errors import LoraTrainError
 
@@ -95,6 +95,27 @@ def test_automatic_steps_show_every_picture_and_change_nothing_given(
     assert "train.unet_lr" not in {choice.field for choice in choices}
     assert all(choice.why for choice in choices)
     assert resolve(resolved, Facts(1, 64, "cpu", False))[0] == resolved
+
+
+def test_automatic_steps_count_the_batches_that_there_are() -> None:
+    """Five pictures of five shapes: a batch of 4 never has more than one."""
+    config = RunConfig.from_dict({"data": {"train_batch_size": 4}, "train": {"gradient_accumulation_steps": 2}})
+    asked: list[int | None] = []
+
+    def epoch(data: DataOptions) -> tuple[int, int]:
+        asked.append(data.resolution)
+        return 50, 50
+
+    resolved, choices = resolve(config, Facts(5, 512, "cpu", False, epoch))
+    (why,) = [choice.why for choice in choices if choice.field == "train.max_train_steps"]
+    assert asked == [512] and resolved.train.max_train_steps == 300
+    assert why == "each of the 5 pictures is seen about 120 times"
+
+
+@pytest.mark.parametrize(("pictures", "times"), [(1, 600), (10, 100), (80, 50)])
+def test_how_often_pictures_are_seen_is_said_as_it_is(pictures: int, times: int) -> None:
+    _, choices = resolve(RunConfig(), Facts(pictures, 512, "cpu", False))
+    assert any(f"seen about {times} times" in choice.why for choice in choices)
 
 
 def test_alpha_zero_means_half_of_the_dimension() -> None:

@@ -3,11 +3,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lora_train.data.buckets import cut, make_buckets, place, place_without_upscale
+from lora_train.data.buckets import Placement, cut, make_buckets, place, place_without_upscale
 
 
 def test_the_buckets_of_sd1() -> None:
@@ -95,6 +96,42 @@ def test_nearest_aspect_ratio_wins() -> None:
     assert place((3000, 3000), buckets).bucket == (512, 512)
     width, height = place((1920, 1080), buckets).bucket
     assert abs(width / height - 1920 / 1080) < 0.15
+
+
+def scaled_whole(picture: Image.Image, placement: Placement) -> Image.Image:
+    """As sd-scripts does it."""
+    reduce = placement.scaled[0] < picture.width
+    whole = picture.resize(placement.scaled, Image.Resampling.LANCZOS if reduce else Image.Resampling.BICUBIC)
+    (width, height), (left, top) = placement.bucket, (placement.left, placement.top)
+    return whole.crop((left, top, left + width, top + height))
+
+
+@pytest.mark.parametrize("size", [(700, 500), (300, 200), (1800, 90), (90, 1800), (40, 1000)])
+def test_cutting_first_changes_no_pixel_by_more_than_a_rounding(size: tuple[int, int]) -> None:
+    picture = Image.effect_noise(size, 90).convert("RGB")
+    placement = place(size, BUCKETS)
+    wanted, found = scaled_whole(picture, placement), cut(picture, placement)
+    assert np.abs(np.asarray(wanted, dtype=int) - np.asarray(found)).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(30_000, 2), (2, 30_000), (60_000, 10), (1, 1)])
+def test_a_strip_is_cut_before_it_is_scaled(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def watched(self: Image.Image, size: tuple[int, int], *rest: object) -> Image.Image:
+        made.append(size)
+        return resize(self, size, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    picture = Image.new("RGB", size)
+    across, down = (side // 3 if side > 10 else 0 for side in size)
+    picture.paste((255, 0, 0), (across, down, size[0] - across, size[1] - down))
+    for placement in (place(size, BUCKETS), place_without_upscale(size, 512, 64)):
+        found = cut(picture, placement)
+        assert found.size == placement.bucket and found.size[0] * found.size[1] <= 512 * 512
+        assert found.getextrema() == ((255, 255), (0, 0), (0, 0))  # the middle
+    assert all(width * height <= 4 * 512 * 512 for width, height in made)
 
 
 def test_cut_takes_the_centre() -> None:

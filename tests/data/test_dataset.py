@@ -126,3 +126,19 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:100])
     _build(folder, tmp_path / "cache", encoder)
     assert encoder.encoded == 4
+
+
+def test_out_of_memory_tries_one_by_one_and_names_the_picture(tmp_path: Path) -> None:
+    class Small(FakeEncoder):
+        most = 1
+
+        def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            if len(pixels) > self.most:
+                raise RuntimeError("CUDA out of memory. Tried to allocate")
+            return super().encode_pictures(pixels)
+
+    folder, encoder = draw_pictures(tmp_path / "in", 3), Small()
+    assert len(_build(folder, tmp_path / "a", encoder).items) == 3 and encoder.encoded == 3
+    encoder.most = 0
+    with pytest.raises(LoraTrainError, match=r"picture-0\.png: there is not enough memory to encode it at 128 x 128"):
+        _build(folder, tmp_path / "b", encoder)

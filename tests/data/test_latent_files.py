@@ -52,11 +52,64 @@ def test_what_does_not_fit_is_made_by_us(tmp_path: Path) -> None:
     encoder = FakeEncoder()
     dataset = build(folder, tmp_path / "b", replace(OPTIONS, read_npz=True, flip_aug=False), encoder)
     assert dataset.from_npz == 1 and encoder.encoded == 2
-    os.utime(folder / "picture-2.png")  # changed since
-    assert build(folder, tmp_path / "d", replace(OPTIONS, read_npz=True, flip_aug=False), FakeEncoder()).from_npz == 0
     encoder = FakeEncoder()  # for flips they hold too little
     assert build(folder, tmp_path / "c", replace(OPTIONS, read_npz=True), encoder).from_npz == 0
     assert encoder.encoded == 6
+
+
+def read_again(folder: Path, cache: Path, encoder: FakeEncoder | None = None) -> Dataset:
+    return build(folder, cache, replace(OPTIONS, read_npz=True, flip_aug=False), encoder or FakeEncoder())
+
+
+def forget_the_content(file: Path) -> None:
+    """As sd-scripts writes it."""
+    with np.load(file) as data:
+        arrays = {name: data[name] for name in data if not name.startswith("lora_train")}
+    np.savez(file, **arrays)
+
+
+def test_ours_name_the_content_and_of_others_the_time_counts(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 2)
+    build(folder, tmp_path / "a", replace(OPTIONS, write_npz=True, flip_aug=False), FakeEncoder())
+    forget_the_content(folder / "picture-1_0128x0128_sd.npz")
+    assert read_again(folder, tmp_path / "b").from_npz == 2
+    for picture in folder.glob("*.png"):  # copied from elsewhere: newer, and the same
+        os.utime(picture, (2e9, 2e9))
+    dataset = read_again(folder, tmp_path / "c")
+    assert dataset.from_npz == 1 and "1 older than the picture" in dataset.notes[0]
+
+
+def test_ours_are_not_taken_for_another_picture_or_vae(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 2)
+    build(folder, tmp_path / "a", replace(OPTIONS, write_npz=True, flip_aug=False), FakeEncoder())
+    Image.new("RGB", (128, 128), "red").save(folder / "picture-0.png")  # of the same size
+    os.utime(folder / "picture-0.png", (1, 1))  # and older than the file
+    dataset = read_again(folder, tmp_path / "b")
+    assert dataset.from_npz == 1 and "1 of another picture" in dataset.notes[0]
+    other = FakeEncoder()
+    other.vae_hash = "another"
+    dataset = read_again(folder, tmp_path / "c", other)
+    assert dataset.from_npz == 0 and "1 of another VAE" in dataset.notes[0]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_pictures_of_one_name_never_share_a_file(tmp_path: Path, old: bool) -> None:
+    folder = draw_pictures(tmp_path / "in", 2)
+    build(folder, tmp_path / "a", replace(OPTIONS, write_npz=True, flip_aug=False), FakeEncoder())
+    file = folder / "picture-0_0128x0128_sd.npz"
+    forget_the_content(file)
+    if old:  # one for all sizes
+        file = file.rename(folder / "picture-0.npz")
+    Image.new("RGB", (128, 128), "red").save(folder / "picture-0.jpg")
+    for path in folder.glob("*.*g"):
+        os.utime(path, (1, 1))
+    dataset = read_again(folder, tmp_path / "b")
+    assert dataset.from_npz == 1 and "2 of several pictures with one name" in dataset.notes[0]
+    red, drawn = (dataset.latents[item.keys[0]][0] for item in dataset.items[:2])
+    assert not torch.equal(red, drawn)
+    before = file.read_bytes()
+    dataset = build(folder, tmp_path / "c", replace(OPTIONS, write_npz=True, flip_aug=False), FakeEncoder())
+    assert "for 2 pictures" in dataset.notes[0] and file.read_bytes() == before
 
 
 def test_by_default_none_are_touched(tmp_path: Path) -> None:

@@ -7,7 +7,17 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from lora_train.data.pictures import BrokenPicture, has_alpha, load_alpha, load_picture, picture_size
+from lora_train.data import pictures
+from lora_train.data.pictures import (
+    BrokenPicture,
+    NoReader,
+    NotHere,
+    has_alpha,
+    load_alpha,
+    load_picture,
+    look_at,
+    picture_size,
+)
 
 
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
@@ -85,3 +95,114 @@ def test_a_bomb_is_not_opened(tmp_path: Path) -> None:
     Image.new("1", (30_000, 30_000)).save(tmp_path / "bomb.png")
     with pytest.raises(BrokenPicture, match="too large"):
         load_picture(tmp_path / "bomb.png")
+
+
+def flat(value: float, kind: type) -> Image.Image:
+    return Image.fromarray(np.full((16, 16), value, kind))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "grey"),
+    [
+        (40000, np.int32, 156),
+        (150, np.int32, 150),
+        (1_000_000_000, np.int32, 255),
+        (0.6, np.float32, 153),
+        (150.0, np.float32, 150),
+        (40000.0, np.float32, 156),
+    ],
+)
+def test_32_bits_and_floating_point_are_scaled_by_their_range(
+    tmp_path: Path, value: float, kind: type, grey: int
+) -> None:
+    flat(value, kind).save(tmp_path / "a.tif")
+    found = load_picture(tmp_path / "a.tif").getpixel((0, 0))
+    assert isinstance(found, tuple) and found == (found[0],) * 3 and abs(found[0] - grey) <= 1
+
+
+def test_floating_point_with_negatives_and_no_numbers(tmp_path: Path) -> None:
+    values = np.zeros((4, 4), np.float32)
+    values[0] = (-1, 1, np.nan, np.inf)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    row = [load_picture(tmp_path / "a.tif").getpixel((x, 0))[0] for x in range(4)]  # type: ignore[index]
+    assert row[:2] == [0, 255] and row[3] == 255
+    assert abs(load_picture(tmp_path / "a.tif").getpixel((0, 1))[0] - 128) <= 1  # type: ignore[index]
+
+
+def test_lab_is_converted(tmp_path: Path) -> None:
+    Image.new("LAB", (8, 8), (150, 128, 128)).save(tmp_path / "a.tif")
+    red, green, blue = load_picture(tmp_path / "a.tif").getpixel((0, 0))  # type: ignore[misc]
+    assert max(red, green, blue) - min(red, green, blue) <= 3 and 100 < green < 180
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+AVIF = b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf"
+
+
+@pytest.mark.parametrize(
+    ("start", "kind", "package"),
+    [
+        (HEIC, "HEIC", "pillow-heif"),
+        (AVIF, "AVIF", "pillow-avif-plugin"),
+        (b"\xff\x0a", "JPEG XL", "pillow-jxl-plugin"),
+    ],
+)
+def test_without_a_reader_the_kind_and_the_package_are_named_whatever_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: bytes, kind: str, package: str
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(start + bytes(400))
+
+    def unidentified(path: Path) -> Image.Image:
+        raise Image.UnidentifiedImageError(path)
+
+    monkeypatch.setattr(Image, "open", unidentified)
+    monkeypatch.setattr(Image, "registered_extensions", lambda: {".png": "PNG"})
+    with pytest.raises(NoReader, match=f"{kind}.*pip install {package}"):
+        picture_size(tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "registered_extensions", lambda: {".heic": "", ".avif": "", ".jxl": ""})
+    with pytest.raises(BrokenPicture, match=f"damaged .*{kind}"):
+        picture_size(tmp_path / "a.jpg")
+
+
+def test_a_large_picture_comes_reduced_without_a_second_one_of_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "LARGE", 10_000)
+    image = Image.linear_gradient("L").resize((400, 300)).convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, 200, 300))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    converted: list[int] = []
+    as_rgb = pictures._as_rgb
+    monkeypatch.setattr(pictures, "_as_rgb", lambda band, *more: converted.append(band.height) or as_rgb(band, *more))
+    monkeypatch.setattr(pictures, "BAND", 8_000)
+    whole, small = load_picture(tmp_path / "a.png"), load_picture(tmp_path / "a.png", 100)
+    assert whole.size == (300, 400) and small.size == (75, 100)
+    assert converted[0] == 400 and len(converted) > 5 and max(converted[1:]) < 30
+    wanted = np.asarray(whole.reduce(4), dtype=int)
+    assert np.abs(np.asarray(small, dtype=int) - wanted).max() <= 2
+
+
+def test_running_out_of_memory_names_the_size_and_is_not_remembered_as_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(pictures, "_as_rgb", full)
+    with pytest.raises(NotHere, match="not enough memory.*64 x 48"):
+        load_picture(tmp_path / "a.png")
+
+
+def test_animations_are_told_from_still_pictures(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for name in ("a.gif", "a.webp", "a.png", "a.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        assert look_at(tmp_path / name).moving, name
+        frames[0].save(tmp_path / name)
+        assert not look_at(tmp_path / name).moving, name
+    frames[0].save(tmp_path / "a.mpo", save_all=True, append_images=frames[1:])
+    assert look_at(tmp_path / "a.mpo") == (8, 8, False)

@@ -43,7 +43,7 @@ def test_kohyas_metadata_names_the_pictures(folder: Path, tmp_path: Path) -> Non
     manifest = read(folder=str(folder), in_json=str(tmp_path / "meta.json"), tag="sks")
     assert captions(manifest) == {"picture-0.png": "sks, woman, 1girl", "picture-2.png": "sks, hat, red hair"}
     assert {picture.repeats for picture in manifest.pictures} == {5}
-    assert sorted(rejected.path.name for rejected in manifest.rejected) == ["gone", "outside"]
+    assert manifest.summary().endswith("left out: 2 entries of the metadata without a picture (gone, outside)")
 
 
 def test_what_prepare_writes_is_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +56,21 @@ def test_what_prepare_writes_is_read(folder: Path, tmp_path: Path, monkeypatch: 
         "picture-0.png": "sks",
         **{f"picture-{n}.png": f"sks on colour {n}" for n in (1, 2, 3)},
     }
+
+
+@pytest.mark.parametrize(
+    "name", ["C:\\Users\\me\\in\\5_sara\\picture-{}.png", "/old/root/5_Sara/picture-{}", "D:/5_sara/picture-{}.jpg.png"]
+)
+def test_metadata_of_another_computer_are_matched_by_the_longest_end(folder: Path, tmp_path: Path, name: str) -> None:
+    draw_pictures(folder / "3_other")
+    (folder / "5_sara" / "picture-3.png").rename(folder / "5_sara" / "picture-3.jpg.png")
+    number = 3 if ".jpg" in name else 1
+    told = {name.format(number): {"caption": ["mine", "or this"]}, "E:\\x\\9_gone\\picture-9.png": {"caption": "x"}}
+    (tmp_path / "meta.json").write_text(json.dumps(told))
+    manifest = read(folder=str(folder), in_json=str(tmp_path / "meta.json"))
+    (picture,) = manifest.pictures
+    assert picture.path.parent.name == "5_sara" and str(number) in picture.path.name and picture.caption == "mine"
+    assert "1 entry of the metadata without a picture (picture-9.png)" in manifest.summary()
 
 
 def test_an_imagefolder_by_itself_and_by_name(folder: Path) -> None:

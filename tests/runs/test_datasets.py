@@ -31,14 +31,13 @@ OPTIONS = PrepareOptions(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three good pictures (two with captions), a copy of one, a small one, and a broken one."""
+    """Three good pictures (one with a caption), a larger copy of one, a small one, and a broken one."""
     folder = tmp_path / "sara"
     folder.mkdir()
     for number in range(3):
         noise(number).save(folder / f"{number}.png")
-    (folder / "0.txt").write_text("a woman, red hair\n")
     (folder / "1.caption").write_text("a woman, hat\n")
-    noise(0).resize((150, 112)).save(folder / "0-again.png")
+    noise(0).resize((200, 150)).save(folder / "0-again.png")
     noise(5, (80, 60)).save(folder / "small.png")
     (folder / "broken.png").write_text("no picture")
     return folder

@@ -20,6 +20,8 @@ from lora_train.models import sampling
 from lora_train.runs.execute import run_training
 from lora_train.runs.folder import RunFolder, list_runs
 from lora_train.runs.stages import Stages
+from lora_train.train.loop import Trainer
+from tests.conftest import draw_pictures
 
 Make = Callable[..., RunConfig]
 
@@ -104,6 +106,31 @@ def test_accumulation_is_the_mean_over_its_batches(make_config: Make, host: Stan
     content = RunFolder(result.folder).read()
     assert content["resolved"]["train"]["gradient_accumulation_steps"] == 4
     assert result.steps == 2
+
+
+def test_an_epoch_ends_with_a_step_as_accelerate_has_it(
+    make_config: Make, host: StandaloneHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five batches in steps of two: 2 + 2 + 1, and each picture once an epoch; so "every epoch" is every third step."""
+    draw_pictures(tmp_path / "five", 5)
+    seen: list[list[str]] = []
+    micro_batch = Trainer._micro_batch
+
+    def watched(self: Trainer, items: list[Any], position: int) -> torch.Tensor:
+        seen.append([item.picture.path.name for item in items])
+        return micro_batch(self, items, position)
+
+    monkeypatch.setattr(Trainer, "_micro_batch", watched)
+    events: list[dict[str, Any]] = []
+    config = make_config(
+        train={"max_train_steps": 6, "gradient_accumulation_steps": 2},
+        data={"folder": str(tmp_path / "five"), "train_batch_size": 1, "repeats": 1, "resolution": 64},
+        save={"save_every_n_epochs": 1},
+    )
+    run_training(config, host, events.append)
+    assert [event["epoch"] for event in events if event["kind"] == "step"] == [1, 1, 1, 2, 2, 2]
+    assert [event["step"] for event in events if event["kind"] == "saved"] == [3, 6]
+    assert len(seen) == 10 and len({name for (name,) in seen[:5]}) == len({name for (name,) in seen[5:]}) == 5
 
 
 @pytest.mark.parametrize("only", ["network_train_unet_only", "network_train_text_encoder_only"])

@@ -9,6 +9,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from lora_train.atomic import write_text
+from lora_train.data.formats.kohya_metadata import first_text
 from lora_train.data.kinds import EXTENSIONS
 from lora_train.data.left_out import Rejected
 from lora_train.data.texts import lines_of
@@ -83,7 +84,7 @@ def _rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _caption(row: dict[str, Any], where: str) -> str:
-    value = next((row[column] for column in CAPTION_COLUMNS if row.get(column) is not None), None)
+    value = first_text(next((row[column] for column in CAPTION_COLUMNS if row.get(column) is not None), None))
     if not isinstance(value, str):
         columns = ", ".join(CAPTION_COLUMNS)
         raise LoraTrainError(f"there is no caption ({columns}).", where, "Write it as text in one of these.")

@@ -128,7 +128,7 @@ def _read(file: Path, fix: str = "Give the .json file that sd-scripts or we wrot
 
 
 def _entry(raw: dict[str, Any], where: str) -> MetadataEntry:
-    caption, tags = raw.get("caption") or "", raw.get("tags") or ""
+    caption, tags = first_text(raw.get("caption") or ""), first_text(raw.get("tags") or "", joined=True)
     if not isinstance(caption, str) or not isinstance(tags, str):
         raise LoraTrainError("caption and tags must be text.", where, "Correct it in the file.")
     return MetadataEntry(
@@ -138,6 +138,13 @@ def _entry(raw: dict[str, Any], where: str) -> MetadataEntry:
         _size(raw.get("image_size"), "image_size", where),
         _origin(raw[OWN_KEY], where) if OWN_KEY in raw else None,
     )
+
+
+def first_text(value: object, joined: bool = False) -> object:
+    """The first of a list of texts, which are alternatives; or with `joined` all, where each is a single tag."""
+    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
+        return value
+    return ", ".join(value) if joined and not any("," in one for one in value) else value[0]
 
 
 def _size(value: object, name: str, where: str) -> Size | None:

@@ -20,6 +20,8 @@ from lora_train.data.buckets import Size
 from lora_train.errors import LoraTrainError
 
 SUFFIXES = {"sd1": "_sd.npz", "sd2": "_sd.npz", "sdxl": "_sdxl.npz"}
+OWN = ("lora_train_picture", "lora_train_vae")
+"""Our own keys, which sd-scripts does not look at: hashes as bytes of text."""
 MAX_ARRAY = 1 << 30
 """Bytes; an array that says it is larger is not read."""
 MAKE_AGAIN = "Delete it: sd-scripts or we make it again."
@@ -39,6 +41,9 @@ class KohyaLatents:
     """(C, H, W) of the mirrored picture."""
     alpha_mask: np.ndarray | None = None
     """(height, width) of the bucket."""
+    content: str = ""
+    """The hash of the picture's file; like that of the VAE only in files that we wrote."""
+    vae: str = ""
 
 
 def npz_path(picture: Path, size: Size, family: str) -> Path:
@@ -81,7 +86,7 @@ def read_npz(file: Path, size: Size | None = None) -> KohyaLatents:
         has = ", ".join(f"{found[0]}x{found[1]}" for found in kept if found) or "none"
         raise LoraTrainError(f"it holds latents of other sizes ({has}; wanted {size}).", str(file), MAKE_AGAIN)
     names = ("latents", "original_size", "crop_ltrb", "latents_flipped", "alpha_mask")
-    arrays = _arrays(file, only=tuple(name + suffix for name in names))
+    arrays = _arrays(file, only=(*(name + suffix for name in names), *(name + suffix for name in OWN)))
     latents, original, crop, flipped, mask = (arrays.get(name + suffix) for name in names)
     if latents is None or original is None or crop is None:
         raise LoraTrainError("original_size or crop_ltrb is missing: the cache is too old.", str(file), MAKE_AGAIN)
@@ -98,7 +103,9 @@ def read_npz(file: Path, size: Size | None = None) -> KohyaLatents:
         raise LoraTrainError("its arrays are not latents of this size.", str(file), MAKE_AGAIN)
     width, height = (int(side) for side in original)
     left, top, right, bottom = (int(side) for side in crop)
-    return KohyaLatents(_float(latents), (width, height), (left, top, right, bottom), _maybe(flipped), _maybe(mask))
+    content, vae = (_text(arrays.get(name + suffix)) for name in OWN)
+    box = left, top, right, bottom
+    return KohyaLatents(_float(latents), (width, height), box, _maybe(flipped), _maybe(mask), content, vae)
 
 
 def write_npz(file: Path, entry: KohyaLatents, multi_resolution: bool = False) -> None:
@@ -118,6 +125,10 @@ def write_npz(file: Path, entry: KohyaLatents, multi_resolution: bool = False) -
         arrays.pop(name + suffix, None)
         if value is not None:
             arrays[name + suffix] = _float(value)
+    for name, text in zip(OWN, (entry.content, entry.vae)):
+        arrays.pop(name + suffix, None)
+        if text:
+            arrays[name + suffix] = np.frombuffer(text.encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     write_bytes(file, buffer.getvalue())
@@ -141,6 +152,10 @@ def _arrays(file: Path, only: tuple[str, ...] | None = None) -> dict[str, np.nda
     except Exception as error:  # zip and numpy raise nearly anything on damaged or hostile data
         raise LoraTrainError(f"this is not a cache of latents ({error}).", str(file), MAKE_AGAIN) from error
     return found
+
+
+def _text(array: np.ndarray | None) -> str:
+    return "" if array is None else array.tobytes().decode("utf-8", "replace")
 
 
 def _suffix(size: Size | None) -> str:

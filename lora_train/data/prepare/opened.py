@@ -8,15 +8,19 @@ from typing import Any
 
 from PIL import Image
 
-from lora_train.data.pictures import load_picture, picture_size
+from lora_train.data.pictures import load_picture, look_at
 
 
 class Opened:
-    """A picture file; `size` is its full size as displayed. All methods raise BrokenPicture."""
+    """A picture file; `size` is its full size as displayed, `moving` whether other frames follow the first.
+
+    All methods raise BrokenPicture.
+    """
 
     def __init__(self, path: Path, background: tuple[int, int, int]) -> None:
         self.path = path
-        self.size = picture_size(path)
+        width, height, self.moving = look_at(path)
+        self.size = width, height
         self._background = background
         self._decoded: Image.Image | None = None
         self._once: dict[str, Any] = {}

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_train.config import PrepareOptions
+from lora_train.data.captions import caption_file
 from lora_train.data.finding import Found, find
+from lora_train.data.left_out import shown
 from lora_train.data.prepare.base import Plan, Services
 from lora_train.data.prepare.captioning import caption, recaptions, services_for, take_captions, take_edits
 from lora_train.data.prepare.detectors import choose, shared_memory, title_of
@@ -28,7 +30,7 @@ from lora_train.data.prepare.report import REPORT, Entry, read_overrules, summar
 from lora_train.data.prepare.serving import finish_overruled, serve
 from lora_train.data.prepare.verdicts import Input, decide
 from lora_train.data.prepare.worker import wants
-from lora_train.data.scan import manifest_of, require_folder, require_pictures
+from lora_train.data.scan import manifest_of, moving_note, require_folder, require_pictures
 from lora_train.data.sources import beside_captions
 from lora_train.errors import LoraTrainError, Stopped
 
@@ -81,7 +83,11 @@ def prepare(
     if not options.operations:
         return Prepared(folder)
     found = _find(folder, work, services.may_read)
-    inputs = [Input(path, path.relative_to(folder)) for path in found.pictures]
+    captions = beside_captions(folder)[0]
+    inputs = [
+        Input(path, path.relative_to(folder), captioned=path in captions or caption_file(path) is not None)
+        for path in found.pictures
+    ]
     plan, notes = _plan(options, work, services)
     notes = [*_told(found), *notes]
     for text in notes:
@@ -92,12 +98,15 @@ def prepare(
         _examine(inputs, plan, index, progress, stopped)
     finally:
         index.write()
+    for text in _seen(inputs):
+        notes.append(text)
+        note(text)
     entries = decide(inputs, plan, read_overrules(work))
     finish_overruled(entries, plan, stopped)
     serve(entries, plan, services, stopped)
     outputs = Outputs(work, recaptions(plan, services))
     _place(entries, inputs, plan, outputs, folder, work)
-    bare, unread = take_captions(entries, plan, services, beside_captions(folder)[0], outputs)
+    bare, unread = take_captions(entries, plan, services, captions, outputs)
     for text in unread:
         note(text)
     notes += unread
@@ -135,7 +144,14 @@ def _find(folder: Path, work: Path, may_read: Callable[[Path], bool]) -> Found:
 def _told(found: Found) -> list[str]:
     """What a person should know of the folder, as a training says it."""
     left_out = manifest_of(found).left_out_line()
-    return [*found.notes, *([f"Left out: {left_out}."] if left_out else [])]
+    masks = "The masks beside the pictures are not taken over: give --mask-folder, or use segment, for a masked loss."
+    return [*found.notes, *([f"Left out: {left_out}."] if left_out else []), *([masks] if found.masks else [])]
+
+
+def _seen(inputs: list[Input]) -> list[str]:
+    """What a person should know of the pictures, once they have been opened."""
+    moving = [shown(one.path.name) for one in inputs if one.record.moving]
+    return [moving_note(moving)] if moving else []
 
 
 def _plan(options: PrepareOptions, work: Path, services: Services) -> tuple[Plan, list[str]]:

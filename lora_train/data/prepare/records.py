@@ -53,6 +53,8 @@ class Record:
     content: str
     size: tuple[int, int] = (0, 0)
     broken: str = ""
+    moving: bool = False
+    """Whether the file holds other frames or pages, which are not used."""
     thumbnails: dict[str, str] = field(default_factory=dict)
     views: list[ViewRecord] = field(default_factory=list)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_train.data.prepare.base import Plan
 from lora_train.data.prepare.operations import Check, Comparison, active
-from lora_train.data.prepare.operations.similar import Kept
+from lora_train.data.prepare.operations.similar import Kept, mirrored
 from lora_train.data.prepare.operations.similar import reason as similar_reason
 from lora_train.data.prepare.operations.upscale import FACTOR
 from lora_train.data.prepare.records import Record, ViewRecord
@@ -16,6 +17,8 @@ from lora_train.data.prepare.report import Entry, Verdict, entry_key
 _FOUND = {"face": "face found but only", "body": "body found but only", "original": "the picture is only"}
 
 
+_COPY = re.compile(r"\(\d+\)$|\b(copy|kopie|copie|copia)\b|[-_ ]copy\d*$", re.IGNORECASE)
+"""How file managers name a copy: "a (1)", "a - Copy", "Copy of a", "a copy 2"."""
 KEPT = Verdict(True)
 LEFT_OUT = Verdict(False, "left out by you", "left out by you")
 
@@ -27,16 +30,16 @@ class Input:
     path: Path
     relative: Path
     record: Record = field(default_factory=lambda: Record(""))
+    captioned: bool = False
+    """Whether somebody has written a caption for it."""
 
 
 def decide(inputs: list[Input], plan: Plan, overrules: dict[str, bool]) -> list[Entry]:
-    """The verdict on every view, in the order of paths: of similar pictures the first stays.
+    """The verdict on every view, in the order of paths: of similar pictures the best stays (see `_rank`).
 
     `overrules` is what a person decided, by the entries' keys.
     """
-    kept, compare = Kept(), bool(active(Comparison, plan))
-    names: dict[str, str] = {}
-    entries = []
+    entries, ranks = [], {}
     for one in inputs:
         record = one.record
         if record.broken:
@@ -48,11 +51,19 @@ def decide(inputs: list[Input], plan: Plan, overrules: dict[str, bool]) -> list[
             entry.overruled = overrules.get(key) if entry.possible else None
             if entry.overruled is not None:
                 entry.verdict = KEPT if entry.overruled else LEFT_OUT
-            names[key] = f"{one.relative.as_posix()} ({view.operation})"
-            if compare and entry.verdict.kept:
-                _compare(entry, view, kept, names, plan)
+            ranks[key] = _rank(one, view, entry.overruled is True)
             entries.append(entry)
+    if active(Comparison, plan):
+        kept, names = Kept(), {e.key: f"{e.relative.as_posix()} ({e.view.operation})" for e in entries if e.view}
+        for entry in sorted((e for e in entries if e.view and e.verdict.kept), key=lambda e: ranks[e.key]):
+            _compare(entry, kept, names, plan)
     return entries
+
+
+def _rank(one: Input, view: ViewRecord, wanted: bool) -> tuple[bool, bool, int, bool]:
+    """What is smaller is the better of two similar pictures: one that a person wants, that has a caption, that is
+    larger, that is no copy by its name; else the first by path."""
+    return not wanted, not one.captioned, -view.size[0] * view.size[1], bool(_COPY.search(one.path.stem))
 
 
 def broken(reason: str) -> Verdict:
@@ -60,12 +71,16 @@ def broken(reason: str) -> Verdict:
     return Verdict(False, reason.split(" (")[0], reason)
 
 
-def _compare(entry: Entry, view: ViewRecord, kept: Kept, names: dict[str, str], plan: Plan) -> None:
-    entry.similarity, entry.twin = kept.nearest(view.signature)
+def _compare(entry: Entry, kept: Kept, names: dict[str, str], plan: Plan) -> None:
+    assert entry.view
+    signature = entry.view.signature
+    plain, turned = kept.nearest(signature), kept.nearest(mirrored(signature))
+    entry.similarity, entry.twin = max(plain, turned, key=lambda found: found[0])
     if entry.similarity > plan.options.max_similarity and entry.overruled is None:
-        entry.verdict = Verdict(False, "similar", similar_reason(entry.similarity, names[entry.twin]))
+        other = names[entry.twin] + (", mirrored" if turned[0] > plain[0] else "")
+        entry.verdict = Verdict(False, "similar", similar_reason(entry.similarity, other))
     else:
-        kept.add(entry.key, view.signature)
+        kept.add(entry.key, signature)
 
 
 def verdict(view: ViewRecord, plan: Plan) -> Verdict:

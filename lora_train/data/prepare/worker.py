@@ -17,7 +17,8 @@ from typing import Any, TextIO
 from PIL import Image
 
 from lora_train.atomic import write_bytes
-from lora_train.data.pictures import BrokenPicture, NoReader, has_alpha, load_alpha, load_picture
+from lora_train.data.kinds import EXTENSIONS
+from lora_train.data.pictures import BrokenPicture, NotHere, has_alpha, load_alpha, load_picture
 from lora_train.data.prepare.base import NoView, Plan, Tools, View, fit
 from lora_train.data.prepare.detectors import Detectors
 from lora_train.data.prepare.opened import Opened
@@ -56,7 +57,7 @@ class Worker:
         except BrokenPicture as error:
             record = Record(content, broken=str(error))
             # what is installed may change until the next run
-            if "served" not in task and not isinstance(error, NoReader):
+            if "served" not in task and not isinstance(error, NotHere):
                 self._store.write(record)
         except LoraTrainError:
             raise
@@ -70,7 +71,7 @@ class Worker:
     def _work_on(self, path: Path, record: Record, make: list[str]) -> bool:
         """Look for views that the record lacks, finish those that are wanted; whether anything was done."""
         opened, changed = Opened(path, self._plan.background), False
-        record.size = opened.size
+        record.size, record.moving = opened.size, opened.moving
         known = {view.operation: view for view in record.views}
         for operation in active(Source, self._plan):
             found, view = known.get(operation), None
@@ -122,7 +123,7 @@ class Worker:
             if view.mask is not None:
                 found.mask = f"{view.operation}.mask.png"
                 write_picture(folder / found.mask, view.mask)
-        elif view.operation == "original" and not active(Edit, self._plan) and not transparent:
+        elif view.operation == "original" and not active(Edit, self._plan) and not transparent and _plainly_named(path):
             found.file = f"original{path.suffix.lower()}"
             write_bytes(folder / found.file, path.read_bytes())
         else:
@@ -164,6 +165,11 @@ class Worker:
 def wants(found: ViewRecord, plan: Plan, make: list[str]) -> bool:
     """Whether a view is to be finished: it is kept, or a person wants it."""
     return found.possible and (found.operation in make or verdict(found, plan).kept)
+
+
+def _plainly_named(path: Path) -> bool:
+    """Whether the file's name says that it is a picture; the copy of one that does not is written as PNG."""
+    return path.suffix.lower() in EXTENSIONS
 
 
 def _opaque(path: Path, view: View) -> Image.Image:

@@ -59,6 +59,13 @@ def test_what_sd_scripts_writes_is_read(tmp_path: Path) -> None:
     }
 
 
+def test_of_several_texts_the_first_counts_and_single_tags_are_joined(tmp_path: Path) -> None:
+    told = {"a": {"caption": ["first, one", "second"], "tags": ["1girl", "hat"]}, "b": {"tags": ["1girl, hat", "cat"]}}
+    (tmp_path / "meta.json").write_text(json.dumps(told))
+    found = read_metadata(tmp_path / "meta.json")
+    assert found["a"] == MetadataEntry("first, one", "1girl, hat") and found["b"].tags == "1girl, hat"
+
+
 def test_a_rewrite_keeps_what_others_added_and_drops_what_is_gone(tmp_path: Path) -> None:
     file = tmp_path / "meta.json"
     write_metadata(file, ENTRIES)
@@ -119,7 +126,9 @@ def test_no_key_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
         "null",
         '{"a": 1}',
         '{"a": {"caption": 1}}',
-        '{"a": {"tags": ["x"]}}',
+        '{"a": {"tags": ["x", 1]}}',
+        '{"a": {"caption": {"x": 1}}}',
+        '{"a": {"caption": ["x", null]}}',
         '{"a": {"train_resolution": [1]}}',
         '{"a": {"train_resolution": [1, 0.5]}}',
         '{"a": {"image_size": "x"}}',

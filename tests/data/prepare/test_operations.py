@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lora_train.config import PrepareOptions
 from lora_train.config.validate import PREPARE_OPERATIONS
@@ -114,3 +114,14 @@ def test_fit_keeps_the_aspect() -> None:
     assert fit(Image.new("RGB", (100, 40)), 512).size == (100, 40)
     assert fit(Image.new("RGB", (100, 40)), 512, enlarge=True).size == (512, 205)
     assert fit(Image.new("RGB", (20_000, 3)), 512).size == (512, 1)
+
+
+def test_a_mirrored_twin_has_the_mirrored_signature() -> None:
+    picture = real("astronaut")
+    turned = similar.signature(ImageOps.mirror(picture))
+    assert similar.mirrored(similar.mirrored(turned)) == turned
+    kept = similar.Kept()
+    kept.add("a", similar.signature(picture))
+    assert kept.nearest(turned)[0] < 0.8
+    score, name = kept.nearest(similar.mirrored(turned))
+    assert score > 0.98 and name == "a"

@@ -80,6 +80,14 @@ def test_without_edits_the_file_itself_comes_out(folder: Path, tmp_path: Path) -
     assert (prepared.folder / "china.jpg").read_bytes() == (folder / "china.jpg").read_bytes()
 
 
+def test_a_picture_whose_name_does_not_say_so_comes_out_under_one_that_does(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("none", "a.jpg_large", "b.jfif"):
+        noise(1).save(tmp_path / "in" / name, "JPEG")
+    prepared = prepare(tmp_path / "in", options("original", min_size=0), tmp_path / "work")
+    assert sorted(path.name for path in prepared.folder.iterdir()) == ["a.png", "b.jfif", "none.png"]
+
+
 def test_scores_are_those_of_the_finished_picture(folder: Path, tmp_path: Path) -> None:
     chosen = options("original", "blur", "range", "resize", target=256, max_blur=9.0)
     for (file, _), line in lines(prepare(folder, chosen, tmp_path / "work")).items():
@@ -114,7 +122,9 @@ def test_rejections_have_reasons_and_are_counted(folder: Path, tmp_path: Path) -
     assert rejected["tiny.png"] == ("too small", "the picture is only 90 px wide; needs 256")
     assert rejected["dark.png"][0] == "range" and "too dark" in rejected["dark.png"][1]
     assert rejected["grain.png"][0] == "blur" and "above the limit of 2.5" in rejected["grain.png"][1]
-    assert rejected["coffee.png"][0] == "similar" and "coffee-again.png (original)" in rejected["coffee.png"][1]
+    # the one with a caption, and larger, is the better
+    assert rejected["coffee-again.png"] == ("similar", rejected["coffee-again.png"][1])
+    assert "coffee.png (original), which is kept" in rejected["coffee-again.png"][1]
     assert prepared.summary["reasons"] == {"too small": 1, "range": 1, "blur": 1, "similar": 1}
     assert prepared.summary["files"] == 10 and prepared.summary["kept"] == 6
     for line in lines(prepared).values():
@@ -131,6 +141,7 @@ def test_odd_and_broken_files(tmp_path: Path) -> None:
         "the picture is far too large to be opened safely": 1,
         "this is not a picture, whatever its name ends in": 1,
     }
+    assert prepared.notes == ["1 file with several pictures (moving.gif): the first one counts."]
     assert all(max(p.width, p.height) == SMALL == min(p.width, p.height) for p in scan(prepared.folder).pictures)
     with Image.open(prepared.folder / "odd" / "turned.png") as turned:
         assert turned.getpixel((2, 64)) == (192, 192, 192)  # 120 x 160: borders left and right

@@ -29,6 +29,11 @@ def signature(picture: Image.Image) -> str:
     return base64.b64encode(grey.tobytes()).decode("ascii")
 
 
+def mirrored(signature: str) -> str:
+    """The signature of the picture seen in a mirror."""
+    return base64.b64encode(_grey(signature)[:, ::-1].tobytes()).decode("ascii")
+
+
 class Kept:
     """The pictures kept so far, to compare others with.
 

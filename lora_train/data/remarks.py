@@ -1,0 +1,69 @@
+"""What a person should know of a training set before it is trained on: shapes, sizes and batches that differ from what
+was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lora_train.data.left_out import SHOWN, shown
+
+if TYPE_CHECKING:
+    from lora_train.data.buckets import Placement
+    from lora_train.data.dataset import Dataset, Item
+
+NAMED = 5
+"""So many pictures are told one by one."""
+LITTLE = 0.5
+"""The share of a picture under which it is told that the rest is cut away."""
+ENLARGED, TINY = 2.0, 8.0
+"""How many times a picture is enlarged that is much smaller than the training, and one that shows next to nothing."""
+
+
+def remarks(dataset: Dataset, batch_size: int) -> list[str]:
+    """Notes on a training set, one line each; none where all is as one would expect."""
+    thin = [item for item in dataset.items if _share(item.placement) < LITTLE]
+    tiny = [item for item in dataset.items if item not in thin and _enlarged(item) >= TINY]
+    small = [item for item in dataset.items if ENLARGED <= _enlarged(item) < TINY and item not in thin]
+    found = _one_by_one(thin, lambda item: f"{_share(item.placement):.1%} of it is trained on, the rest is cut away")
+    found += _one_by_one(tiny, lambda item: f"it is enlarged {_enlarged(item):.0f} times and shows next to nothing")
+    if small:
+        names = ", ".join(_name(item) for item in small[:SHOWN]) + (", ..." if len(small) > SHOWN else "")
+        found.append(
+            f"{len(small)} of {len(dataset.items)} pictures are much smaller than the training and are enlarged "
+            f"{ENLARGED:.0f} times or more ({names})."
+        )
+    return [*found, *_small_batches(dataset, batch_size)]
+
+
+def _one_by_one(items: list[Item], what: Callable[[Item], str]) -> list[str]:
+    found = [f"{_name(item)}: {what(item)}." for item in items[:NAMED]]
+    return found + ([f"The same is true of {len(items) - NAMED} more."] if len(items) > NAMED else [])
+
+
+def _small_batches(dataset: Dataset, batch_size: int) -> list[str]:
+    """Buckets never share a batch, so the last one of each may be smaller."""
+    counts = dataset.bucket_counts()
+    small = {bucket: count % batch_size for bucket, count in counts.items() if count % batch_size}
+    if not small:
+        return []
+    batches = sum(-(-count // batch_size) for count in counts.values())
+    least = min(small, key=lambda bucket: small[bucket])
+    return [
+        f"{len(small)} of {batches} batches an epoch hold fewer than {batch_size} pictures: those of a batch are "
+        f"all of one size (the smallest batch: {small[least]} at {least[0]} x {least[1]})."
+    ]
+
+
+def _share(placement: Placement) -> float:
+    """How much of the picture the bucket shows."""
+    (width, height), (across, down) = placement.bucket, placement.scaled
+    return width * height / (across * down)
+
+
+def _enlarged(item: Item) -> float:
+    return item.placement.scaled[0] / item.picture.width
+
+
+def _name(item: Item) -> str:
+    return f"{shown(item.picture.path.name)}, {item.picture.width} x {item.picture.height} pixels"

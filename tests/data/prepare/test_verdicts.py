@@ -1,0 +1,64 @@
+"""Of similar pictures the better one stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageOps
+
+from lora_train.config import PrepareOptions
+from lora_train.data.prepare.base import Plan
+from lora_train.data.prepare.operations import similar
+from lora_train.data.prepare.records import Record, ViewRecord
+from lora_train.data.prepare.verdicts import Input, decide
+from tests.data.prepare.samples import real
+
+PLAN = Plan(PrepareOptions(operations=("original", "similar"), min_size=0), "store")
+
+
+def one(name: str, size: tuple[int, int] = (512, 512), captioned: bool = False, picture: Image.Image | None = None):
+    shown = picture or real("astronaut")
+    view = ViewRecord("original", size=size, signature=similar.signature(shown), file="original.png")
+    return Input(Path(name), Path(name), Record(f"content of {name}", size, views=[view]), captioned)
+
+
+def kept(*inputs: Input, overrules: dict[str, bool] | None = None) -> list[str]:
+    return [entry.relative.name for entry in decide(list(inputs), PLAN, overrules or {}) if entry.verdict.kept]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "best"),
+    [
+        ([one("a.png"), one("b.png")], "a.png"),
+        ([one("a.png", (300, 300)), one("b.png")], "b.png"),
+        ([one("a.png"), one("b.png", (300, 300), captioned=True)], "b.png"),
+        ([one("a (1).png"), one("b.png")], "b.png"),
+        ([one("Copy of b.png"), one("b.png")], "b.png"),
+        ([one("a - Copy.png"), one("a.png")], "a.png"),
+        ([one("a copy 2.png"), one("a.png")], "a.png"),
+        ([one("a.png", (600, 600)), one("b.png", (300, 300)), one("c.png", (900, 900))], "c.png"),
+    ],
+)
+def test_the_better_one_stays(inputs: list[Input], best: str) -> None:
+    assert kept(*inputs) == [best]
+
+
+def test_the_report_stays_in_the_order_of_paths() -> None:
+    entries = decide([one("a.png", (300, 300)), one("b.png")], PLAN, {})
+    assert [entry.relative.name for entry in entries] == ["a.png", "b.png"]
+    assert entries[0].verdict.reason.endswith("similar to b.png (original), which is kept")
+    assert entries[0].twin == entries[1].key
+
+
+def test_what_a_person_keeps_counts_before_all() -> None:
+    small, large = one("a.png", (300, 300)), one("b.png", captioned=True)
+    key = decide([small, large], PLAN, {})[0].key
+    assert kept(small, large, overrules={key: True}) == ["a.png"]
+
+
+def test_mirrored_twins_are_seen() -> None:
+    turned = one("b.png", picture=ImageOps.mirror(real("astronaut")))
+    entries = decide([one("a.png"), turned], PLAN, {})
+    assert [entry.verdict.kept for entry in entries] == [True, False]
+    assert "a.png (original), mirrored, which is kept" in entries[1].verdict.reason
