@@ -55,7 +55,8 @@ def substitute(pattern: str, by: str, texts: Sequence[str]) -> list[str]:
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """What a question asks for, by its "ask": check, search or substitute; or {"faulty": why}."""
-    asked: Callable[..., Any] = {"check": check, "search": search, "substitute": substitute}[question.pop("ask")]
+    asks: dict[str, Callable[..., Any]] = {"check": check, "search": search, "substitute": substitute}
+    asked = asks[question.pop("ask")]
     try:
         made = asked(**question)
     except Faulty as error:

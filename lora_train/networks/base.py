@@ -106,8 +106,11 @@ class NetworkKind(Protocol):
     name: str
     bases: tuple[type[nn.Module], ...]
     """The modules that it can change."""
-    parts: frozenset[str]
-    """The last parts of the keys that it has, needed or not."""
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """The last parts of the keys that it has, needed or not."""
+        ...
 
     def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """Whether one module's tensors, by the last part of their keys, are of this kind."""
