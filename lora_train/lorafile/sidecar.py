@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_train.atomic import keep_aside, write_bytes, write_json
+from lora_train.errors import LoraTrainError
 from lora_train.lorafile.card_reading import Card, read_card
 
 SD_VERSIONS = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl": "SDXL"}
@@ -69,6 +70,15 @@ def write_sidecar(lora: Path, tag: str, base_version: str, notes: str, tell: Tel
     if tag and values[ACTIVATION] != tag:
         tell(f"{path.name} keeps its activation text {values[ACTIVATION]!r}; this training's is {tag!r}.")
     return path
+
+
+def activation_text(lora: Path) -> str:
+    """What the LoRA's card says to write into prompts; empty where there is no such card."""
+    try:
+        text = read_card(lora.with_suffix(".json")).values.get(ACTIVATION)
+    except LoraTrainError:
+        return ""
+    return text if isinstance(text, str) else ""
 
 
 def write_preview(lora: Path, picture: bytes, tell: Tell = _nobody) -> Path:

@@ -99,9 +99,8 @@ def _merge_carried(file: LoraFile, carried: dict[str, torch.Tensor], model: Base
         f"{file.path.name}'s part for the {' and the '.join(names)} ({len(part.by_module())} modules) is not trained: "
         "it counts while training, and goes into the result as it is."
     ]
-    idle = [*applied.unmatched, *applied.unknown]
-    if idle:
-        notes.append(f"{len(idle)} of these modules mean nothing for this base model ({named(idle)}).")
+    if applied.unmatched:
+        notes.append(f"{len(applied.unmatched)} of these are not in this base model ({named(applied.unmatched)}).")
     return notes
 
 
