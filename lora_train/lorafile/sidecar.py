@@ -122,7 +122,8 @@ def _keep(path: Path, card: Card, tell: Tell) -> None:
         guessed = "" if card.is_utf8 else f" (read as {card.encoding})"
         tell(f"{path.name} could not be read for certain{guessed}; it is kept as {kept.name}.")
     elif not card.is_utf8:
-        tell(f"{path.name} was saved as {card.encoding}; it is plain UTF-8 now, which the WebUI reads.")
+        named = card.encoding.upper().replace("-SIG", " with a byte order mark")
+        tell(f"{path.name} was saved as {named}; it is plain UTF-8 now, which the WebUI reads.")
 
 
 def _through_link(path: Path) -> Path:
