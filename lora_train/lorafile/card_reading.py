@@ -49,7 +49,7 @@ def read_card(path: Path) -> Card:
         ) from error
     text, encoding, exact = _decoded(data)
     values, whole = _parsed(text)
-    return Card(values, (whole and exact) or not text.strip(), encoding)
+    return Card(values, exact and (whole or not text.strip()), encoding)
 
 
 def _decoded(data: bytes) -> tuple[str, str, bool]:

@@ -72,6 +72,15 @@ def write_sidecar(lora: Path, tag: str, base_version: str, notes: str, tell: Tel
     return path
 
 
+def activation_text(lora: Path) -> str:
+    """What the LoRA's card says to write into prompts; empty where there is no such card."""
+    try:
+        text = read_card(lora.with_suffix(".json")).values.get(ACTIVATION)
+    except LoraTrainError:
+        return ""
+    return text if isinstance(text, str) else ""
+
+
 def write_preview(lora: Path, picture: bytes, tell: Tell = _nobody) -> Path:
     """Write the PNG `picture` as `NAME.preview.png`, unless the card has a picture that is not ours; return the path
     of what the card shows. Raises LoraTrainError when it cannot be written."""
@@ -122,7 +131,8 @@ def _keep(path: Path, card: Card, tell: Tell) -> None:
         guessed = "" if card.is_utf8 else f" (read as {card.encoding})"
         tell(f"{path.name} could not be read for certain{guessed}; it is kept as {kept.name}.")
     elif not card.is_utf8:
-        tell(f"{path.name} was saved as {card.encoding}; it is plain UTF-8 now, which the WebUI reads.")
+        named = card.encoding.upper().replace("-SIG", " with a byte order mark")
+        tell(f"{path.name} was saved as {named}; it is plain UTF-8 now, which the WebUI reads.")
 
 
 def _through_link(path: Path) -> Path:

@@ -16,6 +16,7 @@ OURS = ("lora", "lyco")
 # like the WebUI's extra_networks.parse_prompt, which takes every `<word:...>` out; `\\<` is escaped
 _TAG = re.compile(r"(?<!\\)<(\w+):([^<>]*)>|(?<!\\)<(lora|lyco)>", re.IGNORECASE)
 _OPEN = re.compile(r"(?<!\\)<(?:lora|lyco|hypernet):[^<>]*", re.IGNORECASE)
+_MAX_NESTED = 16
 _SCHEDULE = re.compile(r"[@~,;]")
 
 
@@ -69,10 +70,13 @@ def parse_prompt(prompt: str, default: float = DEFAULT_STRENGTH) -> ParsedPrompt
             notes.extend(strength_notes(tag, match[0]))
         return ""
 
-    text, count = prompt, 1
-    while count:  # taking one out may complete another around it
+    text = prompt
+    for _ in range(_MAX_NESTED):  # taking one out may complete another around it
         text, count = _TAG.subn(take, text)
+        if not count:
+            break
     notes += [f"{match[0].strip()} has no > and is read as words." for match in _OPEN.finditer(text)]
+    notes = list(dict.fromkeys(notes))
     return ParsedPrompt(re.sub(r"[ \t]{2,}", " ", text.replace("\\<", "<")).strip(), tuple(tags), tuple(notes))
 
 

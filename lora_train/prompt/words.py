@@ -84,10 +84,7 @@ def _without_brackets(prompt: str, notes: dict[str, str]) -> str:
         else:
             stack[-1].add(sign)
         at += 1
-    while len(stack) > 1:  # never closed: as it stands
-        group = stack.pop()
-        stack[-1].add(group.opened + group.written())
-    return stack[0].written()
+    return "".join(group.opened + group.written() for group in stack)  # what is never closed, as it stands
 
 
 def _drawn(group: _Group, source: str, notes: dict[str, str]) -> str:

@@ -104,9 +104,7 @@ def _merge_carried(file: LoraFile, carried: dict[str, torch.Tensor], model: Base
         "it counts while training, and goes into the result as it is."
     ]
     if applied.unmatched:
-        notes.append(
-            f"{len(applied.unmatched)} of these modules mean nothing for this base model ({named(applied.unmatched)})."
-        )
+        notes.append(f"{len(applied.unmatched)} of these are not in this base model ({named(applied.unmatched)}).")
     return notes
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lora_train.errors import LoraTrainError
-from lora_train.lorafile.sidecar import RECORD, notes_of, write_preview, write_sidecar
+from lora_train.lorafile.sidecar import RECORD, activation_text, notes_of, write_preview, write_sidecar
 
 PERSON = {"activation text": "zoë", "preferred weight": 0.7, "negative text": "bad", "mine": [1, {"a": None}]}
 
@@ -105,6 +105,20 @@ def test_what_cannot_be_read_for_certain_is_kept(tmp_path: Path, content: bytes,
     assert "a.json.bak2" in said
     written(tmp_path)
     assert not (tmp_path / "a.json.bak3").exists()
+
+
+def test_the_activation_text_of_any_card(tmp_path: Path) -> None:
+    lora = tmp_path / "a.safetensors"
+    assert activation_text(lora) == ""
+    for content in (b'\xef\xbb\xbf{"activation text": "sks"}', b'{"activation text": "sks", "notes": "half'):
+        lora.with_suffix(".json").write_bytes(content)
+        assert activation_text(lora) == "sks"
+    for content in (b'{"activation text": 3}', b"[]", b"\0"):
+        lora.with_suffix(".json").write_bytes(content)
+        assert activation_text(lora) == ""
+    lora.with_suffix(".json").unlink()
+    lora.with_suffix(".json").mkdir()
+    assert activation_text(lora) == ""
 
 
 def test_a_line_break_and_half_a_character_are_no_damage(tmp_path: Path) -> None:
