@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_train.data import kinds
-from lora_train.data.left_out import LeftOut, Reason, Rejected, as_text, shown
+from lora_train.data.left_out import SHOWN, LeftOut, Reason, Rejected, as_text, shown
 from lora_train.errors import LoraTrainError
 
 OURS = {"published.json", "unpacked.json", "running.lock"}
@@ -91,6 +91,7 @@ def find(folder: Path, deep: bool = True, may_read: Callable[[Path], bool] = lam
     walk = _Walk(Found(folder), may_read)
     walk.folder(_Listing(folder, os.path.realpath(folder)), deep)
     walk.links()
+    walk.tell_lonely()
     found = walk.found
     found.pictures.sort()
     found.rejected.sort(key=lambda one: str(one.path))
@@ -152,27 +153,33 @@ class _Walk:
         self.found, self._may_read = found, may_read
         self._seen: set[str] = set()
         self._links: list[Path] = []
+        self._lonely: list[Path] = []
+        """Named as masks, but of no picture that is there."""
 
     def folder(self, here: _Listing, deep: bool, above: dict[str, list[Path]] | None = None) -> None:
-        """Take the pictures in a folder and below it; `above` are those of the folder that it is in, by stem."""
+        """Take the pictures in a folder and below it; `above` are those, by name, that it may hold masks of."""
         self._seen.add(here.real)
+        before = len(self.found.pictures)
         for name in here.broken:
             self._leave_out(BROKEN_LINKS, here.path / name)
         pictures = self._pictures(here)
-        pictures = self._without_masks(pictures, above if here.path.name.casefold() in MASK_FOLDERS else None)
+        pictures = self._without_masks(pictures, above)
         self.found.pictures += pictures
         project = deep and _is_project(here)
         if project:
             self._leave_out_files(PROJECT, pictures)
-        stems = _by_name(pictures)
-        for name in here.folders if deep else ():
+        # folders of masks last: what they are masks of lies here, or in a folder beside them
+        for name in sorted(here.folders, key=lambda name: name.casefold() in MASK_FOLDERS) if deep else ():
             reason = _why_not(here, name, project)
             if reason:
                 self._leave_out(reason, here.path / name, _count(here.path / name))
             elif os.path.realpath(here.path / name) != os.path.join(here.real, name):
                 self._links.append(here.path / name)
+            elif name.casefold() in MASK_FOLDERS:
+                near = (path for path in self.found.pictures[before:] if here.path in (path.parent, path.parent.parent))
+                self._enter(here.child(name), _by_name(near))
             else:
-                self._enter(here.child(name), stems)
+                self._enter(here.child(name))
 
     def links(self) -> None:
         """Follow the links to folders that were met, and those behind them: each folder is read once."""
@@ -184,9 +191,18 @@ class _Walk:
             elif real in self._seen or os.path.realpath(self.found.folder).startswith(os.path.join(real, "")):
                 self._leave_out(LOOPS, link)
             else:
-                self._enter(_Listing(link, real), {})
+                self._enter(_Listing(link, real))
 
-    def _enter(self, child: _Listing, above: dict[str, list[Path]]) -> None:
+    def tell_lonely(self) -> None:
+        """Note what is named as a mask and trained on."""
+        if self._lonely:
+            names = ", ".join(shown(path.name) for path in self._lonely[:SHOWN])
+            more = ", ..." if len(self._lonely) > SHOWN else ""
+            self.found.notes.append(
+                f"Named as masks, but without a picture of that name, and trained on as pictures: {names}{more}."
+            )
+
+    def _enter(self, child: _Listing, above: dict[str, list[Path]] | None = None) -> None:
         if child.real in self._seen:  # by a link that was met before
             return
         if is_ours(child.files):
@@ -222,7 +238,7 @@ class _Walk:
         return pictures
 
     def _without_masks(self, pictures: list[Path], above: dict[str, list[Path]] | None) -> list[Path]:
-        """The pictures that are no masks of another one: of one beside it, or of one in the folder `above`."""
+        """The pictures that are no masks of another one: of one beside them, or of one that `above` names."""
         rest, beside = [], _by_name(pictures)
         masks: dict[Path, list[tuple[int, Path]]] = {}
         for path in pictures:
@@ -232,9 +248,11 @@ class _Walk:
                 of = above.get(path.stem.casefold()) or above.get(match[1].casefold() if match else "", [])
             if not of:
                 rest.append(path)
+                self._lonely += [path] if match and kind in MASK_ENDINGS else []
                 continue
             self._leave_out(MASKS if kind in MASK_ENDINGS else CONDITIONS, path)
-            for picture in of if kind in MASK_ENDINGS else ():
+            # of pictures in several folders nobody knows whose mask it is
+            for picture in of if kind in MASK_ENDINGS and len({one.parent for one in of}) == 1 else ():
                 masks.setdefault(picture, []).append((MASK_ENDINGS.index(kind), path))
         self.found.masks |= {of: min(found)[1] for of, found in masks.items() if of not in self.found.masks}
         return rest
@@ -254,7 +272,7 @@ class _Walk:
         return shown(path.relative_to(self.found.folder).as_posix())
 
 
-def _by_name(pictures: list[Path]) -> dict[str, list[Path]]:
+def _by_name(pictures: Iterable[Path]) -> dict[str, list[Path]]:
     """Pictures by their names with and without the ending, in lower case."""
     named: dict[str, list[Path]] = {}
     for path in pictures:

@@ -125,6 +125,27 @@ def test_masks_beside_pictures_are_no_pictures(tmp_path: Path) -> None:
     assert "5 masks" in left_out(tmp_path)
 
 
+def test_a_folder_of_masks_beside_a_folder_of_pictures(tmp_path: Path) -> None:
+    put(tmp_path, "images/a.png", "images/b.png", "masks/a.png", "Mask/b_mask.png", "masks/c.png")
+    found = find(tmp_path)
+    assert [path.relative_to(tmp_path).as_posix() for path in found.pictures] == [
+        "images/a.png",
+        "images/b.png",
+        "masks/c.png",
+    ]
+    assert {of.name: mask.name for of, mask in found.masks.items()} == {"a.png": "a.png", "b.png": "b_mask.png"}
+
+
+def test_a_mask_of_one_of_several_pictures_is_nobodys(tmp_path: Path) -> None:
+    found = find(put(tmp_path, "1_a/0.png", "2_b/0.png", "masks/0.png"))
+    assert len(found.pictures) == 2 and found.masks == {} and found.left_out.line() == "1 mask (masks/0.png)"
+
+
+def test_what_is_named_as_a_mask_of_nothing_is_trained_on_and_it_is_said(tmp_path: Path) -> None:
+    found = find(put(tmp_path, "venetian_mask.png", "a.png"))
+    assert len(found.pictures) == 2 and found.notes[0].endswith("trained on as pictures: venetian_mask.png.")
+
+
 def test_what_nas_boxes_file_managers_and_browsers_leave(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg", "b.jpg", "a (1).jpg")
     put(tmp_path, "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "@eaDir/a.jpg/SYNOPHOTO_THUMB_XL.jpg", "@EADIR2/c.jpg")

@@ -88,6 +88,24 @@ def test_alpha_is_the_mask_of_a_picture_that_has_it(tmp_path: Path) -> None:
         assert np.array_equal(mask.numpy() * 255, np.asarray(expected, dtype=np.float32)), name
 
 
+def test_masks_that_lie_beside_their_pictures_are_taken_before_alpha(tmp_path: Path) -> None:
+    draw_pictures(tmp_path, 3)
+    random_mask((128, 128)).save(tmp_path / "picture-0-masklabel.png")
+    random_mask((128, 128)).save(tmp_path / "picture-0_mask.png")
+    seen = Image.new("RGB", (128, 128), "red")
+    seen.putalpha(random_mask((128, 128)))
+    seen.save(tmp_path / "picture-1.png")
+    seen.save(tmp_path / "picture-0.png")
+    manifest = scan(tmp_path)
+    assert attach_masks(manifest, None) == 1
+    names = {one.path.name: one.mask and one.mask.name for one in manifest.pictures}
+    assert names == {
+        "picture-0.png": "picture-0-masklabel.png",
+        "picture-1.png": "picture-1.png",
+        "picture-2.png": None,
+    }
+
+
 def test_no_mask_at_all_is_an_error(tmp_path: Path) -> None:
     manifest = scan(draw_pictures(tmp_path / "in", 2))
     for folder in (None, tmp_path):

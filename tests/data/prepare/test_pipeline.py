@@ -82,8 +82,8 @@ def test_without_edits_the_file_itself_comes_out(folder: Path, tmp_path: Path) -
 
 def test_a_picture_whose_name_does_not_say_so_comes_out_under_one_that_does(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    for name in ("none", "a.jpg_large", "b.jfif"):
-        noise(1).save(tmp_path / "in" / name, "JPEG")
+    for seed, name in enumerate(("none", "a.jpg_large", "b.jfif")):
+        noise(seed).save(tmp_path / "in" / name, "JPEG")
     prepared = prepare(tmp_path / "in", options("original", min_size=0), tmp_path / "work")
     assert sorted(path.name for path in prepared.folder.iterdir()) == ["a.png", "b.jfif", "none.png"]
 
