@@ -103,6 +103,7 @@ class _Rebuild:
     """torch's functions that rebuild tensors, as far as checkpoints have them; they cannot be changed."""
 
     __slots__ = ("_name",)
+    _name: str
 
     def __init__(self, name: str) -> None:
         object.__setattr__(self, "_name", name)

@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         self.problems.extend(parser._unknown(rest))
         return options, list(self.problems)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """The options. Raises LoraTrainError with all that is wrong."""
         options, found = self.parse(args)
         if found:

@@ -46,7 +46,7 @@ class Beside:
 
     def number(self, name: str, default: float) -> float:
         """A number of `params`; texts count, as YAML makes one of 1e-4. Raises LoraTrainError."""
-        value = self.params.get(name)
+        value: Any = self.params.get(name)
         if isinstance(value, (list, tuple)) and value:
             value = value[0]
         if value is None:
