@@ -164,7 +164,7 @@ def test_eight_bits_are_trained_on(
 ) -> None:
     config = make_config(
         model={"path": str(write(fp8(plain)))},
-        data={"resolution": 64, "train_batch_size": 1},
+        data={"resolution": 128, "train_batch_size": 1},
         network={"dora_wd": algorithm == "dora"},
         train={"max_train_steps": 1},
     )
