@@ -249,7 +249,7 @@ def _build_text(
         model, missing = build_text_encoder(config, weights, layout.projected)
     _complain(missing, path, "text encoder")
     used = {file_name_of(name) for name in model.state_dict()}
-    said += left_out({file_name_of(name) for name in weights}, used, "text encoder")
+    said += left_out([name for name in weights if file_name_of(name) not in used], (), "text encoder")
     return model
 
 

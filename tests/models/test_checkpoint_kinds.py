@@ -111,8 +111,9 @@ def test_sdxls_first_text_encoder_without_text_model(tmp_path: Path) -> None:
     path = write_checkpoint(tiny_sdxl(), tmp_path / "x.safetensors")
     expected = weights(open_model(path))
     renamed = {name.replace(".transformer.text_model.", ".transformer."): v for name, v in load_file(path).items()}
-    save_file({name: value.clone() for name, value in renamed.items()}, path)
-    found = weights(open_model(path))
+    other = tmp_path / "y.safetensors"  # the first one is mapped into memory
+    save_file({name: value.clone() for name, value in renamed.items()}, other)
+    found = weights(open_model(other))
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
@@ -164,7 +165,7 @@ def test_eight_bits_are_trained_on(
 ) -> None:
     config = make_config(
         model={"path": str(write(fp8(plain)))},
-        data={"resolution": 64, "train_batch_size": 1},
+        data={"resolution": 128, "train_batch_size": 1},
         network={"dora_wd": algorithm == "dora"},
         train={"max_train_steps": 1},
     )
@@ -294,7 +295,7 @@ def test_merging_and_extracting_know_them_too(
     for name, value in tensors.items():
         changed = name.endswith(("middle_block.1.proj_in.weight", "encoder.layers.0.mlp.fc1.weight"))
         assert merged[name].dtype == value.dtype and merged[name].shape == value.shape
-        assert torch.allclose(merged[name], value + 0.5 * changed, atol=1e-6), name
+        assert torch.allclose(merged[name].float(), value.float() + 0.5 * changed, atol=1e-6), name
     file, _ = extract(path, output, Extraction(Cut(1)))
     assert {name.split(".")[0] for name in file.tensors} == set(MODULES)
 
