@@ -55,9 +55,9 @@ def substitute(pattern: str, by: str, texts: Sequence[str]) -> list[str]:
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
     """What a question asks for, by its "ask": check, search or substitute; or {"faulty": why}."""
-    asked: Callable[..., Any] = {"check": check, "search": search, "substitute": substitute}[question.pop("ask")]
+    asked: dict[str, Callable[..., Any]] = {"check": check, "search": search, "substitute": substitute}
     try:
-        made = asked(**question)
+        made = asked[question.pop("ask")](**question)
     except Faulty as error:
         return {"faulty": str(error)}
     except MemoryError:
