@@ -35,6 +35,7 @@ def notes(folder: Path, tag: str = "sks") -> str:
         ("G.jpeg", "g.txt"),
         ("d.webp", "D.WEBP.TXT"),
         ("Été.png", "été.txt"),
+        ("E\u0301te\u0301.png", "\u00c9t\u00e9.txt"),
     ],
 )
 def test_captions_are_found_whatever_their_case(tmp_path: Path, picture: str, file: str) -> None:
@@ -66,11 +67,11 @@ def test_of_two_that_differ_the_one_used_is_named(tmp_path: Path) -> None:
 
 def test_what_looks_like_a_caption_and_is_not_read_is_named(tmp_path: Path) -> None:
     put(tmp_path, *(f"{name}.png" for name in "defgh"))
-    for name in ("d.json", "e.tags", "f.png.cap", "g.TXT", "g.json", "readme.md", "h.note"):
+    for name in ("d.json", "e.tags", "f.png.cap", "h.txt.txt", "g.TXT", "g.json", "readme.md", "h.note"):
         (tmp_path / name).write_text("{}")
     assert unread_files(tmp_path / "f.png") == [tmp_path / "f.png.cap"]
     told = notes(tmp_path)
-    assert "Not read, though beside pictures without a caption: d.json, e.tags, f.png.cap." in told
+    assert "Not read, though beside pictures without a caption: d.json, e.tags, f.png.cap, h.txt.txt." in told
     assert "4 of 5 pictures have nothing but the tag as caption (d.png, e.png, f.png, h.png)." in told
     assert "All pictures have nothing" not in told
 

@@ -9,6 +9,8 @@ from lora_train.data.captioning.clean import split_parts, unique
 from lora_train.errors import LoraTrainError
 
 TEMPLATE = "{tag}, {caption}, {tags}"
+LONGEST = 1000
+"""Characters of a template."""
 PLACEHOLDERS = ("tag", "caption", "tags")
 
 
@@ -31,6 +33,8 @@ def merge(tag: str, caption: str, tags: Iterable[str] = (), template: str = TEMP
 
 def check_template(template: str) -> None:
     """Raise LoraTrainError unless `template` has no other placeholders than ours, plainly written."""
+    if len(template) > LONGEST:
+        raise _wrong(f"the caption template is longer than {LONGEST} characters.")
     try:
         fields = [piece[1:] for piece in Formatter().parse(template) if piece[1] is not None]
     except ValueError as error:

@@ -137,6 +137,7 @@ def test_merging(tag: str, caption: str, tags: list[str], template: str, expecte
         ("{tag.__class__}", r"\{tag\.__class__\}"),
         ("{tag[0]}", r"\{tag\[0\]\}"),
         ("{tag!r}", r"\{tag!r\}"),
+        ("{caption}" * 112, "longer than 1000 characters"),
         ("{tag:>999999999}", r"\{tag:>999999999\}"),
         ("{tag, caption}", r"\{tag, caption\}"),
         ("{tag", "malformed"),

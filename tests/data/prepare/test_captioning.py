@@ -108,6 +108,21 @@ def test_only_another_captioner_asks_again(folder: Path, tmp_path: Path) -> None
     assert len(caption.asked) == 2 and len(tags.asked) == 2
 
 
+def test_captions_are_taken_over_as_utf8_with_their_lines_and_what_is_no_text_is_named(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / "0.txt").write_bytes("sks, 红色头发, 公园".encode("gbk"))
+    (folder / "1.txt").rename(folder / "1.PNG.TXT")
+    (folder / "1.PNG.TXT").write_bytes("un café\r\nune fille".encode("utf-16-le"))
+    (folder / "2.txt").write_bytes("l’été\nthe other".encode("cp1252"))
+    notes: list[str] = []
+    prepared = prepare(folder, replace(OPTIONS, captioner="none", tagger="none"), tmp_path / "work", note=notes.append)
+    assert texts(prepared.folder) == {"1.txt": "un café\nune fille\n", "2.txt": "l’été\nthe other\n"}
+    assert notes == prepared.notes and len(notes) == 2
+    assert "1 caption file cannot be read and counts as missing: 0.txt" in notes[0]
+    assert "Windows-1252 (2.txt)" in notes[1]
+
+
 def test_one_of_both_is_enough_and_none_is_said(folder: Path, tmp_path: Path) -> None:
     caption, tags, _ = speakers()
     notes: list[str] = []
