@@ -69,7 +69,7 @@ def test_the_tools_do_what_they_say(file: Path, tmp_path: Path, capsys: pytest.C
             "no difference",
         ),
         (["resize", "FILE", "--module", "te_*=1", "--output", "x.safetensors"], "no module is called te_*"),
-        (["inspect", "DAMAGED"], "Give a LoRA file"),
+        (["inspect", "DAMAGED"], "an empty file, not a safetensors file"),
     ],
 )
 def test_mistakes_are_told(arguments: list[str], message: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:

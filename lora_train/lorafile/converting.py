@@ -20,6 +20,7 @@ from lora_train.lorafile.layouts import ALPHA, DORA, DOWN, MID, UP, named
 from lora_train.lorafile.names import COMPONENTS, looks_like_sdxl, path_of, split_name, to_diffusers
 from lora_train.lorafile.reading import ADAPTER_CONFIG, WEIGHTS, LoraFile
 from lora_train.lorafile.writing import DTYPES, KEEP, SINGLE, dtype_name, narrowed, refuse_existing, write_lora
+from lora_train.networks.full import BIAS
 from lora_train.tensors import is_finite
 
 PEFT_PREFIX = "base_model.model."
@@ -136,7 +137,7 @@ def _write(
 
 
 def _pairs(file: LoraFile) -> list[_Pair]:
-    modules = file.by_module()
+    modules = {name: _without_idle_bias(parts) for name, parts in file.by_module().items()}
     odd = [name for name, parts in modules.items() if not {DOWN, UP} <= parts.keys() <= _CONVERTED]
     if odd:
         fix = "Make a LoRA of it: `lora-train file merge-into` its base, then `extract`."
@@ -146,6 +147,11 @@ def _pairs(file: LoraFile) -> list[_Pair]:
         raise _cannot(file, "diffusers' and peft's", nameless, "modules whose path cannot be told")
     sdxl = looks_like_sdxl(modules)
     return [_pair(name, parts, sdxl) for name, parts in modules.items()]
+
+
+def _without_idle_bias(parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """ComfyUI writes a change of the bias beside every module, mostly of zeros."""
+    return {part: value for part, value in parts.items() if part != BIAS or bool(value.float().any())}
 
 
 def _pair(name: str, parts: dict[str, torch.Tensor], sdxl: bool) -> _Pair:

@@ -46,11 +46,7 @@ class Full:
     name = "full"
     bases = MATRICES + NORMS
     keys = (WEIGHT, BIAS)
-
-    @property
-    def parts(self) -> frozenset[str]:
-        """See NetworkKind."""
-        return frozenset(self.keys)
+    parts = frozenset(keys)
 
     def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
         """See NetworkKind. Some tools write a change of the bias alone."""

@@ -12,3 +12,4 @@ class Norm(Full):
     name = "norm"
     bases = NORMS
     keys = ("w_norm", "b_norm")
+    parts = frozenset(keys)

@@ -149,6 +149,8 @@ class Applier:
     def _have_bias(self, name: str, like: torch.Tensor) -> None:
         """Keep the bias, or give a module without one a bias of zeros: peft and the WebUI add to those, too."""
         module = self.modules[name]
+        if (name, "bias") in self._originals:
+            return
         if getattr(module, "bias", None) is not None:
             self._original(name, "bias")
             return

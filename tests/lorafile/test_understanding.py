@@ -200,6 +200,15 @@ def test_pefts_bias_is_scaled_by_alpha(tmp_path: Path) -> None:
         assert torch.equal(resize(file, Cut(2))[0].tensors[f"{FLAT}.diff_b"], scale * torch.arange(8.0))
 
 
+def test_a_bias_of_zeros_hinders_no_layout(tmp_path: Path) -> None:
+    """ComfyUI's LoraSave writes them; only a bias that changes something has no place in diffusers' layout."""
+    for value, fits in ((0.0, True), (1.0, False)):
+        path = _file(tmp_path, lora_tensors() | {f"{PROJ}.diff_b": torch.full((8,), value)})
+        out = tmp_path / f"{value}.safetensors"
+        assert (main(["file", "convert", str(path), "--to", "diffusers", "--output", str(out)]) == 0) is fits
+    assert not any("diff_b" in key or "bias" in key for key in read_lora(tmp_path / "0.0.safetensors").tensors)
+
+
 def test_a_file_of_nothing_but_foreign_keys_is_refused(tmp_path: Path) -> None:
     for tensors, message in (
         ({"trigger": torch.ones(1)}, "none of its 1 keys is a LoRA's"),

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from lora_train.errors import LoraTrainError
-from lora_train.lorafile.writing import write_lora
+from lora_train.lorafile.hashes import OF_NOTHING
+from lora_train.lorafile.writing import serialise, write_lora
 from lora_train.models.opening import open_model
 from lora_train.networks.base import NORMS, Form
 from lora_train.networks.registry import new_network
@@ -70,7 +71,7 @@ def test_strengths_add_up_and_removing_restores_every_bit(base: Path, mixed: Pat
 
     def change(*tags: tuple[str, float]) -> dict[str, torch.Tensor]:
         networks = [(LoraTag(name, strength, strength), mixed / f"{name}.safetensors") for name, strength in tags]
-        assert all(applied.unmatched == () and applied.unknown == () for applied in applier.apply(networks))
+        assert all(applied.unmatched == () and applied.notes == () for applied in applier.apply(networks))
         after = _values(model)
         return {name: after[name].float() - before[name].float() for name in before if after[name].is_floating_point()}
 
@@ -116,7 +117,49 @@ def test_unknown_kinds_are_named(base: Path, tmp_path: Path) -> None:
     tag = LoraTag("x", 1.0, 1.0)
     write_lora(tmp_path / "odd.safetensors", odd, {}, "fp32", overwrite=False)
     write_lora(tmp_path / "half.safetensors", good | odd, {}, "fp32", overwrite=False)
-    with pytest.raises(LoraTrainError, match="not a LoRA's .*mystery"):
+    with pytest.raises(LoraTrainError, match="none of its 1 keys is a LoRA's .*mystery"):
         Applier(modules).apply([(tag, tmp_path / "odd.safetensors")])
-    applied, notes = Applier(modules).apply_usable([(tag, tmp_path / "half.safetensors")])
-    assert applied == [] and len(notes) == 1 and "mystery" in notes[0]
+    half = [(tag, tmp_path / "half.safetensors")]
+    applied, notes = Applier(modules).apply_usable(half * 2)
+    assert len(applied) == 2 and len(notes) == 1 and "mystery" in notes[0]  # said once, however often it is applied
+
+
+def test_modules_that_the_model_lacks_are_said(base: Path, tmp_path: Path) -> None:
+    modules = modules_by_file_name(open_model(base))
+    name = next(name for name in sorted(modules) if name.endswith("attn1_to_q"))
+    there = {
+        f"{name}.diff": torch.zeros_like(modules[name].weight),
+        "lora_unet_out_of_this_world.diff": torch.ones(2, 2),
+    }
+    write_lora(tmp_path / "x.safetensors", there, {}, "fp32", overwrite=False)
+    applied, notes = Applier(modules).apply_usable([(LoraTag("x", 1.0, 1.0), tmp_path / "x.safetensors")])
+    assert applied[0].unmatched == ("lora_unet_out_of_this_world",)
+    assert notes == ["<lora:x>: 1 of its modules are not in this base model (lora_unet_out_of_this_world)."]
+
+
+def test_a_module_without_a_bias_gets_one_and_loses_it_again(base: Path, tmp_path: Path) -> None:
+    """peft's `lora_bias` on the queries, keys and values, which have none."""
+    modules = modules_by_file_name(open_model(base))
+    name = next(name for name, module in sorted(modules.items()) if getattr(module, "bias", 0) is None)
+    module = modules[name]
+    x = torch.randn(2, module.weight.shape[1])
+    before = module(x)
+    change = torch.arange(float(module.weight.shape[0]))
+    write_lora(tmp_path / "x.safetensors", {f"{name}.diff_b": change}, {}, "fp32", overwrite=False)
+    applier = Applier(modules)
+    applier.apply([(LoraTag("x", 0.5, 0.5), tmp_path / "x.safetensors")] * 2)
+    assert torch.allclose(module(x), before + change)
+    applier.remove()
+    assert module.bias is None and torch.equal(module(x), before)
+
+
+def test_a_hash_of_nothing_never_shows(base: Path, tmp_path: Path) -> None:
+    modules = modules_by_file_name(open_model(base))
+    name = next(name for name in sorted(modules) if name.endswith("attn1_to_q"))
+    hashes = set()
+    for number, told in enumerate((OF_NOTHING, OF_NOTHING, "")):
+        tensors = {f"{name}.diff": torch.full_like(modules[name].weight, float(number))}
+        path = tmp_path / f"{number}.safetensors"
+        path.write_bytes(serialise(tensors, {"sshs_model_hash": told}))
+        hashes.add(Applier(modules).apply([(LoraTag("x", 1.0, 1.0), path)])[0].short_hash)
+    assert len(hashes) == 3 and OF_NOTHING[:12] not in hashes and all(len(one) == 12 for one in hashes)

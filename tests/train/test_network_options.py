@@ -72,7 +72,7 @@ def test_every_kind_trains_and_applies(trained: Callable[..., LoraFile], base: P
     before = {f"{p}.{n}": v.clone() for p, root in model.roots().items() for n, v in root.state_dict().items()}
     applier = Applier(modules_by_file_name(model))
     applied = applier.apply([(LoraTag("x", 1.0, 1.0), file.path)])
-    assert applied[0].unmatched == () and applied[0].unknown == ()
+    assert applied[0].unmatched == () and applied[0].notes == ()
     after = {f"{p}.{n}": v for p, root in model.roots().items() for n, v in root.state_dict().items()}
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(changed) >= len(file.by_module())
