@@ -72,6 +72,7 @@ def test_the_base_is_the_checkpoint_in_use(two: WebuiServer, browser: Any) -> No
 
 
 def test_another_one_that_was_chosen_in_the_form_stays(two: WebuiServer, browser: Any) -> None:
+    two.ask("/sdapi/v1/options", {"sd_model_checkpoint": f"{OTHER}.safetensors"})
     page = open_tab(browser, two)
     until(lambda: base_shown(page).endswith(f"{OTHER}.safetensors"))
     choose(page, two.checkpoint, "lora_train_model")
