@@ -110,8 +110,10 @@ def constraints_of(present: dict[str, str]) -> list[str]:
 def main() -> None:
     """Install what is absent, with everything else held at its version. Whatever happens, the WebUI starts."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):
-            stream.reconfigure(errors="backslashreplace")  # a console of few characters is no reason to fail
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            with suppress(OSError, ValueError):
+                reconfigure(errors="backslashreplace")  # a console of few characters is no reason to fail
     try:
         _install()
     except Exception as error:

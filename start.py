@@ -37,8 +37,10 @@ COMMANDS = ("demo", "ui", "train", "prepare", "captions", "dataset", "file", "re
 def main(arguments: list[str]) -> int:
     """Install what is missing, then run the command."""
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a console of few characters
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            with suppress(OSError, ValueError):
+                reconfigure(errors="backslashreplace")  # a console of few characters is no reason to fail
     if sys.version_info < (3, 10):  # noqa: UP036 - this file is what an older Python meets first
         print("LoRA Train needs Python 3.10 or newer; this is " + sys.version.split()[0], file=sys.stderr)
         return 2

@@ -12,6 +12,8 @@ def forgive_characters() -> None:
     A Windows console has one code page, a terminal without a locale has ASCII, and a name from the file system may
     be no text at all.
     """
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, OSError, ValueError):  # none at all (pythonw), another kind, closed
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for stream in (sys.stdout, sys.stderr):  # there may be none at all (pythonw)
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            with suppress(OSError, ValueError):  # closed
+                reconfigure(errors="backslashreplace")

@@ -129,8 +129,10 @@ def refusal(reason: str) -> GenerationRefused:
     The WebUI takes a task off its list of waiting ones only when its turn comes: the page would show it as
     waiting for ever. Which task it is only the request's own function knows.
     """
-    from modules import progress
-
+    try:
+        from modules import progress
+    except ImportError:  # a WebUI without such a list
+        return GenerationRefused(reason)
     frame = sys._getframe(1)
     for _ in range(_CALLERS):
         for name in ("id_task", "task_id"):

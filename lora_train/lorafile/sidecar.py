@@ -72,15 +72,6 @@ def write_sidecar(lora: Path, tag: str, base_version: str, notes: str, tell: Tel
     return path
 
 
-def activation_text(lora: Path) -> str:
-    """What the LoRA's card says to write into prompts; empty where there is no such card."""
-    try:
-        text = read_card(lora.with_suffix(".json")).values.get(ACTIVATION)
-    except LoraTrainError:
-        return ""
-    return text if isinstance(text, str) else ""
-
-
 def write_preview(lora: Path, picture: bytes, tell: Tell = _nobody) -> Path:
     """Write the PNG `picture` as `NAME.preview.png`, unless the card has a picture that is not ours; return the path
     of what the card shows. Raises LoraTrainError when it cannot be written."""

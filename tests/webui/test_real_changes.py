@@ -26,12 +26,11 @@ def two(server: WebuiServer) -> WebuiServer:
     return server
 
 
-def choose(page: Any, name: str) -> None:
-    """Choose a checkpoint at the top of the WebUI's page, once that has its settings."""
+def choose(page: Any, name: str, field: str = "setting_sd_model_checkpoint") -> None:
+    """Choose from a dropdown: by default the one at the top of the WebUI's page, once that has its settings."""
     page.wait_for_function("typeof opts === 'object' && Boolean(opts.sd_model_checkpoint)")
-    field = page.locator("#setting_sd_model_checkpoint input").first
-    field.click()
-    page.locator("[data-testid=dropdown-option]").filter(has_text=name).first.click()
+    page.locator(f"#{field} input").first.click()
+    page.locator(f"#{field} [data-testid=dropdown-option]").filter(has_text=name).first.click()
 
 
 def base_shown(page: Any) -> str:
@@ -73,13 +72,13 @@ def test_the_base_is_the_checkpoint_in_use(two: WebuiServer, browser: Any) -> No
 
 
 def test_another_one_that_was_chosen_in_the_form_stays(two: WebuiServer, browser: Any) -> None:
+    two.ask("/sdapi/v1/options", {"sd_model_checkpoint": f"{OTHER}.safetensors"})
     page = open_tab(browser, two)
     until(lambda: base_shown(page).endswith(f"{OTHER}.safetensors"))
-    folder = two.data / "models" / "Stable-diffusion"
-    fill(page, "lora_train_model", str(folder / two.checkpoint))
-    choose(page, OTHER)
+    choose(page, two.checkpoint, "lora_train_model")
     page.locator("#lora_train_model_refresh").click()
     time.sleep(2)
+    assert base_shown(page).endswith(two.checkpoint)
     start_training(page, two, "chosen", 8)
     wait_for_state(two, "finished")
     assert trained_on(two) == two.checkpoint
