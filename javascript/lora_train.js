@@ -3,7 +3,7 @@
     "use strict";
 
     const API = "lora-train/api/v1/";
-    const POLL_MS = 1000, BANNER_POLL_MS = 3000;
+    const POLL_MS = 1000, BANNER_POLL_MS = 3000, PATIENCE_MS = 60000;
     const view = {element: null, run: null, next: 0, steps: [], losses: [], smoothed: [], last: null, chart: null, parts: {}};
     const LOST = "Connection lost: the server does not answer. What is shown may be old; this page goes on asking.";
 
@@ -29,6 +29,7 @@
                 method: method || "GET",
                 headers: {"Content-Type": "application/json", "X-Lora-Train-Page": token()},
                 body: method ? JSON.stringify(content || {}) : undefined,
+                signal: !method && AbortSignal.timeout ? AbortSignal.timeout(PATIENCE_MS) : undefined,
             });
         } catch (error) {
             throw Object.assign(new Error(LOST), {lost: true});
@@ -203,20 +204,28 @@
         },
     };
 
-    function progress(done, total, text) {
-        view.parts.bar.max = Math.max(1, total);
-        view.parts.bar.value = done;
-        view.parts.text.textContent = text;
-    }
-
-    function showProgress() {
+    function showBar() {
         const event = view.last;
         if (!event) return;
-        if (event.kind === "prepare") return progress(event.done, event.total, "Preparing " + (event.stage || "pictures") + ", " + event.done + " of " + event.total);
-        progress(event.step, event.of,
-            "Step " + event.step + " of " + event.of + " · loss " + number(event.smoothed, 4) +
+        const [done, total] = event.kind === "prepare" ? [event.done, event.total] : [event.step, event.of];
+        view.parts.bar.max = Math.max(1, total);
+        view.parts.bar.value = done;
+    }
+
+    // How far a run is that goes on.
+    function standing() {
+        const event = view.last;
+        if (!event) return " ";
+        if (event.kind === "prepare") return "Preparing " + (event.stage || "pictures") + ", " + event.done + " of " + event.total;
+        return "Step " + event.step + " of " + event.of + " · loss " + number(event.smoothed, 4) +
             " · " + number(event.pictures_per_second, 1) + " pictures/s" +
-            (typeof event.seconds_left === "number" ? " · " + clock(event.seconds_left) + " left" : ""));
+            (typeof event.seconds_left === "number" ? " · " + clock(event.seconds_left) + " left" : "");
+    }
+
+    // what stays the same is not read out again
+    function say(text, bad) {
+        if (view.parts.text.textContent !== text) view.parts.text.textContent = text;
+        view.parts.text.classList.toggle("lora-train-error", Boolean(bad));
     }
 
     // How a run ended, the reason first; "" while it goes on.
@@ -267,9 +276,7 @@
         view.parts.copy.hidden = !usable;
         view.parts.send.hidden = !usable || !promptField();
         const ended = run.running ? "" : ending(run);
-        view.parts.text.classList.toggle("lora-train-error", !run.running && ["failed", "interrupted"].includes(run.state));
-        if (ended) view.parts.text.textContent = ended;
-        else if (!view.last) view.parts.text.textContent = " ";
+        say(ended || standing(), ended && ["failed", "interrupted"].includes(run.state));
     }
 
     async function poll() {
@@ -285,7 +292,7 @@
                 console.error("LoRA Train:", event, error);
             }
         }
-        showProgress();
+        showBar();
         if (answer.events.length || !view.chart) drawChart();
         showRun(answer.run);
         showInWebui(answer.run);
@@ -341,8 +348,7 @@
         if (!error || !view.parts.state) return; // the next turn shows how it stands
         if (error.lost) view.parts.state.textContent = "connection lost";
         view.parts.state.dataset.state = "interrupted";
-        view.parts.text.textContent = error.message;
-        view.parts.text.classList.add("lora-train-error");
+        say(error.message, true);
         view.parts.stop.hidden = view.parts.resume.hidden = true;
     }
 
