@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,9 +20,9 @@ from uuid import uuid4
 from lora_train.atomic import sync_all, write_bytes, write_json
 from lora_train.data.captioning.edit import Edit, all_edited, count_parts
 from lora_train.data.captioning.store import keep_backup
+from lora_train.data.finding import find
+from lora_train.data.left_out import Rejected
 from lora_train.data.neighbours import CAPTION_EXTENSIONS, caption_file
-from lora_train.data.pictures import EXTENSIONS
-from lora_train.data.scan import Rejected, is_ours
 from lora_train.data.texts import decode
 from lora_train.errors import LoraTrainError
 
@@ -171,7 +170,7 @@ def _texts(folder: Path, skipped: list[Rejected]) -> Iterator[tuple[Path, str]]:
     """Caption files that count for a picture below `folder`, with their text to the last byte, sorted."""
     if not folder.is_dir():
         raise LoraTrainError("there is no such folder.", str(folder), "Give the folder that holds your pictures.")
-    for file in sorted(_caption_files(folder)):
+    for file in sorted(_caption_files(folder, skipped)):
         if file.is_symlink():
             skipped.append(Rejected(file, "it is a link, and what it points to may belong elsewhere"))
             continue
@@ -194,18 +193,11 @@ def _utf8(data: bytes) -> str:
     return data.decode("utf-8")
 
 
-def _caption_files(folder: Path) -> set[Path]:
-    """Only files beside a picture: other text files in the folder are none of our business."""
-    found: set[Path] = set()
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        if is_ours(names) and Path(place) != folder:
-            folders.clear()
-            continue
-        pictures = (Path(place, name) for name in names if not name.startswith("."))
-        files = (caption_file(picture) for picture in pictures if picture.suffix.lower() in EXTENSIONS)
-        found.update(file for file in files if file)
-    return found
+def _caption_files(folder: Path, skipped: list[Rejected]) -> set[Path]:
+    """The caption files of the pictures that a training of `folder` takes; links to folders are not followed."""
+    found = find(folder, may_read=lambda path: False)
+    skipped += found.rejected
+    return {file for picture in found.pictures if (file := caption_file(picture))}
 
 
 def _enter(folder: Path, name: str, records: Iterable[tuple[Path, str | None, str]], journal: Path) -> Path:

@@ -258,3 +258,17 @@ def test_whatever_happens_undo_brings_back_the_first_bytes_and_loses_nothing(ste
         assert not [name for name in left if name.endswith(".part")]
     finally:
         shutil.rmtree(root)
+
+
+def test_only_captions_of_what_is_trained_on_are_edited(tmp_path: Path) -> None:
+    """Not those of regularisation, of a NAS box's thumbnails, or behind a link to another folder."""
+    root, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    places = (root / "img" / "10_sara", root / "reg" / "1_woman", root / "img" / "10_sara" / "@eaDir", elsewhere)
+    for place in places:
+        place.mkdir(parents=True)
+        (place / "a.png").write_bytes(b"")
+        (place / "a.txt").write_text("sara, hat\n")
+    (root / "img" / "10_more").symlink_to(elsewhere)
+    report = edit_captions(root, [add(["red"])], tmp_path / "journal")
+    assert report.changed == [places[0] / "a.txt"]
+    assert [(place / "a.txt").read_text() for place in places[1:]] == ["sara, hat\n"] * 3
