@@ -248,6 +248,8 @@ def _build_text(
             config = text_config({name: tuple(v.shape) for name, v in weights.items()}, layout.open_clip)
         model, missing = build_text_encoder(config, weights, layout.projected)
     _complain(missing, path, "text encoder")
+    if layout.open_clip:
+        return model  # SD 2.x always has a projection that nothing uses
     used = {file_name_of(name) for name in model.state_dict()}
     said += left_out([name for name in weights if file_name_of(name) not in used], (), "text encoder")
     return model
