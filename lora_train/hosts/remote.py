@@ -60,7 +60,7 @@ class RemoteHost(StandaloneHost):
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             raise self._refused(path, error) from error
-        except (OSError, ValueError, HTTPException) as error:
+        except (OSError, ValueError, RecursionError, HTTPException) as error:
             raise LoraTrainError(
                 f"the WebUI does not answer ({str(getattr(error, 'reason', error)).strip()}).",
                 f"{self._url}{path}",
@@ -95,7 +95,7 @@ class RemoteHost(StandaloneHost):
             told = json.loads(error.read())
             reason = told.get("errors") or told.get("detail") or told
             kind = told.get("error") or ""
-        except (ValueError, AttributeError, OSError):
+        except (ValueError, RecursionError, AttributeError, OSError):
             reason, kind = error.reason, ""
         if error.code == 500 and path.endswith("interrogate"):  # what a model that could not be downloaded looks like
             return self._captioner_failed(f"{kind}: {reason}".strip(": "))

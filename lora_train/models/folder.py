@@ -139,6 +139,6 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LoraTrainError(f"cannot read the file: {error.strerror}.", str(path)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LoraTrainError("this is not a JSON file.", str(path)) from error
     return content if isinstance(content, dict) else {}
