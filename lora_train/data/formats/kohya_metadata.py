@@ -88,14 +88,9 @@ def write_metadata(file: Path, entries: Mapping[str, MetadataEntry]) -> None:
     """
     rejected = {key: entry for key, entry in entries.items() if entry.origin and entry.origin.reason}
     beside = rejected_file(file)
-    try:
-        if rejected or beside.exists():
-            write_json(beside, _merged(beside, rejected))
-        write_json(file, _merged(file, {key: entry for key, entry in entries.items() if key not in rejected}))
-    except UnicodeEncodeError as error:
-        part = error.object[max(0, error.start - 20) : error.end + 20]
-        what = f"a name, caption or tag cannot be written as UTF-8 ({part!r})."
-        raise LoraTrainError(what, str(file), "Rename the picture, or correct the caption or tag.") from error
+    if rejected or beside.exists():
+        write_json(beside, _merged(beside, rejected))
+    write_json(file, _merged(file, {key: entry for key, entry in entries.items() if key not in rejected}))
 
 
 def _merged(file: Path, entries: Mapping[str, MetadataEntry]) -> dict[str, Any]:

@@ -154,8 +154,6 @@ def test_a_damaged_file_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "meta.json").read_text() == "{ half"
     with pytest.raises(LoraTrainError, match="cannot read"):
         read_metadata(tmp_path / "nowhere.json")
-    with pytest.raises(LoraTrainError, match="UTF-8"):
-        write_metadata(tmp_path / "new.json", {"\udcff": MetadataEntry()})
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -178,11 +176,12 @@ def test_any_json_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, v
         read_metadata(file)
 
 
-def test_what_is_no_text_is_told_in_short(tmp_path: Path) -> None:
-    entries = {str(number): MetadataEntry("x" * 50) for number in range(99)} | {"last": MetadataEntry("half \udcff")}
-    with pytest.raises(LoraTrainError, match="cannot be written as UTF-8") as told:
-        write_metadata(tmp_path / "meta.json", entries)
-    assert "half" in str(told.value) and len(str(told.value)) < 500
+def test_names_and_texts_that_are_not_utf8_come_back(tmp_path: Path) -> None:
+    """JSON can spell half a character, which is what a name of other bytes is here; sd-scripts reads it, too."""
+    entries = {"\udcff.png": MetadataEntry("half \udcff")}
+    write_metadata(tmp_path / "meta.json", entries)
+    assert read_metadata(tmp_path / "meta.json") == entries
+    assert json.loads((tmp_path / "meta.json").read_bytes()).keys() == entries.keys()
 
 
 def test_a_damaged_file_is_to_be_moved_away(tmp_path: Path) -> None:
