@@ -180,7 +180,9 @@ def test_names_and_texts_that_are_not_utf8_come_back(tmp_path: Path) -> None:
     """JSON can spell half a character, which is what a name of other bytes is here; sd-scripts reads it, too."""
     entries = {"\udcff.png": MetadataEntry("half \udcff")}
     write_metadata(tmp_path / "meta.json", entries)
-    assert read_metadata(tmp_path / "meta.json") == entries
+    assert {key: entry.caption for key, entry in read_metadata(tmp_path / "meta.json").items()} == {
+        "\udcff.png": "half \udcff"
+    }
     assert json.loads((tmp_path / "meta.json").read_bytes()).keys() == entries.keys()
 
 
