@@ -29,6 +29,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+ALL_CORES = ("-n", "auto", "--dist", "loadfile")  # the whole suite; a file's tests share what they have made
 VOCABULARY = "open_clip_torch"  # its wheel holds CLIP's vocabulary, which checkpoints of one file do not bring
 STAMP = VENV / "lora-train-installed"
 COMMANDS = ("demo", "ui", "train", "prepare", "captions", "dataset", "file", "resume", "generate", "test")
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
         print("\nAborted; the next start goes on with the installation.", file=sys.stderr)
         return 130
     if command == "test":
-        return run([str(PYTHON), "-m", "pytest", *rest], cwd=ROOT)
+        return run([str(PYTHON), "-m", "pytest", *(rest or ALL_CORES)], cwd=ROOT)
     return run([str(PYTHON), "-m", "lora_train", command, *rest])
 
 
