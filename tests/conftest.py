@@ -14,9 +14,9 @@ from PIL import Image
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # threads that spin while they wait starve each other on a busy machine
+# bits are compared, and other processes are started: all with one thread; those that spin while they wait starve others
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from lora_train.config import DataOptions, ModelOptions, NetworkOptions, RunConfig, SaveOptions, TrainOptions
 from lora_train.demo.files import base_folder
