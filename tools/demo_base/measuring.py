@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,7 +29,7 @@ def scenes_and_prompts() -> tuple[list[Scene], list[str]]:
 
 def measure(folder: Path, sheet: Path) -> None:
     """Print the figures of the base in `folder`, and write a sheet of pictures to look at."""
-    model = open_model(folder)
+    model: Any = open_model(folder)
 
     def draw(prompts: list[str], first: int) -> list[Image.Image]:
         pictures: list[Image.Image] = []

@@ -150,8 +150,12 @@ def train_model(
     work: Path,
     how: ModelSettings,
     device: torch.device,
+    stop_at: int | None = None,
 ) -> Ema:
-    """UNet and text encoder together: v loss, 10 % empty captions, EMA. `latents` have a deviation of about 1."""
+    """UNet and text encoder together: v loss, 10 % empty captions, EMA. `latents` have a deviation of about 1.
+
+    It goes on from the state in `work`, and ends after step `stop_at` where that is given.
+    """
     unet, text, tokenizer = parts
     modules: dict[str, torch.nn.Module] = {
         "unet": unet.to(device, memory_format=torch.channels_last),
@@ -161,7 +165,7 @@ def train_model(
     progress = Progress(work / "model.pt", modules | {"optimizers": optimizers, "ema": ema})
     schedule, shown, started = noise_scheduler(), 0.0, time.monotonic()
     latents = latents.to(device)
-    while progress.step < how.steps:
+    while progress.step < min(how.steps, stop_at or how.steps):
         share = progress.step / how.steps
         rng = random.Random(progress.step)
         generator = torch.Generator().manual_seed(progress.step)

@@ -54,7 +54,8 @@ class Optimizers(torch.nn.Module):
 
     def __init__(self, modules: dict[str, torch.nn.Module], muon: float, adam: float) -> None:
         super().__init__()
-        inner, rest = [], []
+        inner: list[torch.nn.Parameter] = []
+        rest: list[torch.nn.Parameter] = []
         for module in modules.values():
             for name, parameter in module.named_parameters():
                 matrix = parameter.ndim >= 2 and not any(word in name for word in self.OUTWARD)

@@ -56,15 +56,24 @@ def as_tensor(pictures: np.ndarray) -> torch.Tensor:
 
 
 def train_vae(
-    vae: AutoencoderKL, pictures: np.ndarray, unseen: np.ndarray, work: Path, how: VaeSettings, device: torch.device
+    vae: AutoencoderKL,
+    pictures: np.ndarray,
+    unseen: np.ndarray,
+    work: Path,
+    how: VaeSettings,
+    device: torch.device,
+    stop_at: int | None = None,
 ) -> None:
-    """Train with L1 and squared error of the pixels and a small KL weight, and report the round trip of `unseen`."""
+    """Train with L1 and squared error of the pixels and a small KL weight, and report the round trip of `unseen`.
+
+    It goes on from the state in `work`, and ends after step `stop_at` where that is given.
+    """
     vae.to(device, memory_format=torch.channels_last)
     total = how.crop_steps + how.full_steps
     optimizers = Optimizers({"vae": vae}, how.muon, how.adam)
     progress = Progress(work / "vae.pt", {"vae": vae, "optimizers": optimizers})
     shown, started = 0.0, time.monotonic()
-    while progress.step < total:
+    while progress.step < min(total, stop_at or total):
         rng = np.random.default_rng([3, progress.step])
         torch.manual_seed(progress.step)
         if progress.step < how.crop_steps:
