@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lora_train.cli import main
-from lora_train.config import DataOptions, RunConfig, problems
+from lora_train.config import DataOptions, PrepareOptions, RunConfig, problems
+from lora_train.data.prepare import prepare
 from lora_train.data.scan import Manifest
 from lora_train.data.sources import read_pictures
 from lora_train.errors import LoraTrainError
@@ -156,3 +157,23 @@ def test_what_does_not_go_together() -> None:
         "prepare.background",
         "prepare.tag_threshold",
     } <= found
+
+
+def test_metadata_that_is_not_read_is_named_where_captions_are_missing(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "set" / "train", 2)
+    for text in (tmp_path / "set" / "train").glob("*.txt"):
+        text.unlink()
+    (tmp_path / "set" / "metadata.csv").write_text("file_name,text\n")
+    (tmp_path / "set" / "train" / "metadata.jsonl").write_text("{}")
+    notes = read_pictures(DataOptions(folder=str(tmp_path / "set"), tag="sks"), 1).notes
+    assert any("without a caption: metadata.csv, train/metadata.jsonl." in note for note in notes)
+
+
+def test_lines_of_metadata_that_match_nothing_are_counted(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "set", 2)
+    (folder / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "x"}\n')
+    notes = read_pictures(DataOptions(folder=str(folder), tag="sks"), 1).notes
+    assert "metadata.jsonl: 1 line not used (gone.png: there is no such file)." in notes
+    heard: list[str] = []
+    prepare(folder, PrepareOptions(operations=("original",), workers=1), tmp_path / "work", note=heard.append)
+    assert "metadata.jsonl: 1 line not used (gone.png: there is no such file)." in heard

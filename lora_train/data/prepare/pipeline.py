@@ -50,8 +50,8 @@ class Prepared:
     folder: Path
     """The pictures to train on: give it to `data.scan`."""
     masks: Path | None = None
-    """Masks at the same relative paths as the pictures (as PNG): of `segment`, of pictures with alpha, and those that lay
-    beside pictures."""
+    """Masks at the same relative paths as the pictures (as PNG): of `segment`, of pictures with alpha, and those that
+    lay beside pictures."""
     metadata: Path | None = None
     """kohya's metadata on the pictures; beside it one on what was rejected."""
     report: Path | None = None
@@ -85,7 +85,7 @@ def prepare(
     if not options.operations:
         return Prepared(folder)
     found = _find(folder, work, services.may_read)
-    captions = beside_captions(folder)[0]
+    captions, unusable = beside_captions(folder)
     inputs = [
         Input(path, path.relative_to(folder), captioned=path in captions or caption_file(path) is not None)
         for path in found.pictures
@@ -110,9 +110,9 @@ def prepare(
     masked, unseen = take_masks(entries, plan, found.masks, stopped)
     _place(entries, inputs, masked, plan, outputs, folder, work)
     bare, unread = take_captions(entries, plan, services, captions, outputs)
-    for text in unseen + unread:
+    for text in (told := [*filter(None, [unusable]), *unseen, *unread]):
         note(text)
-    notes += unseen + unread
+    notes += told
     caption(bare, plan, services, tag, outputs, stage, progress, stopped)
     outputs.publish()
     take_edits(entries, work)
