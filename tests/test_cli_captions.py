@@ -52,6 +52,10 @@ def test_each_edit_its_dry_run_and_its_undo(
 def test_frequency_and_errors(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["captions", str(folder), "frequency"]) == 0
     assert capsys.readouterr().out.split("\n")[:3] == ["     2  red hair", "     1  hat", "     1  sky"]
+    wide = next(iter(sorted(folder.rglob("*.txt"))))
+    wide.write_bytes("a hat".encode("utf-16"))
+    assert main(["captions", str(folder), "frequency"]) == 0
+    assert f"not counted: {wide}: it is not UTF-8 text" in capsys.readouterr().err
     for command in (["replace", "(", "x"], ["undo"], ["remove", " "]):
         assert main(["captions", str(folder), *command]) == 2
     assert main(["captions", str(folder / "nowhere"), "frequency"]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -85,8 +86,11 @@ def add_captions(commands: Any) -> None:
 def _frequency(options: argparse.Namespace) -> int:
     from lora_train.data.captioning.journal import count_tags
 
-    for tag, count in count_tags(options.folder).most_common():
+    counts, skipped = count_tags(options.folder)
+    for tag, count in counts.most_common():
         print(f"{count:6}  {tag}")
+    for one in skipped:
+        print(f"not counted: {one.path}: {one.reason}", file=sys.stderr)
     return 0
 
 
