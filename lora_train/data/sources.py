@@ -16,10 +16,11 @@ from lora_train.data.finding import find
 from lora_train.data.formats.dataset_toml import Subset, read_dataset_config
 from lora_train.data.formats.imagefolder import read_imagefolder
 from lora_train.data.formats.kohya_metadata import MetadataEntry, find_picture, read_metadata
-from lora_train.data.left_out import SHOWN, Reason, shown
+from lora_train.data.left_out import Reason, shown
 from lora_train.data.matching import match_ends
 from lora_train.data.neighbours import caption_file
 from lora_train.data.scan import Manifest, Picture, concept_of, counted, require_folder, require_pictures, scan, usable
+from lora_train.data.strays import stray_notes
 from lora_train.data.texts import lines_of
 from lora_train.errors import LoraTrainError, Problem
 
@@ -30,11 +31,6 @@ HONOURED = (
 )
 """What a subset of a dataset config sets here; the rest is said by the run's own options."""
 REGULARISATION = Reason("folder of regularisation pictures", "folders of regularisation pictures")
-METADATA = re.compile(
-    r"(?:metadata|captions?|prompts?|annotations?|labels|dataset|meta_\w+)\.(?:jsonl?|csv|tsv|toml|parquet)|.*\.parquet",
-    re.IGNORECASE,
-)
-"""Names of files that hold the captions of many pictures."""
 UNMATCHED = Reason("entry of the metadata without a picture", "entries of the metadata without a picture")
 UNREPEATED = Reason("folder with 0 repeats", "folders with 0 repeats")
 
@@ -54,7 +50,8 @@ def read_pictures(options: DataOptions, repeats: int, may_read: Callable[[Path],
         return _from_metadata(Path(options.in_json).expanduser(), folder, options.tag, repeats)
     captions, note = beside_captions(folder)
     manifest = scan(folder, options.tag, repeats, captions, may_read)
-    manifest.notes += [*filter(None, [note]), *_unread_metadata(manifest, captions)]
+    bare = any(one.path not in captions and caption_file(one.path) is None for one in manifest.pictures)
+    manifest.notes += [*filter(None, [note]), *stray_notes(folder, bare, folder / IMAGEFOLDER)]
     return manifest
 
 
@@ -72,27 +69,6 @@ def beside_captions(folder: Path) -> tuple[Mapping[Path, str], str]:
     first = found.rejected[0]
     count = counted(len(found.rejected), "line")
     return found.captions, f"{IMAGEFOLDER}: {count} not used ({shown(first.path.name)}: {first.reason})."
-
-
-def _unread_metadata(manifest: Manifest, captions: Mapping[Path, str]) -> list[str]:
-    """A note on files that look like metadata with captions, where pictures have none and these are not read."""
-    bare = [one.path for one in manifest.pictures if one.path not in captions and caption_file(one.path) is None]
-    folders = {parent for path in bare for parent in path.parents if parent.is_relative_to(manifest.folder)}
-    read = manifest.folder / IMAGEFOLDER
-    files = [
-        shown(file.relative_to(manifest.folder).as_posix())
-        for folder in sorted(folders)
-        for file in sorted(folder.iterdir())
-        if METADATA.fullmatch(file.name) and file != read and file.is_file()
-    ]
-    if not files:
-        return []
-    more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
-    return [
-        f"Not read, though pictures are without a caption: {', '.join(files[:SHOWN])}{more}. If these hold the "
-        f"captions, give kohya's metadata or an imagefolder's {IMAGEFOLDER} with --in-json, or a dataset config with "
-        "--dataset-config."
-    ]
 
 
 def _from_metadata(file: Path, folder: Path, tag: str, repeats: int) -> Manifest:

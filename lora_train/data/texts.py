@@ -26,6 +26,8 @@ _BEHIND = b"\0\x1a \t\r\n"
 """What programs leave behind a text: fillers, DOS' end of file, white space."""
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _SHORTEST_WIDE = 4
+_INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
+"""What pages on the web break lines with: a tokenizer would take it for a part of the word."""
 
 _LINE_ENDS = re.compile("[\r\n\x85\u2028\u2029]+")
 
@@ -70,8 +72,9 @@ def decode(data: bytes) -> tuple[str, str]:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a caption file with something in them, white space collapsed."""
-    return [line for line in (" ".join(line.split()) for line in _LINE_ENDS.split(text)) if line]
+    """The lines of a caption file with something in them, white space collapsed and invisible characters gone."""
+    plain = _INVISIBLE.sub("", text)
+    return [line for line in (" ".join(line.split()) for line in _LINE_ENDS.split(plain)) if line]
 
 
 def file_text(text: str) -> str:

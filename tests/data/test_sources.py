@@ -169,6 +169,37 @@ def test_metadata_that_is_not_read_is_named_where_captions_are_missing(tmp_path:
     assert any("without a caption: metadata.csv, train/metadata.jsonl." in note for note in notes)
 
 
+def test_texts_that_belong_to_no_picture_are_named_where_captions_are_missing(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "set" / "images", 2)
+    (folder / "picture-0.txt").rename(folder / "picture-0 .txt")
+    (tmp_path / "set" / "captions").mkdir()
+    (tmp_path / "set" / "captions" / "picture-0.txt").write_text("a hat")
+    (folder / "README.txt").write_text("by me")
+    wanted = "beside them has their name: captions/picture-0.txt, images/picture-0 .txt."
+    assert any(note.endswith(wanted) for note in read(folder=str(tmp_path / "set"), tag="sks").notes)
+    heard: list[str] = []
+    chosen = PrepareOptions(operations=("original",), workers=1, min_size=0)
+    (folder / "picture-0.json").write_text("{}")
+    prepare(tmp_path / "set", chosen, tmp_path / "work", note=heard.append)
+    assert any(note.endswith(wanted) for note in heard)
+    assert any("beside pictures without a caption: picture-0.json." in note for note in heard)
+    (folder / "picture-0.txt").write_text("a hat")
+    assert not any("Not read" in note for note in read(folder=str(tmp_path / "set"), tag="sks").notes)
+
+
+def test_json_in_captions_is_named_and_invisible_characters_are_gone(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "set", 3)
+    (folder / "picture-0.txt").write_text('{"caption": "a dog"}')
+    (folder / "picture-1.txt").write_text("['a', 'b']")
+    (folder / "picture-2.txt").write_text("red\u200b hat, {a|b}, [sic]", encoding="utf-8")
+    found = read(folder=str(folder), tag="sks")
+    wanted = (
+        "JSON is in the caption of picture-0.png, picture-1.png, and is trained on to the letter: keep just the text."
+    )
+    assert wanted in found.notes
+    assert captions(found)["picture-2.png"] == "sks, red hat, {a|b}, [sic]"
+
+
 def test_lines_of_metadata_that_match_nothing_are_counted(tmp_path: Path) -> None:
     folder = draw_pictures(tmp_path / "set", 2)
     (folder / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "x"}\n')

@@ -32,7 +32,8 @@ from lora_train.data.prepare.serving import finish_overruled, serve
 from lora_train.data.prepare.verdicts import Input, decide
 from lora_train.data.prepare.worker import wants
 from lora_train.data.scan import counted, manifest_of, moving_note, require_folder, require_pictures
-from lora_train.data.sources import beside_captions
+from lora_train.data.sources import IMAGEFOLDER, beside_captions
+from lora_train.data.strays import stray_notes
 from lora_train.errors import LoraTrainError, Stopped
 
 Progress = Callable[[int, int], None]
@@ -110,7 +111,8 @@ def prepare(
     masked, unseen = take_masks(entries, plan, found.masks, stopped)
     _place(entries, inputs, masked, plan, outputs, folder, work)
     bare, unread = take_captions(entries, plan, services, captions, outputs)
-    for text in (told := [*filter(None, [unusable]), *unseen, *unread]):
+    told = [*filter(None, [unusable]), *unseen, *unread, *stray_notes(folder, bool(bare), folder / IMAGEFOLDER)]
+    for text in told:
         note(text)
     notes += told
     caption(bare, plan, services, tag, outputs, stage, progress, stopped)
