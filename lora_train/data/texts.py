@@ -71,6 +71,22 @@ def decode(data: bytes) -> tuple[str, str]:
     return _checked(text), "utf-8"
 
 
+def decode_whole(data: bytes) -> str:
+    """The text of a file of any size that programs write and read: UTF-8, or UTF-16 as PowerShell and Notepad save it.
+
+    Raises NotText; no encoding is guessed here.
+    """
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return _strict(data[len(mark) :], encoding)
+    if b"\0" in data[:64]:
+        return _wide(data)[0]
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotText("it is not UTF-8 text") from error
+
+
 def lines_of(text: str) -> list[str]:
     """The lines of a caption file with something in them, white space collapsed and invisible characters gone."""
     plain = _INVISIBLE.sub("", text)

@@ -200,6 +200,22 @@ def test_json_in_captions_is_named_and_invisible_characters_are_gone(tmp_path: P
     assert captions(found)["picture-2.png"] == "sks, red hat, {a|b}, [sic]"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
+def test_metadata_and_configs_as_windows_saves_them(folder: Path, tmp_path: Path, encoding: str) -> None:
+    """PowerShell's `>` and Notepad write UTF-16; line ends are Windows'."""
+    row = {"file_name": "5_sara/picture-0.png", "text": "été"}
+    (folder / "metadata.jsonl").write_bytes((json.dumps(row, ensure_ascii=False) + "\r\n").encode(encoding))
+    assert captions(read(folder=str(folder), tag="sks"))["picture-0.png"] == "sks, été"
+    meta = tmp_path / "meta.json"
+    meta.write_bytes(json.dumps({"5_sara/picture-1": {"caption": "été"}}, ensure_ascii=False).encode(encoding))
+    assert captions(read(folder=str(folder), tag="sks", in_json=str(meta))) == {"picture-1.png": "sks, été"}
+    config = tmp_path / "c.toml"
+    config.write_bytes(
+        f"[[datasets]]\r\n[[datasets.subsets]]\r\nimage_dir = '{folder / '5_sara'}'\r\n".encode(encoding)
+    )
+    assert len(read(dataset_config=str(config), tag="sks").pictures) == 4
+
+
 def test_lines_of_metadata_that_match_nothing_are_counted(tmp_path: Path) -> None:
     folder = draw_pictures(tmp_path / "set", 2)
     (folder / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "x"}\n')

@@ -14,7 +14,7 @@ from lora_train.data.formats.kohya_metadata import first_text
 from lora_train.data.kinds import EXTENSIONS
 from lora_train.data.left_out import Rejected
 from lora_train.data.matching import match_ends
-from lora_train.data.texts import lines_of
+from lora_train.data.texts import decode_whole, lines_of
 from lora_train.errors import LoraTrainError
 
 CAPTION_COLUMNS = ("text", "caption", "prompt")
@@ -85,9 +85,9 @@ def write_imagefolder(file: Path, captions: Mapping[Path, str]) -> None:
 
 def _rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
     rows = []
-    number = 0
+    number = 1
     try:
-        for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
+        for number, line in enumerate(decode_whole(file.read_bytes()).split("\n"), 1):
             if line.strip():
                 row = json.loads(line)
                 if not isinstance(row, dict):
