@@ -62,6 +62,14 @@ def test_frequency_and_errors(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_pictures_without_a_caption_file_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "picture-0.txt").unlink()
+    for command in (["add", "x"], ["add", "y", "--dry-run"], ["frequency"]):
+        assert main(["captions", str(folder), *command]) == 0
+        assert "note: 1 picture has no caption file: picture-0.png." in capsys.readouterr().err
+    assert not (folder / "picture-0.txt").exists()
+
+
 def test_the_page_and_the_command_line_share_the_undo(folder: Path) -> None:
     from lora_train.config import PrepareOptions
     from lora_train.hosts.standalone import StandaloneHost

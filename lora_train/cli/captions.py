@@ -91,6 +91,7 @@ def _frequency(options: argparse.Namespace) -> int:
         print(f"{count:6}  {tag}")
     for one in skipped:
         print(f"not counted: {one.path}: {one.reason}", file=sys.stderr)
+    _tell_bare(options.folder)
     return 0
 
 
@@ -104,6 +105,7 @@ def _edit(options: argparse.Namespace) -> int:
     report = edit_captions(options.folder, edits, _journal(options.folder))
     print(f"{_captions(len(report.changed))} changed ({report.name}).")
     _told(report)
+    _tell_bare(options.folder)
     return 0
 
 
@@ -118,6 +120,7 @@ def _preview(folder: Path, edits: list[Edit]) -> int:
     print(f"{_captions(len(changes))} would change.")
     for one in skipped:
         print(f"left alone: {one.path}: {one.reason}")
+    _tell_bare(folder)
     return 0
 
 
@@ -143,6 +146,17 @@ def _told(report: Report) -> None:
         print(f"left alone: {one.path}: {one.reason}")
     for copy in report.backups:
         print(f"kept what was written since: {copy}")
+
+
+def _tell_bare(folder: Path) -> None:
+    """Say which pictures are not among those counted or changed."""
+    from lora_train.data.caption_reading import named
+    from lora_train.data.captioning.journal import bare_pictures
+
+    bare = bare_pictures(folder)
+    if bare:
+        has = "picture has" if len(bare) == 1 else "pictures have"
+        print(f"note: {len(bare)} {has} no caption file: {named(bare)}.", file=sys.stderr)
 
 
 def _captions(count: int) -> str:

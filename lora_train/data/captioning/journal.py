@@ -89,6 +89,11 @@ def preview_edits(folder: Path, edits: Iterable[Edit]) -> tuple[list[Change], li
     return changes, skipped
 
 
+def bare_pictures(folder: Path) -> list[Path]:
+    """The pictures below `folder` that have no caption file: bulk edits make none."""
+    return [picture for picture in find(folder, may_read=lambda path: False).pictures if caption_file(picture) is None]
+
+
 def edit_captions(folder: Path, edits: Iterable[Edit], journal: Path) -> Report:
     """Apply `edits` in one go, as one entry of `journal`; nothing is written when nothing changes.
 
