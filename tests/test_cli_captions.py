@@ -52,10 +52,22 @@ def test_each_edit_its_dry_run_and_its_undo(
 def test_frequency_and_errors(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["captions", str(folder), "frequency"]) == 0
     assert capsys.readouterr().out.split("\n")[:3] == ["     2  red hair", "     1  hat", "     1  sky"]
+    wide = next(iter(sorted(folder.rglob("*.txt"))))
+    wide.write_bytes("a hat".encode("utf-16"))
+    assert main(["captions", str(folder), "frequency"]) == 0
+    assert f"not counted: {wide}: it is not UTF-8 text" in capsys.readouterr().err
     for command in (["replace", "(", "x"], ["undo"], ["remove", " "]):
         assert main(["captions", str(folder), *command]) == 2
     assert main(["captions", str(folder / "nowhere"), "frequency"]) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_pictures_without_a_caption_file_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "picture-0.txt").unlink()
+    for command in (["add", "x"], ["add", "y", "--dry-run"], ["frequency"]):
+        assert main(["captions", str(folder), *command]) == 0
+        assert "note: 1 picture has no caption file: picture-0.png." in capsys.readouterr().err
+    assert not (folder / "picture-0.txt").exists()
 
 
 def test_the_page_and_the_command_line_share_the_undo(folder: Path) -> None:

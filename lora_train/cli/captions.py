@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -85,8 +86,12 @@ def add_captions(commands: Any) -> None:
 def _frequency(options: argparse.Namespace) -> int:
     from lora_train.data.captioning.journal import count_tags
 
-    for tag, count in count_tags(options.folder).most_common():
+    counts, skipped = count_tags(options.folder)
+    for tag, count in counts.most_common():
         print(f"{count:6}  {tag}")
+    for one in skipped:
+        print(f"not counted: {one.path}: {one.reason}", file=sys.stderr)
+    _tell_bare(options.folder)
     return 0
 
 
@@ -100,6 +105,7 @@ def _edit(options: argparse.Namespace) -> int:
     report = edit_captions(options.folder, edits, _journal(options.folder))
     print(f"{_captions(len(report.changed))} changed ({report.name}).")
     _told(report)
+    _tell_bare(options.folder)
     return 0
 
 
@@ -114,6 +120,7 @@ def _preview(folder: Path, edits: list[Edit]) -> int:
     print(f"{_captions(len(changes))} would change.")
     for one in skipped:
         print(f"left alone: {one.path}: {one.reason}")
+    _tell_bare(folder)
     return 0
 
 
@@ -139,6 +146,17 @@ def _told(report: Report) -> None:
         print(f"left alone: {one.path}: {one.reason}")
     for copy in report.backups:
         print(f"kept what was written since: {copy}")
+
+
+def _tell_bare(folder: Path) -> None:
+    """Say which pictures are not among those counted or changed."""
+    from lora_train.data.caption_reading import named
+    from lora_train.data.captioning.journal import bare_pictures
+
+    bare = bare_pictures(folder)
+    if bare:
+        has = "picture has" if len(bare) == 1 else "pictures have"
+        print(f"note: {len(bare)} {has} no caption file: {named(bare)}.", file=sys.stderr)
 
 
 def _captions(count: int) -> str:

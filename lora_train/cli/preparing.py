@@ -199,6 +199,8 @@ def _prepare_one(folder: Path, config: RunConfig, host: Host) -> Prepared:
 def _show(prepared: Prepared) -> None:
     print(prepared.line())
     print(f"Pictures  {prepared.folder}")
+    if prepared.masks:
+        print(f"Masks     {prepared.masks} (for --masked-loss --mask-folder)")
     print(f"Metadata  {prepared.metadata}")
     print(f"Report    {prepared.report}", flush=True)
     sys.stderr.flush()

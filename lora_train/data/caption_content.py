@@ -24,6 +24,8 @@ SYNTAX = {
 }
 """What a WebUI's prompt or a page on the web understands, and training takes to the letter."""
 
+DATA = re.compile(r"""[{\[]\s*["'][^"']*["']\s*[:,\]]""")
+"""JSON or Python's way of writing it: `{"caption": ...`, `["a", ...`."""
 ADDRESS = re.compile(
     r"(?:https?://|www\.)\S|(?<!\w)[a-zA-Z]:[\\/]\w|(?:/[\w.-]+){3,}|\S\.(?:png|jpe?g|webp)(?!\w)", re.IGNORECASE
 )
@@ -43,6 +45,9 @@ def content_notes(captions: Iterable[tuple[Path, str]], tag: str) -> list[str]:
             f"Prompt syntax in {count} of {len(listed)} captions is trained on to the letter ({which}). To remove it: "
             "lora-train captions FOLDER plain, or Remove prompt syntax on the Dataset page."
         )
+    data = [path for path, caption in listed if DATA.search(caption)]
+    if data:
+        notes.append(f"JSON is in the caption of {named(data)}, and is trained on to the letter: keep just the text.")
     addresses = [path for path, caption in listed if ADDRESS.search(caption)]
     if addresses:
         notes.append(f"An address of a file or a page is in the caption of {named(addresses)}.")

@@ -72,19 +72,9 @@ class CaptionReader:
             )
         return notes
 
-    def notes(self) -> list[str]:
-        """All that is due."""
+    def unread_notes(self) -> list[str]:
+        """What is due about files that look like captions and are not read, and of which of several was."""
         notes = self.encoding_notes()
-        if self.several:
-            notes.append(
-                f"{_many(self.several, 'caption')} {_has(self.several)} several lines ({named(self.several)}). They "
-                "are alternatives, of which the first is used, as in sd-scripts."
-            )
-        if self.remarks:
-            notes.append(
-                f"{_many(self.remarks, 'caption')} {_has(self.remarks)} lines that start with # "
-                f"({named(self.remarks)}). They are remarks, and not used."
-            )
         if self.doubled:
             notes.append(
                 f"{_many(self.doubled, 'picture')} {_has(self.doubled)} several caption files that differ; "
@@ -94,6 +84,21 @@ class CaptionReader:
             notes.append(
                 f"Not read, though beside pictures without a caption: {named(self.unread)}. "
                 "Captions are read from NAME.txt, NAME.caption and NAME.jpg.txt."
+            )
+        return notes
+
+    def notes(self) -> list[str]:
+        """All that is due."""
+        notes = self.unread_notes()
+        if self.several:
+            notes.append(
+                f"{_many(self.several, 'caption')} {_has(self.several)} several lines ({named(self.several)}). They "
+                "are alternatives, of which the first is used, as in sd-scripts."
+            )
+        if self.remarks:
+            notes.append(
+                f"{_many(self.remarks, 'caption')} {_has(self.remarks)} lines that start with # "
+                f"({named(self.remarks)}). They are remarks, and not used."
             )
         return notes
 

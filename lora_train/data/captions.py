@@ -24,6 +24,15 @@ def read_caption(picture: Path) -> str | None:
         return None
 
 
+def read_lines(picture: Path) -> list[str] | None:
+    """All lines of the caption file that counts for `picture`; None and errors as in `read_caption`."""
+    file = caption_file(picture)
+    try:
+        return lines_of(decode(caption_bytes(file))[0]) if file else None
+    except NotText:
+        return None
+
+
 def caption_bytes(file: Path) -> bytes:
     """A caption file as it is. Raises LoraTrainError: without it the picture would be trained on under other words."""
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from lora_train.atomic import write_text, writing
 from lora_train.config import DataOptions
 from lora_train.data.captioning.store import keep_backup
+from lora_train.data.finding import MASK_ENDINGS
 from lora_train.data.formats.dataset_toml import Subset, is_dataset_config, write_dataset_config
 from lora_train.data.formats.imagefolder import write_imagefolder
 from lora_train.data.formats.kohya_metadata import MetadataEntry, metadata_key, write_metadata
@@ -82,7 +83,7 @@ def _named(source: Path, pictures: Path | None, tag: str) -> DataOptions:
 
 
 def _copy(manifest: Manifest, target: Path) -> None:
-    """Each picture under a name of its own, linked where it can be; its caption beside it."""
+    """Each picture under a name of its own, linked where it can be; its caption, and its mask, beside it."""
     taken: set[Path] = set()
     for picture in manifest.pictures:
         folder = target / f"{picture.repeats}_{picture.concept or 'pictures'}"
@@ -93,6 +94,8 @@ def _copy(manifest: Manifest, target: Path) -> None:
         file = folder / f"{stem}{picture.path.suffix}"
         _place(picture.path, file)
         write_text(file.with_suffix(CAPTION_EXTENSIONS[0]), f"{picture.caption}\n")
+        if mask := manifest.beside.get(picture.path):
+            _place(mask, file.with_name(f"{stem}-{MASK_ENDINGS[0]}{mask.suffix}"))
 
 
 def _place(source: Path, file: Path) -> None:

@@ -49,23 +49,25 @@ LITTER = {
 }
 """Folders that file managers, archives, NAS boxes and systems make, by their names in lower case."""
 IMAGES = {"img", "image", "images"}
-REG = {
-    "reg",
-    "regs",
-    "regularisation",
-    "regularization",
-    "regularisation_images",
-    "regularization_images",
-    "reg_images",
-}
+_REG = ("reg", "regs", "regularisation", "regularization", "class")
+REG = {*_REG, *(f"{name}_{what}" for name in _REG for what in ("data", "images", "img", "imgs", "dir"))} - {"class"}
 OUTPUT = {"model", "models", "log", "logs"}
 """The folders of a kohya project."""
 SAMPLE = {"sample", "samples"}
 LORA_FILES = (".safetensors", ".ckpt", ".pt")
 MASK_ENDINGS = ("masklabel", "mask")
 """What stands behind a picture's name in that of its mask, the one that wins first."""
-MASK_FOLDERS = {"mask", "masks", "masklabel", "masklabels"}
-_BESIDE = re.compile(r"(.+)[-_. ](masklabel|mask|condlabel|depth)", re.IGNORECASE | re.DOTALL)
+MASK_FOLDERS = {
+    **dict.fromkeys(("mask", "masks", "masklabel", "masklabels", "mask_images", "mask_data"), "mask"),
+    **dict.fromkeys(("conditioning", "conditioning_data", "conditioning_images", "condlabel", "depth"), "condlabel"),
+}
+"""Folders whose pictures belong to those of the same names beside them, and as what."""
+_BESIDE = re.compile(
+    r"(?P<of>.+)[-_. ](?P<kind>masklabel|mask|condlabel|depth|canny|openpose|lineart|segmentation)"
+    r"(?:[-_ ]?\d{1,2}| ?\(\d+\))?"
+    r"|(?P<kind_first>masklabel|mask)[-_. ](?P<of_last>.+)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass
@@ -148,6 +150,42 @@ class _Listing:
         return _Listing(self.path / name, os.path.join(self.real, name))
 
 
+@dataclass(frozen=True)
+class _Masked:
+    """What the pictures in a folder of masks, and below it, belong to."""
+
+    root: Path
+    kind: str
+    near: list[Path]
+    """The pictures that those in the folder itself may belong to."""
+    all: list[Path]
+    """Those that the ones below it may belong to, which lie in folders of the same names."""
+
+    def by_name(self, folder: Path) -> dict[str, list[Path]]:
+        """The pictures that those in `folder` may belong to."""
+        inner = _folded(folder.relative_to(self.root))
+        return _by_name(
+            [one for one in self.all if _folded(one.parent)[-len(inner) :] == inner] if inner else self.near
+        )
+
+
+def _masked(here: _Listing, name: str, pictures: list[Path]) -> _Masked | None:
+    """What the folder `name` holds masks of, of the pictures below `here`; None for a folder of pictures."""
+    kind, root = MASK_FOLDERS.get(name.casefold()), here.path / name
+    if kind:
+        return _Masked(root, kind, [one for one in pictures if here.path in (one.parent, one.parent.parent)], pictures)
+    match = re.fullmatch(r"(.+)[-_]masks?", name.casefold(), re.DOTALL)
+    beside = [here.path / other for other in here.folders if match and other.casefold() == match[1]]
+    if not beside:
+        return None
+    near = [one for one in pictures if one.is_relative_to(beside[0])]
+    return _Masked(root, "mask", [one for one in near if one.parent == beside[0]], near)
+
+
+def _folded(path: Path) -> tuple[str, ...]:
+    return tuple(part.casefold() for part in path.parts)
+
+
 class _Walk:
     def __init__(self, found: Found, may_read: Callable[[Path], bool]) -> None:
         self.found, self._may_read = found, may_read
@@ -156,30 +194,27 @@ class _Walk:
         self._lonely: list[Path] = []
         """Named as masks, but of no picture that is there."""
 
-    def folder(self, here: _Listing, deep: bool, above: dict[str, list[Path]] | None = None) -> None:
-        """Take the pictures in a folder and below it; `above` are those, by name, that it may hold masks of."""
+    def folder(self, here: _Listing, deep: bool, masked: _Masked | None = None) -> None:
+        """Take the pictures in a folder and below it; `masked` where it may hold masks."""
         self._seen.add(here.real)
         before = len(self.found.pictures)
         for name in here.broken:
             self._leave_out(BROKEN_LINKS, here.path / name)
         pictures = self._pictures(here)
-        pictures = self._without_masks(pictures, above)
+        pictures = self._without_masks(here, pictures, masked)
         self.found.pictures += pictures
         project = deep and _is_project(here)
         if project:
             self._leave_out_files(PROJECT, pictures)
         # folders of masks last: what they are masks of lies here, or in a folder beside them
-        for name in sorted(here.folders, key=lambda name: name.casefold() in MASK_FOLDERS) if deep else ():
+        for name in sorted(here.folders, key=lambda name: _masked(here, name, []) is not None) if deep else ():
             reason = _why_not(here, name, project)
             if reason:
                 self._leave_out(reason, here.path / name, _count(here.path / name))
             elif os.path.realpath(here.path / name) != os.path.join(here.real, name):
                 self._links.append(here.path / name)
-            elif name.casefold() in MASK_FOLDERS:
-                near = (path for path in self.found.pictures[before:] if here.path in (path.parent, path.parent.parent))
-                self._enter(here.child(name), _by_name(near))
             else:
-                self._enter(here.child(name))
+                self._enter(here.child(name), masked or _masked(here, name, self.found.pictures[before:]))
 
     def links(self) -> None:
         """Follow the links to folders that were met, and those behind them: each folder is read once."""
@@ -202,15 +237,15 @@ class _Walk:
                 f"Named as masks, but without a picture of that name, and trained on as pictures: {names}{more}."
             )
 
-    def _enter(self, child: _Listing, above: dict[str, list[Path]] | None = None) -> None:
+    def _enter(self, child: _Listing, masked: _Masked | None = None) -> None:
         if child.real in self._seen:  # by a link that was met before
             return
         if is_ours(child.files):
             self._leave_out(OWN, child.path, _count(child.path))
             return
         before = len(self.found.pictures)
-        self.folder(child, True, above)
-        if child.path.name.casefold() in REG and len(self.found.pictures) > before:
+        self.folder(child, True, masked)
+        if _is_reg(child.path.name) and len(self.found.pictures) > before:
             self.found.notes.append(
                 f"The pictures in {self._shown(child.path)}/ are trained on like the others; "
                 "if they are there for regularisation, move that folder away."
@@ -237,18 +272,19 @@ class _Walk:
                 pictures.append(path)
         return pictures
 
-    def _without_masks(self, pictures: list[Path], above: dict[str, list[Path]] | None) -> list[Path]:
-        """The pictures that are no masks of another one: of one beside them, or of one that `above` names."""
+    def _without_masks(self, here: _Listing, pictures: list[Path], masked: _Masked | None) -> list[Path]:
+        """The pictures that are no masks of another one: of one beside them, or of one that `masked` names."""
         rest, beside = [], _by_name(pictures)
+        above = masked.by_name(here.path) if masked else {}
         masks: dict[Path, list[tuple[int, Path]]] = {}
         for path in pictures:
             match = _BESIDE.fullmatch(path.stem)
-            of, kind = (beside.get(match[1].casefold(), []), match[2].lower()) if match else ([], "mask")
-            if above is not None and not of:
-                of = above.get(path.stem.casefold()) or above.get(match[1].casefold() if match else "", [])
+            name = (match["of"] or match["of_last"]).casefold() if match else ""
+            kind = (match["kind"] or match["kind_first"]).lower() if match else masked.kind if masked else "mask"
+            of = beside.get(name, []) or above.get(path.stem.casefold()) or above.get(name, [])
             if not of:
                 rest.append(path)
-                self._lonely += [path] if match and kind in MASK_ENDINGS else []
+                self._lonely += [path] if masked or (match and kind in MASK_ENDINGS) else []
                 continue
             self._leave_out(MASKS if kind in MASK_ENDINGS else CONDITIONS, path)
             # of pictures in several folders nobody knows whose mask it is
@@ -313,13 +349,17 @@ def _why_not(here: _Listing, name: str, project: bool) -> Reason | None:
     match = REPEATS.fullmatch(name)
     if match and int(match[1]) == 0:
         return ZERO
-    if folded in REG and (project or _has_repeats(here.path / name)):
+    if _is_reg(name) and (project or _has_repeats(here.path / name)):
         return REGULARISATION
     if project and folded not in IMAGES:
         return PROJECT
     if folded in SAMPLE and any(file.lower().endswith(LORA_FILES) for file in here.files):
         return SAMPLES
     return None
+
+
+def _is_reg(name: str) -> bool:
+    return re.sub("[- ]", "_", name.casefold()) in REG
 
 
 def _is_project(here: _Listing) -> bool:
@@ -329,7 +369,8 @@ def _is_project(here: _Listing) -> bool:
     """
     names = {name.casefold(): name for name in here.folders}
     images = [names[name] for name in IMAGES & names.keys()]
-    return bool((REG | OUTPUT) & names.keys()) and any(_has_repeats(here.path / name) for name in images)
+    beside = any(_is_reg(name) or name.casefold() in OUTPUT for name in here.folders)
+    return beside and any(_has_repeats(here.path / name) for name in images)
 
 
 def _has_repeats(folder: Path) -> bool:

@@ -18,7 +18,9 @@ from lora_train.data.formats.imagefolder import read_imagefolder
 from lora_train.data.formats.kohya_metadata import MetadataEntry, find_picture, read_metadata
 from lora_train.data.left_out import Reason, shown
 from lora_train.data.matching import match_ends
-from lora_train.data.scan import Manifest, Picture, concept_of, require_folder, require_pictures, scan, usable
+from lora_train.data.neighbours import caption_file
+from lora_train.data.scan import Manifest, Picture, concept_of, counted, require_folder, require_pictures, scan, usable
+from lora_train.data.strays import stray_notes
 from lora_train.data.texts import lines_of
 from lora_train.errors import LoraTrainError, Problem
 
@@ -48,19 +50,25 @@ def read_pictures(options: DataOptions, repeats: int, may_read: Callable[[Path],
         return _from_metadata(Path(options.in_json).expanduser(), folder, options.tag, repeats)
     captions, note = beside_captions(folder)
     manifest = scan(folder, options.tag, repeats, captions, may_read)
-    manifest.notes += [note] if note else []
+    bare = any(one.path not in captions and caption_file(one.path) is None for one in manifest.pictures)
+    manifest.notes += [*filter(None, [note]), *stray_notes(folder, bare, folder / IMAGEFOLDER)]
     return manifest
 
 
 def beside_captions(folder: Path) -> tuple[Mapping[Path, str], str]:
-    """Captions by picture from the folder's own `metadata.jsonl`, and a note where it is none of an imagefolder."""
+    """Captions by picture from the folder's own `metadata.jsonl`, and a note where it, or part of it, is not used."""
     file = folder / IMAGEFOLDER
     if not file.is_file():
         return {}, ""
     try:
-        return read_imagefolder(file).captions, ""
+        found = read_imagefolder(file)
     except LoraTrainError as error:
         return {}, f"{IMAGEFOLDER} is not used: {error}"
+    if not found.rejected:
+        return found.captions, ""
+    first = found.rejected[0]
+    count = counted(len(found.rejected), "line")
+    return found.captions, f"{IMAGEFOLDER}: {count} not used ({shown(first.path.name)}: {first.reason})."
 
 
 def _from_metadata(file: Path, folder: Path, tag: str, repeats: int) -> Manifest:

@@ -26,6 +26,8 @@ _BEHIND = b"\0\x1a \t\r\n"
 """What programs leave behind a text: fillers, DOS' end of file, white space."""
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _SHORTEST_WIDE = 4
+_INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
+"""What pages on the web break lines with: a tokenizer would take it for a part of the word."""
 
 _LINE_ENDS = re.compile("[\r\n\x85\u2028\u2029]+")
 
@@ -69,9 +71,26 @@ def decode(data: bytes) -> tuple[str, str]:
     return _checked(text), "utf-8"
 
 
+def decode_whole(data: bytes) -> str:
+    """The text of a file of any size that programs write and read: UTF-8, or UTF-16 as PowerShell and Notepad save it.
+
+    Raises NotText; no encoding is guessed here.
+    """
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return _strict(data[len(mark) :], encoding)
+    if b"\0" in data[:64]:
+        return _wide(data)[0]
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise NotText("it is not UTF-8 text") from error
+
+
 def lines_of(text: str) -> list[str]:
-    """The lines of a caption file with something in them, white space collapsed."""
-    return [line for line in (" ".join(line.split()) for line in _LINE_ENDS.split(text)) if line]
+    """The lines of a caption file with something in them, white space collapsed and invisible characters gone."""
+    plain = _INVISIBLE.sub("", text)
+    return [line for line in (" ".join(line.split()) for line in _LINE_ENDS.split(plain)) if line]
 
 
 def file_text(text: str) -> str:

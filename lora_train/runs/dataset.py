@@ -207,7 +207,7 @@ class Dataset:
         """In how many captions each tag occurs, the most frequent first. Raises LoraTrainError."""
         from lora_train.data.captioning.journal import count_tags
 
-        return sorted(count_tags(self._there()).items(), key=lambda item: (-item[1], item[0]))
+        return sorted(count_tags(self._there())[0].items(), key=lambda item: (-item[1], item[0]))
 
     def preview(self, edits: Iterable[Edit]) -> dict[str, Any]:
         """What `edits` would change; nothing is written. Raises LoraTrainError."""
@@ -241,29 +241,32 @@ class Dataset:
         return newest.name if newest else ""
 
     def write_beside(self) -> int:
-        """Write the prepared copy's captions beside the person's own pictures; gives how many changed.
+        """Write the prepared copy's captions, with all lines, beside the person's own pictures; gives how many changed.
 
         Of several pictures made of a file the first counts. A caption file that is replaced is kept as `.bak`.
         """
-        from lora_train.data.captioning.store import store_caption
-        from lora_train.data.captions import read_caption
+        from lora_train.data.captioning.store import store_lines
+        from lora_train.data.captions import read_lines
 
         written = 0
-        for source, caption in self._captions_by_source():
-            if source.is_file() and read_caption(source) != caption:
-                store_caption(source, caption, recaption=True, backup=True)
+        for source, lines in self._captions_by_source():
+            if source.is_file() and read_lines(source) != lines:
+                store_lines(source, lines, recaption=True, backup=True)
                 written += 1
         return written
 
-    def _captions_by_source(self) -> Iterator[tuple[Path, str]]:
-        """The caption for each input that has one; inputs that would share a caption file count once."""
+    def _captions_by_source(self) -> Iterator[tuple[Path, list[str]]]:
+        """The lines of the caption for each input that has one; inputs that would share a caption file count once."""
+        from lora_train.data.captions import read_lines
+
         done: set[Path] = set()
         for line in self._lines.values():
             source = self._source(line)
-            caption = self._caption(line) if self._output(line) else None
-            if caption is not None and source.with_suffix("") not in done:
+            output = self._output(line)
+            lines = read_lines(output) if output else None
+            if lines is not None and source.with_suffix("") not in done:
                 done.add(source.with_suffix(""))
-                yield source, caption
+                yield source, lines
 
     def _there(self) -> Path:
         if not self.pictures.is_dir():

@@ -64,8 +64,9 @@ def merge_base_weights(options: NetworkOptions, model: BaseModel) -> tuple[str, 
 def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...], generator: torch.Generator) -> Built:
     """New networks, or those of `network_weights`, on the roots that are trained; not yet attached.
 
-    What `network_weights` has for other roots is carried through, and merged into the model, since it counts in
-    whatever the result is used for. Raises LoraTrainError when the options or the file do not fit the model.
+    What `network_weights` has for other roots, or for modules that are never trained, is carried through, and merged
+    into the model, since it counts in whatever the result is used for. Raises LoraTrainError when the options or the
+    file do not fit the model.
     """
     options = config.network
     if not options.network_weights:
@@ -77,14 +78,14 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
         notes = reader_notes(parts)
         return Built(network, {name: part.rate for name, part in plan.items()}, notes=notes)
     file = read_lora(Path(options.network_weights).expanduser())
-    _require_kinds(options, file, prefixes)
-    network = load_networks(model, file.by_module(), prefixes, str(file.path))
+    modules, carried = _split(file, model, prefixes)
+    _require_kinds(options, modules, file)
+    network = load_networks(model, modules, prefixes, str(file.path))
     rates = rates_of(options, network.named())
     for name, loaded in network.named().items():
         loaded.requires_grad_(rates[name].factor != 0)
     told = _told_of(file) | {"ss_network_args": json.dumps(continued_arguments(options, file.metadata))}
-    carried = {key: value for key, value in file.tensors.items() if not _below(key, prefixes)}
-    notes = (*_merge_carried(file, carried, model), *_left_notes(file, prefixes), *reader_notes(file.by_module()))
+    notes = (*_merge_carried(file, carried, model, prefixes), *_left_notes(file, prefixes), *reader_notes(modules))
     return Built(network, rates, told, carried, notes)
 
 
@@ -92,20 +93,55 @@ def _below(key: str, prefixes: tuple[str, ...]) -> bool:
     return key.startswith(tuple(f"{prefix}_" for prefix in prefixes))
 
 
-def _merge_carried(file: LoraFile, carried: dict[str, torch.Tensor], model: BaseModel) -> list[str]:
-    """Merge the part of a file that is not trained into the model, and say so. Raises LoraTrainError."""
+def _split(
+    file: LoraFile, model: BaseModel, prefixes: tuple[str, ...]
+) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    """A file's modules that can be trained, by our names, and the tensors of all others.
+
+    Other modules of the trained roots are among the former, to be refused, where there is nothing else.
+    """
+    own = {id(module): name for name, module in targets(model, convolutions=True, norms=True).items()}
+    known = modules_by_file_name(model)
+    wanted = {name: parts for name, parts in file.by_module().items() if _below(name, prefixes)}
+    ours = {own[id(known[name])]: parts for name, parts in wanted.items() if name in known and id(known[name]) in own}
+    taken = {name for name in wanted if not ours or (name in known and id(known[name]) in own)}
+    carried = {key: value for key, value in file.tensors.items() if key.split(".", 1)[0] not in taken}
+    return ours or wanted, carried
+
+
+def _merge_carried(
+    file: LoraFile, carried: dict[str, torch.Tensor], model: BaseModel, prefixes: tuple[str, ...]
+) -> list[str]:
+    """Merge what of a file is not trained into the model, and say so. Raises LoraTrainError."""
     if not carried:
         return []
-    part = replace(file, tensors=carried, notes=())
-    applied = Applier(modules_by_file_name(model)).add(LoraTag(file.path.stem, 1.0, 1.0), part)
-    names = [name for root, name in _ROOTS if any(key.startswith(root) for key in carried)]
-    notes = [
-        f"{file.path.name}'s part for the {' and the '.join(names)} ({len(part.by_module())} modules) is not trained: "
-        "it counts while training, and goes into the result as it is."
+    known = modules_by_file_name(model)
+    absent = sorted({name for name in _names(carried) if name not in known})
+    part = replace(file, tensors={k: v for k, v in carried.items() if k.split(".", 1)[0] in known}, notes=())
+    if part.tensors:
+        Applier(known).add(LoraTag(file.path.stem, 1.0, 1.0), part)
+    names = [
+        name for root, name in _ROOTS if any(key.startswith(root) and not _below(key, prefixes) for key in carried)
     ]
-    if applied.unmatched:
-        notes.append(f"{len(applied.unmatched)} of these are not in this base model ({named(applied.unmatched)}).")
+    notes = []
+    if names:
+        whole = len([name for name in _names(carried) if not _below(name, prefixes)])
+        notes.append(
+            f"{file.path.name}'s part for the {' and the '.join(names)} ({whole} modules) is not trained: "
+            "it counts while training, and goes into the result as it is."
+        )
+    single = [name for name in _names(part.tensors) if _below(name, prefixes)]
+    for modules, why in (
+        (single, "counts while training, but is never trained"),
+        (absent, "is not in this base model"),
+    ):
+        if modules:
+            notes.append(f"Kept of {file.path.name} as it is ({len(modules)}): {named(modules)}. This {why}.")
     return notes
+
+
+def _names(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    return list(dict.fromkeys(key.split(".", 1)[0] for key in tensors))
 
 
 def _left_notes(file: LoraFile, prefixes: tuple[str, ...]) -> list[str]:
@@ -128,9 +164,9 @@ def _told_of(file: LoraFile) -> dict[str, str]:
     return dimensions(file.tensors) | known | {"ss_network_weights": file.path.name}
 
 
-def _require_kinds(options: NetworkOptions, file: LoraFile, prefixes: tuple[str, ...]) -> None:
-    """Raise LoraTrainError when the file has kinds of networks that are trained and an option does not work on."""
-    kinds = {kind_name(parts) for name, parts in file.by_module().items() if _below(name, prefixes)}
+def _require_kinds(options: NetworkOptions, modules: Mapping[str, Mapping[str, torch.Tensor]], file: LoraFile) -> None:
+    """Raise LoraTrainError when there are kinds of networks that are trained and an option does not work on."""
+    kinds = {kind_name(parts) for parts in modules.values()}
     problems = [
         Problem(f"does not work on {', '.join(odd)}, which {file.path} has.", field, "Leave it out.")
         for field, value, able in (

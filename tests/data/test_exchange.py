@@ -139,3 +139,11 @@ def test_nothing_is_replaced(folder: Path, tmp_path: Path) -> None:
         export_dataset(folder, tmp_path / "meta.xml")
     with pytest.raises(LoraTrainError, match="not below this file's folder"):
         export_dataset(folder, tmp_path / "elsewhere" / "metadata.jsonl")
+
+
+def test_masks_come_along(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "in" / "3_a", 2)
+    draw_pictures(tmp_path / "in" / "masks" / "3_a", 1)
+    manifest = import_dataset(tmp_path / "in", tmp_path / "out")
+    assert len(manifest.pictures) == 2
+    assert {of.name: mask.name for of, mask in manifest.beside.items()} == {"picture-0.png": "picture-0-masklabel.png"}

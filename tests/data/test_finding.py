@@ -141,6 +141,42 @@ def test_a_mask_of_one_of_several_pictures_is_nobodys(tmp_path: Path) -> None:
     assert len(found.pictures) == 2 and found.masks == {} and found.left_out.line() == "1 mask (masks/0.png)"
 
 
+def test_folders_of_masks_with_the_folders_of_the_pictures_in_them(tmp_path: Path) -> None:
+    found = find(put(tmp_path, "5_a/0.png", "2_b/0.png", "masks/5_a/0.png", "masks/2_b/0.png"))
+    assert {str(of.parent.name): str(mask.relative_to(tmp_path)) for of, mask in found.masks.items()} == {
+        "5_a": "masks/5_a/0.png",
+        "2_b": "masks/2_b/0.png",
+    }
+    assert len(found.pictures) == 2 and found.left_out.line().startswith("2 masks")
+
+
+def test_a_folder_named_after_one_of_pictures_holds_its_masks(tmp_path: Path) -> None:
+    found = find(
+        put(tmp_path, "img/5_a/0.png", "img_masks/5_a/0.png", "6_b/0.png", "6_b_mask/0.png", "8_venetian_mask/0.png")
+    )
+    assert [path.relative_to(tmp_path).as_posix() for path in found.pictures] == [
+        "6_b/0.png",
+        "8_venetian_mask/0.png",
+        "img/5_a/0.png",
+    ]
+    assert {mask.parent.name for mask in found.masks.values()} == {"5_a", "6_b_mask"}
+
+
+def test_conditioning_folders_and_other_names_of_masks(tmp_path: Path) -> None:
+    names = ("a.png", "mask_a.png", "a_mask_1.png", "a_canny.png", "conditioning/a.png", "b_canny.png")
+    found = find(put(tmp_path, *names))
+    assert [path.name for path in found.pictures] == ["a.png", "b_canny.png"]
+    assert "2 masks" in found.left_out.line()
+    assert "2 conditioning pictures" in found.left_out.line()
+
+
+def test_regularisation_pictures_by_other_names(tmp_path: Path) -> None:
+    for name in ("reg_data", "class_images", "Reg-Images", "regularization images"):
+        found = find(put(tmp_path / name, "train/10_sks girl/a.png", f"{name}/1_girl/b.png"))
+        assert [path.name for path in found.pictures] == ["a.png"], name
+        assert found.left_out.line() == f"1 regularisation picture ({name}/)"
+
+
 def test_what_is_named_as_a_mask_of_nothing_is_trained_on_and_it_is_said(tmp_path: Path) -> None:
     found = find(put(tmp_path, "venetian_mask.png", "a.png"))
     assert len(found.pictures) == 2 and found.notes[0].endswith("trained on as pictures: venetian_mask.png.")

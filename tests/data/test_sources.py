@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lora_train.cli import main
-from lora_train.config import DataOptions, RunConfig, problems
+from lora_train.config import DataOptions, PrepareOptions, RunConfig, problems
+from lora_train.data.prepare import prepare
 from lora_train.data.scan import Manifest
 from lora_train.data.sources import read_pictures
 from lora_train.errors import LoraTrainError
@@ -156,3 +157,70 @@ def test_what_does_not_go_together() -> None:
         "prepare.background",
         "prepare.tag_threshold",
     } <= found
+
+
+def test_metadata_that_is_not_read_is_named_where_captions_are_missing(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "set" / "train", 2)
+    for text in (tmp_path / "set" / "train").glob("*.txt"):
+        text.unlink()
+    (tmp_path / "set" / "metadata.csv").write_text("file_name,text\n")
+    (tmp_path / "set" / "train" / "metadata.jsonl").write_text("{}")
+    notes = read_pictures(DataOptions(folder=str(tmp_path / "set"), tag="sks"), 1).notes
+    assert any("without a caption: metadata.csv, train/metadata.jsonl." in note for note in notes)
+
+
+def test_texts_that_belong_to_no_picture_are_named_where_captions_are_missing(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "set" / "images", 2)
+    (folder / "picture-0.txt").rename(folder / "picture-0 .txt")
+    (tmp_path / "set" / "captions").mkdir()
+    (tmp_path / "set" / "captions" / "picture-0.txt").write_text("a hat")
+    (folder / "README.txt").write_text("by me")
+    wanted = "beside them has their name: captions/picture-0.txt, images/picture-0 .txt."
+    assert any(note.endswith(wanted) for note in read(folder=str(tmp_path / "set"), tag="sks").notes)
+    heard: list[str] = []
+    chosen = PrepareOptions(operations=("original",), workers=1, min_size=0)
+    (folder / "picture-0.json").write_text("{}")
+    prepare(tmp_path / "set", chosen, tmp_path / "work", note=heard.append)
+    assert any(note.endswith(wanted) for note in heard)
+    assert any("beside pictures without a caption: picture-0.json." in note for note in heard)
+    (folder / "picture-0.txt").write_text("a hat")
+    assert not any("Not read" in note for note in read(folder=str(tmp_path / "set"), tag="sks").notes)
+
+
+def test_json_in_captions_is_named_and_invisible_characters_are_gone(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "set", 3)
+    (folder / "picture-0.txt").write_text('{"caption": "a dog"}')
+    (folder / "picture-1.txt").write_text("['a', 'b']")
+    (folder / "picture-2.txt").write_text("red\u200b hat, {a|b}, [sic]", encoding="utf-8")
+    found = read(folder=str(folder), tag="sks")
+    wanted = (
+        "JSON is in the caption of picture-0.png, picture-1.png, and is trained on to the letter: keep just the text."
+    )
+    assert wanted in found.notes
+    assert captions(found)["picture-2.png"] == "sks, red hat, {a|b}, [sic]"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
+def test_metadata_and_configs_as_windows_saves_them(folder: Path, tmp_path: Path, encoding: str) -> None:
+    """PowerShell's `>` and Notepad write UTF-16; line ends are Windows'."""
+    row = {"file_name": "5_sara/picture-0.png", "text": "été"}
+    (folder / "metadata.jsonl").write_bytes((json.dumps(row, ensure_ascii=False) + "\r\n").encode(encoding))
+    assert captions(read(folder=str(folder), tag="sks"))["picture-0.png"] == "sks, été"
+    meta = tmp_path / "meta.json"
+    meta.write_bytes(json.dumps({"5_sara/picture-1": {"caption": "été"}}, ensure_ascii=False).encode(encoding))
+    assert captions(read(folder=str(folder), tag="sks", in_json=str(meta))) == {"picture-1.png": "sks, été"}
+    config = tmp_path / "c.toml"
+    config.write_bytes(
+        f"[[datasets]]\r\n[[datasets.subsets]]\r\nimage_dir = '{folder / '5_sara'}'\r\n".encode(encoding)
+    )
+    assert len(read(dataset_config=str(config), tag="sks").pictures) == 4
+
+
+def test_lines_of_metadata_that_match_nothing_are_counted(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "set", 2)
+    (folder / "metadata.jsonl").write_text('{"file_name": "gone.png", "text": "x"}\n')
+    notes = read_pictures(DataOptions(folder=str(folder), tag="sks"), 1).notes
+    assert "metadata.jsonl: 1 line not used (gone.png: there is no such file)." in notes
+    heard: list[str] = []
+    prepare(folder, PrepareOptions(operations=("original",), workers=1), tmp_path / "work", note=heard.append)
+    assert "metadata.jsonl: 1 line not used (gone.png: there is no such file)." in heard

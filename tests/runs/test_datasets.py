@@ -142,6 +142,19 @@ def test_captions_stay_in_the_copy_until_asked(datasets: Datasets, folder: Path)
         dataset.write_caption(by_file(dataset)["0.png"]["key"], "x")
 
 
+def test_alternatives_in_a_caption_file_stay_when_one_is_typed_and_written_back(
+    datasets: Datasets, folder: Path
+) -> None:
+    (folder / "1.caption").write_text("# made by x\na woman, hat\na portrait\n")
+    dataset = prepared(datasets, folder)
+    key = by_file(dataset)["1.png"]["key"]
+    dataset.write_caption(key, "a man")
+    assert dataset.write_beside() == 1 and dataset.write_beside() == 0
+    assert (folder / "1.caption").read_text() == "# made by x\na man\na portrait\n"
+    dataset.write_caption(key, "")
+    assert dataset.picture(key)["caption"] == ""
+
+
 def test_one_undo_for_what_is_typed_and_bulk_edits(datasets: Datasets, folder: Path) -> None:
     dataset = prepared(datasets, folder)
     one, bare = by_file(dataset)["1.png"]["key"], by_file(dataset)["2.png"]["key"]

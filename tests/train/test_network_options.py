@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from lora_train.config import RunConfig
+from lora_train.config import NetworkOptions, RunConfig
 from lora_train.config.network import KINDS
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lorafile.reading import LoraFile, read_lora
 from lora_train.lorafile.writing import write_lora
+from lora_train.models.names import UnetNames
 from lora_train.models.opening import open_model
 from lora_train.networks.inject import targets
 from lora_train.networks.registry import load_network
@@ -23,6 +24,8 @@ from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.syntax import LoraTag
 from lora_train.runs.execute import resume_training, run_training
 from lora_train.runs.folder import RunFolder
+from lora_train.train.network import build_network
+from tests.models.tiny import tiny_sdxl, write_folder
 
 Make = Callable[..., RunConfig]
 SMALL = {"resolution": 64, "min_bucket_reso": 64, "max_bucket_reso": 64}
@@ -249,6 +252,43 @@ def test_going_on_carries_the_part_that_is_not_trained(
     ]
     assert any("is not trained: it counts while training" in text for text in notes[0])
     assert not any("not trained" in text for text in notes[1])
+
+
+def test_going_on_carries_modules_that_are_never_trained(
+    trained: Callable[..., LoraFile], base: Path, tmp_path: Path
+) -> None:
+    """They count, come out bit for bit and are named, as do those that this base lacks; the rest is trained."""
+    made = trained(train={"max_train_steps": 1}).tensors
+    model: Any = open_model(base)
+    known = {"lora_unet_conv_in.diff": torch.full(tuple(model.unet.conv_in.weight.shape), 0.5)}
+    lacking = "lora_te_text_model_encoder_layers_23_mlp_fc1"
+    absent = {f"{lacking}.lora_down.weight": torch.ones(2, 8), f"{lacking}.lora_up.weight": torch.ones(8, 2)}
+    results = []
+    for name, more in (("plain", {}), ("more", known | absent)):
+        write_lora(tmp_path / f"{name}.safetensors", made | more, {}, "keep", overwrite=False)
+        results.append(trained(network_weights=str(tmp_path / f"{name}.safetensors"), train={"max_train_steps": 1}))
+    plain, more = (result.tensors for result in results)
+    assert more.keys() - plain.keys() == known.keys() | absent.keys()
+    assert all(torch.equal(more[key], value) for key, value in (known | absent).items())
+    assert any(not torch.equal(more[key], value) for key, value in plain.items())
+    newest = sorted((tmp_path / "data" / "runs").iterdir())[-1]
+    notes = " ".join(event.get("text", "") for event in RunFolder(newest).events() if event["kind"] == "note")
+    assert "(1): lora_unet_conv_in. This counts while training, but is never trained." in notes
+    assert f"(1): {lacking}. This is not in this base model." in notes
+
+
+def test_going_on_from_an_sdxl_file_with_diffusers_names_trains_it(tmp_path: Path) -> None:
+    """The names are those of our own modules, written otherwise: nothing of it is carried or refused."""
+    model: Any = open_model(write_folder(tiny_sdxl(), tmp_path / "base"))
+    path = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    width = model.unet.get_submodule(path).weight.shape[0]
+    name = f"lora_unet_{path.replace('.', '_')}"
+    tensors = {f"{name}.lora_down.weight": torch.ones(2, width), f"{name}.lora_up.weight": torch.ones(width, 2)}
+    write_lora(tmp_path / "a.safetensors", tensors, {}, "keep", overwrite=False)
+    config = RunConfig(network=NetworkOptions(network_weights=str(tmp_path / "a.safetensors")))
+    built = build_network(config, model, ("lora_unet",), torch.Generator())
+    assert list(built.network.named()) == [UnetNames(model.unet, sgm=True).of(path)]
+    assert built.carried == {}
 
 
 def test_going_on_says_which_part_a_file_lacks(

@@ -20,10 +20,11 @@ from uuid import uuid4
 from lora_train.atomic import sync_all, write_bytes, write_json
 from lora_train.data.captioning.edit import Edit, all_edited, count_parts
 from lora_train.data.captioning.store import keep_backup
+from lora_train.data.captions import caption_lines
 from lora_train.data.finding import find
 from lora_train.data.left_out import Rejected
 from lora_train.data.neighbours import CAPTION_EXTENSIONS, caption_file
-from lora_train.data.texts import decode
+from lora_train.data.texts import decode, file_text, lines_of
 from lora_train.errors import LoraTrainError
 
 VERSION = 1
@@ -68,9 +69,11 @@ class FileRecord:
     after_sha256: str
 
 
-def count_tags(folder: Path) -> Counter[str]:
-    """In how many captions below `folder` each tag occurs, by its lower-case form without underscores."""
-    return count_parts(text.removeprefix("\ufeff") for _, text in _texts(folder, []))
+def count_tags(folder: Path) -> tuple[Counter[str], list[Rejected]]:
+    """In how many captions below `folder` each tag occurs, by its lower-case form without underscores, and what
+    cannot be counted."""
+    skipped: list[Rejected] = []
+    return count_parts(text.removeprefix("\ufeff") for _, text in _texts(folder, skipped)), skipped
 
 
 def preview_edits(folder: Path, edits: Iterable[Edit]) -> tuple[list[Change], list[Rejected]]:
@@ -84,6 +87,11 @@ def preview_edits(folder: Path, edits: Iterable[Edit]) -> tuple[list[Change], li
     made = all_edited(plain, edits, count_parts(plain))
     changes = [Change(file, before, after) for (file, before), now, after in zip(texts, plain, made) if after != now]
     return changes, skipped
+
+
+def bare_pictures(folder: Path) -> list[Path]:
+    """The pictures below `folder` that have no caption file: bulk edits make none."""
+    return [picture for picture in find(folder, may_read=lambda path: False).pictures if caption_file(picture) is None]
 
 
 def edit_captions(folder: Path, edits: Iterable[Edit], journal: Path) -> Report:
@@ -112,18 +120,20 @@ def edit_captions(folder: Path, edits: Iterable[Edit], journal: Path) -> Report:
 def write_caption(folder: Path, picture: Path, text: str, journal: Path) -> Report:
     """Write what a person typed as the caption of one picture below `folder`, as one entry of `journal`.
 
-    The file that counts keeps its name; without one, `.txt` is written. Raises LoraTrainError when the file is a link
-    or no text, or when it cannot be written.
+    Of a file of several lines only the one that counts is replaced, unless nothing was typed. The file that counts
+    keeps its name; without one, `.txt` is written. Raises LoraTrainError when the file is a link or no text, or when it
+    cannot be written.
     """
     file = caption_file(picture) or picture.with_suffix(CAPTION_EXTENSIONS[0])
     name = f"caption of {picture.relative_to(folder).as_posix()}"
     if file.is_symlink():
         raise LoraTrainError("the caption file is a link to another file.", str(file), "Edit that file instead.")
-    data, after = _bytes(file), " ".join(text.encode("utf-8", "replace").decode().split()) + "\n"
+    data, typed = _bytes(file), " ".join(text.encode("utf-8", "replace").decode().split())
     try:
         before = None if data is None else _utf8(data)
     except ValueError as error:
         raise LoraTrainError("the caption file is not UTF-8 text.", str(file), "Save it as UTF-8.") from error
+    after = file_text(_with_line(before or "", typed))
     if before == after:
         return Report(name)
     entry = _enter(folder, name, [(file, before, after)], journal)
@@ -133,6 +143,15 @@ def write_caption(folder: Path, picture: Path, text: str, journal: Path) -> Repo
         entry.unlink()
         raise
     return Report(name, [file])
+
+
+def _with_line(text: str, typed: str) -> str:
+    """A caption file's text with what a person typed in place of the line that counts; the alternatives stay."""
+    lines = lines_of(text.removeprefix("\ufeff"))
+    if not typed or len(lines) < 2:
+        return typed
+    at = lines.index(caption_lines(text)[0])
+    return "\n".join([*lines[:at], typed, *lines[at + 1 :]])
 
 
 def undo(folder: Path, journal: Path) -> Report:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from lora_train.atomic import write_bytes, write_text
 from lora_train.data.neighbours import CAPTION_EXTENSIONS, caption_file
 from lora_train.data.pictures import BrokenPicture, load_picture
+from lora_train.data.texts import file_text
 from lora_train.errors import LoraTrainError
 
 if TYPE_CHECKING:
@@ -36,15 +37,18 @@ def store_caption(picture: Path, text: str, recaption: bool = False, backup: boo
     A file that is replaced keeps its name and extension, and with `backup` its old text as `.bak`.
     Raises LoraTrainError when it cannot be written.
     """
+    return store_lines(picture, [" ".join(text.split())], recaption, backup)
+
+
+def store_lines(picture: Path, lines: Iterable[str], recaption: bool = False, backup: bool = False) -> Stored:
+    """As `store_caption`, of several lines: the first is the caption, the others are alternatives to it."""
     existing = caption_file(picture)
     if existing and not recaption:
         return Stored(picture, existing, "kept", "there is a caption already")
     file = existing or picture.with_suffix(CAPTION_EXTENSIONS[0])
     if existing and backup:
         keep_backup(existing)
-    # the line end matters: kohya's loader refuses a caption file without any line
-    line = " ".join(text.encode("utf-8", "replace").decode().split())
-    write_text(file, f"{line}\n")
+    write_text(file, file_text("\n".join(lines).encode("utf-8", "replace").decode()))
     return Stored(picture, file, "written")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from lora_train.atomic import write_text
 from lora_train.data.buckets import Size
+from lora_train.data.texts import decode_whole
 from lora_train.errors import LoraTrainError, Problem
 
 
@@ -166,7 +167,7 @@ def _tables(data: dict[str, Any], name: str, prefix: str, problems: list[Problem
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = decode_whole(file.read_bytes()).replace("\r\n", "\n")
         data = json.loads(text) if file.suffix.lower() == ".json" else _toml().loads(text)
         if not isinstance(data, dict):
             raise ValueError("it is not a table")

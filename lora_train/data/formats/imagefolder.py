@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from lora_train.atomic import write_text
+from lora_train.data.finding import find
 from lora_train.data.formats.kohya_metadata import first_text
 from lora_train.data.kinds import EXTENSIONS
 from lora_train.data.left_out import Rejected
-from lora_train.data.texts import lines_of
+from lora_train.data.matching import match_ends
+from lora_train.data.texts import decode_whole, lines_of
 from lora_train.errors import LoraTrainError
 
 CAPTION_COLUMNS = ("text", "caption", "prompt")
@@ -29,10 +31,11 @@ class ImageFolder:
 def read_imagefolder(file: Path) -> ImageFolder:
     """Read a `metadata.jsonl`: `file_name` relative to it, the caption in `text`, `caption` or `prompt`.
 
-    Pictures outside the file's folder, or missing, are rejected with a reason. Raises LoraTrainError
-    for a file that is not such metadata, naming the line.
+    A path of another computer means the picture below the file's folder with the longest equal end. Pictures outside
+    that folder, or missing, are rejected with a reason. Raises LoraTrainError for a file that is not such metadata,
+    naming the line.
     """
-    found = ImageFolder()
+    found, lost = ImageFolder(), dict[str, str]()
     root = file.parent.resolve()
     for number, row in _rows(file):
         where = f"{file}: line {number}"
@@ -40,11 +43,27 @@ def read_imagefolder(file: Path) -> ImageFolder:
         if not isinstance(name, str) or not name:
             raise LoraTrainError("file_name is missing.", where, "Each line names its picture in file_name.")
         picture = file.parent / name
-        if reason := _why_not(name, picture, root):
-            found.rejected.append(Rejected(picture, reason))
+        if _why_not(name, picture, root):
+            lost[name] = caption
         else:
             found.captions[picture] = caption
+    elsewhere = _elsewhere(lost, found.captions, file.parent)
+    for name, caption in lost.items():
+        if name in elsewhere:
+            found.captions[elsewhere[name]] = caption
+        else:
+            found.rejected.append(Rejected(file.parent / name, _why_not(name, file.parent / name, root)))
     return found
+
+
+def _elsewhere(names: Iterable[str], taken: Container[Path], folder: Path) -> dict[str, Path]:
+    """The pictures below `folder` that names mean which were written where it had another place."""
+    root = folder.resolve()
+    wanted = [name for name in names if name and ".." not in PureWindowsPath(name).parts]
+    if not wanted:
+        return {}
+    rest = [path for path in find(folder).pictures if path not in taken and path.resolve().is_relative_to(root)]
+    return match_ends(wanted, rest, folder)
 
 
 def write_imagefolder(file: Path, captions: Mapping[Path, str]) -> None:
@@ -66,9 +85,9 @@ def write_imagefolder(file: Path, captions: Mapping[Path, str]) -> None:
 
 def _rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
     rows = []
-    number = 0
+    number = 1
     try:
-        for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), 1):
+        for number, line in enumerate(decode_whole(file.read_bytes()).split("\n"), 1):
             if line.strip():
                 row = json.loads(line)
                 if not isinstance(row, dict):

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from lora_train.atomic import write_json
 from lora_train.data.buckets import Size
 from lora_train.data.kinds import EXTENSIONS
+from lora_train.data.texts import decode_whole
 from lora_train.errors import LoraTrainError
 
 OWN_KEY = "lora_train"
@@ -109,7 +110,7 @@ def _merged(file: Path, entries: Mapping[str, MetadataEntry]) -> dict[str, Any]:
 
 def _read(file: Path, fix: str = "Give the .json file that sd-scripts or we wrote.") -> dict[str, dict[str, Any]]:
     try:
-        data = json.loads(file.read_text(encoding="utf-8-sig"))
+        data = json.loads(decode_whole(file.read_bytes()))
         if not isinstance(data, dict):
             raise ValueError("it is not a table")
         for key, raw in data.items():

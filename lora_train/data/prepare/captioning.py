@@ -80,7 +80,7 @@ def take_captions(
             outputs.add_caption(entry.output, known[entry.path])
         else:
             bare.append(entry)
-    return bare, reader.encoding_notes()
+    return bare, reader.unread_notes()
 
 
 def take_edits(entries: list[Entry], work: Path) -> None:

@@ -8,7 +8,7 @@ later run needs: `store/`, `index.json`, `published.json`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from lora_train.data.prepare.base import Plan, Services
 from lora_train.data.prepare.captioning import caption, recaptions, services_for, take_captions, take_edits
 from lora_train.data.prepare.detectors import choose, shared_memory, title_of
 from lora_train.data.prepare.index import Index
+from lora_train.data.prepare.masks import SEGMENTED, take_masks
 from lora_train.data.prepare.metadata import write_prepared
-from lora_train.data.prepare.operations import TABLE, Source, active
+from lora_train.data.prepare.operations import TABLE, Edit, Source, active
 from lora_train.data.prepare.pool import run_tasks
 from lora_train.data.prepare.publish import Outputs, output_names
 from lora_train.data.prepare.records import Record, Store
@@ -30,8 +31,9 @@ from lora_train.data.prepare.report import REPORT, Entry, read_overrules, summar
 from lora_train.data.prepare.serving import finish_overruled, serve
 from lora_train.data.prepare.verdicts import Input, decide
 from lora_train.data.prepare.worker import wants
-from lora_train.data.scan import manifest_of, moving_note, require_folder, require_pictures
-from lora_train.data.sources import beside_captions
+from lora_train.data.scan import counted, manifest_of, moving_note, require_folder, require_pictures
+from lora_train.data.sources import IMAGEFOLDER, beside_captions
+from lora_train.data.strays import stray_notes
 from lora_train.errors import LoraTrainError, Stopped
 
 Progress = Callable[[int, int], None]
@@ -49,7 +51,8 @@ class Prepared:
     folder: Path
     """The pictures to train on: give it to `data.scan`."""
     masks: Path | None = None
-    """Masks at the same relative paths as the pictures (as PNG), where `segment` was on or pictures have alpha."""
+    """Masks at the same relative paths as the pictures (as PNG): of `segment`, of pictures with alpha, and those that
+    lay beside pictures."""
     metadata: Path | None = None
     """kohya's metadata on the pictures; beside it one on what was rejected."""
     report: Path | None = None
@@ -83,13 +86,13 @@ def prepare(
     if not options.operations:
         return Prepared(folder)
     found = _find(folder, work, services.may_read)
-    captions = beside_captions(folder)[0]
+    captions, unusable = beside_captions(folder)
     inputs = [
         Input(path, path.relative_to(folder), captioned=path in captions or caption_file(path) is not None)
         for path in found.pictures
     ]
     plan, notes = _plan(options, work, services)
-    notes = [*_told(found), *notes]
+    notes = [*_told(found, SEGMENTED in active(Edit, plan)), *notes]
     for text in notes:
         note(text)
     index = Index(work)
@@ -105,11 +108,13 @@ def prepare(
     finish_overruled(entries, plan, stopped)
     serve(entries, plan, services, stopped)
     outputs = Outputs(work, recaptions(plan, services))
-    _place(entries, inputs, plan, outputs, folder, work)
+    masked, unseen = take_masks(entries, plan, found.masks, stopped)
+    _place(entries, inputs, masked, plan, outputs, folder, work)
     bare, unread = take_captions(entries, plan, services, captions, outputs)
-    for text in unread:
+    told = [*filter(None, [unusable]), *unseen, *unread, *stray_notes(folder, bool(bare), folder / IMAGEFOLDER)]
+    for text in told:
         note(text)
-    notes += unread
+    notes += told
     caption(bare, plan, services, tag, outputs, stage, progress, stopped)
     outputs.publish()
     take_edits(entries, work)
@@ -141,10 +146,13 @@ def _find(folder: Path, work: Path, may_read: Callable[[Path], bool]) -> Found:
     return found
 
 
-def _told(found: Found) -> list[str]:
+def _told(found: Found, segments: bool) -> list[str]:
     """What a person should know of the folder, as a training says it."""
     left_out = manifest_of(found).left_out_line()
-    masks = "The masks beside the pictures are not taken over: give --mask-folder, or use segment, for a masked loss."
+    masks = f"The masks beside {counted(len(found.masks), 'picture')} are "
+    masks += (
+        "not used: segment makes its own." if segments else "taken over, cut and sized like them, for a masked loss."
+    )
     return [*found.notes, *([f"Left out: {left_out}."] if left_out else []), *([masks] if found.masks else [])]
 
 
@@ -206,8 +214,16 @@ def _complete(record: Record, plan: Plan, store: Store) -> bool:
     return True
 
 
-def _place(entries: list[Entry], inputs: list[Input], plan: Plan, outputs: Outputs, folder: Path, work: Path) -> None:
-    """Say where all that is kept goes."""
+def _place(
+    entries: list[Entry],
+    inputs: list[Input],
+    masks: Mapping[str, Path],
+    plan: Plan,
+    outputs: Outputs,
+    folder: Path,
+    work: Path,
+) -> None:
+    """Say where all that is kept goes; `masks` by the entries' keys win over those that the pictures came with."""
     store = Store(plan)
     names = output_names([one.relative for one in inputs], list(active(Source, plan)))
     for entry in entries:
@@ -220,9 +236,9 @@ def _place(entries: list[Entry], inputs: list[Input], plan: Plan, outputs: Outpu
         place = f"{_name(folder)}/{names[entry.relative, view.operation]}"
         entry.output = f"pictures/{place}{Path(view.file).suffix}"
         outputs.add(entry.output, made / view.file)
-        if view.mask:
+        if entry.key in masks or view.mask:
             entry.mask = f"masks/{place}.png"
-            outputs.add(entry.mask, made / view.mask)
+            outputs.add(entry.mask, masks.get(entry.key, made / view.mask))
 
 
 def _about(folder: Path, plan: Plan, tag: str, notes: list[str]) -> dict[str, Any]:

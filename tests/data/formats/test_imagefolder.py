@@ -64,6 +64,18 @@ def test_what_cannot_be_used_is_told(folder: Path, name: str, reason: str) -> No
     assert list(found.captions.values()) == ["y"]
 
 
+def test_paths_of_another_computer_mean_the_picture_with_the_longest_equal_end(folder: Path) -> None:
+    (folder / "sub" / "a.png").touch()
+    rows = [
+        {"file_name": name, "text": name}
+        for name in ("C:\\Users\\me\\sub\\a.png", "/content/drive/b.jpg", "train/sub/c.webp", "D:\\gone\\nine.png")
+    ]
+    found = read_imagefolder(_write(folder, *rows))
+    named = {path.relative_to(folder).as_posix(): text for path, text in found.captions.items()}
+    assert named == {"sub/a.png": rows[0]["text"], "b.JPG": rows[1]["text"], "sub/c.webp": rows[2]["text"]}
+    assert len(found.rejected) == 1
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -353,6 +353,36 @@ def test_what_was_transparent_is_a_mask_through_all_edits(tmp_path: Path) -> Non
     assert (np.abs(pixels[:, : SMALL // 2 - 3].astype(int) - 192) <= 2).all()
 
 
+def test_a_mask_beside_a_picture_comes_along_cut_and_sized_like_it(tmp_path: Path) -> None:
+    """It is of another size and goes through upscaling, resizing and padding; a changed one is taken anew."""
+    folder, work = tmp_path / "in", tmp_path / "work"
+    folder.mkdir()
+    noise(3, (100, 60)).save(folder / "a.png")
+    noise(4).save(folder / "plain.png")
+    half = Image.new("L", (50, 30), 255)
+    half.paste(0, (0, 0, 25, 30))
+    half.save(folder / "a-masklabel.png")
+    heard: list[str] = []
+    twice = Services(upscale=lambda pictures: (p.resize((p.width * 2, p.height * 2)) for p in pictures))
+    chosen = options("original", "upscale", "resize", "square")
+    prepared = prepare(folder, chosen, work, twice, note=heard.append)
+    assert "The masks beside 1 picture are taken over, cut and sized like them, for a masked loss." in heard
+    assert prepared.masks and [path.name for path in prepared.masks.iterdir()] == ["a.png"]
+    with Image.open(prepared.masks / "a.png") as mask, Image.open(prepared.folder / "a.png") as made:
+        assert mask.size == made.size == (SMALL, SMALL) and mask.mode == "L"
+        values = np.asarray(mask)
+    assert not values[:, : SMALL // 2 - 3].any() and not values[:20].any() and not values[-20:].any()
+    assert (values[40:90, SMALL // 2 + 3 :] == 255).all()
+    Image.new("L", (100, 60), 255).save(folder / "a-masklabel.png")
+    prepared = prepare(folder, chosen, work, twice)
+    with Image.open(work / "masks" / "in" / "a.png") as mask:
+        assert (np.asarray(mask)[40:90, :60] == 255).all()
+    (folder / "a-masklabel.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    heard.clear()
+    assert prepare(folder, chosen, work, twice, note=heard.append).masks is None
+    assert any("The mask a-masklabel.png cannot be read" in text for text in heard)
+
+
 def test_a_crash_while_captions_are_written_leaves_no_old_one(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
