@@ -10,6 +10,7 @@ Source: torch's `serialization.py` and `_utils.py`; Python's documentation of pi
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import zipfile
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ import torch
 
 MAX_PICKLE = 200_000_000
 """Bytes of a pickle without its tensors; real ones have about 0.3 MB."""
+MAX_REPEATED = 1 << 20
+"""Elements that a tensor may have though fewer values lie in the file (strides of 0 repeat them)."""
 _DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -97,6 +100,14 @@ class PickledTensor:
         numbers = (self.offset, *self.shape, *self.stride)
         if len(self.shape) != len(self.stride) or not all(isinstance(n, int) and n >= 0 for n in numbers):
             raise ValueError("a tensor's shape makes no sense")
+        if repeats_too_much(self.shape, self.storage.count):
+            raise ValueError("a tensor says to be far larger than its values")
+
+
+def repeats_too_much(shape: Sequence[int], stored: int) -> bool:
+    """Whether a tensor would take far more memory than the `stored` values that it is made of: a few bytes in a file
+    can be a terabyte as soon as something is computed of them."""
+    return math.prod(shape) > max(stored, MAX_REPEATED)
 
 
 class _Rebuild:

@@ -16,7 +16,7 @@ from safetensors.torch import load, load_file
 
 from lora_train.errors import LoraTrainError
 from lora_train.first_bytes import AGAIN, content_of, is_safetensors
-from lora_train.pickled import PickledFile, PickledTensor, weights_in
+from lora_train.pickled import PickledFile, PickledTensor, repeats_too_much, weights_in
 from lora_train.showing import encodable
 
 MAX_HEADER = 100_000_000
@@ -146,7 +146,9 @@ def _read_pickle(path: Path, fix: str, stand_ins: bool) -> dict[str, torch.Tenso
         with path.open("rb") as opened:
             # WebUI hosts replace torch.load by one that returns None; the underlying function does not
             content = torch.serialization.load(opened, map_location="cpu", weights_only=True)
-    tensors = weights_in(content, torch.Tensor)
+        tensors = weights_in(content, torch.Tensor)
+        if any(repeats_too_much(one.shape, one.untyped_storage().nbytes()) for one in tensors.values()):
+            raise pickle.UnpicklingError("a tensor says to be far larger than its values")
     if not tensors:
         raise LoraTrainError(f"there are no weights in this file{_instead(content)}.", str(path), fix)
     return tensors

@@ -219,6 +219,20 @@ def test_a_memory_bomb_is_not_opened(tmp_path: Path) -> None:
         read_tensors(path, stand_ins=True)
 
 
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "before 1.6"])
+@pytest.mark.parametrize("stand_ins", [False, True])
+def test_a_terabyte_of_one_value_is_refused(stand_ins: bool, legacy: bool, tmp_path: Path) -> None:
+    """A stride of 0 needs no memory until something is computed of the tensor."""
+    path = tmp_path / "x.ckpt"
+    torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(LoraTrainError, match="not a checkpoint"):
+        read_tensors(path, stand_ins=stand_ins)
+    with pytest.raises(LoraTrainError, match="not a checkpoint"):
+        read_shapes(path)
+    torch.save({"a": torch.ones(1).expand(5, 8)}, path, _use_new_zipfile_serialization=not legacy)
+    assert read_tensors(path, stand_ins=stand_ins)["a"].sum() == 40
+
+
 def test_weights_that_hold_themselves_have_an_end() -> None:
     content: dict[str, Any] = {"a": torch.ones(1)}
     content["state_dict"] = content

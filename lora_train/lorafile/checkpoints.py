@@ -18,7 +18,14 @@ from lora_train.models.ldm_configs import LAYOUTS, TextLayout, numbers
 from lora_train.models.ldm_keys import UNET_PREFIX, Translator, UnetShape, unet_pairs
 from lora_train.models.names import ONE_ENCODER, TWO_ENCODERS
 from lora_train.models.open_clip_keys import ATTENTION, module_path
-from lora_train.tensors import GIVE_ANOTHER, read_header, read_tensors
+from lora_train.tensors import (
+    GIVE_ANOTHER,
+    header_metadata,
+    holds_safetensors,
+    odd_metadata,
+    read_header,
+    read_tensors,
+)
 
 _WEIGHT = ".weight"
 _FUSED = ("q_proj", "k_proj", "v_proj")
@@ -57,13 +64,14 @@ def require_checkpoint(path: Path) -> None:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a `.safetensors` (memory-mapped), or a `.ckpt`, which is read whole. Raises LoraTrainError."""
+    """Open a safetensors file (memory-mapped), or another, which is read whole. Raises LoraTrainError."""
     require_checkpoint(path)
-    if path.suffix.lower() != ".safetensors":
+    header = read_header(path) if holds_safetensors(path) else {}
+    if not header or odd_metadata(header):  # the library does not open files whose metadata are no texts
         tensors = read_tensors(path, stand_ins=True)
         shapes = {name: tuple(value.shape) for name, value in tensors.items()}
-        return Checkpoint(path, shapes, {n: dtype_name(v) for n, v in tensors.items()}, {}, tensors.__getitem__)
-    header = read_header(path)
+        dtypes = {name: dtype_name(value) for name, value in tensors.items()}
+        return Checkpoint(path, shapes, dtypes, header_metadata(header), tensors.__getitem__)
     try:
         file = safe_open(path, framework="pt")
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

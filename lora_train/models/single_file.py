@@ -43,7 +43,14 @@ from lora_train.models.open_clip_keys import to_transformers
 from lora_train.models.prediction import Assumed, Clues, Prediction, V, prediction_of, settle
 from lora_train.models.text import build_text_encoder, file_name_of
 from lora_train.models.tokenizers import OPEN_CLIP_PAD, TokenizerSources, clip_tokenizer, find_tokenizer
-from lora_train.tensors import GIVE_ANOTHER, read_header, read_shapes, read_tensors
+from lora_train.tensors import (
+    GIVE_ANOTHER,
+    header_metadata,
+    holds_safetensors,
+    read_header,
+    read_shapes,
+    read_tensors,
+)
 
 
 def recognise_shapes(shapes: Shapes, path: Path) -> str:
@@ -170,9 +177,7 @@ def _shapes(path: Path) -> Shapes:
 
 
 def _prediction(family: str, path: Path, names: Collection[str], beside: Beside) -> Prediction:
-    metadata = {}
-    if path.suffix.lower() == ".safetensors":
-        metadata = {str(k): str(v) for k, v in read_header(path).get("__metadata__", {}).items()}
+    metadata = header_metadata(read_header(path)) if holds_safetensors(path) else {}
     return prediction_of(Clues(family, path, names, beside.params, metadata))
 
 

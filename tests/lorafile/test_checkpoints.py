@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,25 @@ def test_a_stopped_merge_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "out.safetensors").write_text("mine")
     with pytest.raises(LoraTrainError, match="exists already"):
         merge_into(base, [lora], [1.0], tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize("odd", [False, True], ids=["texts", "numbers"])
+def test_safetensors_are_merged_into_whatever_their_name_and_metadata(tmp_path: Path, ending: str, odd: bool) -> None:
+    plain = _sd1(tmp_path / "x.safetensors")
+    lora = read_lora(_lora(plain, tmp_path / "lora.safetensors"))
+    merge_into(plain, [lora], [1.0], tmp_path / "expected.safetensors")
+    data = plain.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    metadata = {"modelspec.title": "mine", "steps": 100 if odd else "100"}
+    header = json.dumps(json.loads(data[8 : 8 + length]) | {"__metadata__": metadata}).encode()
+    given = tmp_path / f"given{ending}"
+    given.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + length :])
+    merge_into(given, [lora], [1.0], tmp_path / "out.safetensors")
+    found, expected = (safetensors.torch.load_file(tmp_path / f"{n}.safetensors") for n in ("out", "expected"))
+    assert set(found) == set(expected) and all(torch.equal(found[key], expected[key]) for key in expected)
+    told = open_checkpoint(tmp_path / "out.safetensors").metadata
+    assert (told["modelspec.title"], told["steps"]) == ("mine", "100")
 
 
 def test_pickled_checkpoints_are_read_too(tmp_path: Path) -> None:

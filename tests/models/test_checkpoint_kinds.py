@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,6 +198,38 @@ def test_numbers_that_mean_something_else_are_refused(
 ) -> None:
     with pytest.raises(LoraTrainError, match=said):
         look(write(plain | extra))
+
+
+@pytest.mark.parametrize("metadata", [None, [], {"steps": 3, "modelspec.prediction_type": None}, {}])
+def test_metadata_that_are_no_texts_are_no_reason_to_refuse(
+    metadata: Any, plain: Tensors, expected: Tensors, write: Callable[[Tensors], Path]
+) -> None:
+    path = with_metadata(write(plain), metadata)
+    assert look(path).family == "sd1"
+    assert_same(weights(open_model(path)), expected)
+
+
+def test_safetensors_under_another_name_keep_what_their_metadata_say(
+    plain: Tensors, write: Callable[[Tensors], Path]
+) -> None:
+    path = with_metadata(write(plain), {"modelspec.prediction_type": "v"})
+    other = path.rename(path.with_suffix(".ckpt"))
+    assert open_model(other).scheduler_config["prediction_type"] == "v_prediction"
+
+
+def with_metadata(path: Path, metadata: Any) -> Path:
+    """The file with other metadata, of whatever kind."""
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.dumps(json.loads(data[8 : 8 + length]) | {"__metadata__": metadata}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + length :])
+    return path
+
+
+def assert_same(found: Tensors, expected: Tensors) -> None:
+    """Bit by bit."""
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_averages_alone_are_no_model(plain: Tensors, write: Callable[[Tensors], Path]) -> None:
