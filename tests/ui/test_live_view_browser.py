@@ -142,7 +142,9 @@ def test_the_webuis_bar_is_not_beside_ours() -> None:
     """It counts otherwise, from the start of the wait; the WebUI shows it by the element's own style."""
     webui = """<script>
         window.requestProgress = (task, container) => {
-            const bar = Object.assign(document.createElement("div"), {className: "progressDiv", textContent: "ETA: 26:54"});
+            const bar = document.createElement("div");
+            bar.className = "progressDiv";
+            bar.textContent = "ETA: 26:54";
             bar.style.display = "block";
             container.parentNode.insertBefore(bar, container);
         };
