@@ -3,7 +3,7 @@
     "use strict";
 
     const POLL_MS = 1000, REMEMBERED = "lora-train-dataset";
-    const view = {element: null, id: "", version: null, status: null, started: "", filled: "", parts: {}};
+    const view = {element: null, id: "", version: null, status: null, listed: false, started: "", filled: "", parts: {}};
 
     const lib = () => window.loraTrain;
     const grid = () => window.loraTrain.grid;
@@ -69,7 +69,7 @@
         parts.advice.setAttribute("role", "status");
         parts.notes = make("ul", "notes", element);
         parts.body = make("div", "body", element);
-        Object.assign(view, {element, parts, version: null, status: null});
+        Object.assign(view, {element, parts, version: null, status: null, listed: false});
         grid().build(parts.body);
         lib().captions.build(make("details", "captions", parts.body));
     }
@@ -103,6 +103,7 @@
             return option;
         }));
         view.parts.select.value = view.id;
+        view.listed = true;
     }
 
     function say(text, bad) {
@@ -229,10 +230,8 @@
     async function tick() {
         const element = lib().root().querySelector("#lora_train_dataset");
         if (!element || element.offsetParent === null || !lib().grid || !lib().captions) return;
-        if (element !== view.element) {
-            build(element);
-            await listDatasets();
-        }
+        if (element !== view.element) build(element);
+        if (!view.listed) await listDatasets(); // asked again until there is an answer
         const started = lookForStarted();
         if (started && started !== view.id) return choose(started);
         if (!view.id) return showNothing();

@@ -128,3 +128,13 @@ def test_nothing_is_prepared_is_not_said_beside_what_is_prepared() -> None:
         )
         tile(page, "a").wait_for()
         page.locator("#lora_train_dataset > .lora-train-text").filter(has_not_text="Nothing").wait_for(state="attached")
+
+
+def test_the_list_is_asked_for_again_until_there_is_an_answer() -> None:
+    server = Server()
+    server.gone = True
+    with scripts(server, BODY) as page:
+        says(page, "Connection lost")
+        assert "Nothing is prepared" not in page.locator("#lora_train_dataset").inner_text()
+        server.gone = False
+        tile(page, "a").wait_for()

@@ -155,3 +155,13 @@ def test_the_webuis_bar_is_not_beside_ours() -> None:
         says(page, "Step 1 of 5000")
         page.locator("#lora_train_live .progressDiv").wait_for(state="attached")
         assert not page.locator("#lora_train_live .progressDiv").is_visible()
+
+
+def test_a_step_before_a_resume_is_not_where_it_stands() -> None:
+    server = Server()
+    server.events = [step(7)]
+    server.run["state"] = "preparing"
+    with scripts(server, BODY) as page:
+        says(page, "Getting ready")
+        server.run["state"] = "training"
+        says(page, "Step 7 of 5000")
