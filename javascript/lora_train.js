@@ -213,9 +213,10 @@
     }
 
     // How far a run is that goes on.
-    function standing() {
+    function standing(run) {
         const event = view.last;
         if (!event) return " ";
+        if (event.kind === "step" && run.state === "preparing") return "Getting ready ..."; // the step was before Resume
         if (event.kind === "prepare") return "Preparing " + (event.stage || "pictures") + ", " + event.done + " of " + event.total;
         return "Step " + event.step + " of " + event.of + " · loss " + number(event.smoothed, 4) +
             " · " + number(event.pictures_per_second, 1) + " pictures/s" +
@@ -276,7 +277,7 @@
         view.parts.copy.hidden = !usable;
         view.parts.send.hidden = !usable || !promptField();
         const ended = run.running ? "" : ending(run);
-        say(ended || standing(), ended && ["failed", "interrupted"].includes(run.state));
+        say(ended || standing(run), ended && ["failed", "interrupted"].includes(run.state));
     }
 
     async function poll() {

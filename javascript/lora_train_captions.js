@@ -2,7 +2,7 @@
 (function () {
     "use strict";
 
-    const panel = {element: null, parts: {}, tags: []};
+    const panel = {element: null, parts: {}, tags: [], busy: false};
     const TAGS_SHOWN = 300;
 
     // operation: what it is called, and its fields (name: label, placeholder, choices)
@@ -82,12 +82,17 @@
         panel.parts.said.classList.toggle("lora-train-error", Boolean(bad));
     }
 
+    // One at a time: the second click of a double click would undo once more, or change what is being changed.
     async function guarded(action) {
+        if (panel.busy) return;
+        panel.busy = true;
         say("Working ...");
         try {
             await action();
         } catch (error) {
             say(error.message, true);
+        } finally {
+            panel.busy = false;
         }
     }
 

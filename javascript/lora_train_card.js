@@ -14,13 +14,11 @@
         const dialog = make("dialog", "card", page().host()), parts = {};
         dialog.id = "lora_train_card";
         dialog.setAttribute("aria-labelledby", "lora_train_card_title");
-        dialog.addEventListener("keydown", onKey);
-        dialog.addEventListener("cancel", (event) => { // Escape
-            event.preventDefault();
-            close();
-        });
+        dialog.addEventListener("keydown", page().tried(onKey));
+        dialog.addEventListener("cancel", (event) => event.preventDefault()); // Escape
+        dialog.addEventListener("cancel", page().tried(close));
         dialog.addEventListener("close", () => grid().focus());
-        dialog.addEventListener("click", (event) => event.target === dialog && close());
+        dialog.addEventListener("click", page().tried((event) => event.target === dialog && close()));
         const inner = make("div", "inner", dialog), head = make("div", "head", inner);
         parts.title = make("b", "title", head);
         parts.title.id = "lora_train_card_title";
@@ -34,10 +32,8 @@
         parts.decide = make("div", "decide", about);
         parts.facts = make("dl", "facts", inner);
         const form = parts.form = make("form", "form", inner);
-        form.addEventListener("submit", (event) => {
-            event.preventDefault();
-            save();
-        });
+        form.addEventListener("submit", (event) => event.preventDefault());
+        form.addEventListener("submit", page().tried(save));
         parts.caption = page().labelled(form, "Caption", make("textarea", "input"));
         parts.caption.id = "lora_train_card_caption";
         parts.caption.rows = 3;
@@ -46,9 +42,9 @@
         const foot = make("div", "head", form);
         parts.save = make("button", "button lora-train-primary", foot, "Save the caption");
         parts.save.id = "lora_train_card_save";
-        parts.said = make("span", "hint", foot);
-        parts.said.setAttribute("role", "status");
         parts.uncaptioned = make("p", "hint", inner, "A picture that is left out has no caption of its own; keep it to write one.");
+        parts.said = make("p", "hint", inner); // not in the form, which is hidden for what is left out
+        parts.said.setAttribute("role", "status");
         Object.assign(card, {dialog, parts});
     }
 
@@ -83,17 +79,15 @@
         showFacts(picture);
         parts.form.hidden = !picture.can_be_captioned;
         parts.uncaptioned.hidden = picture.can_be_captioned;
-        if (changed || !looksAlike) {
-            parts.caption.value = picture.caption || "";
-            say("");
-        }
+        if (changed || !looksAlike) parts.caption.value = picture.caption || "";
+        if (changed) say("");
         showParts();
     }
 
     // what was decided is carried out in the background; the next look shows it
     function again() {
         const key = card.picture.key;
-        setTimeout(() => card.dialog.open && card.picture.key === key && show(key), 700);
+        setTimeout(page().tried(() => card.dialog.open && card.picture.key === key && show(key)), 700);
     }
 
     function figure(text, key, what, name) {
@@ -168,9 +162,13 @@
         card.parts.said.classList.toggle("lora-train-error", Boolean(bad));
     }
 
+    function isOpen() {
+        return Boolean(card.dialog && card.dialog.open);
+    }
+
     // Saves a changed caption: what was done in words, "" when there was nothing to save, null when it failed.
     async function saved() {
-        if (!unsaved()) return "";
+        if (!isOpen() || !unsaved()) return "";
         const text = "Saved the caption of " + card.picture.file + ".";
         return (await save()) ? text : null;
     }
@@ -197,19 +195,19 @@
 
     function onKey(event) {
         const typing = ["TEXTAREA", "INPUT"].includes(event.target.tagName);
-        if (typing && event.key === "Enter" && (event.ctrlKey || event.metaKey)) save();
+        if (typing && event.key === "Enter" && (event.ctrlKey || event.metaKey)) return save();
         event.stopPropagation(); // the WebUI has shortcuts of its own
         if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
         const actions = {ArrowLeft: () => go(-1), ArrowRight: () => go(1), k: () => decide(true), r: () => decide(false), u: () => decide(null)};
         const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key];
         if (!action) return;
         event.preventDefault();
-        action();
+        return action();
     }
 
     function start() {
         if (!lib()) return setTimeout(start, 50);
-        lib().card = {open};
+        lib().card = {open, say, saved, isOpen};
     }
 
     start();

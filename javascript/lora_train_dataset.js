@@ -3,7 +3,7 @@
     "use strict";
 
     const POLL_MS = 1000, REMEMBERED = "lora-train-dataset";
-    const view = {element: null, id: "", version: null, status: null, started: "", filled: "", parts: {}};
+    const view = {element: null, id: "", version: null, status: null, listed: false, started: "", filled: "", parts: {}};
 
     const lib = () => window.loraTrain;
     const grid = () => window.loraTrain.grid;
@@ -25,8 +25,24 @@
     function button(name, parent, text, action) {
         const element = make("button", name, parent, text);
         element.type = "button";
-        element.addEventListener("click", action);
+        element.addEventListener("click", tried(action));
         return element;
+    }
+
+    // What goes wrong is said where the person looks, whatever was pressed.
+    function tried(action) {
+        return async (event) => {
+            try {
+                await action(event);
+            } catch (error) {
+                tell(error.message, true);
+            }
+        };
+    }
+
+    // an open card covers the page
+    function tell(text, bad) {
+        (lib().card.isOpen() ? lib().card.say : say)(text, bad);
     }
 
     function labelled(parent, text, element) {
@@ -41,7 +57,7 @@
         const parts = {}, head = make("div", "head", element);
         parts.select = labelled(head, "Dataset", make("select", "select"));
         parts.select.id = "lora_train_dataset_select";
-        parts.select.addEventListener("change", () => choose(parts.select.value));
+        parts.select.addEventListener("change", tried(() => choose(parts.select.value)));
         parts.state = make("span", "state", head);
         parts.train = button("button lora-train-primary", head, "Train on these", trainOnThese);
         parts.train.id = "lora_train_on_these";
@@ -53,7 +69,7 @@
         parts.advice.setAttribute("role", "status");
         parts.notes = make("ul", "notes", element);
         parts.body = make("div", "body", element);
-        Object.assign(view, {element, parts, version: null, status: null});
+        Object.assign(view, {element, parts, version: null, status: null, listed: false});
         grid().build(parts.body);
         lib().captions.build(make("details", "captions", parts.body));
     }
@@ -87,6 +103,7 @@
             return option;
         }));
         view.parts.select.value = view.id;
+        view.listed = true;
     }
 
     function say(text, bad) {
@@ -105,7 +122,7 @@
             say(job.stage + " … " + job.done + (job.total ? " of " + job.total : ""));
         } else if (state === "failed") {
             say(job.problems.map((problem) => problem.what + " " + problem.fix).join("\n"), true);
-        } else if (before && before.preparing) {
+        } else if (!before || before.preparing) {
             say(state === "stopped" ? "Stopped; what is done is kept. Prepare goes on from there." : "");
         }
     }
@@ -213,10 +230,8 @@
     async function tick() {
         const element = lib().root().querySelector("#lora_train_dataset");
         if (!element || element.offsetParent === null || !lib().grid || !lib().captions) return;
-        if (element !== view.element) {
-            build(element);
-            await listDatasets();
-        }
+        if (element !== view.element) build(element);
+        if (!view.listed) await listDatasets(); // asked again until there is an answer
         const started = lookForStarted();
         if (started && started !== view.id) return choose(started);
         if (!view.id) return showNothing();
@@ -235,7 +250,7 @@
 
     function start() {
         if (!lib()) return setTimeout(start, 50);
-        lib().dataset = {ask, pictureUrl, button, labelled, say, id: () => view.id, status: () => view.status, host: () => view.element};
+        lib().dataset = {ask, pictureUrl, button, labelled, say, tell, tried, id: () => view.id, status: () => view.status, host: () => view.element};
         lib().keepDoing(tick, POLL_MS, (error) => view.element && say(error ? error.message : "", Boolean(error)));
     }
 

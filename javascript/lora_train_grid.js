@@ -19,14 +19,14 @@
         parts.search = page().labelled(tools, "File name", make("input", "input"));
         parts.search.type = "search";
         parts.search.id = "lora_train_dataset_search";
-        parts.search.addEventListener("input", () => filter({text: parts.search.value}));
+        parts.search.addEventListener("input", page().tried(() => filter({text: parts.search.value})));
         parts.tag = page().button("chip", tools, "", () => filter({tag: ""}));
         parts.tag.hidden = true;
         make("span", "hint", tools, "Arrows move, k keeps, r leaves out, u undoes that, Enter opens");
         parts.grid = make("ul", "grid", element);
         parts.grid.id = "lora_train_grid";
         parts.grid.setAttribute("aria-label", "Pictures");
-        parts.grid.addEventListener("keydown", onKey);
+        parts.grid.addEventListener("keydown", page().tried(onKey));
         parts.grid.addEventListener("focusin", (event) => {
             const card = event.target.closest("li");
             if (card) select(card.dataset.key, false);
@@ -125,7 +125,7 @@
         card.tabIndex = -1;
         card.setAttribute("aria-label", [title(picture), outcome(picture), reason(picture)].filter(Boolean).join(". "));
         const shown = make("div", "thumbs", card);
-        shown.addEventListener("click", () => open(picture.key));
+        shown.addEventListener("click", page().tried(() => open(picture.key)));
         if (picture.thumbnail) image(shown, picture.key, "");
         else make("span", "nothing", shown, "No picture");
         if (picture.rule === "similar" && picture.twin) {
@@ -146,7 +146,8 @@
     // the two buttons; a pressed one takes the decision back
     function decisions(parent, picture, inTile) {
         const add = (text, keep, pressed) => {
-            const made = page().button("button", parent, text, () => decide(picture.key, pressed ? null : keep));
+            // the second click of a double click would meet the button that the first has pressed
+            const made = page().button("button", parent, text, (event) => event.detail > 1 || decide(picture.key, pressed ? null : keep));
             made.setAttribute("aria-pressed", String(pressed));
             made.setAttribute("aria-label", text + " " + title(picture));
             made.dataset.decide = keep ? "keep" : "reject";
@@ -159,15 +160,12 @@
 
     // keep: true, false, or null for what the rules say
     async function decide(key, keep) {
-        try {
-            const answer = await page().ask("/pictures/" + encodeURIComponent(key) + "/overrule", "POST", {keep});
-            const known = view.pictures.findIndex((picture) => picture.key === key);
-            if (known >= 0) view.pictures[known] = Object.assign({}, answer.picture, {twin: answer.picture.twin ? answer.picture.twin.key : ""});
-            show();
-            page().say(answer.waits ? "Remembered, and done at the next preparation: " + answer.waits : "");
-        } catch (error) {
-            page().say(error.message, true);
-        }
+        if ((await lib().card.saved()) === null) return; // what is left out has no caption of its own any more
+        const answer = await page().ask("/pictures/" + encodeURIComponent(key) + "/overrule", "POST", {keep});
+        const known = view.pictures.findIndex((picture) => picture.key === key);
+        if (known >= 0) view.pictures[known] = Object.assign({}, answer.picture, {twin: answer.picture.twin ? answer.picture.twin.key : ""});
+        show();
+        page().tell(answer.waits ? "Remembered, and done at the next preparation: " + answer.waits : "");
     }
 
     function select(key, focus) {
@@ -197,12 +195,12 @@
         if (!picture || !actions[key] || (key === "Enter" && event.target.tagName === "BUTTON")) return;
         event.preventDefault();
         event.stopPropagation(); // the WebUI has shortcuts of its own
-        actions[key]();
+        return actions[key]();
     }
 
     function open(key) {
         select(key, true);
-        lib().card.open(key);
+        return lib().card.open(key);
     }
 
     // the picture before (-1) or after (1) one, on this page; "" at its ends

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import HTTPException, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Problem
 from lora_train.jsons import read_json, to_json
 from lora_train.runs.dataset import Unknown
 
@@ -41,6 +41,19 @@ class Route(APIRoute):
                 return refusal(error, 404 if isinstance(error, Unknown) else 422)
 
         return told
+
+
+def only(content: dict[str, Any], known: Sequence[str] = (), needed: Sequence[str] = ()) -> None:
+    """Raises LoraTrainError with every field of a request that is missing, or that nobody reads.
+
+    A misspelled field would else count as left out, which is an order of its own: an empty caption, all defaults.
+    """
+    fields = (*needed, *known)
+    fix = f"Remove it or check its spelling; known: {', '.join(fields)}." if fields else "Send {}."
+    found = [Problem("there is no such field.", name, fix) for name in content if name not in fields]
+    found += [Problem("is not given.", name, "Send it.") for name in needed if name not in content]
+    if found:
+        raise LoraTrainError.of(found)
 
 
 async def json_body(request: Request) -> dict[str, Any]:

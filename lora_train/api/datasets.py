@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import APIRouter, Depends
 from fastapi.responses import FileResponse, Response
 
-from lora_train.api.answers import NO_STORE, Route, answer, json_body
+from lora_train.api.answers import NO_STORE, Route, answer, json_body, only
 from lora_train.config import PrepareOptions, RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.runs.dataset import OUTCOMES, Dataset, Filter, Unknown, large_jpeg
@@ -43,6 +43,7 @@ def _add_datasets(router: APIRouter, datasets: Datasets) -> None:
 
     @router.post("/prepare")
     def start(content: dict[str, Any] = Depends(json_body)) -> Response:
+        only(content, ["tag", "options"], needed=["folder"])
         id = datasets.start(_text(content, "folder"), _options(content), _text(content, "tag"))
         return answer({"id": id}, 201)
 
@@ -51,17 +52,21 @@ def _add_datasets(router: APIRouter, datasets: Datasets) -> None:
         return answer(datasets.status(id))
 
     @router.post("/{id}/apply")
-    def apply(id: str, _: dict[str, Any] = Depends(json_body)) -> Response:
+    def apply(id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
+        only(content)
         datasets.apply(id)
         return answer({"preparing": True})
 
     @router.post("/{id}/loosen")
     def loosen(id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
+        only(content, needed=["rule"])
         datasets.loosen(id, _text(content, "rule"))
         return answer({"preparing": True})
 
     @router.post("/{id}/stop")
-    def stop(id: str, _: dict[str, Any] = Depends(json_body)) -> Response:
+    def stop(id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
+        only(content)
+        datasets.status(id)  # Unknown where there is none
         return answer({"stopping": datasets.stop(id)})
 
 
@@ -100,7 +105,8 @@ def _add_pictures(router: APIRouter, datasets: Datasets) -> None:
 
     @router.post("/{id}/pictures/{key}/overrule")
     def overrule(id: str, key: str, content: dict[str, Any] = Depends(json_body)) -> Response:
-        keep = content.get("keep")
+        only(content, needed=["keep"])
+        keep = content["keep"]
         if keep is not None and not isinstance(keep, bool):
             raise LoraTrainError("keep must be true, false or null.", "keep")
         waits = datasets.overrule(id, key, keep)
@@ -108,6 +114,7 @@ def _add_pictures(router: APIRouter, datasets: Datasets) -> None:
 
     @router.put("/{id}/pictures/{key}/caption")
     def write_caption(id: str, key: str, content: dict[str, Any] = Depends(json_body)) -> Response:
+        only(content, needed=["caption"])
         text = _text(content, "caption")
         if len(text) > MAX_CAPTION:
             raise LoraTrainError("the caption is too long.", "caption", f"At most {MAX_CAPTION} characters.")
@@ -133,13 +140,15 @@ def _add_captions(router: APIRouter, datasets: Datasets) -> None:
         return answer({"name": report.name, "changed": len(report.changed), "undo": dataset.undoable()})
 
     @router.post("/{id}/captions/undo")
-    def undo(id: str, _: dict[str, Any] = Depends(json_body)) -> Response:
+    def undo(id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
+        only(content)
         dataset = datasets.get(id)
         report = dataset.undo()
         return answer({"name": report.name, "changed": len(report.changed), "undo": dataset.undoable()})
 
     @router.post("/{id}/captions/beside")
-    def beside(id: str, _: dict[str, Any] = Depends(json_body)) -> Response:
+    def beside(id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
+        only(content)
         return answer({"written": datasets.get(id).write_beside()})
 
 
@@ -162,6 +171,7 @@ def _options(content: dict[str, Any]) -> PrepareOptions:
 def _edits(content: dict[str, Any]) -> list[Any]:
     from lora_train.data.captioning.edit import edit_of
 
+    only(content, ["edits"])
     raw = content.get("edits")
     if not isinstance(raw, list) or not raw or not all(isinstance(one, dict) for one in raw):
         raise LoraTrainError("no edits are given.", "edits", 'Send {"edits": [{"operation": "add", "tags": "a"}]}.')

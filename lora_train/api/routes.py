@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import FileResponse, Response
 
-from lora_train.api.answers import Route, answer, json_body, refusal
+from lora_train.api.answers import Route, answer, json_body, only, refusal
 from lora_train.api.datasets import dataset_routes
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
@@ -101,11 +101,14 @@ def routes(service: Service, login: Login | None = None) -> APIRouter:
         return answer({"run": run_summary(run, service), "events": found, "next": max(0, since) + len(found)})
 
     @router.post("/runs/{run_id}/stop")
-    def stop(run_id: str, _: dict[str, Any] = Depends(json_body)) -> Response:
+    def stop(run_id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
+        only(content)
+        service.run(run_id)  # Unknown where there is none
         return answer({"stopping": service.stop(run_id)})
 
     @router.post("/runs/{run_id}/resume")
     def resume(run_id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
+        only(content, ["steps"])
         steps = content.get("steps")
         if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool)):
             raise LoraTrainError("steps must be a whole number.", "steps")

@@ -12,7 +12,7 @@ from lora_train.config import PrepareOptions
 from lora_train.config.validate import CAPTIONERS, TAGGERS
 from lora_train.errors import LoraTrainError
 from lora_train.runs.service import Service
-from lora_train.ui.train_tab import Numbers, problems_html
+from lora_train.ui.train_tab import Numbers, clear_first, path_of, problems_html
 
 DATASET_VIEW = (
     '<div id="lora_train_dataset" class="lora-train-dataset" data-page="{page}">'
@@ -124,7 +124,9 @@ class DatasetTab:
         chosen.do_not_save_to_config = True
         chosen.change(self._show, inputs=[chosen], outputs=list(self._fields.values()))
         # a set of inputs makes gradio hand over a dictionary by component, whatever their order
+        clear_first(start, message)
         start.click(self._start, inputs=set(self._fields.values()), outputs=[message])
+        clear_first(stop, message)
         stop.click(self._stop, inputs=[], outputs=[message])
 
     def _captions(self) -> None:
@@ -161,7 +163,7 @@ class DatasetTab:
         """Start a preparation; returns the message for the page. Never raises for what a person can mend."""
         values = {name: given[component] for name, component in self._fields.items()}
         try:
-            id = self._datasets.start(values["folder"] or "", options_of(values), values["tag"] or "")
+            id = self._datasets.start(path_of(values["folder"]), options_of(values), values["tag"] or "")
         except LoraTrainError as error:
             return problems_html(error.problems, LABELS)
         # the page's script shows this dataset when it sees it named here, and anew at each start

@@ -14,6 +14,7 @@ from lora_train.prompt.finding import prompt_names
 from lora_train.prompt.generate import Generator
 from lora_train.runs.service import Service
 from lora_train.showing import as_shown
+from lora_train.ui.train_tab import clear_first, path_of, problems_html
 
 MAX_PICTURES, MAX_STEPS = 16, 150
 
@@ -46,6 +47,7 @@ class GenerateTab:
                 gallery = gr.Gallery(label="Pictures", columns=4, elem_id="lora_train_gallery")
                 notes = gr.HTML("", elem_id="lora_train_notes")
         fields = {self.prompt, self.negative, self.model, self.steps, self.guidance, self.seed, self.count}
+        clear_first(button, gallery, notes)
         button.click(self._generate, inputs=fields, outputs=[gallery, notes])
         refresh.click(self._loras_html, inputs=[], outputs=[loras])
 
@@ -63,7 +65,7 @@ class GenerateTab:
         seed = max(0, int(given[self.seed] or 0))
         try:
             with self._lock:
-                generator, said = self._generator(given[self.model] or "")
+                generator, said = self._generator(path_of(given[self.model]))
                 made = generator.generate(
                     given[self.prompt] or "",
                     range(seed, seed + count),
@@ -72,8 +74,6 @@ class GenerateTab:
                     guidance=float(given[self.guidance] or 1),
                 )
         except LoraTrainError as error:
-            from lora_train.ui.train_tab import problems_html
-
             return [], problems_html(error.problems)
         return made.pictures, "".join(f"<p>{html.escape(as_shown(note))}</p>" for note in (*said, *made.notes))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import inspect
 import math
 import re
 import shlex
@@ -91,6 +92,7 @@ class TrainTab:
             with gr.Column(scale=1):
                 gr.HTML(LIVE_VIEW.format(page=html.escape(page_token)))
         # a set of inputs makes gradio hand over a dictionary by component, whatever their order
+        clear_first(start, message)
         start.click(self._start, inputs=set(self._fields.values()), outputs=[message])
 
     def _model(self, chosen: str) -> None:
@@ -182,7 +184,7 @@ class TrainTab:
         """Start a run; returns the message for the page. Never raises for what a person can mend."""
         values = {name: given[component] for name, component in self._fields.items()}
         try:
-            values["model"] = _text_of(values["model"])
+            values["model"] = path_of(_text_of(values["model"]))
             if values["model"] == (values["followed"] or ""):  # nobody chose another than the one in use
                 values["model"] = self._current()
             self._service.start(self.config_of(values))
@@ -198,9 +200,9 @@ class TrainTab:
         number = Numbers(values)
         whole = number.whole
         config = RunConfig(
-            model=ModelOptions(path=(values["model"] or "").strip()),
+            model=ModelOptions(path=path_of(values["model"])),
             data=DataOptions(
-                folder=(values["folder"] or "").strip(),
+                folder=path_of(values["folder"]),
                 tag=tag,
                 resolution=whole("resolution", "data.resolution"),
                 train_batch_size=1 if (batch := whole("batch", "data.train_batch_size")) is None else batch,
@@ -247,6 +249,23 @@ def _text_of(model: Any) -> str:
     if isinstance(model, list):
         model = model[0] if model else ""
     return str(model or "").strip()
+
+
+def path_of(text: str | None) -> str:
+    """The path in a text field, without the quotation marks that "Copy as path" and shells put around it."""
+    path = (text or "").strip()
+    quoted = len(path) > 2 and path[0] == path[-1] and path[0] in "\"'"
+    return path[1:-1].strip() if quoted and not _exists(path) else path
+
+
+def clear_first(button: Any, *shown: Any) -> None:
+    """Have a press of `button` empty these before the server is asked.
+
+    Otherwise the last answer ("Started ...") would stay where the server is gone, as if it were this press's.
+    """
+    js = "js" if "js" in inspect.signature(button.click).parameters else "_js"
+    emptied = "''" if len(shown) == 1 else f"[{', '.join(['null'] * (len(shown) - 1))}, '']"
+    button.click(None, inputs=[], outputs=list(shown), **{js: f"() => {emptied}"})
 
 
 def _exists(path: str) -> bool:

@@ -219,3 +219,34 @@ def test_the_login_covers_every_route(service: Service) -> None:
     assert client.get(f"{PREFIX}/datasets", headers={PAGE_HEADER: login.page_token}).status_code == 200
     assert client.get(f"{PREFIX}/datasets/x?page={login.page_token}").status_code == 404
     assert client.get(f"{PREFIX}/datasets", auth=("sara", "secret")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "fields"),
+    [
+        ("POST", "", {"folder": "x", "operations": ["resize"], "tags": "a"}, {"operations", "tags"}),
+        ("POST", "", {"tag": "x"}, {"folder"}),
+        ("PUT", "/pictures/KEY/caption", {"text": "a hat"}, {"text", "caption"}),
+        ("PUT", "/pictures/KEY/caption", {}, {"caption"}),
+        ("POST", "/pictures/KEY/overrule", {"kept": True}, {"kept", "keep"}),
+        ("POST", "/pictures/KEY/overrule", {}, {"keep"}),
+        ("POST", "/loosen", {"check": "blur"}, {"check", "rule"}),
+        ("POST", "/captions/edit", {"edits": [{"operation": "add", "tags": "a"}], "preview": True}, {"preview"}),
+        ("POST", "/captions/undo", {"steps": 2}, {"steps"}),
+        ("POST", "/apply", {"options": {}}, {"options"}),
+    ],
+)
+def test_a_field_that_nobody_reads_changes_nothing(
+    client: TestClient, at: str, method: str, path: str, content: dict[str, Any], fields: set[str]
+) -> None:
+    key = keys(client, at)["0.png"]
+    before = client.get(f"{at}/pictures").json()
+    address = at + path.replace("KEY", key) if path else f"{PREFIX}/datasets/prepare"
+    answer = client.request(method, address, json=content)
+    assert answer.status_code == 422
+    assert {problem["where"] for problem in answer.json()["problems"]} == fields
+    assert client.get(f"{at}/pictures").json() == before and not client.get(at).json()["preparing"]
+
+
+def test_stop_of_a_dataset_that_is_not_there(client: TestClient) -> None:
+    assert client.post(f"{PREFIX}/datasets/nobody/stop", json={}).status_code == 404

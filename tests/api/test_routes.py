@@ -137,3 +137,12 @@ def test_half_characters_in_a_request_are_answered(client: TestClient) -> None:
     for path, content in (("runs", '{"data": {"folder": "\\ud800"}}'), ("datasets/prepare", '{"folder": "\\ud800"}')):
         answer = client.post(f"{PREFIX}/{path}", content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 422 and answer.json()["problems"]
+
+
+def test_orders_to_a_run_that_is_not_there_or_that_nobody_reads(client: TestClient, service: Service) -> None:
+    run = RunFolder.create(service.runs_dir, RunConfig())
+    assert client.post(f"{PREFIX}/runs/nobody/stop", json={}).status_code == 404
+    for order, content in (("stop", {"now": True}), ("resume", {"step": 5})):
+        answer = client.post(f"{PREFIX}/runs/{run.id}/{order}", json=content)
+        assert answer.status_code == 422
+        assert [problem["where"] for problem in answer.json()["problems"]] == list(content)

@@ -21,6 +21,17 @@ def page(tmp_path: Path) -> Iterator[Any]:
         yield page
 
 
+def test_an_answer_of_before_is_not_shown_as_that_of_now(page: Any) -> None:
+    fill(page, "lora_train_folder", "/no/such/folder")
+    problems = page.locator(".lora-train-problems")
+    for _ in range(2):  # the same answer comes back, too
+        page.locator("#lora_train_start").click()
+        problems.filter(has_text="no such folder").wait_for()
+    page.context.set_offline(True)
+    page.locator("#lora_train_start").click()
+    problems.wait_for(state="detached")
+
+
 def test_train_refresh_stop_and_generate(page: Any, tmp_path: Path) -> None:
     live = page.locator("#lora_train_live")
     live.get_by_text("No training yet").wait_for()

@@ -136,3 +136,32 @@ def test_any_run_that_can_go_on_is_resumed_from_the_page() -> None:
         page.locator("[data-run='old one']").get_by_role("button", name="Start again").click()
         page.locator("[data-run='old one']").wait_for(state="hidden")
         assert server.asked == ["runs/old%20one/resume"]
+
+
+def test_the_webuis_bar_is_not_beside_ours() -> None:
+    """It counts otherwise, from the start of the wait; the WebUI shows it by the element's own style."""
+    webui = """<script>
+        window.requestProgress = (task, container) => {
+            const bar = document.createElement("div");
+            bar.className = "progressDiv";
+            bar.textContent = "ETA: 26:54";
+            bar.style.display = "block";
+            container.parentNode.insertBefore(bar, container);
+        };
+    </script>"""
+    server = Server()
+    server.events = [step(1)]
+    with scripts(server, webui + BODY) as page:
+        says(page, "Step 1 of 5000")
+        page.locator("#lora_train_live .progressDiv").wait_for(state="attached")
+        assert not page.locator("#lora_train_live .progressDiv").is_visible()
+
+
+def test_a_step_before_a_resume_is_not_where_it_stands() -> None:
+    server = Server()
+    server.events = [step(7)]
+    server.run["state"] = "preparing"
+    with scripts(server, BODY) as page:
+        says(page, "Getting ready")
+        server.run["state"] = "training"
+        says(page, "Step 7 of 5000")

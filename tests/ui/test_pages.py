@@ -19,7 +19,7 @@ from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.service import Service
 from lora_train.ui.dataset_tab import LOOKS, NUMBERS, OPERATIONS, TEXTS, options_of, values_of
 from lora_train.ui.gate import Gate, new_token, only_for_me
-from lora_train.ui.train_tab import Defaults, Numbers, TrainTab, problems_html
+from lora_train.ui.train_tab import Defaults, Numbers, TrainTab, path_of, problems_html
 
 
 @pytest.fixture
@@ -49,6 +49,19 @@ def test_what_is_given_is_kept(tab: TrainTab) -> None:
     assert config.train.max_train_steps == 0  # the check says so; it is not silently replaced
     assert (config.network.network_dim, config.train.learning_rate, config.train.seed) == (8, 1e-3, 0)
     assert config.save.output_name == "sara" and config.preview.prompts == ("sks",)
+
+
+@pytest.mark.parametrize("mark", ['"', "'"])
+def test_quotation_marks_around_a_path_are_no_part_of_it(
+    tab: TrainTab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str
+) -> None:
+    config = tab.config_of(_values(folder=f" {mark}{tmp_path}{mark} ", model=f"{mark}C:\\models\\a b.ckpt{mark}"))
+    assert config.data.folder == str(tmp_path) and config.model.path == "C:\\models\\a b.ckpt"
+    assert path_of(mark) == mark and path_of(f"it{mark}s") == f"it{mark}s" and path_of(None) == ""
+    if os.name != "nt":
+        (tmp_path / f"{mark}odd{mark}").mkdir()
+        monkeypatch.chdir(tmp_path)
+        assert path_of(f"{mark}odd{mark}") == f"{mark}odd{mark}"
 
 
 def test_kind_and_options_of_the_network(tab: TrainTab) -> None:
