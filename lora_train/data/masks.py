@@ -19,6 +19,8 @@ from lora_train.data.pictures import BrokenPicture, has_alpha, load_alpha, load_
 from lora_train.data.scan import Manifest
 from lora_train.errors import LoraTrainError
 
+BLACK = (0, 0, 0)
+
 
 def attach_masks(manifest: Manifest, folder: Path | None) -> int:
     """Give every picture of `manifest` its mask; returns how many have none and count as a whole.
@@ -50,10 +52,15 @@ def load_mask(mask: Path, picture: Path, placement: Placement, flip: bool) -> to
 
     Raises BrokenPicture.
     """
-    image = load_alpha(mask) if mask == picture else load_picture(mask).convert("L")
+    image = load_alpha(mask) if mask == picture else mask_picture(mask)
     image = cut(image, placement, Image.Resampling.BILINEAR)
     values = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)
     return values.flip(-1) if flip else values
+
+
+def mask_picture(mask: Path) -> Image.Image:
+    """A mask's file (mode L); what is transparent in it does not count. Raises BrokenPicture."""
+    return load_picture(mask, background=BLACK).convert("L")
 
 
 def to_latents(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -33,7 +33,19 @@ def remarks(dataset: Dataset, batch_size: int) -> list[str]:
             f"{len(small)} of {len(dataset.items)} pictures are much smaller than the training and are enlarged "
             f"{ENLARGED:.0f} times or more ({names})."
         )
-    return [*found, *_small_batches(dataset, batch_size)]
+    return [*found, *_black_masks(dataset), *_small_batches(dataset, batch_size)]
+
+
+def _black_masks(dataset: Dataset) -> list[str]:
+    """Masks that let nothing count. Raises LoraTrainError when one cannot be read."""
+    black = [item for item in dataset.items if item.picture.mask and not dataset.mask(item, False).any()]
+    if not black:
+        return []
+    names = ", ".join(shown(item.picture.path.name) for item in black[:SHOWN]) + (", ..." if len(black) > SHOWN else "")
+    return [
+        f"{len(black)} of {len(dataset.items)} pictures have a mask that is black all over, and count for nothing "
+        f"({names}): white is what counts."
+    ]
 
 
 def _one_by_one(items: list[Item], what: Callable[[Item], str]) -> list[str]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lora_train.data.finding import LITTER
-from lora_train.data.kinds import EXTENSIONS
 from lora_train.data.left_out import SHOWN, shown
 from lora_train.data.neighbours import CAPTION_EXTENSIONS
 
@@ -27,9 +26,8 @@ def stray_notes(folder: Path, bare: bool, read: Path) -> list[str]:
         return []
     texts, tables = [], []
     for place, files in _folders(folder):
-        names = {
-            _form(name) for file in files if _ending(file) in EXTENSIONS for name in (file, os.path.splitext(file)[0])
-        }
+        others = [file for file in files if _ending(file) not in CAPTION_EXTENSIONS]
+        names = {_form(name) for file in others for name in (file, os.path.splitext(file)[0])}
         for file in files:
             if METADATA.fullmatch(file) and place / file != read:
                 tables.append(place / file)

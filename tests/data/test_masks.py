@@ -15,6 +15,7 @@ from lora_train.data.buckets import cut, place
 from lora_train.data.cache import LatentCache
 from lora_train.data.dataset import build_dataset
 from lora_train.data.masks import attach_masks, load_mask, to_latents
+from lora_train.data.remarks import remarks
 from lora_train.data.scan import scan
 from lora_train.errors import LoraTrainError
 from lora_train.runs.execute import run_training
@@ -54,6 +55,27 @@ def test_a_mask_is_cut_and_averaged_like_its_picture(tmp_path: Path, size: tuple
     expected = expected[:, ::-1] if flip else expected
     assert found.shape == (1, 16, 16)
     assert np.allclose(found[0].numpy(), averaged(expected), atol=1e-6)
+
+
+def test_what_is_transparent_in_a_mask_does_not_count(tmp_path: Path) -> None:
+    """A white shape on nothing, as painting programs save it."""
+    mask = Image.new("RGBA", (128, 128), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (0, 0, 64, 128))
+    mask.save(tmp_path / "mask.png")
+    found = load_mask(tmp_path / "mask.png", tmp_path / "a.png", place((128, 128), [(128, 128)]), False)
+    assert found[:, :64].min() == 1 and found[:, 64:].max() == 0
+
+
+def test_masks_that_are_black_all_over_are_told(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 2)
+    Image.new("L", (128, 128)).save(folder / "picture-0_mask.png")
+    Image.new("L", (128, 128), 255).save(folder / "picture-1_mask.png")
+    manifest = scan(folder)
+    attach_masks(manifest, None)
+    options = DataOptions(resolution=128, min_bucket_reso=64, max_bucket_reso=256)
+    dataset = build_dataset(manifest, options, FakeEncoder(), LatentCache(tmp_path / "c"), 8, lambda *_: None)
+    (told,) = remarks(dataset, 1)
+    assert told.startswith("1 of 2 pictures have a mask that is black all over") and "(picture-0.png)" in told
 
 
 def test_a_scaled_mask_lies_where_its_picture_does(tmp_path: Path) -> None:

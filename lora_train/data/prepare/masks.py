@@ -52,7 +52,7 @@ def _made(mask: Path, entry: Entry, plan: Plan) -> Image.Image:
     """The part of the mask that the view shows, through the edits, in the size of the finished picture."""
     view = entry.view
     assert view is not None
-    image = load_picture(mask).convert("L")
+    image = load_picture(mask, background=(0, 0, 0)).convert("L")  # what is transparent in it does not count
     across, down = image.width / entry.record.size[0], image.height / entry.record.size[1]
     left, top, right, bottom = view.box or (0, 0, *entry.record.size)
     part = (left * across, top * down, right * across, bottom * down)
