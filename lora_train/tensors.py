@@ -6,6 +6,7 @@ import json
 import pickle
 import struct
 import tarfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,6 +144,8 @@ def _read_pickle(path: Path, fix: str, stand_ins: bool) -> dict[str, torch.Tenso
         # torch's first format is not safe with `weights_only` before torch 2.6, which refuses it (CVE-2025-32434)
         if tarfile.is_tarfile(path):
             raise pickle.UnpicklingError("a tar archive")
+        if _is_script(path):  # before torch 2.6 `weights_only` does not keep it from `torch.jit`, which runs its code
+            raise pickle.UnpicklingError("a script")
         with path.open("rb") as opened:
             # WebUI hosts replace torch.load by one that returns None; the underlying function does not
             content = torch.serialization.load(opened, map_location="cpu", weights_only=True)
@@ -175,6 +178,13 @@ def read_shapes(path: Path, fix: str = GIVE_ANOTHER) -> tuple[dict[str, tuple[in
 def _is_zip(path: Path) -> bool:
     with _refused(path, GIVE_ANOTHER), path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
+
+
+def _is_script(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist())
 
 
 def _weights(file: PickledFile, path: Path, fix: str) -> dict[str, PickledTensor]:

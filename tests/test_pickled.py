@@ -185,6 +185,17 @@ def test_a_script_is_not_compiled(tmp_path: Path) -> None:
     assert read_tensors(path, stand_ins=True)["a"].tolist() == [1, 1]
 
 
+def test_a_script_does_not_reach_torchs_own_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A LoRA is read by it, and older torch hands scripts to `torch.jit` whatever `weights_only` says."""
+    path = tmp_path / "x.pt"
+    torch.save({"a": torch.ones(2)}, path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{path.stem}/constants.pkl", b"\x80\x02).")
+    monkeypatch.setattr(torch.serialization, "load", lambda *_, **__: {"a": torch.ones(2)})
+    with pytest.raises(LoraTrainError, match="more than weights"):
+        read_tensors(path)
+
+
 def _with_pickle(path: Path, change: Any) -> None:
     """Replace the pickle in torch's file by what `change` makes of it."""
     with zipfile.ZipFile(path) as archive:

@@ -19,6 +19,7 @@ from lora_train.config import (
 )
 from lora_train.demo.files import base_folder, pictures_folder
 from lora_train.demo.mascot import TAG
+from lora_train.errors import LoraTrainError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from lora_train.runs.folder import RunFolder
 
 NAME = "mascot"
+COMMENT = "LoRA Train's demo"
+"""By which its LoRA is known again."""
+BESIDE = (".json", ".preview.png", ".safetensors")
+"""What it is made of, the LoRA last."""
 STRENGTHS = (0.0, 0.5, 1.0)
 PROMPTS = tuple(f"{TAG} on {background}" for background in ("blue", "green", "purple", "white", "pink", "black"))
 GUIDANCE = 4.0
@@ -39,12 +44,22 @@ turn towards the mascot's colours."""
 
 
 def write_pictures(folder: Path) -> None:
-    """The training set, by folder names as kohya has them: the mascot, and drawn scenes (regularisation)."""
+    """The training set, by folder names as kohya has them: the mascot, and drawn scenes (regularisation).
+
+    Those of a former demo are replaced; raises LoraTrainError when the folder holds anything else.
+    """
     from lora_train.demo.scenes import caption, draw_scene, random_scene
 
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(pictures_folder(), folder / f"{MASCOT_REPEATS}_{TAG}")
-    others, rng = folder / "1_other", random.Random(11)
+    mascot, others = folder / f"{MASCOT_REPEATS}_{TAG}", folder / "1_other"
+    foreign = [path.name for path in folder.iterdir() if path not in (mascot, others)] if folder.is_dir() else []
+    if any(not name.startswith(".") for name in foreign):
+        raise LoraTrainError(
+            "this folder has other things than the demo's pictures, which go there.", str(folder), "Give another --out."
+        )
+    for old in (mascot, others):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.copytree(pictures_folder(), mascot)
+    rng = random.Random(11)
     others.mkdir()
     for number in range(OTHER_PICTURES):
         scene = random_scene(rng)
@@ -65,7 +80,7 @@ def demo_config(output_dir: Path, overwrite: bool = True) -> RunConfig:
             text_encoder_lr=1e-3,
             lr_warmup_steps=20,
         ),
-        save=SaveOptions(output_name=NAME, output_dir=str(output_dir), overwrite=overwrite),
+        save=SaveOptions(output_name=NAME, output_dir=str(output_dir), overwrite=overwrite, training_comment=COMMENT),
     )
 
 
@@ -78,6 +93,9 @@ def run_demo(out: Path) -> int:
 
     out = out.absolute()
     host = StandaloneHost(out / "data")
+    made = out / f"{NAME}.safetensors"
+    if made.exists() and not ((out / "pictures").is_dir() or _is_the_demos(made)):
+        raise LoraTrainError("this is another LoRA of the demo's name.", str(made), "Give another --out.")
     write_pictures(out / "pictures")
     print(f"Training a LoRA of the mascot on the pictures in {out / 'pictures'}")
     started = time.monotonic()
@@ -89,8 +107,13 @@ def run_demo(out: Path) -> int:
     drawn = [_draw("Loss", out / "loss.png", lambda: _loss_plot(run))]
     print("Drawing the contact sheet ...")
     drawn.insert(0, _draw("Before, after", out / "contact-sheet.png", lambda: before_and_after(out)))
-    _offer_on_the_page(out)
     _tell(out, drawn)
+    try:
+        said = offer_on_the_page(out, StandaloneHost().lora_dir())
+    except LoraTrainError as error:  # the demo is done all the same
+        said = f"The page does not get it: {error}"
+    print(f"\nnote: {said}" if said else "")
+    print("Open the page with:  python3 start.py ui")
     return 0
 
 
@@ -132,13 +155,34 @@ def _one(generator: Generator, prompt: str, strength: float, seed: int) -> Image
     return generator.generate(text, [seed], guidance=GUIDANCE).pictures[0]
 
 
-def _offer_on_the_page(out: Path) -> None:
-    """Put the LoRA where the page looks for LoRAs."""
-    from lora_train.hosts.standalone import StandaloneHost
+def offer_on_the_page(out: Path, folder: Path) -> str:
+    """Copy the LoRA with its card and preview to `folder`, where the page looks for LoRAs.
 
-    folder = StandaloneHost().lora_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(out / f"{NAME}.safetensors", folder / f"{NAME}.safetensors")
+    A LoRA of that name which is no demo's stays, and so do a card and a preview that are there; returns what to say
+    of the first, or "".
+    Raises LoraTrainError when the folder cannot be written.
+    """
+    from lora_train.atomic import write_bytes
+
+    there = folder / f"{NAME}.safetensors"
+    if folder.resolve() == out.resolve():
+        return ""
+    if there.exists() and not _is_the_demos(there):
+        return f"The page does not get it: {there} is another LoRA of that name, and stays."
+    for ending in BESIDE:
+        made, copy = out / f"{NAME}{ending}", folder / f"{NAME}{ending}"
+        if made.is_file() and (copy == there or not copy.exists()):  # a card may be a person's by now
+            write_bytes(copy, made.read_bytes())
+    return ""
+
+
+def _is_the_demos(path: Path) -> bool:
+    from lora_train.lorafile.reading import file_metadata
+
+    try:
+        return path.is_file() and file_metadata(path).get("ss_training_comment") == COMMENT
+    except LoraTrainError:
+        return False
 
 
 def _tell(out: Path, drawn: list[str]) -> None:
@@ -146,5 +190,3 @@ def _tell(out: Path, drawn: list[str]) -> None:
     print(f"LoRA           {out / f'{NAME}.safetensors'}")
     for line in drawn:
         print(line)
-    print()
-    print("Open the page with:  python3 start.py ui")

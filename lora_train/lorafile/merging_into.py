@@ -108,11 +108,15 @@ class _Rounding:
     changed: int = 0
     lost: list[str] = field(default_factory=list)
 
-    def note(self, key: str, wanted: torch.Tensor, original: torch.Tensor, merged: torch.Tensor) -> None:
-        """Count a tensor: as it should be (fp32), as it was, and as it is written."""
-        change = torch.linalg.vector_norm(wanted - original.float())
+    def note(self, key: str, change: torch.Tensor, original: torch.Tensor, merged: torch.Tensor) -> None:
+        """Count a tensor: what is added to it (fp32), as it was, and as it is written.
+
+        In fp64: a change that is so weak that fp32 takes nothing of it is lost, too.
+        """
+        wide = change.double()
+        wanted = torch.linalg.vector_norm(wide)
         self.changed += 1
-        if change > 0 and torch.linalg.vector_norm(merged.float() - wanted) > _MAX_ROUNDING * change:
+        if wanted > 0 and torch.linalg.vector_norm(merged.double() - original.double() - wide) > _MAX_ROUNDING * wanted:
             self.lost.append(key)
 
     def report(self, tell: Callable[[str], None]) -> None:
@@ -120,7 +124,7 @@ class _Rounding:
         if self.lost:
             tell(
                 f"in {len(self.lost)} of the {self.changed} changed tensors most of the change is lost to rounding, "
-                f"it is so weak ({named(self.lost)}); with an fp32 checkpoint nothing is lost."
+                f"it is so weak ({named(self.lost)}); an fp32 checkpoint keeps more."
             )
 
 
@@ -164,6 +168,7 @@ def _maker(base: Checkpoint, key: str, changes: Sequence[_Change], rounding: _Ro
 def _changed(base: Checkpoint, key: str, changes: Sequence[_Change], rounding: _Rounding) -> torch.Tensor:
     original = base.get(key)
     summed = original.float().clone()
+    added = torch.zeros_like(summed)
     for change in changes:
         place = change.place
         weight = place.view(base.get(place.key)).float()
@@ -177,6 +182,7 @@ def _changed(base: Checkpoint, key: str, changes: Sequence[_Change], rounding: _
             ) from error
         if delta is not None:
             place.view(summed).add_(delta, alpha=change.weight)
+            place.view(added).add_(delta, alpha=change.weight)
     merged = summed.to(torch.float16 if base.dtypes[key] in _EIGHT_BITS else original.dtype)
     if not is_finite(merged) and is_finite(original):
         raise LoraTrainError(
@@ -184,5 +190,5 @@ def _changed(base: Checkpoint, key: str, changes: Sequence[_Change], rounding: _
             ", ".join(str(file) for file in dict.fromkeys(change.file for change in changes)),
             "Give smaller weights.",
         )
-    rounding.note(key, summed, original, merged)
+    rounding.note(key, added, original, merged)
     return merged

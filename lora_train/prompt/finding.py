@@ -48,6 +48,8 @@ def look_up(folder: Path, name: str) -> tuple[Path, str]:
     ends, in slashes, in how accents are composed (macOS' file names), or in case; last comes the name that the file has
     in its metadata, where only one has it, as in the WebUI. Raises LoraTrainError that names the nearest.
     """
+    if not folder.is_dir():
+        raise LoraTrainError(f"there is no such folder, in which {name!r} could be.", str(folder), "Check its name.")
     files = lora_files(folder)
     relative = {path: path.relative_to(folder).as_posix() for path in files}
     ways: tuple[Callable[[str], str], ...] = (str, _composed, lambda text: _composed(text).casefold())

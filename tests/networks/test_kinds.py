@@ -260,7 +260,12 @@ def test_a_bias_beside_a_network() -> None:
     assert torch.allclose(difference, torch.arange(36.0).view(-1, 1, 1).expand_as(difference), atol=1e-4)
     assert network.file_tensors().keys() == tensors.keys()
     with pytest.raises(ValueError, match="does not fit the module's bias"):
-        load_network(nn.Conv2d(24, 36, 1, bias=False), tensors)
+        load_network(base, tensors | {"diff_b": torch.arange(35.0)})
+    without = nn.Conv2d(24, 36, 1, bias=False)  # readers give such a module a bias
+    delta = load_network(without, tensors).bias_delta()
+    assert delta is not None and torch.equal(delta, tensors["diff_b"])
+    with pytest.raises(ValueError, match="does not fit"):
+        load_network(without, tensors | {"diff_b": torch.arange(35.0)})
 
 
 def test_unknown_keys_and_wrong_shapes_are_named() -> None:

@@ -121,6 +121,7 @@ def test_the_nearest_names_are_suggested(tmp_path: Path) -> None:
         find_lora(tmp_path, "zzz")
     with pytest.raises(LoraTrainError, match="no LoRA called 'my'"):
         find_lora(tmp_path, "my")
+    (tmp_path / "none").mkdir()
     with pytest.raises(LoraTrainError, match="the folder has none"):
         find_lora(tmp_path / "none", "a")
     assert nearest("lora", ["my.lora.v1.5", "other"]) == ["my.lora.v1.5"]
@@ -135,3 +136,8 @@ def test_the_name_in_the_metadata_counts_last(tmp_path: Path) -> None:
     assert find_lora(tmp_path, "Nice Name").stem == "hidden"
     with pytest.raises(LoraTrainError, match=r"2 LoRAs are called 'twice' in their metadata \(c.safetensors"):
         find_lora(tmp_path, "twice")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LoraTrainError, match="no such folder"):
+        look_up(tmp_path / "loars", "x")
