@@ -57,9 +57,10 @@ def test_the_base_is_the_checkpoint_in_use(two: WebuiServer, browser: Any) -> No
     until(lambda: two.ask("/sdapi/v1/options")["sd_model_checkpoint"].startswith(OTHER))
     page.get_by_role("tab", name="Train LoRA").or_(page.get_by_role("button", name="Train LoRA")).first.click()
     until(lambda: base_shown(page).endswith(f"{OTHER}.safetensors"))
+    two.pictures("sks")  # it is loaded then: a choice made while another is loaded is forgotten by the WebUI itself
     choose(page, two.checkpoint)
     until(lambda: base_shown(page).endswith(two.checkpoint))
-    two.pictures("sks")  # it is loaded then: a choice made while another is loaded is forgotten by the WebUI itself
+    two.pictures("sks")
     two.ask("/sdapi/v1/options", {"sd_model_checkpoint": f"{OTHER}.safetensors"})  # by another program
     until(lambda: base_shown(page).endswith(f"{OTHER}.safetensors"))
     page.locator("#lora_train_model_refresh").click()
