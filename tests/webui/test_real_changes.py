@@ -57,8 +57,10 @@ def test_the_base_is_the_checkpoint_in_use(two: WebuiServer, browser: Any) -> No
     until(lambda: two.ask("/sdapi/v1/options")["sd_model_checkpoint"].startswith(OTHER))
     page.get_by_role("tab", name="Train LoRA").or_(page.get_by_role("button", name="Train LoRA")).first.click()
     until(lambda: base_shown(page).endswith(f"{OTHER}.safetensors"))
+    two.pictures("sks")  # it is loaded then: a choice made while another is loaded is forgotten by the WebUI itself
     choose(page, two.checkpoint)
     until(lambda: base_shown(page).endswith(two.checkpoint))
+    two.pictures("sks")
     two.ask("/sdapi/v1/options", {"sd_model_checkpoint": f"{OTHER}.safetensors"})  # by another program
     until(lambda: base_shown(page).endswith(f"{OTHER}.safetensors"))
     page.locator("#lora_train_model_refresh").click()
@@ -128,6 +130,7 @@ def test_interrupt_ends_a_picture_that_waits_and_not_the_training(two: WebuiServ
 
 def test_our_settings_have_a_heading_of_their_own(two: WebuiServer, browser: Any) -> None:
     page = open_tab(browser, two)
+    page.wait_for_function("opts._categories")  # the WebUI's page asks for its settings when it is there
     assert ["Train LoRA", "LoRA Train"] in page.evaluate("opts._categories")
     page.close()
 

@@ -49,7 +49,7 @@ def test_train_from_the_tab_while_a_picture_waits(server: WebuiServer, browser: 
     progress = server.ask("/sdapi/v1/progress")
     assert progress["state"]["job"] == "lora_train" and 0 < progress["progress"] <= 1
     shot(page, server, "training")
-    live.get_by_text("Finished. Use it in a prompt").wait_for()
+    live.get_by_text("Use it in a prompt").wait_for()
     thread.join(300)
     assert waiting["state"] == "finished"  # it had to wait, and then was made, by the model that came back
     assert difference(before[0], waiting["pictures"][0]) <= 2
@@ -169,7 +169,7 @@ def test_pictures_are_prepared_and_trained_on(server: WebuiServer, browser: Any)
     chosen = page.locator("#lora_train_folder textarea, #lora_train_folder input").first
     chosen.wait_for()
     start_training(page, server, "prepared", 8 if server.is_forge else 60, folder=chosen.input_value())
-    page.locator("#lora_train_live").get_by_text("Finished. Use it in a prompt").wait_for()
+    page.locator("#lora_train_live").get_by_text("Use it in a prompt").wait_for()
     run = wait_for_state(server, "finished")
     config = json.loads((server.runs / run["id"] / "run.json").read_text())["config"]
     assert "/prepared/" in config["data"]["folder"]
