@@ -107,7 +107,7 @@ def test_reload_ui_and_a_killed_browser_leave_the_training_alone(server: WebuiSe
 def test_a_killed_webui_is_told_truthfully_and_resumed(server: WebuiServer, browser: Any) -> None:
     """The state of the stopped run is there; it goes on, is killed, and goes on again."""
     page = open_tab(browser, server)
-    stopped = latest_run(server)
+    stopped = wait_for_state(server, "stopped")  # the test before has seen the LoRA, not yet the GPU given back
     assert stopped["can_resume"]
     page.locator("#lora_train_resume").click()
     page.locator("#lora_train_live").locator(".lora-train-text").filter(has_text="Step ").wait_for()
