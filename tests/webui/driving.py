@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from tests.ui.pages import CHROMIUM, fill
 from tests.webui.server import WebuiServer
 
 TIMEOUT = 180_000
+STEP = re.compile(r"Step \d")
+"""A training that goes on. A text would also be found in "stopped after 8 steps": neither case nor blanks count."""
 REAL = [
     pytest.mark.webui,
     pytest.mark.skipif(not os.environ.get("WEBUI_DIR"), reason="WEBUI_DIR does not name a WebUI"),
@@ -43,7 +46,7 @@ def start_training(page: Any, server: WebuiServer, name: str, steps: int, folder
     fill(page, "lora_train_lr", "0.002")
     page.locator("#lora_train_start").click()
     live = page.locator("#lora_train_live")
-    live.locator(".lora-train-text").filter(has_text="Step ").wait_for()
+    live.locator(".lora-train-text").filter(has_text=STEP).wait_for()
     return live
 
 

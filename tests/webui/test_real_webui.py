@@ -16,6 +16,7 @@ from tests.data.prepare.samples import noise
 from tests.ui.pages import fill
 from tests.webui.driving import (
     REAL,
+    STEP,
     TIMEOUT,
     difference,
     latest_run,
@@ -95,7 +96,7 @@ def test_reload_ui_and_a_killed_browser_leave_the_training_alone(server: WebuiSe
     assert again["id"] == run["id"] and again["running"]
     page = open_tab(browser, server)
     live = page.locator("#lora_train_live")
-    live.locator(".lora-train-text").filter(has_text="Step ").wait_for()
+    live.locator(".lora-train-text").filter(has_text=STEP).wait_for()
     page.locator("#lora_train_start").click()
     page.get_by_text("a training is running already").wait_for()
     page.locator("#lora_train_stop").click()
@@ -107,10 +108,10 @@ def test_reload_ui_and_a_killed_browser_leave_the_training_alone(server: WebuiSe
 def test_a_killed_webui_is_told_truthfully_and_resumed(server: WebuiServer, browser: Any) -> None:
     """The state of the stopped run is there; it goes on, is killed, and goes on again."""
     page = open_tab(browser, server)
-    stopped = latest_run(server)
+    stopped = wait_for_state(server, "stopped")  # the test before has seen the LoRA, not yet the GPU given back
     assert stopped["can_resume"]
     page.locator("#lora_train_resume").click()
-    page.locator("#lora_train_live").locator(".lora-train-text").filter(has_text="Step ").wait_for()
+    page.locator("#lora_train_live").locator(".lora-train-text").filter(has_text=STEP).wait_for()
     server.kill()
     page.close()
     server.start()
@@ -119,7 +120,7 @@ def test_a_killed_webui_is_told_truthfully_and_resumed(server: WebuiServer, brow
     page.locator("#lora_train_live").get_by_text("Interrupted: its program ended").wait_for()
     shot(page, server, "interrupted")
     page.locator("#lora_train_resume").click()
-    page.locator("#lora_train_live").locator(".lora-train-text").filter(has_text="Step ").wait_for()
+    page.locator("#lora_train_live").locator(".lora-train-text").filter(has_text=STEP).wait_for()
     assert latest_run(server)["id"] == stopped["id"]
     page.locator("#lora_train_stop").click()
     wait_for_state(server, "stopped")
