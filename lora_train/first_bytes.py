@@ -97,7 +97,7 @@ def _zip(path: Path) -> Content:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except Exception:  # zipfile raises whatever it likes on damaged archives
         return Content("a zip archive or a PyTorch file that was cut off", AGAIN)
     return _TORCH if any(name.endswith("data.pkl") for name in names) else _ZIP
 

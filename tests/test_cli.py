@@ -56,7 +56,7 @@ def test_train_then_generate(tmp_path: Path) -> None:
         (["--input", "{tmp}/empty"], "no pictures in this folder"),
         (["--input", "{tmp}/nowhere"], "no such folder"),
         (["--input", "{tmp}/text"], "not a picture"),
-        (["--model", "{tmp}/text/a.png"], "not a checkpoint"),
+        (["--model", "{tmp}/text/a.png"], "not a model"),
         (["--model", "{tmp}/fake.safetensors"], "not a safetensors file"),
         (["--output", "a/b"], "contains '/'"),
         (["--output", ".."], "'..'"),

@@ -292,8 +292,9 @@ def _train(options: argparse.Namespace) -> int:
 def _config(options: argparse.Namespace, host: Host) -> RunConfig:
     from lora_train.models.hub import local_model
 
-    model = str(host.current_checkpoint() or "")
     given = None if options.model is None else local_model(options.model)
+    # a server is asked only for what is not given: one that is gone is a problem beside the others
+    model = str(host.current_checkpoint() or "") if given is None else ""
     return config_of(argparse.Namespace(**vars(options) | {"model": given}), model, str(host.lora_dir()))
 
 

@@ -152,10 +152,9 @@ def test_how_the_target_is_chosen(make_config: Make, tmp_path: Path) -> None:
     assert "trained at" in why
 
 
-def test_a_program_is_not_run_for_a_webuis_page(tmp_path: Path) -> None:
-    class Webui(Captions):
-        pass
-
+def test_a_program_is_not_run_for_a_webuis_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WebuiHost, "may_run_programs", lambda self: False)
+    monkeypatch.setattr(WebuiHost, "device", lambda self: "auto")
     options = PrepareOptions(
         operations=("interrogate",), captioner="command", captioner_command=(sys.executable, "{picture}")
     )

@@ -223,11 +223,13 @@ def test_the_service_resumes(make_config: Make, host: StandaloneHost) -> None:
 
 
 def test_states_are_saved_on_the_way(make_config: Make, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved: list[int] = []
+    saved: list[tuple[str, int]] = []
     monkeypatch.setattr("lora_train.train.loop.Pace.due", lambda self, minutes: minutes == 2.0)
-    monkeypatch.setattr("lora_train.train.loop.Trainer.write_state", lambda self, path: saved.append(self.steps_done))
+    monkeypatch.setattr(
+        "lora_train.train.loop.Trainer.write_state", lambda self, path: saved.append((path.stem, self.steps_done))
+    )
     run_training(make_config(), host)
-    assert saved == [1, 2, 3]
+    assert saved == [("state", 1), ("state", 2), ("state", 3), ("finished", 3)]
 
 
 def test_a_full_disk_keeps_the_training_going_and_the_lora_is_rescued(
