@@ -61,9 +61,9 @@ def decide(inputs: list[Input], plan: Plan, overrules: dict[str, bool]) -> list[
 
 
 def _rank(one: Input, view: ViewRecord, wanted: bool) -> tuple[bool, bool, int, bool]:
-    """What is smaller is the better of two similar pictures: one that a person wants, that has a caption, that is
-    larger, that is no copy by its name; else the first by path."""
-    return not wanted, not one.captioned, -view.size[0] * view.size[1], bool(_COPY.search(one.path.stem))
+    """What is smaller is the better of two similar pictures: one that has a caption, that is larger, that is no copy by
+    its name; else the first by path. What a person wants beside it stays whatever it is like, and rejects nothing."""
+    return wanted, not one.captioned, -view.size[0] * view.size[1], bool(_COPY.search(one.path.stem))
 
 
 def broken(reason: str) -> Verdict:

@@ -51,10 +51,10 @@ def test_the_report_stays_in_the_order_of_paths() -> None:
     assert entries[0].twin == entries[1].key
 
 
-def test_what_a_person_keeps_counts_before_all() -> None:
+def test_what_a_person_keeps_stays_and_rejects_nothing() -> None:
     small, large = one("a.png", (300, 300)), one("b.png", captioned=True)
     key = decide([small, large], PLAN, {})[0].key
-    assert kept(small, large, overrules={key: True}) == ["a.png"]
+    assert kept(small, large, overrules={key: True}) == ["a.png", "b.png"]
 
 
 def test_mirrored_twins_are_seen() -> None:
