@@ -164,7 +164,15 @@ def _required(config: RunConfig) -> list[Problem]:
     if not config.save.output_dir:
         found.append(Problem("no folder for the LoRA is given.", "save.output_dir", "Give --dir FOLDER."))
     problem = name_problem(config.save.output_name)
-    return found + ([problem] if problem else [])
+    return found + ([problem] if problem else []) + _tag(config.data.tag)
+
+
+def _tag(tag: str) -> list[Problem]:
+    """A tag of commas alone calls nothing, and one of several lines stands in no caption."""
+    if not tag or (tag.strip(" ,.;:") and not re.search(r"[\x00-\x1f\x7f\u2028\u2029]", tag)):
+        return []
+    fix = "Give a word that the base model does not know, for example sks."
+    return [Problem("the tag must be a word or more, in one line.", "data.tag", fix)]
 
 
 def _no_text(config: RunConfig) -> list[Problem]:

@@ -74,6 +74,14 @@ def test_bad_names(name: str) -> None:
     assert name_problem(name) is not None
 
 
+@pytest.mark.parametrize(
+    ("tag", "good"), [("sks", True), ("sks, red hat", True), ("猫", True), (",", False), ("x\ny", False)]
+)
+def test_tags(tag: str, good: bool) -> None:
+    found = [problem for problem in problems(RunConfig(data=DataOptions(tag=tag))) if problem.where == "data.tag"]
+    assert not found if good else len(found) == 1
+
+
 @pytest.mark.parametrize("name", ["sara", "lora-sara v1.2", "عربي", "猫", "console"])
 def test_good_names(name: str) -> None:
     assert name_problem(name) is None
