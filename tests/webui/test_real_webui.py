@@ -168,7 +168,7 @@ def test_pictures_are_prepared_and_trained_on(server: WebuiServer, browser: Any)
     shot(page, server, "dataset")
     page.locator("#lora_train_on_these").get_by_text("Train on these 4").click()
     chosen = page.locator("#lora_train_folder textarea, #lora_train_folder input").first
-    chosen.wait_for()
+    page.wait_for_function("element => element.value.includes('/prepared/')", arg=chosen.element_handle())
     start_training(page, server, "prepared", 8 if server.is_forge else 60, folder=chosen.input_value())
     page.locator("#lora_train_live").get_by_text("Use it in a prompt").wait_for()
     run = wait_for_state(server, "finished")
