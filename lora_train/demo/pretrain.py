@@ -347,13 +347,13 @@ def export(work: Path, out: Path) -> None:
     unet.half().save_pretrained(out / "unet")
     for part in ("vae", "unet"):
         (out / part / "diffusion_pytorch_model.safetensors").chmod(0o644)
-    _write_text_encoder(text, out / "text_encoder")
+    write_text_encoder(text, out / "text_encoder")
     noise_scheduler().save_pretrained(out / "scheduler")
     shutil.copytree(work / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
-    _write_index(out)
+    write_index(out)
 
 
-def _write_text_encoder(text: CLIPTextModel, folder: Path) -> None:
+def write_text_encoder(text: CLIPTextModel, folder: Path) -> None:
     """transformers 5 drops `text_model.` from the names; every other reader of the field wants it."""
     text.config.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -363,7 +363,8 @@ def _write_text_encoder(text: CLIPTextModel, folder: Path) -> None:
     write_bytes(folder / "model.safetensors", serialise(weights, {"format": "pt"}))
 
 
-def _write_index(out: Path) -> None:
+def write_index(out: Path) -> None:
+    """Write `model_index.json`."""
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": "0.31.0",
