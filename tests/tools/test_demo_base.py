@@ -71,7 +71,7 @@ def pictures() -> np.ndarray:
 
 def test_the_vae_goes_on_where_it_stopped(pictures: np.ndarray, tmp_path: Path) -> None:
     """Two steps and two more are the bits of four, over the change from crops to whole pictures."""
-    how = base_vae.VaeSettings(crop_steps=2, crop_batch=1, full_steps=2, full_batch=1)
+    how = base_vae.VaeSettings(crop_steps=2, crop_batch=1, full_steps=2, full_batch=1, pictures=4)
     made = []
     for parts in ((4,), (2, 4)):
         work = tmp_path / str(len(parts))
@@ -90,7 +90,7 @@ def test_the_base_goes_on_where_it_stopped(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(tmp_path)
     latents = torch.randn(6, 4, 16, 16, generator=torch.Generator().manual_seed(2))
     captions = [("red star on blue", "large red star on a blue background")] * 6
-    how = base_model.ModelSettings(steps=3, batch=2)
+    how = base_model.ModelSettings(steps=3, batch=2, pictures=6)
     made = []
     for parts in ((3,), (1, 3)):
         work = tmp_path / f"model{len(parts)}"

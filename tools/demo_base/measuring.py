@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from lora_train.demo.scenes import Scene, caption, random_scene
@@ -30,11 +31,15 @@ def scenes_and_prompts() -> tuple[list[Scene], list[str]]:
 def measure(folder: Path, sheet: Path) -> None:
     """Print the figures of the base in `folder`, and write a sheet of pictures to look at."""
     model: Any = open_model(folder)
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        model.to(torch.device("cuda"), torch.float32)
+    batch = 100 if on_gpu else 20
 
     def draw(prompts: list[str], first: int) -> list[Image.Image]:
         pictures: list[Image.Image] = []
-        for start in range(0, len(prompts), 20):
-            some = prompts[start : start + 20]
+        for start in range(0, len(prompts), batch):
+            some = prompts[start : start + batch]
             seeds = range(first + start, first + start + len(some))
             pictures += sample(model, Request(some, seeds, 128, 128, guidance=GUIDANCE))
         return pictures

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from lora_train.demo.pretrain import noise_scheduler
 from lora_train.demo.pretrain import text_model as text_model
 from lora_train.demo.scenes import SIZE
 from lora_train.demo.vocabulary import MAX_LENGTH
-from tools.demo_base.optimising import Optimizers, Progress, cosine
+from tools.demo_base.optimising import Optimizers, Progress, Replayed, cosine
 from tools.demo_base.vae import as_tensor
 
 EMA_DECAY = 0.999
@@ -38,12 +37,13 @@ class ModelSettings:
 
     steps: int
     batch: int
+    pictures: int
     muon: float = 1e-2
     adam: float = 1e-3
 
 
-CPU = ModelSettings(steps=8000, batch=32)
-GPU = ModelSettings(steps=14_000, batch=128)
+CPU = ModelSettings(steps=8000, batch=32, pictures=40_000)
+GPU = ModelSettings(steps=14_000, batch=128, pictures=100_000)
 
 
 def unet_model() -> UNet2DConditionModel:
@@ -69,7 +69,7 @@ def encode_latents(vae: AutoencoderKL, pictures: np.ndarray, device: torch.devic
     """Latent means (N, 4, 16, 16), unscaled, on the CPU."""
     vae.to(device).eval()
     parts = [
-        vae.encode(as_tensor(pictures[i : i + 50]).to(device)).latent_dist.mean.cpu()
+        vae.encode(as_tensor(torch.from_numpy(pictures[i : i + 50]).to(device))).latent_dist.mean.cpu()
         for i in range(0, len(pictures), 50)
     ]
     return torch.cat(parts)
@@ -91,15 +91,15 @@ class Ema(torch.nn.Module):
     def update(self, step: int) -> None:
         """Move the average towards the weights; the first steps count less."""
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        for name, module in self.modules_of.items():
-            for key, value in module.state_dict().items():
-                self.average[f"{name}.{key}"].lerp_(value.float(), 1 - decay)
+        weights = [value for module in self.modules_of.values() for value in module.state_dict().values()]
+        averages = list(self.average.values())
+        torch._foreach_lerp_(averages, [value.float() for value in weights], 1 - decay)
 
     def state_dict(self, *_args: Any, **_kwargs: Any) -> dict[str, Any]:
         return dict(self.average)
 
     def load_state_dict(self, state: Any, *_args: Any, **_kwargs: Any) -> Any:
-        self.average = {key: value.to(self.average[key].device) for key, value in state.items()}
+        self.average = {key: state[key].to(value.device) for key, value in self.average.items()}
 
     def copy_to(self, modules: dict[str, torch.nn.Module]) -> None:
         """Put the averaged weights into `modules`."""
@@ -107,6 +107,14 @@ class Ema(torch.nn.Module):
             prefix = name + "."
             own = {k[len(prefix) :]: v for k, v in self.average.items() if k.startswith(prefix)}
             module.load_state_dict(own)
+
+
+def _tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """Token ids (N, 77). An end token ends what is cut to fewer, too: it also pads."""
+    ids: torch.Tensor = tokenizer(
+        texts, padding="max_length", max_length=MAX_LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
+    return ids
 
 
 def train_model(
@@ -127,38 +135,52 @@ def train_model(
         "unet": unet.to(device, memory_format=torch.channels_last),
         "text": text.to(device),
     }
+    if device.type == "cuda":  # the other way of masking cannot be recorded
+        text.set_attn_implementation("sdpa")
     optimizers, ema = Optimizers(modules, how.muon, how.adam), Ema(modules)
     progress = Progress(work / "model.pt", modules | {"optimizers": optimizers, "ema": ema})
-    schedule, shown, started = noise_scheduler(), 0.0, time.monotonic()
+    schedule, started = noise_scheduler(), time.monotonic()
+    shown, first = torch.zeros((), device=device), progress.step
     latents = latents.to(device)
+    short, full, empty = (
+        tokens.to(device)
+        for tokens in (
+            _tokens(tokenizer, [s for s, _ in captions]),
+            _tokens(tokenizer, [f for _, f in captions]),
+            _tokens(tokenizer, [""]),
+        )
+    )
+
+    def one_step(noisy: torch.Tensor, t: torch.Tensor, ids: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        loss = F.mse_loss(unet(noisy, t, text(ids)[0]).sample, wanted)
+        loss.backward()
+        optimizers.step()
+        return loss.detach()
+
+    stepping = Replayed(one_step, device)
     while progress.step < min(how.steps, stop_at or how.steps):
         share = progress.step / how.steps
-        rng = random.Random(progress.step)
-        generator = torch.Generator().manual_seed(progress.step)
-        chosen = torch.randint(len(latents), (how.batch,), generator=generator)
+        generator = torch.Generator(device).manual_seed(progress.step)
+        uniform = torch.rand(3, how.batch, 1, generator=generator, device=device)
+        chosen = (uniform[0, :, 0] * len(latents)).long()
         beginning = share < FIRST_SHARE
-        words = [captions[i][0 if beginning or rng.random() < 0.3 else 1] for i in chosen.tolist()]
-        words = ["" if rng.random() < EMPTY_CAPTIONS else text for text in words]
-        length = SHORT_TOKENS if share < SHORT_SHARE else MAX_LENGTH
-        tokens = tokenizer(words, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        x = latents[chosen.to(device)]
-        noise = torch.randn(x.shape, generator=generator).to(device)
+        ids = short[chosen] if beginning else torch.where(uniform[1] < 0.3, short[chosen], full[chosen])
+        ids = torch.where(uniform[2] < EMPTY_CAPTIONS, empty, ids)
+        ids = ids[:, : SHORT_TOKENS if share < SHORT_SHARE else MAX_LENGTH]
+        x = latents[chosen]
+        noise = torch.randn(x.shape, generator=generator, device=device)
         draws = 2 if share < DETAIL_SHARE else 1
         low = HIGH_NOISE if beginning else 0
-        t = torch.randint(low, 1000, (draws, len(x)), generator=generator).amax(dim=0).to(device)
+        t = torch.randint(low, 1000, (draws, len(x)), generator=generator, device=device).amax(dim=0)
         noisy = schedule.add_noise(x, noise, t).to(memory_format=torch.channels_last)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            predicted = unet(noisy, t, text(tokens.input_ids.to(device))[0]).sample
-        loss = F.mse_loss(predicted.float(), schedule.get_velocity(x, noise, t))
-        loss.backward()
-        optimizers.step(cosine(progress.step, how.steps))
+        optimizers.set_share(cosine(progress.step, how.steps))
+        loss = stepping(noisy, t, ids, schedule.get_velocity(x, noise, t))
         progress.step += 1
         ema.update(progress.step)
+        shown = shown.lerp(loss, 0.02 if progress.step > first + 1 else 1.0)
         if progress.step % 50 == 0:
-            value = loss.item()
-            shown = 0.8 * shown + 0.2 * value if shown else value
             minutes = (time.monotonic() - started) / 60
-            print(f"model {progress.step}/{how.steps} loss {shown:.4f} {minutes:.1f} min", flush=True)
+            print(f"model {progress.step}/{how.steps} loss {shown.item():.4f} {minutes:.1f} min", flush=True)
         progress.save()
     progress.save(force=True)
     return ema

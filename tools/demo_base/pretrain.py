@@ -31,7 +31,6 @@ from tools.demo_base.drawing import captioned, captioned_pictures, vae_pictures
 from tools.demo_base.measuring import measure
 from tools.demo_base.unseen import unseen_drawings
 
-VAE_PICTURES, CAPTIONED_PICTURES = 16_000, 40_000
 MERGES = 420
 
 
@@ -44,22 +43,22 @@ def tokenizer_of(work: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(work / "tokenizer")
 
 
-def drawn_for_vae(work: Path) -> np.ndarray:
+def drawn_for_vae(work: Path, count: int) -> np.ndarray:
     """The VAE's pictures, drawn once."""
     path = work / "vae_pictures.npy"
     if not path.exists():
-        np.save(path, vae_pictures(VAE_PICTURES))
-    pictures: np.ndarray = np.load(path, mmap_mode="r")
+        np.save(path, vae_pictures(count))
+    pictures: np.ndarray = np.load(path, mmap_mode="c")
     return pictures
 
 
 def latents_and_captions(
-    vae: AutoencoderKL, work: Path, device: torch.device
+    vae: AutoencoderKL, work: Path, count: int, device: torch.device
 ) -> tuple[torch.Tensor, list[tuple[str, str]]]:
     """The latents (unscaled) and captions of the base's pictures, drawn and encoded once."""
     latents, captions = work / "latents.pt", work / "captions.json"
     if not latents.exists():
-        pictures, words = captioned_pictures(CAPTIONED_PICTURES)
+        pictures, words = captioned_pictures(count)
         write_json(captions, words)
         torch.save(base_model.encode_latents(vae, pictures, device), latents)
     return (
@@ -114,6 +113,8 @@ def main() -> None:
             measure(Path(folder), arguments.measure)
         return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
     work.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer_of(work)
     torch.manual_seed(0)
@@ -121,8 +122,8 @@ def main() -> None:
     unseen = np.stack([np.asarray(picture) for picture in unseen_drawings(24)])
     how_vae = base_vae.GPU if device.type == "cuda" else base_vae.CPU
     how_model = base_model.GPU if device.type == "cuda" else base_model.CPU
-    base_vae.train_vae(vae, drawn_for_vae(work), unseen, work, how_vae, device)
-    latents, captions = latents_and_captions(vae, work, device)
+    base_vae.train_vae(vae, drawn_for_vae(work, how_vae.pictures), unseen, work, how_vae, device)
+    latents, captions = latents_and_captions(vae, work, how_model.pictures, device)
     base_model.train_model((unet, text, tokenizer), captions, latents / latents.std(), work, how_model, device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from lora_train.demo.scenes import SIZE
-from tools.demo_base.optimising import Optimizers, Progress, cosine
+from tools.demo_base.optimising import Optimizers, Progress, Replayed, cosine
 
 CROP = 64
 KL_WEIGHT = 1e-6
@@ -29,12 +30,13 @@ class VaeSettings:
     crop_batch: int
     full_steps: int
     full_batch: int
+    pictures: int
     muon: float = 1.5e-2
     adam: float = 2e-3
 
 
-CPU = VaeSettings(crop_steps=6500, crop_batch=8, full_steps=3500, full_batch=3)
-GPU = VaeSettings(crop_steps=0, crop_batch=1, full_steps=6000, full_batch=32)
+CPU = VaeSettings(crop_steps=6500, crop_batch=8, full_steps=3500, full_batch=3, pictures=16_000)
+GPU = VaeSettings(crop_steps=0, crop_batch=1, full_steps=6000, full_batch=32, pictures=48_000)
 
 
 def vae_model() -> AutoencoderKL:
@@ -50,9 +52,9 @@ def vae_model() -> AutoencoderKL:
     )
 
 
-def as_tensor(pictures: np.ndarray) -> torch.Tensor:
+def as_tensor(pictures: torch.Tensor) -> torch.Tensor:
     """uint8 (N, H, W, 3) to float (N, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+    return pictures.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def train_vae(
@@ -72,31 +74,41 @@ def train_vae(
     total = how.crop_steps + how.full_steps
     optimizers = Optimizers({"vae": vae}, how.muon, how.adam)
     progress = Progress(work / "vae.pt", {"vae": vae, "optimizers": optimizers})
-    shown, started = 0.0, time.monotonic()
-    while progress.step < min(total, stop_at or total):
-        rng = np.random.default_rng([3, progress.step])
-        torch.manual_seed(progress.step)
-        if progress.step < how.crop_steps:
-            top, left = rng.integers(SIZE - CROP + 1, size=2)
-            chosen = pictures[rng.integers(len(pictures), size=how.crop_batch)]
-            chosen = chosen[:, top : top + CROP, left : left + CROP]
-        else:
-            chosen = pictures[rng.integers(len(pictures), size=how.full_batch)]
-        x = as_tensor(chosen).to(device, memory_format=torch.channels_last)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            posterior = vae.encode(x).latent_dist
-            z = posterior.sample()
-            share = min(1.0, max(0.0, (progress.step - NOISE_FROM) / NOISE_OVER))
-            y = vae.decode(z + NOISE * share * z.detach().std() * torch.randn_like(z)).sample
+    held = torch.from_numpy(pictures).to(device)
+
+    def one_step(x: torch.Tensor, drawn: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+        posterior = vae.encode(x).latent_dist
+        z = posterior.mean + posterior.std * drawn
+        y = vae.decode(z + added * z.detach().std()).sample
         kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        loss = F.l1_loss(y.float(), x) + F.mse_loss(y.float(), x) + KL_WEIGHT * kl
+        loss = F.l1_loss(y, x) + F.mse_loss(y, x) + KL_WEIGHT * kl
         loss.backward()
-        optimizers.step(cosine(progress.step, total))
+        optimizers.step()
+        return loss.detach()
+
+    stepping = Replayed(one_step, device)
+    shown, started, first = torch.zeros((), device=device), time.monotonic(), progress.step
+    while progress.step < min(total, stop_at or total):
+        generator = torch.Generator(device).manual_seed(progress.step)
+        rng = random.Random(progress.step)
+        crops = progress.step < how.crop_steps
+        batch, side = (how.crop_batch, CROP) if crops else (how.full_batch, SIZE)
+        chosen = held[torch.randint(len(held), (batch,), generator=generator, device=device)]
+        if crops:
+            top, left = rng.randrange(SIZE - CROP + 1), rng.randrange(SIZE - CROP + 1)
+            chosen = chosen[:, top : top + CROP, left : left + CROP]
+        x = as_tensor(chosen).to(memory_format=torch.channels_last)
+        shape = (batch, 4, side // 8, side // 8)
+        drawn = torch.randn(shape, generator=generator, device=device)
+        share = min(1.0, max(0.0, (progress.step - NOISE_FROM) / NOISE_OVER))
+        added = NOISE * share * torch.randn(shape, generator=generator, device=device)
+        optimizers.set_share(cosine(progress.step, total))
+        loss = stepping(x, drawn, added)
         progress.step += 1
-        shown = 0.98 * shown + 0.02 * loss.item() if shown else loss.item()
+        shown = shown.lerp(loss, 0.02 if progress.step > first + 1 else 1.0)
         if progress.step % 100 == 0:
             minutes = (time.monotonic() - started) / 60
-            print(f"vae {progress.step}/{total} loss {shown:.4f} {minutes:.1f} min", flush=True)
+            print(f"vae {progress.step}/{total} loss {shown.item():.4f} {minutes:.1f} min", flush=True)
         if progress.step % 500 == 0 or progress.step == total:
             print(f"vae {progress.step}/{total} unseen drawings {round_trip(vae, unseen):.2f} dB", flush=True)
         progress.save()
@@ -107,6 +119,6 @@ def train_vae(
 def round_trip(vae: AutoencoderKL, pictures: np.ndarray) -> float:
     """Mean PSNR in dB of pictures (uint8, (N, 128, 128, 3)) after encoding and decoding."""
     device = next(vae.parameters()).device
-    x = as_tensor(pictures).to(device)
+    x = as_tensor(torch.from_numpy(pictures).to(device))
     y = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
     return float((-10 * torch.log10(((x - y) ** 2).mean(dim=(1, 2, 3)) / 4)).mean())
