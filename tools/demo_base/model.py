@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from lora_train.demo.pretrain import noise_scheduler
-from lora_train.demo.pretrain import text_model as text_model
 from lora_train.demo.scenes import SIZE
-from lora_train.demo.vocabulary import MAX_LENGTH
 from tools.demo_base.optimising import Optimizers, Progress, Replayed, cosine
 from tools.demo_base.vae import as_tensor
+from tools.demo_base.vocabulary import MAX_LENGTH
 
 EMA_DECAY = 0.999
 FIRST_SHARE, HIGH_NOISE = 0.04, 700
@@ -61,6 +59,42 @@ def unet_model() -> UNet2DConditionModel:
         cross_attention_dim=128,
         attention_head_dim=4,
         norm_num_groups=32,
+    )
+
+
+def text_model(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text model of 3 layers for the small vocabulary."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        projection_dim=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config._attn_implementation = "eager"
+    return CLIPTextModel(config)
+
+
+def noise_scheduler() -> DDPMScheduler:
+    """The base's noise schedule.
+
+    It ends at beta 0.02 instead of Stable Diffusion's 0.012, and the UNet predicts v: at the first steps of sampling,
+    where backgrounds are decided, the picture counts fully in the loss, and the noise itself hardly shows the mean
+    colour (Salimans and Ho 2022, arXiv 2202.00512; Lin et al. 2023, arXiv 2305.08891).
+    """
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.02,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
     )
 
 

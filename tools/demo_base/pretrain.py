@@ -22,14 +22,15 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from lora_train.atomic import write_json
-from lora_train.demo.pretrain import write_index, write_text_encoder
-from lora_train.demo.vocabulary import write_tokenizer
+from lora_train.atomic import write_bytes, write_json
+from lora_train.lorafile.writing import serialise
+from lora_train.models.text import file_name_of
 from tools.demo_base import model as base_model
 from tools.demo_base import vae as base_vae
 from tools.demo_base.drawing import captioned, captioned_pictures, vae_pictures
 from tools.demo_base.measuring import measure
 from tools.demo_base.unseen import unseen_drawings
+from tools.demo_base.vocabulary import write_tokenizer
 
 MERGES = 420
 
@@ -91,6 +92,33 @@ def export(work: Path, out: Path) -> None:
     base_model.noise_scheduler().save_pretrained(out / "scheduler")
     shutil.copytree(work / "tokenizer", out / "tokenizer", dirs_exist_ok=True)
     write_index(out)
+
+
+def write_text_encoder(text: CLIPTextModel, folder: Path) -> None:
+    """transformers 5 drops `text_model.` from the names; every other reader of the field wants it."""
+    text.config.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["torch_dtype"] = config.pop("dtype", "float16")
+    write_json(folder / "config.json", config)
+    weights = {file_name_of(name): value.half() for name, value in text.state_dict().items()}
+    write_bytes(folder / "model.safetensors", serialise(weights, {"format": "pt"}))
+
+
+def write_index(out: Path) -> None:
+    """Write `model_index.json`."""
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.31.0",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    write_json(out / "model_index.json", index)
 
 
 def main() -> None:

@@ -1,20 +1,18 @@
 """A small CLIP-style BPE tokenizer for the demo's base model.
 
 CLIP's own vocabulary of 49,408 tokens would be most of a tiny model. This one has CLIP's byte
-alphabet, a few hundred merges learned from the scenes' captions, and the same two special tokens,
+alphabet, a few hundred merges learned from the captions, and the same two special tokens,
 the end token last (transformers 4.30 finds the end of a text by the highest id).
 """
 
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
-from lora_train.demo.scenes import caption, random_scene
 from lora_train.models.tokenizers import END, START, byte_alphabet
 
 MAX_LENGTH = 77
@@ -47,16 +45,10 @@ def _merged(parts: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def scene_captions() -> Iterator[str]:
-    """The captions that the shipped tokenizer was learned from."""
-    rng = random.Random(0)
-    return (caption(random_scene(rng), rng) for _ in range(4000))
-
-
-def write_tokenizer(folder: Path, merge_count: int = 220, captions: Iterable[str] | None = None) -> None:
+def write_tokenizer(folder: Path, merge_count: int, captions: Iterable[str]) -> None:
     """Write `vocab.json`, `merges.txt` and the configs of a CLIPTokenizer into `folder`."""
     words: Counter[str] = Counter()
-    for text in captions or scene_captions():
+    for text in captions:
         words.update(text.replace(",", " , ").split())
     merges = learn_merges(words, merge_count)
     alphabet = byte_alphabet()
