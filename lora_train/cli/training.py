@@ -86,14 +86,16 @@ def _add_steps(train: Any) -> None:
     steps.add_argument("--steps", type=int, help="training steps (default: by the number of pictures)")
     steps.add_argument("--dim", type=int, help="network dimension, also called rank (default 16)")
     steps.add_argument("--alpha", type=float, help="scale is alpha / dim; 0 means dim / 2 (the default)")
-    steps.add_argument("--conv-dim", type=int, help="also train 3x3 convolutions (LoCon), with this dimension")
+    steps.add_argument(
+        "--conv-dim", type=int, help="also train 3x3 convolutions (LoCon), with this dimension; 0: never"
+    )
     steps.add_argument("--conv-alpha", type=float, help="as --alpha, for the convolutions")
     steps.add_argument("--repeats", type=int, help="repeats of each picture in an epoch (default 10)")
-    steps.add_argument("--batch", type=int, default=1, help="pictures per step (default %(default)s)")
+    steps.add_argument("--batch", type=int, help="pictures per step (default: by the base model, usually 1)")
     steps.add_argument(
         "--gradient", type=int, default=1, help="accumulated batches per step; negative: the number of pictures"
     )
-    steps.add_argument("--lr", type=float, default=1e-4, help="learning rate (default %(default)s)")
+    steps.add_argument("--lr", type=float, help="learning rate (default: by the base model, usually 1e-4)")
     steps.add_argument("--unetlr", type=float, help="learning rate of the UNet (default: --lr)")
     steps.add_argument(
         "--textlr", type=float, help="learning rate of the text encoder (default: half of --lr); 0: not trained"

@@ -7,11 +7,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lora_train.config.network import DEFAULT_DIM
-from lora_train.config.run import DataOptions, RunConfig
+from lora_train.config.network import DECOMPOSED, DEFAULT_DIM
+from lora_train.config.run import DataOptions, NetworkOptions, RunConfig
 
-LOOKS_PER_PICTURE = 100
-"""How often each picture is seen in a run whose steps are chosen for the person."""
+SMALL_BASE = 50_000_000
+"""A UNet with fewer parameters than this (Stable Diffusion 1.5's has 860 million) is a small base: it learns from
+nothing near pictures, at a higher rate, and what tells one thing from another lies in its convolutions."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is chosen for a size of base."""
+
+    rate: float
+    text_share: float
+    """The text encoder's rate, as a share of the general one."""
+    batch: int
+    convolutions: bool
+    """Whether 3x3 convolutions are trained as well, with the dimension of the rest."""
+    alpha_share: float
+    """alpha as a share of the dimension."""
+    looks: tuple[int, int, int]
+    """How often each picture is seen; and at least and at most how many pictures are seen in all."""
+
+
+USUAL = Recipe(rate=1e-4, text_share=0.5, batch=1, convolutions=False, alpha_share=0.5, looks=(100, 600, 4000))
+SMALL = Recipe(rate=1.5e-3, text_share=0.5, batch=4, convolutions=True, alpha_share=1.0, looks=(100, 2000, 4000))
 
 
 @dataclass(frozen=True)
@@ -27,6 +48,8 @@ class Facts:
     """Whether the device computes bf16 natively."""
     epoch: Callable[[DataOptions], tuple[int, int]] | None = None
     """How many pictures (repeats counted) and how many batches an epoch has; None: as if all batches were full."""
+    unet_parameters: int = 860_000_000
+    """How many weights the base's UNet has."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +72,9 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
         return value
 
     data, network, train = config.data, config.network, config.train
+    small = facts.unet_parameters < SMALL_BASE
+    recipe = SMALL if small else USUAL
+    of_base = "what small bases learn well with" if small else "usual for this kind of base"
     resolution = choose(
         "data.resolution", data.resolution, facts.native_resolution, "the size this base model was trained at"
     )
@@ -58,19 +84,31 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     dim = choose(
         "network.network_dim", network.network_dim, DEFAULT_DIM, "enough for one subject; the file stays small"
     )
-    alpha = choose("network.network_alpha", network.network_alpha or None, dim / 2, "half of the dimension")
-    conv_alpha = network.conv_alpha or None
-    if network.conv_dim:
-        conv_alpha = choose("network.conv_alpha", conv_alpha, network.conv_dim / 2, "half of the dimension")
+    share, of_dim = recipe.alpha_share, "the dimension" if recipe.alpha_share == 1 else "half of the dimension"
+    alpha = choose("network.network_alpha", network.network_alpha or None, dim * share, of_dim)
+    conv_dim, conv_alpha = network.conv_dim, network.conv_alpha or None
+    if recipe.convolutions and _free_for_convolutions(network):
+        conv_dim = choose("network.conv_dim", conv_dim, dim, "a small base keeps its shapes in convolutions")
+    if conv_dim:
+        conv_alpha = choose("network.conv_alpha", conv_alpha, conv_dim * share, of_dim)
     accumulation = train.gradient_accumulation_steps
     if accumulation < 0:
         accumulation = max(1, facts.pictures)
-    data = replace(data, resolution=resolution, min_bucket_reso=smallest, max_bucket_reso=largest, repeats=repeats)
-    steps, why_steps = _steps(facts, data, accumulation)
+    batch = choose("data.train_batch_size", data.train_batch_size, recipe.batch, of_base)
+    data = replace(
+        data,
+        train_batch_size=batch,
+        resolution=resolution,
+        min_bucket_reso=smallest,
+        max_bucket_reso=largest,
+        repeats=repeats,
+    )
+    steps, why_steps = _steps(facts, data, batch * accumulation, accumulation, recipe.looks)
     steps = choose("train.max_train_steps", train.max_train_steps, steps, why_steps)
-    unet_lr = choose("train.unet_lr", train.unet_lr, train.learning_rate, "the general learning rate")
+    rate = choose("train.learning_rate", train.learning_rate, recipe.rate, of_base)
+    unet_lr = choose("train.unet_lr", train.unet_lr, rate, "the general learning rate")
     text_lr = choose(
-        "train.text_encoder_lr", train.text_encoder_lr, train.learning_rate / 2, "half of the learning rate"
+        "train.text_encoder_lr", train.text_encoder_lr, rate * recipe.text_share, "half of the learning rate"
     )
     warmup = choose("train.lr_warmup_steps", train.lr_warmup_steps, min(100, steps // 20), "5 % of the steps")
     precision, why = _precision(train.mixed_precision, facts)
@@ -80,11 +118,14 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
         replace(
             config,
             data=data,
-            network=replace(network, network_dim=dim, network_alpha=float(alpha), conv_alpha=conv_alpha),
+            network=replace(
+                network, network_dim=dim, network_alpha=float(alpha), conv_dim=conv_dim, conv_alpha=conv_alpha
+            ),
             train=replace(
                 train,
                 max_train_steps=steps,
                 gradient_accumulation_steps=accumulation,
+                learning_rate=rate,
                 unet_lr=unet_lr,
                 text_encoder_lr=text_lr,
                 lr_warmup_steps=warmup,
@@ -96,20 +137,29 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     )
 
 
-def _steps(facts: Facts, data: DataOptions, accumulation: int) -> tuple[int, str]:
-    """Steps for about LOOKS_PER_PICTURE looks, but no fewer than 600 looks and no more than 4000; and what comes of it.
+def _steps(
+    facts: Facts, data: DataOptions, asked: int, accumulation: int, wanted: tuple[int, int, int]
+) -> tuple[int, str]:
+    """Steps for the looks that are wanted of each picture, within their bounds; and what comes of it.
 
-    A step has fewer pictures than asked for where a bucket or the set itself has no more.
+    A step has `asked` pictures; fewer pictures than asked for where a bucket or the set itself has no more.
     """
-    looks = min(4000, max(600, LOOKS_PER_PICTURE * facts.pictures))
+    each, least, most = wanted
+    looks = min(most, max(least, each * facts.pictures))
     if facts.epoch is None:
-        per_step = float(data.train_batch_size * accumulation)
+        per_step = float(asked)
     else:
         shown, batches = facts.epoch(data)
         per_step = shown / math.ceil(batches / accumulation)
     steps = math.ceil(looks / per_step)
     seen = round(steps * per_step / max(1, facts.pictures))
     return steps, f"each of the {facts.pictures} pictures is seen about {seen} times"
+
+
+def _free_for_convolutions(network: NetworkOptions) -> bool:
+    """Whether nothing that a person set already says which layers are trained."""
+    set_by_hand = network.network_weights or network.block_dims or network.conv_block_dims
+    return network.kind in DECOMPOSED and not set_by_hand and not network.network_train_text_encoder_only
 
 
 def _precision(asked: str, facts: Facts) -> tuple[str, str]:

@@ -43,7 +43,7 @@ class DataOptions:
     """Side in pixels of a square picture with the area of a bucket."""
     repeats: int | None = None
     """How often a picture comes in an epoch, where its folder's name (`N_concept`) does not say."""
-    train_batch_size: int = 1
+    train_batch_size: int | None = None
     enable_bucket: bool = True
     min_bucket_reso: int | None = None
     max_bucket_reso: int | None = None
@@ -137,7 +137,7 @@ class NetworkOptions:
     network_alpha: float | None = None
     """Scale is alpha / dim; None (or 0) means half of `network_dim`."""
     conv_dim: int | None = None
-    """Rank on 3x3 convolutions (LoCon); None leaves them out."""
+    """Rank on 3x3 convolutions (LoCon); 0 leaves them out, None does too but for small bases."""
     conv_alpha: float | None = None
     """None (or 0) means half of `conv_dim`."""
     network_train_unet_only: bool = False
@@ -196,7 +196,7 @@ class TrainOptions:
     max_train_steps: int | None = None
     gradient_accumulation_steps: int = 1
     """Micro-batches per step; negative: as many as there are pictures."""
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     unet_lr: float | None = None
     text_encoder_lr: float | None = None
     text_encoder_lr1: float | None = None

@@ -41,7 +41,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "prepare.workers": (0, 256),
     "network.network_dim": (1, 4096),
     "network.network_alpha": (0, 65_536),
-    "network.conv_dim": (1, 4096),
+    "network.conv_dim": (0, 4096),
     "network.conv_alpha": (0, 65_536),
     "network.constraint": (0, 1000),
     "network.network_dropout": (0, 0.99),
@@ -207,8 +207,9 @@ def _together(config: RunConfig) -> list[Problem]:
     if data.mask_folder and not train.masked_loss:
         what = "a folder of masks is given, but the loss is not masked."
         found.append(Problem(what, "data.mask_folder", "Add --masked-loss."))
-    unet_lr = train.learning_rate if train.unet_lr is None else train.unet_lr
-    text_lr = train.learning_rate / 2 if train.text_encoder_lr is None else train.text_encoder_lr
+    general = 1.0 if train.learning_rate is None else train.learning_rate  # none given: one is chosen
+    unet_lr = general if train.unet_lr is None else train.unet_lr
+    text_lr = general / 2 if train.text_encoder_lr is None else train.text_encoder_lr
     text_lr = max(text_lr if rate is None else rate for rate in (train.text_encoder_lr1, train.text_encoder_lr2))
     if network.network_train_unet_only:
         text_lr = 0

@@ -249,6 +249,7 @@ class _Execution:
             native_resolution=model.native_resolution,
             device=device,
             fast_bf16=fast_bf16(device),
+            unet_parameters=_unet_parameters(model),
             epoch=lambda data: count_epoch(self.manifest.pictures, data, model.size_step),
         )
         config, choices = resolve(self.config, facts)
@@ -292,7 +293,7 @@ class _Execution:
         if dataset.from_npz:
             text = f"{dataset.from_npz} pictures' latents come from sd-scripts' .npz files."
             self.folder.event("note", text=text)
-        for text in (*dataset.notes, *remarks(dataset, config.data.train_batch_size)):
+        for text in (*dataset.notes, *remarks(dataset, config.data.train_batch_size or 1)):
             self.folder.event("note", text=text)
         if self.config.prepare.operations:
             note_buckets(self.folder, self.config, self.host, dataset)
@@ -380,3 +381,9 @@ def _rounded(report: dict[str, Any]) -> dict[str, Any]:
             value = float(f"{value:.6g}")
         out[name] = value
     return out
+
+
+def _unet_parameters(model: BaseModel) -> int:
+    """How many weights the base has besides its text encoders and its VAE."""
+    parts = [module for prefix, module in model.roots().items() if prefix not in model.text_prefixes]
+    return sum(parameter.numel() for module in parts for parameter in module.parameters())

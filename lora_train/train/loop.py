@@ -98,7 +98,7 @@ class Trainer:
     @property
     def batches_per_epoch(self) -> int:
         """Micro-batches in one epoch."""
-        return self.dataset.batches_per_epoch(self.config.data.train_batch_size)
+        return self.dataset.batches_per_epoch(self.config.data.train_batch_size or 1)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -163,7 +163,7 @@ class Trainer:
         data, size = self.config.data, self.config.train.gradient_accumulation_steps
         self.epoch, skip = divmod(skip, self.steps_per_epoch)
         while True:
-            batches = self.dataset.epoch(data.train_batch_size, f"{self.config.train.seed}/order/{self.epoch}")
+            batches = self.dataset.epoch(data.train_batch_size or 1, f"{self.config.train.seed}/order/{self.epoch}")
             self.epoch += 1
             for start in range(skip * size, len(batches), size):
                 yield [[self.dataset.items[i] for i in batch] for batch in batches[start : start + size]]

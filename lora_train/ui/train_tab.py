@@ -28,7 +28,7 @@ from lora_train.errors import LoraTrainError, Problem
 from lora_train.runs.service import Service
 from lora_train.showing import as_shown
 
-DEFAULT_RATE, DEFAULT_SEED = 1e-4, 42
+DEFAULT_SEED = 42
 NO_PREVIEW = "-"
 
 LIVE_VIEW = '<div id="lora_train_live" class="lora-train-live" aria-live="polite" data-page="{page}"></div>'
@@ -140,10 +140,10 @@ class TrainTab:
     def _more(self, defaults: Defaults) -> None:
         with gr.Row():
             self._number("steps", "Steps", None)
-            self._number("batch", "Batch size", 1)
+            self._number("batch", "Batch size", None)
             self._number("resolution", "Resolution", None)
         with gr.Row():
-            self._number("lr", "Learning rate", 1e-4)
+            self._number("lr", "Learning rate", None)
             self._number("textlr", "Text encoder's learning rate", None)
         with gr.Row():
             self._fields["algo"] = gr.Dropdown(
@@ -205,12 +205,12 @@ class TrainTab:
                 folder=path_of(values["folder"]),
                 tag=tag,
                 resolution=whole("resolution", "data.resolution"),
-                train_batch_size=1 if (batch := whole("batch", "data.train_batch_size")) is None else batch,
+                train_batch_size=whole("batch", "data.train_batch_size"),
             ),
             network=self._network(values, number),
             train=TrainOptions(
                 max_train_steps=whole("steps", "train.max_train_steps"),
-                learning_rate=DEFAULT_RATE if (rate := number("lr", "train.learning_rate")) is None else rate,
+                learning_rate=number("lr", "train.learning_rate"),
                 text_encoder_lr=number("textlr", "train.text_encoder_lr"),
                 seed=DEFAULT_SEED if (seed := whole("seed", "train.seed")) is None else seed,
             ),

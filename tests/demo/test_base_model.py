@@ -8,19 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from lora_train.demo.mascot import BACKGROUNDS, TAG
 from lora_train.demo.run import GUIDANCE, NAME, demo_config, write_pictures
 from lora_train.demo.scenes import Scene, caption, random_scene
-from lora_train.demo.score import background_followed, mascot_score, object_followed, rate
+from lora_train.demo.score import background_followed, mascot_score, object_followed, rate, shape_followed
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.models.opening import open_model
 from lora_train.models.sampling import Request, sample
 from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.syntax import parse_prompt
 from lora_train.runs.execute import run_training
+from tools.demo_base.unseen import unseen_drawings
+from tools.demo_base.vae import round_trip
 
 
 def _draw(model: Any, prompts: Sequence[str], first_seed: int) -> list[Image.Image]:
@@ -55,11 +58,19 @@ def _followed(pictures: Sequence[Image.Image], scenes: Sequence[Scene]) -> tuple
 @pytest.mark.slow
 def test_the_base_follows_prompts(base: Path) -> None:
     """200 random prompts. The background counts as followed when it is the dominant colour (each pixel
-    counted for the nearest of the 12 colours); the object's colour when it covers at least 2 %."""
-    scenes, prompts = _scenes(200, seed=7)  # the training scenes have seed 1
+    counted for the nearest of the 12 colours); the object's colour when it covers at least 2 %; the shape when
+    its outline fits better than every other shape's."""
+    scenes, prompts = _scenes(200, seed=7)
     pictures = _draw(open_model(base), prompts, 1000)
     backgrounds, objects = _followed(pictures, scenes)
-    assert backgrounds >= 0.95 and objects >= 0.90, (backgrounds, objects)
+    shapes = rate(shape_followed(p, s.shape) for p, s in zip(pictures, scenes))
+    assert backgrounds >= 0.97 and objects >= 0.95 and shapes >= 0.85, (backgrounds, objects, shapes)
+
+
+def test_the_vae_brings_back_drawings_of_another_kind(base: Path) -> None:
+    """A robot, a fish, a sun and a landscape in any colours: no LoRA can be better than that."""
+    drawings = np.stack([np.asarray(picture) for picture in unseen_drawings(12)])
+    assert round_trip(open_model(base).vae, drawings) >= 27
 
 
 @dataclass
@@ -98,8 +109,8 @@ def test_the_mascot_is_there_with_the_lora_and_not_without(mascot: Mascot) -> No
 
 
 def test_other_prompts_are_still_followed(mascot: Mascot) -> None:
-    """Without the tag, at strength 1: at least 80 % of the base's own rates."""
+    """Without the tag, at strength 1: at least 90 % of the base's own rates."""
     scenes, prompts = _scenes(40, seed=2)
     without = _followed(_draw_with(mascot, 0, prompts, 5000), scenes)
     with_lora = _followed(_draw_with(mascot, 1, prompts, 5000), scenes)
-    assert with_lora[0] >= 0.8 * without[0] and with_lora[1] >= 0.8 * without[1], (with_lora, without)
+    assert with_lora[0] >= 0.9 * without[0] and with_lora[1] >= 0.9 * without[1], (with_lora, without)
