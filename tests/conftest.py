@@ -60,14 +60,18 @@ def host(tmp_path: Path) -> StandaloneHost:
 
 @pytest.fixture
 def make_config(base: Path, pictures: Path, tmp_path: Path) -> Callable[..., RunConfig]:
-    """A short run; groups of options can be given by keyword ("train={...}")."""
+    """A short run; groups of options can be given by keyword ("train={...}").
+
+    What is chosen for small bases is set as for others: these runs are short."""
+
+    usual = {"max_train_steps": 3, "device": "cpu", "learning_rate": 1e-4, "preserve": 0.0}
 
     def make(**groups: dict[str, Any]) -> RunConfig:
         return RunConfig(
             model=ModelOptions(**{"path": str(base)} | groups.get("model", {})),
             data=DataOptions(**{"folder": str(pictures), "tag": "sks", "train_batch_size": 2} | groups.get("data", {})),
-            network=NetworkOptions(**{"network_dim": 4} | groups.get("network", {})),
-            train=TrainOptions(**{"max_train_steps": 3, "device": "cpu"} | groups.get("train", {})),
+            network=NetworkOptions(**{"network_dim": 4, "network_alpha": 2, "conv_dim": 0} | groups.get("network", {})),
+            train=TrainOptions(**usual | groups.get("train", {})),
             save=SaveOptions(**{"output_name": "sara", "output_dir": str(tmp_path / "loras")} | groups.get("save", {})),
         )
 

@@ -122,6 +122,12 @@ def _add_data_and_noise(train: Any) -> None:
     more.add_argument("--bucket-reso-steps", type=int, default=64, metavar="PIXELS", help="default %(default)s")
     more.add_argument("--max-grad-norm", type=float, default=1.0, metavar="NORM", help="default %(default)s; 0: off")
     more.add_argument("--min-snr", type=float, metavar="GAMMA", help="min-SNR loss weighting; 5 is usual")
+    more.add_argument(
+        "--preserve",
+        type=float,
+        metavar="SHARE",
+        help="in this share of the batches also learn to change nothing where the caption has no tag; 0: never",
+    )
     more.add_argument("--noise-offset", type=float, default=0.0, help="default %(default)s")
     more.add_argument("--clip-skip", type=int, default=1, help="default %(default)s")
     more.add_argument("--textlr1", type=float, help="learning rate of SDXL's first text encoder (default: --textlr)")
@@ -256,6 +262,7 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
             lr_warmup_steps=options.warmup,
             max_grad_norm=options.max_grad_norm,
             min_snr_gamma=options.min_snr,
+            preserve=options.preserve,
             noise_offset=options.noise_offset,
             masked_loss=options.masked_loss,
             mixed_precision=options.precision,

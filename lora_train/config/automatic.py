@@ -29,10 +29,16 @@ class Recipe:
     """alpha as a share of the dimension."""
     looks: tuple[int, int, int]
     """How often each picture is seen; and at least and at most how many pictures are seen in all."""
+    preserve: float
+    """See `TrainOptions.preserve`."""
 
 
-USUAL = Recipe(rate=1e-4, text_share=0.5, batch=1, convolutions=False, alpha_share=0.5, looks=(100, 600, 4000))
-SMALL = Recipe(rate=1.5e-3, text_share=0.5, batch=4, convolutions=True, alpha_share=1.0, looks=(100, 2000, 4000))
+USUAL = Recipe(
+    rate=1e-4, text_share=0.5, batch=1, convolutions=False, alpha_share=0.5, looks=(100, 600, 4000), preserve=0.0
+)
+SMALL = Recipe(
+    rate=1.5e-3, text_share=0.5, batch=4, convolutions=True, alpha_share=1.0, looks=(100, 2000, 4000), preserve=0.3
+)
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,9 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     text_lr = choose(
         "train.text_encoder_lr", train.text_encoder_lr, rate * recipe.text_share, "half of the learning rate"
     )
+    preserve = train.preserve
+    if preserve is None and recipe.preserve:
+        preserve = choose("train.preserve", None, recipe.preserve, "a small base forgets its other things quickly")
     warmup = choose("train.lr_warmup_steps", train.lr_warmup_steps, min(100, steps // 20), "5 % of the steps")
     precision, why = _precision(train.mixed_precision, facts)
     if why:
@@ -129,6 +138,7 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
                 unet_lr=unet_lr,
                 text_encoder_lr=text_lr,
                 lr_warmup_steps=warmup,
+                preserve=preserve or 0.0,
                 mixed_precision=precision,
                 device=facts.device,
             ),

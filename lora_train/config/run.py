@@ -215,6 +215,9 @@ class TrainOptions:
     noise_offset: float = 0.0
     zero_terminal_snr: bool | None = None
     """Lin et al. 2023 (arXiv 2305.08891), for bases that predict v; None: as the base was trained."""
+    preserve: float | None = None
+    """Share of the micro-batches after which the base's own prediction is learned as well, for the same pictures under
+    their captions without the tag: so the LoRA changes what is asked for by its tag and little else. 0: never."""
     masked_loss: bool = False
     """Whether the loss is weighted by the pictures' masks."""
     mixed_precision: str = "auto"

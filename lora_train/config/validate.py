@@ -63,6 +63,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.lr_warmup_steps": (0, 10_000_000),
     "train.max_grad_norm": (0, 1e6),
     "train.min_snr_gamma": (0.01, 1000),
+    "train.preserve": (0, 1),
     "train.noise_offset": (0, 1),
     "train.seed": (0, 2**63 - 1),
     "save.save_every_n_steps": (0, 10_000_000),

@@ -89,6 +89,24 @@ def tag_first(tag: str, caption: str) -> str:
     return ", ".join([*tags, *(part for part in _parts(caption) if part.casefold() not in forms)])
 
 
+def without_tag(tag: str, caption: str) -> str:
+    """The caption without the tag(s), as `up_to_tag` reads them.
+
+    >>> without_tag("sara, blue hat", "sara, a woman in a park, Blue Hat")
+    'a woman in a park'
+    >>> without_tag("sks", "sks on blue")
+    'on blue'
+    """
+    for part in _parts(tag):
+        caption = _tag_pattern(part).sub(" ", caption)
+    return ", ".join(" ".join(part.split()) for part in _parts(caption))
+
+
+def _tag_pattern(part: str) -> re.Pattern[str]:
+    words = r"[\s,]+".join(map(re.escape, part.split()))
+    return re.compile(rf"(?<!\w){words}(?!\w)", re.IGNORECASE)
+
+
 def up_to_tag(tag: str, caption: str) -> str | None:
     """The caption up to where all of the tag(s) have been read; None where one is missing.
 
@@ -98,8 +116,7 @@ def up_to_tag(tag: str, caption: str) -> str | None:
     text = unicodedata.normalize("NFC", caption)
     end = 0
     for part in _parts(unicodedata.normalize("NFC", tag)):
-        words = r"[\s,]+".join(map(re.escape, part.split()))
-        found = re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE)
+        found = _tag_pattern(part).search(text)
         if found is None:
             return None
         end = max(end, found.end())

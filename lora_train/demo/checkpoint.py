@@ -1,9 +1,9 @@
 """The tiny base as one `.safetensors` in the original LDM layout, which a real WebUI loads.
 
-LDM's code has 32 norm groups written into it; the shipped VAE is narrower, with 8 groups. It is
-widened exactly: every group keeps its number of channels and 24 groups of zero channels are added
+LDM's code has 32 norm groups written into it; the shipped VAE is narrower, with 4 groups. It is
+widened: every group keeps its number of channels and 28 groups of zero channels are added
 behind. A zero channel stays zero through convolution, norm (its weight and bias are 0) and SiLU, so
-the function is the same. The UNet has 32 groups of its own: LoRAs fit both.
+the function is the same (to the rounding of the attention's query). The UNet has 32 groups of its own: LoRAs fit both.
 """
 
 from __future__ import annotations

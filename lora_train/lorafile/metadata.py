@@ -192,6 +192,7 @@ def _training(facts: TrainingFacts) -> dict[str, object]:
         "ss_max_grad_norm": train.max_grad_norm,
         "ss_min_snr_gamma": train.min_snr_gamma,
         "ss_noise_offset": train.noise_offset or None,
+        "ss_preserve": train.preserve or None,
         "ss_loss_type": "l2",
         "ss_mixed_precision": "no" if train.mixed_precision == "fp32" else train.mixed_precision,
         "ss_seed": train.seed,

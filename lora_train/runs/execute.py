@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lora_train.config import Facts, RunConfig, resolve
 from lora_train.data.scan import Manifest
 from lora_train.data.tag_statistics import tag_note
+from lora_train.data.trigger import trigger_of
 from lora_train.errors import LoraTrainError, Stopped
 from lora_train.hosts.base import never
 from lora_train.runs.check import check_run, output_path
@@ -320,7 +321,8 @@ class _Execution:
             except LoraTrainError as error:  # the training itself can go on without
                 self.folder.event("note", text=f"The state for a resume was not saved: {error}")
 
-        trainer = Trainer(config, model, dataset, Callbacks(report, save, state, preview, self.stopped))
+        callbacks = Callbacks(report, save, state, preview, self.stopped)
+        trainer = Trainer(config, model, dataset, callbacks, trigger=trigger_of(self.manifest, config.data.tag))
         for text in trainer.notes:
             self.folder.event("note", text=text)
         writer = RunWriter(self.folder, self.manifest, trainer, self.started)

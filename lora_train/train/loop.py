@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lora_train.config import RunConfig
-from lora_train.data.captions import vary
+from lora_train.data.captions import vary, without_tag
 from lora_train.data.dataset import Dataset, Item
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import BaseModel, Conditioning
@@ -22,7 +22,7 @@ from lora_train.train.optimizer import OPTIMIZERS
 from lora_train.train.randomness import Randomness
 from lora_train.train.schedule import lr_factor
 from lora_train.train.state import read_state, write_state
-from lora_train.train.step import Draw, Row, backward, draw_noise, min_snr_weight
+from lora_train.train.step import BaseTerm, Draw, Row, backward, draw_noise, min_snr_weight
 from lora_train.train.text_states import TextStates
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -73,6 +73,8 @@ class Trainer:
     steps_done: int = 0
     epoch: int = 0
     smoothed: float = math.nan
+    trigger: str = ""
+    """The tag, or what stands for it in captions that have it already."""
 
     def __post_init__(self) -> None:
         options, network = self.config.train, self.config.network
@@ -91,7 +93,7 @@ class Trainer:
         half = self.dtype != torch.float32
         # torch 2.1 refuses fp32 on the CPU even where autocast is not enabled
         self.autocast = torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
-        self._states = TextStates()
+        self._states, self._base_states = TextStates(), TextStates()
         self.optimizer = OPTIMIZERS[options.optimizer](self._groups(), options.weight_decay)
         self.scaler = _scaler(self.device, enabled=self.dtype == torch.float16)
 
@@ -197,18 +199,25 @@ class Trainer:
         if options.min_snr_gamma is not None:
             weight = min_snr_weight(self.model.snr(t), options.min_snr_gamma, self.model.prediction_type)
         accumulation = options.gradient_accumulation_steps
-        with self.network.dropping(dropping(self.config.network, self.random, position)):
-            extra, mask = self._extra(items, looks), self._masks(items, looks)
-            losses = backward(
+        extra, mask = self._extra(items, looks), self._masks(items, looks)
+
+        def learn(row: Row) -> torch.Tensor:
+            return backward(
                 self.model,
                 self.network,
-                [Row(x, self._captions(items, position), mask=mask, extra=extra)],
+                [row],
                 Draw(noise, t, weight),
                 self._encode,
                 lambda loss: self.scaler.scale(loss / accumulation),
                 self.autocast,
-            )
-        return losses.mean()
+            ).mean()
+
+        with self.network.dropping(dropping(self.config.network, self.random, position)):
+            loss = learn(Row(x, self._captions(items, position), mask=mask, extra=extra))
+            if options.preserve and self.random.python("preserve", position).random() < options.preserve:
+                captions = [without_tag(self.trigger, item.picture.caption) for item in items]
+                learn(Row(x, captions, extra=extra, terms=(BaseTerm(1.0, x, captions),)))
+        return loss
 
     def _looks(self, items: list[Item], position: int) -> list[int]:
         """Which of its latents each picture shows: 0, or 1 for the flipped ones, by chance."""
@@ -247,8 +256,9 @@ class Trainer:
         clip_skip = self.config.model.clip_skip
         if self._text_encoders_trained:
             return self.model.encode_text(captions, clip_skip)
+        states = self._states if self.network.multiplier else self._base_states
         with torch.no_grad(), self.network.dropping(None):
-            return self._states.of(captions, lambda text: self.model.encode_text([text], clip_skip), self.device)
+            return states.of(captions, lambda text: self.model.encode_text([text], clip_skip), self.device)
 
     @property
     def _text_encoders_trained(self) -> bool:

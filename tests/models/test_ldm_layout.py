@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_train.demo.checkpoint import NAME, export_checkpoint, narrow
+from lora_train.demo.checkpoint import LDM_NORM_GROUPS, NAME, export_checkpoint, narrow
 from lora_train.errors import LoraTrainError
 from lora_train.models.ldm_keys import Translator, UnetShape, unet_pairs, vae_pairs
 from lora_train.models.opening import open_model, recognise
@@ -20,7 +20,8 @@ def checkpoint(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_tensor_comes_back(base: Path, checkpoint: Path) -> None:
-    """Read the exported checkpoint as a stranger's file and compare with the folder, tensor by tensor."""
+    """Read the exported checkpoint as a stranger's file and compare with the folder, tensor by tensor: the same
+    bits, but for the VAE's query, which is scaled by a root and rounded to fp16 again."""
     ours, theirs = open_model(base), open_model(checkpoint)
     for part in ("unet", "text_encoder"):
         expected, found = getattr(ours, part).state_dict(), getattr(theirs, part).state_dict()
@@ -29,8 +30,10 @@ def test_every_tensor_comes_back(base: Path, checkpoint: Path) -> None:
             assert torch.equal(value, found[name]), name
     expected, found = ours.vae.state_dict(), theirs.vae.state_dict()
     assert expected.keys() == found.keys()
+    factor = LDM_NORM_GROUPS // ours.vae.config.norm_num_groups
     for name, value in expected.items():
-        assert torch.equal(value, narrow(name, found[name], value, 4)), name
+        back = narrow(name, found[name], value, factor)
+        assert torch.equal(value, back) or (".to_q." in name and torch.allclose(value, back, rtol=1e-3)), name
 
 
 def test_the_widened_vae_is_the_same_function(base: Path, checkpoint: Path) -> None:

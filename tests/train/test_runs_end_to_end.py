@@ -17,6 +17,9 @@ from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lorafile.reading import read_lora
 from lora_train.models import sampling
+from lora_train.models.opening import open_model
+from lora_train.prompt.apply import Applier, modules_by_file_name
+from lora_train.prompt.syntax import parse_prompt
 from lora_train.runs.execute import run_training
 from lora_train.runs.folder import RunFolder, list_runs
 from lora_train.runs.stages import Stages
@@ -228,3 +231,29 @@ def test_long_captions_and_too_many_tags_are_said_before_the_training(
     assert result.path is not None
     kept = json.loads(read_lora(result.path).metadata["ss_tag_frequency"])["pictures"]
     assert kept["sks"] == 1 and 20 < len(kept) < 100
+
+
+def test_preserving_keeps_what_is_drawn_without_the_tag(make_config: Make, base: Path, tmp_path: Path) -> None:
+    """The LoRA's change to the prediction, with and without the tag in the caption: preserving lowers the second."""
+    changes = {}
+    for share in (0.0, 1.0):
+        options = {"max_train_steps": 25, "learning_rate": 5e-3, "preserve": share}
+        config = make_config(train=options, save={"output_name": f"p{share:.0f}"})
+        path = run_training(config, StandaloneHost(tmp_path / f"data{share:.0f}")).path
+        assert path is not None
+        changes[share] = _changes(base, path, ("sks on colour 0", "on colour 0"))
+    assert changes[1.0][1] < 0.5 * changes[0.0][1]
+    assert changes[1.0][1] < changes[1.0][0]
+
+
+def _changes(base: Path, lora: Path, captions: tuple[str, ...]) -> list[float]:
+    """How far the prediction for noise moves by the LoRA under each caption."""
+    model = open_model(base)
+    applier = Applier(modules_by_file_name(model))
+    noise, t = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(1)), torch.tensor([200, 500, 800, 990])
+    predicted = []
+    for strength in (0, 1):
+        applier.apply([(tag, lora) for tag in parse_prompt(f"<lora:x:{strength}>").tags])
+        with torch.no_grad():
+            predicted.append([model.predict(noise, t, model.encode_text([text] * 4)) for text in captions])
+    return [float((one - other).norm()) for one, other in zip(*predicted)]
