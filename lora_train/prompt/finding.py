@@ -162,7 +162,10 @@ def _missing(folder: Path, name: str, stems: list[str], called: list[str]) -> Lo
     else:
         more = " ..." if len(stems) > _MAX_NAMED else ""
         said = f"there: {', '.join(map(_text, stems[:_MAX_NAMED]))}{more}" if stems else "the folder has none"
-    return LoraTrainError(f"there is no LoRA called {name!r} ({said}).", str(folder), "Check its name.")
+    fix = "Check its name."
+    if _is_a_path(name):
+        fix = f"Name a LoRA of this folder, without a path: <lora:{_stem(name)}:1>."
+    return LoraTrainError(f"there is no LoRA called {name!r} ({said}).", str(folder), fix)
 
 
 def _stem(name: str) -> str:

@@ -109,8 +109,8 @@ class GenerateTab:
         names = prompt_names(self._service.host.lora_dir())
         if not names:
             return (
-                "<p>There is no LoRA yet. To make one, open the tab <b>Train LoRA</b>, where the demo's pictures are "
-                f"filled in, and press <b>Train</b>. Or run <code>{html.escape(own_command('demo'))}</code>.</p>"
+                "<p>There is no LoRA yet. To make one, open the tab <em>Train LoRA</em>, where the demo's pictures are "
+                f"filled in, and press <em>Train</em>. Or run <code>{html.escape(own_command('demo'))}</code>.</p>"
             )
         listed = ", ".join(f"<code>&lt;lora:{html.escape(as_shown(name))}:1&gt;</code>" for name in names)
         return f"<p>Add one of these to the prompt: {listed}</p>"
