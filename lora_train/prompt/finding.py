@@ -41,7 +41,8 @@ def prompt_names(folder: Path) -> list[str]:
 
 def prompt_name(folder: Path, path: Path) -> str:
     """What a prompt calls the LoRA at `path` below `folder`."""
-    return _names(folder)[_below(folder, path)]
+    below = _below(folder, path)
+    return _names(folder).get(below, _text(below))
 
 
 def _names(folder: Path) -> dict[str, str]:
