@@ -19,7 +19,11 @@ a CUDA index of pytorch.org; without it pip's default is taken.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import venv
@@ -32,6 +36,7 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 ALL_CORES = ("-n", "auto", "--dist", "loadfile")  # the whole suite; a file's tests share what they have made
 VOCABULARY = "open_clip_torch"  # its wheel holds CLIP's vocabulary, which checkpoints of one file do not bring
 STAMP = VENV / "lora-train-installed"
+STARTED_WITH = "LORA_TRAIN_STARTED_WITH"  # see lora_train/console.py
 COMMANDS = ("demo", "ui", "train", "prepare", "captions", "dataset", "file", "resume", "generate", "test")
 
 
@@ -52,6 +57,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__, file=sys.stderr if arguments and arguments[0] not in ("-h", "--help") else sys.stdout)
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
     command, rest = arguments[0], arguments[1:]
+    words = started_with()
+    again = typed([*words, *(["--torch-index", index] if index else []), *arguments])
     try:
         install("test" if command == "test" else "app", index)
     except subprocess.CalledProcessError as error:
@@ -64,10 +71,11 @@ def main(arguments: list[str]) -> int:
         print(f"Installing failed: {error.filename or VENV}: {error.strerror or error}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nAborted; the next start goes on with the installation.", file=sys.stderr)
+        print(f"\nStopped while installing. Go on with it:  {again}", file=sys.stderr)
         return 130
     if command == "test":
         return run([str(PYTHON), "-m", "pytest", *(rest or ALL_CORES)], cwd=ROOT)
+    os.environ[STARTED_WITH] = json.dumps(words)  # for the commands that it prints
     return run([str(PYTHON), "-m", "lora_train", command, *rest])
 
 
@@ -131,6 +139,25 @@ def fingerprint() -> str:
     for name in ("constraints.txt", "pyproject.toml"):
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()[:16]
+
+
+def started_with() -> list[str]:
+    """The words that start this file again from the same folder, with the same Python by its shortest name."""
+    for name in ("python", "py", "python3") if os.name == "nt" else ("python3", "python"):
+        if shutil.which(name):
+            with suppress(OSError, subprocess.SubprocessError):
+                code = "import sys; print(sys.executable)"
+                answer = subprocess.run([name, "-c", code], capture_output=True, text=True, timeout=10, check=False)
+                if answer.stdout.strip() == sys.executable:
+                    return [name, sys.argv[0]]
+    return [sys.executable, sys.argv[0]]
+
+
+def typed(words: list[str]) -> str:
+    """Words as a command line, for bash and for Windows' cmd."""
+    if os.name == "nt":
+        return " ".join(word if re.fullmatch(r"[\w.:\\/=@+,-]+", word) else f'"{word}"' for word in words)
+    return " ".join(word if re.fullmatch(r"[\w./:=@+,-]+", word) else shlex.quote(word) for word in words)
 
 
 def run(command: list[str], cwd: Path | None = None) -> int:

@@ -2,6 +2,11 @@
 
 import sys
 
-from lora_train.cli import main
+try:
+    from lora_train.cli import main
 
-sys.exit(main())
+    code = main()
+except KeyboardInterrupt:  # so early, or so late, that no command has caught it
+    print("\nAborted.", file=sys.stderr)
+    code = 130
+sys.exit(code)

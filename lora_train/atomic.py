@@ -86,6 +86,25 @@ def keep_aside(path: Path) -> Path:
         return kept
 
 
+def free_path(path: Path) -> Path:
+    """The first of `NAME.png`, `NAME-2.png`, `NAME-3.png` ... that is not there, made as an empty file.
+
+    No other program can take it in between. Raises LoraTrainError when none can be made.
+    """
+    free, number = path, 2
+    while True:
+        try:
+            free.parent.mkdir(parents=True, exist_ok=True)
+            free.open("xb").close()
+            return free
+        except FileExistsError:
+            if not os.path.lexists(free):  # the folder is a file
+                raise _cannot_write(free, NotADirectoryError(0, "its folder is a file")) from None
+            free, number = path.with_name(f"{path.stem}-{number}{path.suffix}"), number + 1
+        except OSError as error:
+            raise _cannot_write(free, error) from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -1,9 +1,24 @@
-"""What is printed, on consoles that have few characters."""
+"""What is printed: on consoles that have few characters, and as commands to be copied from there."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
+
+STARTED_WITH = "LORA_TRAIN_STARTED_WITH"
+"""In which start.py says how it was started itself: a JSON list of words, as ["python3", "start.py"]."""
+
+_PLAIN = re.compile(r"[\w./:=@+,-]+")
+_SAME_IN_QUOTES = re.compile(r"""[^"$`\\!%^]*""")
+"""What double quotes keep as it is in bash, in PowerShell and in Windows' cmd alike."""
 
 
 def forgive_characters() -> None:
@@ -17,3 +32,37 @@ def forgive_characters() -> None:
         if reconfigure is not None:
             with suppress(OSError, ValueError):  # closed
                 reconfigure(errors="backslashreplace")
+
+
+def own_command(*arguments: str) -> str:
+    """The command line that runs this program with `arguments`, started as it was now; it can be copied as it is."""
+    return as_typed([*_started_with(os.environ), *arguments])
+
+
+def as_typed(words: Sequence[str], windows: bool = os.name == "nt") -> str:
+    """Words as a command line for the system's own shell: in double quotes where needed, which bash and cmd share."""
+    return " ".join(_quoted(word, windows) for word in words)
+
+
+def _quoted(word: str, windows: bool) -> str:
+    if _PLAIN.fullmatch(word.replace("\\", "/") if windows else word):
+        return word
+    if _SAME_IN_QUOTES.fullmatch(word.replace("\\", "/") if windows else word) and not word.endswith("\\"):
+        return f'"{word}"'
+    return subprocess.list2cmdline([word]) if windows else shlex.quote(word)
+
+
+def _started_with(environ: Mapping[str, str]) -> list[str]:
+    """The words before our own arguments: start.py's, the installed program's, or Python's."""
+    try:
+        words = json.loads(environ.get(STARTED_WITH, ""))
+    except ValueError:
+        words = None
+    if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
+        return words
+    program = Path(sys.argv[0])
+    if program.stem == "lora-train":
+        found = shutil.which(program.stem)
+        same = found is not None and Path(found).absolute().parent == program.absolute().parent
+        return [program.stem if same else str(program)]
+    return [sys.executable or "python3", "-m", "lora_train"]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from lora_train.console import forgive_characters
+from lora_train.console import STARTED_WITH, as_typed, forgive_characters, own_command
 from tests.conftest import draw_pictures
 
 ROOT = Path(__file__).parents[1]
@@ -56,3 +58,46 @@ def test_streams_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     assert raw.getvalue().rstrip() == "schön \\u5973 \\udc81".encode("cp1252")
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     forgive_characters()
+
+
+WORDS = [
+    "demo",
+    "--out",
+    "my pictures/out",
+    "sks on blue <lora:mascot:1>",
+    "it's",
+    'a "b" $HOME `c` !d',
+    "",
+    "*",
+    "été",
+    "~",
+]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash on this machine")
+def test_a_printed_command_gives_bash_the_very_words() -> None:
+    show = [sys.executable, "-c", "import json, sys; print(json.dumps(sys.argv[1:]))"]
+    done = subprocess.run(["bash", "-c", as_typed([*show, *WORDS], windows=False)], capture_output=True, check=True)
+    assert json.loads(done.stdout) == WORDS
+
+
+def test_a_printed_command_is_the_same_in_bash_and_cmd_where_both_have_it() -> None:
+    words = ["python3", "start.py", "generate", "sks on blue <lora:mascot:1>", "--output", "a & b.png"]
+    typed = 'python3 start.py generate "sks on blue <lora:mascot:1>" --output "a & b.png"'
+    assert as_typed(words, windows=True) == as_typed(words, windows=False) == typed
+    windows = as_typed(["py", "C:\\Program Files\\x\\start.py", "C:\\x\\y.py"], windows=True)
+    assert windows == 'py "C:\\Program Files\\x\\start.py" C:\\x\\y.py'
+
+
+def test_a_printed_command_starts_this_program_as_it_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STARTED_WITH, raising=False)
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    assert own_command("ui") == as_typed([sys.executable, "-m", "lora_train", "ui"])
+    monkeypatch.setattr(sys, "argv", [str(Path("/somewhere/bin/lora-train"))])
+    assert own_command("ui") == as_typed([str(Path("/somewhere/bin/lora-train")), "ui"])
+    monkeypatch.setattr(shutil, "which", lambda name: "/somewhere/bin/lora-train")
+    assert own_command("ui") == "lora-train ui"
+    monkeypatch.setenv(STARTED_WITH, '["python3", "../LoRA Train/start.py"]')
+    assert own_command("ui") == 'python3 "../LoRA Train/start.py" ui'
+    monkeypatch.setenv(STARTED_WITH, "nonsense")
+    assert own_command("ui") == "lora-train ui"

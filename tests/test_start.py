@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+from lora_train.console import STARTED_WITH
 
 START = Path(__file__).parents[1] / "start.py"
 
@@ -181,3 +184,45 @@ def test_no_room_is_told(
 
     monkeypatch.setattr(start.venv, "create", fails)
     assert start.main(["ui"]) == 1 and "/x/.venv: No space left on device." in capsys.readouterr().err
+
+
+@posix
+def test_the_program_hears_how_it_was_started(
+    start: ModuleType, done: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So that the commands which it prints can be copied as they are."""
+    heard: list[str | None] = []
+
+    def run(command: list[str], cwd: Path | None = None) -> int:
+        heard.append(os.environ.get(start.STARTED_WITH))
+        return 0
+
+    monkeypatch.setattr(start, "run", run)
+    monkeypatch.setattr(sys, "argv", ["../x y/start.py", "ui"])
+    monkeypatch.delenv(start.STARTED_WITH, raising=False)
+    assert start.main(["test"]) == 0, "printed commands of tests are not those of whoever started them"
+    assert start.main(["ui"]) == 0
+    none, words = heard
+    assert none is None and words is not None
+    python, script = json.loads(words)
+    assert script == "../x y/start.py"
+    answer = subprocess.run([python, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True)
+    assert answer.stdout.strip() == sys.executable
+    assert start.STARTED_WITH == STARTED_WITH
+
+
+@posix
+def test_stopped_while_installing_it_says_the_command_that_goes_on(
+    start: ModuleType, done: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed(*_given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["start.py"])
+    monkeypatch.setattr(start, "started_with", lambda: ["python3", "start.py"])
+    with monkeypatch.context() as stopped:
+        stopped.setattr(start, "install", pressed)
+        assert start.main(["--torch-index", "https://x/cpu", "demo", "--out", "my out"]) == 130
+    said = capsys.readouterr().err
+    assert said.endswith("Go on with it:  python3 start.py --torch-index https://x/cpu demo --out 'my out'\n")
+    assert start.main(["demo"]) == 0

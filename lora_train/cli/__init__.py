@@ -41,9 +41,9 @@ ADD: tuple[Callable[[Any], None], ...] = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for what the person can mend, 130 when stopped."""
     forgive_characters()
-    settle_threads()
-    parser = build_parser()
     try:
+        settle_threads()
+        parser = build_parser()
         options, found = parser.parse(arguments)
         if found:
             more = getattr(options, "look", None)  # what a command sees without doing anything

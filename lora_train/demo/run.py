@@ -1,10 +1,9 @@
-"""The demo: train the mascot's LoRA on the shipped pictures, and show what it learned."""
+"""The demo's recipe: the mascot's LoRA on the shipped pictures, and the pictures that show what it learned."""
 
 from __future__ import annotations
 
 import random
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,14 +23,9 @@ from lora_train.errors import LoraTrainError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from lora_train.prompt.generate import Generator
-    from lora_train.runs.folder import RunFolder
-
 NAME = "mascot"
 COMMENT = "LoRA Train's demo"
 """By which its LoRA is known again."""
-BESIDE = (".json", ".preview.png", ".safetensors")
-"""What it is made of, the LoRA last."""
 STRENGTHS = (0.0, 0.5, 1.0)
 PROMPTS = tuple(f"{TAG} on {background}" for background in ("blue", "green", "purple", "white", "pink", "black"))
 GUIDANCE = 4.0
@@ -84,109 +78,30 @@ def demo_config(output_dir: Path, overwrite: bool = True) -> RunConfig:
     )
 
 
-def run_demo(out: Path) -> int:
-    """Train, draw the contact sheet and the loss plot into `out`, and say where everything is."""
-    from lora_train.hosts.standalone import StandaloneHost
-    from lora_train.runs.folder import list_runs
-    from lora_train.runs.stages import Stages
-    from lora_train.runs.terminal import train_with_progress
-
-    out = out.absolute()
-    host = StandaloneHost(out / "data")
-    made = out / f"{NAME}.safetensors"
-    if made.exists() and not ((out / "pictures").is_dir() or _is_the_demos(made)):
-        raise LoraTrainError("this is another LoRA of the demo's name.", str(made), "Give another --out.")
-    write_pictures(out / "pictures")
-    print(f"Training a LoRA of the mascot on the pictures in {out / 'pictures'}")
-    started = time.monotonic()
-    code = train_with_progress(demo_config(out), host, Stages())
-    if code:
-        return code
-    print(f"Preparing and training took {time.monotonic() - started:.0f} seconds.")
-    run = list_runs(host.data_dir() / "runs")[0]
-    drawn = [_draw("Loss", out / "loss.png", lambda: _loss_plot(run))]
-    print("Drawing the contact sheet ...")
-    drawn.insert(0, _draw("Before, after", out / "contact-sheet.png", lambda: before_and_after(out)))
-    _tell(out, drawn)
-    try:
-        said = offer_on_the_page(out, StandaloneHost().lora_dir())
-    except LoraTrainError as error:  # the demo is done all the same
-        said = f"The page does not get it: {error}"
-    print(f"\nnote: {said}" if said else "")
-    print("Open the page with:  python3 start.py ui")
-    return 0
+Progress = Callable[[int, int], None]
 
 
-def _loss_plot(run: RunFolder) -> Image.Image:
-    from lora_train.runs.pictures import loss_plot
-
-    steps = [event for event in run.events() if event["kind"] == "step"]
-    return loss_plot([e["step"] for e in steps], [e["loss"] for e in steps], [e["smoothed"] for e in steps])
+def _nobody(done: int, total: int) -> None:
+    """Tells nobody."""
 
 
-def _draw(title: str, path: Path, make: Callable[[], Image.Image]) -> str:
-    """The line that says where the picture is, or why there is none: the LoRA is trained all the same."""
-    from lora_train.runs.pictures import save_picture
-    from lora_train.runs.writer import in_words
-
-    try:
-        save_picture(make(), path)
-    except Exception as error:
-        return f"{title:<15}not drawn: {in_words(error)}"
-    return f"{title:<15}{path}"
-
-
-def before_and_after(lora_dir: Path) -> Image.Image:
-    """One row per strength, one column per prompt, the same seed down each column."""
+def before_and_after(lora_dir: Path, name: str = NAME, progress: Progress = _nobody) -> Image.Image:
+    """One row per strength, one column per prompt, the same seed down each column; `progress` hears of each step."""
     from lora_train.models.opening import open_model
     from lora_train.prompt.generate import Generator
     from lora_train.runs.pictures import contact_sheet
 
     generator = Generator(open_model(base_folder()), lora_dir)
-    rows = []
+    rows: list[tuple[str, list[Image.Image]]] = []
     for strength in STRENGTHS:
-        label = f"<lora:{NAME}:{strength:g}>" if strength else "without the LoRA"
-        rows.append((label, [_one(generator, prompt, strength, seed) for seed, prompt in enumerate(PROMPTS, 1)]))
+        tag = f"<lora:{name}:{strength:g}>" if strength else ""
+        rows.append((tag or "without the LoRA", []))
+        for seed, prompt in enumerate(PROMPTS, 1):
+            drawn = sum(len(pictures) for _, pictures in rows)
+
+            def step(done: int, of: int, drawn: int = drawn) -> None:
+                progress(drawn * of + done, len(STRENGTHS) * len(PROMPTS) * of)
+
+            made = generator.generate(f"{prompt} {tag}".strip(), [seed], guidance=GUIDANCE, progress=step)
+            rows[-1][1].append(made.pictures[0])
     return contact_sheet(rows, PROMPTS)
-
-
-def _one(generator: Generator, prompt: str, strength: float, seed: int) -> Image.Image:
-    text = f"{prompt} <lora:{NAME}:{strength:g}>" if strength else prompt
-    return generator.generate(text, [seed], guidance=GUIDANCE).pictures[0]
-
-
-def offer_on_the_page(out: Path, folder: Path) -> str:
-    """Copy the LoRA with its card and preview to `folder`, where the page looks for LoRAs.
-
-    A LoRA of that name which is no demo's stays, and so do a card and a preview that are there; returns what to say
-    of the first, or "".
-    Raises LoraTrainError when the folder cannot be written.
-    """
-    from lora_train.atomic import write_bytes
-
-    there = folder / f"{NAME}.safetensors"
-    if folder.resolve() == out.resolve():
-        return ""
-    if there.exists() and not _is_the_demos(there):
-        return f"The page does not get it: {there} is another LoRA of that name, and stays."
-    for ending in BESIDE:
-        made, copy = out / f"{NAME}{ending}", folder / f"{NAME}{ending}"
-        if made.is_file() and (copy == there or not copy.exists()):  # a card may be a person's by now
-            write_bytes(copy, made.read_bytes())
-    return ""
-
-
-def _is_the_demos(path: Path) -> bool:
-    from lora_train.lorafile.reading import file_metadata
-
-    try:
-        return path.is_file() and file_metadata(path).get("ss_training_comment") == COMMENT
-    except LoraTrainError:
-        return False
-
-
-def _tell(out: Path, drawn: list[str]) -> None:
-    print()
-    print(f"LoRA           {out / f'{NAME}.safetensors'}")
-    for line in drawn:
-        print(line)

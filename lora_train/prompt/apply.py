@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Problem
 from lora_train.lorafile.base_model import made_for
 from lora_train.lorafile.hashes import model_hash
 from lora_train.lorafile.layouts import named
@@ -83,8 +83,12 @@ class Applier:
         self._on_now = wanted
         return self._applied
 
-    def apply_usable(self, networks: Sequence[tuple[LoraTag, Path]]) -> tuple[list[Applied], list[str]]:
-        """As `apply`, but what cannot be applied is left out; returns what was applied, and a note for each other."""
+    def apply_usable(
+        self, networks: Sequence[tuple[LoraTag, Path]], problems: list[Problem] | None = None
+    ) -> tuple[list[Applied], list[str]]:
+        """As `apply`, but what cannot be applied is left out; returns what was applied, and a note for each other.
+
+        What is wrong with those is added to `problems`."""
         try:
             applied = self.apply(networks)
         except LoraTrainError:
@@ -98,6 +102,8 @@ class Applier:
                 usable.append((tag, path))
             except LoraTrainError as error:
                 notes.append(f"<lora:{tag.name}> is left out. {error}")
+                if problems is not None:
+                    problems += error.problems
         applied = self.apply(usable)
         return applied, notes + _notes(applied)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -35,10 +36,24 @@ def lora_files(folder: Path) -> list[Path]:
 
 def prompt_names(folder: Path) -> list[str]:
     """What a prompt calls the LoRAs below `folder`: the file's name, or its path where several have that name."""
-    paths = {path.relative_to(folder).with_suffix("").as_posix() for path in lora_files(folder)}
+    return sorted(_names(folder).values())
+
+
+def prompt_name(folder: Path, path: Path) -> str:
+    """What a prompt calls the LoRA at `path` below `folder`."""
+    below = _below(folder, path)
+    return _names(folder).get(below, _text(below))
+
+
+def _names(folder: Path) -> dict[str, str]:
+    """Paths below `folder`, without endings, to what a prompt calls them."""
+    paths = {_below(folder, path) for path in lora_files(folder)}
     stems = Counter(path.rpartition("/")[2] for path in paths)
-    names = (path if stems[path.rpartition("/")[2]] > 1 else path.rpartition("/")[2] for path in paths)
-    return sorted(_text(name) for name in names)
+    return {path: _text(path if stems[path.rpartition("/")[2]] > 1 else path.rpartition("/")[2]) for path in paths}
+
+
+def _below(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
 
 
 def look_up(folder: Path, name: str) -> tuple[Path, str]:
@@ -49,7 +64,11 @@ def look_up(folder: Path, name: str) -> tuple[Path, str]:
     in its metadata, where only one has it, as in the WebUI. Raises LoraTrainError that names the nearest.
     """
     if not folder.is_dir():
-        raise LoraTrainError(f"there is no such folder, in which {name!r} could be.", str(folder), "Check its name.")
+        raise LoraTrainError(
+            f"there is no LoRA called {name!r}: there is no such folder.",
+            str(folder),
+            "Check its name, or train a LoRA first.",
+        )
     files = lora_files(folder)
     relative = {path: path.relative_to(folder).as_posix() for path in files}
     ways: tuple[Callable[[str], str], ...] = (str, _composed, lambda text: _composed(text).casefold())
@@ -63,6 +82,27 @@ def look_up(folder: Path, name: str) -> tuple[Path, str]:
     if len(hits) == 1:
         return hits[0], ""
     raise _missing(folder, name, [Path(text).stem for text in relative.values()], [relative[path] for path in hits])
+
+
+def look_up_anywhere(folder: Path, name: str) -> tuple[Path, str]:
+    """As `look_up`; where the folder has no such LoRA, `name` may also be the path of a file. For the command line,
+    whose user may read what they name."""
+    try:
+        return look_up(folder, name)
+    except LoraTrainError:
+        path = Path(os.path.expanduser(name))
+        if not _is_a_path(name):
+            raise
+        if path.suffix.lower() in EXTENSIONS and os.path.isfile(path):
+            return path, ""
+        raise LoraTrainError("there is no such LoRA file.", name, "Check its path.") from None
+
+
+def _is_a_path(name: str) -> bool:
+    """Whether `name` says where a file is, rather than what a LoRA is called."""
+    return bool(re.match(r"[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]", name)) or (
+        "/" in name and name.lower().endswith(EXTENSIONS)
+    )
 
 
 def find_lora(folder: Path, name: str) -> Path:
@@ -123,7 +163,14 @@ def _missing(folder: Path, name: str, stems: list[str], called: list[str]) -> Lo
     else:
         more = " ..." if len(stems) > _MAX_NAMED else ""
         said = f"there: {', '.join(map(_text, stems[:_MAX_NAMED]))}{more}" if stems else "the folder has none"
-    return LoraTrainError(f"there is no LoRA called {name!r} ({said}).", str(folder), "Check its name.")
+    fix = "Check its name."
+    if _is_a_path(name):
+        fix = f"Name a LoRA of this folder, without a path: <lora:{_stem(name)}:1>."
+    return LoraTrainError(f"there is no LoRA called {name!r} ({said}).", str(folder), fix)
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name.replace("\\", "/").rpartition("/")[2])[0]
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
@@ -132,6 +179,8 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     for one in names:
         by_key.setdefault(_composed(one).casefold(), one)
     wanted = _composed(name).casefold().rpartition("/")[2]
+    if wanted.endswith(EXTENSIONS):
+        wanted = os.path.splitext(wanted)[0]
     found = difflib.get_close_matches(wanted, by_key, n=count, cutoff=0.6)
     within = [
         key for key in by_key if key not in found and (key.startswith(wanted) or (len(wanted) > 2 and wanted in key))

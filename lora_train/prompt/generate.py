@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Problem
 from lora_train.prompt.finding import look_up
 from lora_train.prompt.syntax import LoraTag, parse_prompt
 from lora_train.prompt.words import words_of
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from lora_train.models.base import BaseModel
+
+Find = Callable[[Path, str], tuple[Path, str]]
 
 
 @dataclass
@@ -27,13 +29,14 @@ class Generated:
 
 
 class Generator:
-    """A loaded base model and a folder of LoRA files."""
+    """A loaded base model and a folder of LoRA files; `find` gives the file of a name in that folder, see `look_up`."""
 
-    def __init__(self, model: BaseModel, lora_dir: Path) -> None:
+    def __init__(self, model: BaseModel, lora_dir: Path, find: Find = look_up) -> None:
         from lora_train.prompt.apply import Applier, modules_by_file_name
 
         self.model = model
         self.lora_dir = lora_dir
+        self._find = find
         self._applier = Applier(modules_by_file_name(model))
 
     def generate(
@@ -45,10 +48,12 @@ class Generator:
         guidance: float | None = None,
         size: tuple[int, int] | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        allow_missing: bool = True,
     ) -> Generated:
-        """One picture per seed. A network that is missing or does not fit is noted, and generation goes on.
+        """One picture per seed. A network that is missing or does not fit is noted, and generation goes on; without
+        `allow_missing` it is an error instead.
 
-        `guidance` is the usual one of the model's family when it is None."""
+        `guidance` is the usual one of the model's family when it is None. Raises LoraTrainError."""
         from lora_train.models.sampling import Request, sample
 
         parsed, without = parse_prompt(prompt), parse_prompt(negative)
@@ -61,22 +66,27 @@ class Generator:
         strength = self.model.guidance if guidance is None else guidance
         request = Request(words.text, seeds, width, height, against.text, steps, strength)
         try:
-            self._apply(parsed.tags, notes)
+            left_out = self._apply(parsed.tags, notes)
+            if left_out and not allow_missing:
+                raise LoraTrainError.of(left_out)
             return Generated(sample(self.model, request, progress), notes)
         finally:
             self._applier.remove()
 
-    def _apply(self, tags: Sequence[LoraTag], notes: list[str]) -> None:
-        """Apply what can be applied; the rest is noted."""
+    def _apply(self, tags: Sequence[LoraTag], notes: list[str]) -> list[Problem]:
+        """Apply what can be applied; the rest is noted, and returned as what is wrong with it."""
         found: list[tuple[LoraTag, Path]] = []
+        left_out: list[Problem] = []
         for tag in tags:
             try:
-                path, note = look_up(self.lora_dir, tag.written)
+                path, note = self._find(self.lora_dir, tag.written)
                 found.append((tag, path))
                 notes += [note] if note else []
             except LoraTrainError as error:
                 notes.append(f"<lora:{tag.name}> is left out. {error}")
-        notes += self._applier.apply_usable(found)[1]
+                left_out += error.problems
+        notes += self._applier.apply_usable(found, left_out)[1]
+        return left_out
 
 
 def generate(

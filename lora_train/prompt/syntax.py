@@ -44,6 +44,8 @@ class ParsedPrompt:
     text: str
     tags: tuple[LoraTag, ...]
     notes: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    """Those of the notes that are about a LoRA which is left out: its tag could not be understood."""
 
 
 def parse_prompt(prompt: str, default: float = DEFAULT_STRENGTH) -> ParsedPrompt:
@@ -56,6 +58,7 @@ def parse_prompt(prompt: str, default: float = DEFAULT_STRENGTH) -> ParsedPrompt
     """
     tags: list[LoraTag] = []
     notes: list[str] = []
+    refused: list[str] = []
 
     def take(match: re.Match[str]) -> str:
         kind, content = match[1] or match[3], match[2] or ""
@@ -65,6 +68,7 @@ def parse_prompt(prompt: str, default: float = DEFAULT_STRENGTH) -> ParsedPrompt
             tag = _tag(content, default)
         except ValueError as error:
             notes.append(f"{match[0]} is ignored: {error}")
+            refused.extend(notes[-1:] if kind.lower() in OURS else [])
         else:
             tags.append(tag)
             notes.extend(strength_notes(tag, match[0]))
@@ -77,7 +81,8 @@ def parse_prompt(prompt: str, default: float = DEFAULT_STRENGTH) -> ParsedPrompt
             break
     notes += [f"{match[0].strip()} has no > and is read as words." for match in _OPEN.finditer(text)]
     notes = list(dict.fromkeys(notes))
-    return ParsedPrompt(re.sub(r"[ \t]{2,}", " ", text.replace("\\<", "<")).strip(), tuple(tags), tuple(notes))
+    words = re.sub(r"[ \t]{2,}", " ", text.replace("\\<", "<")).strip()
+    return ParsedPrompt(words, tuple(tags), tuple(notes), tuple(dict.fromkeys(refused)))
 
 
 def strength_notes(tag: LoraTag, shown: str) -> list[str]:
@@ -87,7 +92,10 @@ def strength_notes(tag: LoraTag, shown: str) -> list[str]:
 
 
 def _tag(content: str, default: float) -> LoraTag:
-    return tag_of_items(content.split(":"), default)
+    parts = content.split(":")
+    if len(parts) > 1 and re.fullmatch(r"\s*[A-Za-z]", parts[0]) and parts[1][:1] in ("/", "\\"):
+        parts[:2] = [":".join(parts[:2])]  # C:\loras\sara.safetensors
+    return tag_of_items(parts, default)
 
 
 def tag_of_items(content: Sequence[str], default: float = DEFAULT_STRENGTH) -> LoraTag:

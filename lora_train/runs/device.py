@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lora_train.errors import LoraTrainError
 
 
@@ -35,6 +37,15 @@ def pick_device(asked: str, where: str = "train.device", auto: str = "auto") -> 
         there_are = f"there {'is' if count == 1 else 'are'} {count}, counted from {kind}:0"
         raise LoraTrainError(f"the device {asked!r} is not there ({there_are}).", where, f"Choose auto or {kind}.")
     return asked
+
+
+def inference_dtype(device: str) -> Any:
+    """The torch dtype to make pictures in: as a training chooses its precision, so fp32 but on a GPU."""
+    import torch
+
+    if kind_of(device) != "cuda":
+        return torch.float32
+    return torch.bfloat16 if fast_bf16(device) else torch.float16
 
 
 def require_precision(device: str, precision: str) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from lora_train.config import RunConfig
+from lora_train.console import own_command
 from lora_train.hosts.base import Host
 from lora_train.runs.execute import resume_training, run_training
 from lora_train.runs.folder import RunFolder
@@ -39,7 +40,7 @@ class ProgressBar:
             "note": lambda: self._line(event["text"]),
             "rejected": lambda: self._line(f"Left out {event['file']}: {event['reason']}."),
             "choices": lambda: self._choices(event["choices"]),
-            "prepare": lambda: self._bar(f"Preparing {event['stage']}", event["done"], event["total"], ""),
+            "prepare": lambda: self.show(f"Preparing {event['stage']}", event["done"], event["total"], ""),
             "step": lambda: self._step(event),
             "saved": lambda: self._line(f"Saved after {event['step']} steps: {event['path']}"),
         }.get(event["kind"])
@@ -61,9 +62,10 @@ class ProgressBar:
         step = event["step"]
         speed = f"{event['pictures_per_second']:.1f} pictures/s"
         text = f"loss {event['smoothed']:.4f}  {speed}  {clock(event['seconds_left'])} left"
-        self._bar("Training", step, event["of"], text)
+        self.show("Training", step, event["of"], text)
 
-    def _bar(self, what: str, done: int, total: int, text: str) -> None:
+    def show(self, what: str, done: int, total: int, text: str) -> None:
+        """Show that `done` of `total` are done, with `text` behind it."""
         if not self._live:
             if done == total or done % max(1, total // 10) == 0:
                 self._line(f"{what} {done}/{total}  {text}".rstrip())
@@ -87,22 +89,26 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def train_with_progress(config: RunConfig, host: Host, stages: Stages) -> int:
-    """Train in the foreground with a progress bar; Ctrl-C saves and stops, a second one aborts."""
-    return _with_progress(lambda listen, stopped: run_training(config, host, listen, stopped, stages))
+def train_with_progress(config: RunConfig, host: Host, stages: Stages, again: str = "") -> int:
+    """Train in the foreground with a progress bar; Ctrl-C saves and stops, a second one aborts.
+
+    `again` is the command that goes on with it when it was stopped; by default `resume` with the run's id. Returns the
+    exit code.
+    """
+    return _with_progress(lambda listen, stopped: run_training(config, host, listen, stopped, stages), again)
 
 
-def resume_with_progress(folder: RunFolder, host: Host, steps: int | None = None) -> int:
+def resume_with_progress(folder: RunFolder, host: Host, steps: int | None = None, again: str = "") -> int:
     """Go on with a run in the foreground, as `train_with_progress`; `steps` are more than before."""
 
     def go_on(listen: Listener, stopped: Callable[[], bool]) -> Result:
         folder.listener = listen
         return resume_training(folder, host, stopped, steps)
 
-    return _with_progress(go_on)
+    return _with_progress(go_on, again)
 
 
-def _with_progress(run: Callable[[Listener, Callable[[], bool]], Result]) -> int:
+def _with_progress(run: Callable[[Listener, Callable[[], bool]], Result], again: str) -> int:
     stop = threading.Event()
     caught = signal.SIGINT
 
@@ -119,10 +125,20 @@ def _with_progress(run: Callable[[Listener, Callable[[], bool]], Result]) -> int
     bar = ProgressBar()
     try:
         result = run(bar.on_event, stop.is_set)
+    except KeyboardInterrupt:
+        bar.close()
+        print(f"Aborted. Go on from the last saved state:  {again or own_command('resume')}", file=sys.stderr)
+        return STOPPED_CODE + signal.SIGINT
     finally:
         for one, handler in before:
             signal.signal(one, handler)
         bar.close()
+    _tell(result, again)
+    return STOPPED_CODE + caught if result.stopped else 0
+
+
+def _tell(result: Result, again: str) -> None:
+    """How the run ended, and what goes on with it."""
     if result.path is None:
         print(
             "Stopped before the first step: there is nothing to save."
@@ -131,8 +147,8 @@ def _with_progress(run: Callable[[Listener, Callable[[], bool]], Result]) -> int
         )
     elif result.stopped:
         print(f"Stopped after {result.steps} steps. The LoRA so far is saved: {result.path}")
-        print(f"Go on with it:  python3 start.py resume {result.folder.name}   (lora-train resume, where installed)")
     else:
         print(f"Saved: {result.path}")
     print(f"Run folder: {result.folder}")
-    return STOPPED_CODE + caught if result.stopped else 0
+    if result.stopped:
+        print(f"Go on with it:  {again or own_command('resume', result.folder.name)}")

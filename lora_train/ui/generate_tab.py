@@ -3,59 +3,115 @@
 from __future__ import annotations
 
 import html
+import inspect
 import threading
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from lora_train.console import own_command
 from lora_train.errors import LoraTrainError
-from lora_train.prompt.finding import prompt_names
+from lora_train.prompt.finding import lora_files, prompt_name, prompt_names
 from lora_train.prompt.generate import Generator
+from lora_train.runs.bases import base_for, remember_base, usual_guidance
 from lora_train.runs.service import Service
 from lora_train.showing import as_shown
 from lora_train.ui.train_tab import clear_first, path_of, problems_html
 
 MAX_PICTURES, MAX_STEPS = 16, 150
+USUAL_GUIDANCE = 7.0
+RENEW = """(...all) => {
+    const third = all.length / 3, [now, old, fresh] = [0, 1, 2].map(i => all.slice(i * third, (i + 1) * third));
+    const same = i => now[i] === old[i] || String(now[i] ?? '') === '';
+    return [...now.map((value, i) => same(i) ? fresh[i] : value), ...fresh];
+}"""
+"""Runs on the page, so that what is typed while the server answers is not lost."""
 
 
 class GenerateTab:
     """Builds the page and keeps the base model that was used last in memory."""
 
-    def __init__(self, service: Service, model: str) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
         self._lock = threading.Lock()
         self._loaded: tuple[str, Generator, tuple[str, ...]] | None = None
-        self._build(model)
+        self._build()
 
-    def _build(self, model: str) -> None:
+    def _build(self) -> None:
+        # what is a function here is asked at each load of the page
         with gr.Row():
             with gr.Column(scale=1):
-                self.prompt = gr.Textbox("", label="Prompt", lines=2, elem_id="lora_train_prompt")
+                self.prompt = gr.Textbox(self._prompt, label="Prompt", lines=2, elem_id="lora_train_prompt")
                 self.negative = gr.Textbox("", label="Negative prompt", max_lines=1, elem_id="lora_train_negative")
-                self.model = gr.Textbox(model, label="Base model", max_lines=1, elem_id="lora_train_generate_model")
+                self.model = gr.Textbox(
+                    self._model, label="Base model", max_lines=1, elem_id="lora_train_generate_model"
+                )
                 with gr.Row():
                     self.steps = gr.Slider(1, MAX_STEPS, 20, step=1, label="Steps", elem_id="lora_train_generate_steps")
-                    self.guidance = gr.Slider(1, 20, 7, step=0.5, label="Guidance", elem_id="lora_train_guidance")
+                    self.guidance = gr.Slider(
+                        1, 20, self._guidance, step=0.5, label="Guidance", elem_id="lora_train_guidance"
+                    )
                 with gr.Row():
                     self.seed = gr.Number(1, label="Seed", precision=0, elem_id="lora_train_generate_seed")
                     self.count = gr.Slider(1, MAX_PICTURES, 4, step=1, label="Pictures", elem_id="lora_train_count")
                 button = gr.Button("Generate", variant="primary", elem_id="lora_train_generate")
-                loras = gr.HTML(self._loras_html, elem_id="lora_train_loras")  # asked at each load of the page
+                self._loras = gr.HTML(self._loras_html, elem_id="lora_train_loras")
                 refresh = gr.Button("Refresh the list", elem_id="lora_train_refresh")
+                # what was offered last, and what is offered now: fields that still hold the former get the latter
+                self._offered, self._fresh = self._hidden(), self._hidden()
             with gr.Column(scale=1):
                 gallery = gr.Gallery(label="Pictures", columns=4, elem_id="lora_train_gallery")
                 notes = gr.HTML("", elem_id="lora_train_notes")
         fields = {self.prompt, self.negative, self.model, self.steps, self.guidance, self.seed, self.count}
         clear_first(button, gallery, notes)
         button.click(self._generate, inputs=fields, outputs=[gallery, notes])
-        refresh.click(self._loras_html, inputs=[], outputs=[loras])
+        self.refresh_when(refresh.click)
+
+    def _hidden(self) -> list[Any]:
+        """Prompt, base model and guidance as they are offered, where nobody sees them."""
+        texts = [gr.Textbox(offered, visible=False) for offered in (self._prompt, self._model)]
+        return [*texts, gr.Number(self._guidance, visible=False)]
+
+    def refresh_when(self, event: Any) -> None:
+        """At this event, list the LoRAs again; fields that nobody has touched get what the newest one needs."""
+        fields = [self.prompt, self.model, self.guidance]
+        asked = event(self._ready, inputs=[], outputs=[self._loras, *self._fresh])
+        js = "js" if "js" in inspect.signature(asked.then).parameters else "_js"
+        asked.then(None, inputs=[*fields, *self._offered, *self._fresh], outputs=fields + self._offered, **{js: RENEW})
+
+    def _ready(self) -> list[Any]:
+        return [self._loras_html(), self._prompt(), self._model(), self._guidance()]
+
+    def _newest(self) -> Path | None:
+        """The LoRA that was written last."""
+        return max(lora_files(self._service.host.lora_dir()), key=_written, default=None)
+
+    def _prompt(self) -> str:
+        """The newest LoRA with the words that call it; empty where there is none."""
+        newest = self._newest()
+        if newest is None:
+            return ""
+        return f"{words_for(newest)} <lora:{prompt_name(self._service.host.lora_dir(), newest)}:1>".strip()
+
+    def _model(self) -> str:
+        """The base model of the newest LoRA, or the one to begin with."""
+        newest = self._newest()
+        chosen = base_for([] if newest is None else [newest], self._service.host)
+        return "" if chosen is None else str(chosen.path)
+
+    def _guidance(self) -> float:
+        guidance = usual_guidance(Path(self._model()))
+        return USUAL_GUIDANCE if guidance is None else guidance
 
     def _loras_html(self) -> str:
-        """The LoRAs that a prompt can name."""
+        """The LoRAs that a prompt can name, or how to get one."""
         names = prompt_names(self._service.host.lora_dir())
         if not names:
-            return "<p>There is no LoRA yet. What you train appears here.</p>"
+            return (
+                "<p>There is no LoRA yet. To make one, open the tab <em>Train LoRA</em>, where the demo's pictures are "
+                f"filled in, and press <em>Train</em>. Or run <code>{html.escape(own_command('demo'))}</code>.</p>"
+            )
         listed = ", ".join(f"<code>&lt;lora:{html.escape(as_shown(name))}:1&gt;</code>" for name in names)
         return f"<p>Add one of these to the prompt: {listed}</p>"
 
@@ -73,6 +129,7 @@ class GenerateTab:
                     steps=min(MAX_STEPS, max(1, int(given[self.steps] or 20))),
                     guidance=float(given[self.guidance] or 1),
                 )
+            remember_base(Path(path_of(given[self.model])).expanduser(), self._service.host)
         except LoraTrainError as error:
             return [], problems_html(error.problems)
         return made.pictures, "".join(f"<p>{html.escape(as_shown(note))}</p>" for note in (*said, *made.notes))
@@ -89,3 +146,22 @@ class GenerateTab:
             base = open_model(Path(model).expanduser(), TokenizerSources(host.tokenizers, host.downloads, said.append))
             loaded = self._loaded = model, Generator(base, host.lora_dir()), (*said, *base.notes)
         return loaded[1], loaded[2]
+
+
+def words_for(lora: Path) -> str:
+    """What a prompt says to call the LoRA up: its card's words, else those in its file, else nothing."""
+    from lora_train.lorafile.reading import file_metadata
+    from lora_train.lorafile.sidecar import activation_text
+
+    try:
+        words = activation_text(lora) or file_metadata(lora).get("modelspec.trigger_phrase", "")
+    except (LoraTrainError, OSError):
+        return ""
+    return as_shown(words, lines=False).strip()
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -54,8 +54,8 @@ def build_page(service: Service, token: str = "") -> gr.Blocks:
             DatasetTab(service, token, defaults.folder)
         with gr.Tab("Train LoRA", id=TRAIN, elem_id="lora_train_tab"):
             TrainTab(service, defaults, token)
-        with gr.Tab("Generate", id="generate", elem_id="lora_train_generate_tab"):
-            GenerateTab(service, model)
+        with gr.Tab("Generate", id="generate", elem_id="lora_train_generate_tab") as generate:
+            GenerateTab(service).refresh_when(generate.select)
     return page
 
 
@@ -101,15 +101,13 @@ def serve(port: int, open_browser: bool) -> None:
     Raises LoraTrainError when the port is taken.
     """
     import signal
-    import socket
 
     import uvicorn
 
     if not 1 <= port <= 65_535:
         raise LoraTrainError(f"{port} is no port.", "--port", "Give a number from 1024 to 65535, for example 7870.")
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise LoraTrainError(f"the port {port} is in use.", "--port", "Give another, for example --port 7871.")
+    if in_use(port):
+        raise LoraTrainError(f"the port {port} is in use.", "--port", "Give another, for example --port 7871.")
     service, token = Service(StandaloneHost()), new_token()
     app = build_app(service, token)
     address = f"http://127.0.0.1:{port}/{token}/"
@@ -124,6 +122,14 @@ def serve(port: int, open_browser: bool) -> None:
             uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=3)
     finally:
         _save_training(service)
+
+
+def in_use(port: int) -> bool:
+    """Whether something on this machine answers at this port."""
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _leave(number: int, _frame: Any) -> None:

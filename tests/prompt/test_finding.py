@@ -11,7 +11,15 @@ import torch
 
 from lora_train.errors import LoraTrainError
 from lora_train.lorafile.writing import write_lora
-from lora_train.prompt.finding import find_lora, look_up, lora_files, nearest, prompt_names
+from lora_train.prompt.finding import (
+    find_lora,
+    look_up,
+    look_up_anywhere,
+    lora_files,
+    nearest,
+    prompt_name,
+    prompt_names,
+)
 from lora_train.prompt.syntax import parse_prompt
 
 
@@ -141,3 +149,31 @@ def test_the_name_in_the_metadata_counts_last(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(LoraTrainError, match="no such folder"):
         look_up(tmp_path / "loars", "x")
+
+
+def test_a_path_is_taken_only_where_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, other = tmp_path / "loras", tmp_path / "elsewhere"
+    touch(folder, "sara")
+    touch(other, "anna", "sara")
+    (other / "anna.txt").touch()
+    anna = str(other / "anna.safetensors")
+    assert look_up_anywhere(folder, anna) == (Path(anna), "")
+    assert look_up_anywhere(tmp_path / "none yet", anna) == (Path(anna), "")
+    assert look_up_anywhere(folder, "sara") == (folder / "sara.safetensors", "")
+    monkeypatch.chdir(tmp_path)
+    for name in ("./elsewhere/anna.safetensors", "elsewhere/anna.safetensors"):
+        assert look_up_anywhere(folder, name)[0].samefile(anna)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert look_up_anywhere(folder, "~/elsewhere/anna.safetensors")[0].samefile(anna)
+    for name in (str(other / "anna.txt"), str(other), str(other / "nobody.safetensors"), "./nobody.safetensors"):
+        with pytest.raises(LoraTrainError, match="there is no such LoRA file"):
+            look_up_anywhere(folder, name)
+    with pytest.raises(LoraTrainError, match=r"nearest: sara.*without a path: <lora:sara:1>"):
+        look_up(folder, str(other / "sara.safetensors"))
+
+
+def test_the_name_of_one_file(tmp_path: Path) -> None:
+    touch(tmp_path, "a/same", "b/same", "b/one")
+    assert prompt_name(tmp_path, tmp_path / "a" / "same.safetensors") == "a/same"
+    assert prompt_name(tmp_path, tmp_path / "b" / "one.safetensors") == "one"

@@ -105,3 +105,15 @@ def test_a_tag_that_is_not_closed_is_said() -> None:
     parsed = parse_prompt("a <lora:x:1")
     assert parsed.text == "a <lora:x:1" and parsed.tags == ()
     assert parsed.notes == ("<lora:x:1 has no > and is read as words.",)
+
+
+@pytest.mark.parametrize("path", ["C:\\loras\\sara.safetensors", "d:/loras/sara.safetensors"])
+def test_a_drive_is_part_of_the_name(path: str) -> None:
+    (tag,) = parse_prompt(f"a <lora:{path}:0.5:1>").tags
+    assert (tag.name, tag.te, tag.unet) == (path, 0.5, 1)
+    assert parse_prompt("<lora:C:0.5>").tags[0].name == "C"
+
+
+def test_which_notes_are_about_a_lora_that_is_left_out() -> None:
+    parsed = parse_prompt("a <lora:x:0,8> <hypernet:y:1> <lora:z:7> <lora:w:1>")
+    assert len(parsed.notes) == 3 and [note.split()[0] for note in parsed.refused] == ["<lora:x:0,8>"]
