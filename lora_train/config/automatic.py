@@ -37,7 +37,7 @@ USUAL = Recipe(
     rate=1e-4, text_share=0.5, batch=1, convolutions=False, alpha_share=0.5, looks=(100, 600, 4000), preserve=0.0
 )
 SMALL = Recipe(
-    rate=1.5e-3, text_share=0.5, batch=4, convolutions=True, alpha_share=1.0, looks=(100, 2000, 4000), preserve=0.3
+    rate=1.5e-3, text_share=2 / 3, batch=4, convolutions=True, alpha_share=1.0, looks=(100, 1600, 4000), preserve=0.3
 )
 
 
@@ -112,10 +112,9 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     steps, why_steps = _steps(facts, data, batch * accumulation, accumulation, recipe.looks)
     steps = choose("train.max_train_steps", train.max_train_steps, steps, why_steps)
     rate = choose("train.learning_rate", train.learning_rate, recipe.rate, of_base)
+    of_rate = "half of the learning rate" if recipe.text_share == 0.5 else "two thirds of the learning rate"
     unet_lr = choose("train.unet_lr", train.unet_lr, rate, "the general learning rate")
-    text_lr = choose(
-        "train.text_encoder_lr", train.text_encoder_lr, rate * recipe.text_share, "half of the learning rate"
-    )
+    text_lr = choose("train.text_encoder_lr", train.text_encoder_lr, rate * recipe.text_share, of_rate)
     preserve = train.preserve
     if preserve is None and recipe.preserve:
         preserve = choose("train.preserve", None, recipe.preserve, "a small base forgets its other things quickly")

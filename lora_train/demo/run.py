@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +10,8 @@ from typing import TYPE_CHECKING
 from lora_train.config import (
     DataOptions,
     ModelOptions,
-    NetworkOptions,
     RunConfig,
     SaveOptions,
-    TrainOptions,
 )
 from lora_train.demo.files import base_folder, pictures_folder
 from lora_train.demo.mascot import TAG
@@ -30,50 +27,33 @@ STRENGTHS = (0.0, 0.5, 1.0)
 PROMPTS = tuple(f"{TAG} on {background}" for background in ("blue", "green", "purple", "white", "pink", "black"))
 GUIDANCE = 4.0
 """With more the pictures get noisy; rates are in docs/demo.md."""
-
-
-MASCOT_REPEATS, OTHER_PICTURES = 4, 16
-"""Beside the mascot, a few pictures of other things in the base's own words: without them every object would
-turn towards the mascot's colours."""
+FORMER = {"4_sks", "1_other"}
+"""Folders that demos of version 0.0 wrote."""
 
 
 def write_pictures(folder: Path) -> None:
-    """The training set, by folder names as kohya has them: the mascot, and drawn scenes (regularisation).
+    """The training set: the pictures that the page has filled in, copied to where a person sees them.
 
     Those of a former demo are replaced; raises LoraTrainError when the folder holds anything else.
     """
-    from lora_train.demo.scenes import caption, draw_scene, random_scene
-
-    mascot, others = folder / f"{MASCOT_REPEATS}_{TAG}", folder / "1_other"
-    foreign = [path.name for path in folder.iterdir() if path not in (mascot, others)] if folder.is_dir() else []
-    if any(not name.startswith(".") for name in foreign):
+    ours = {path.name for path in pictures_folder().iterdir()} | FORMER
+    foreign = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if any(not name.startswith(".") and name not in ours for name in foreign):
         raise LoraTrainError(
             "this folder has other things than the demo's pictures, which go there.", str(folder), "Give another --out."
         )
-    for old in (mascot, others):
-        shutil.rmtree(old, ignore_errors=True)
-    shutil.copytree(pictures_folder(), mascot)
-    rng = random.Random(11)
-    others.mkdir()
-    for number in range(OTHER_PICTURES):
-        scene = random_scene(rng)
-        draw_scene(scene, rng).save(others / f"{number:02}.png")
-        (others / f"{number:02}.txt").write_text(caption(scene, rng), encoding="utf-8")
+    for name in foreign:
+        if (folder / name).is_dir() and name in FORMER:
+            shutil.rmtree(folder / name, ignore_errors=True)
+    shutil.copytree(pictures_folder(), folder, dirs_exist_ok=True)
 
 
 def demo_config(output_dir: Path, overwrite: bool = True) -> RunConfig:
-    """The demo's run on the pictures in `output_dir/pictures` (see `write_pictures`): small enough for two
-    cores, long enough to learn the mascot. The captions have the tag already."""
+    """The demo's run on the pictures in `output_dir/pictures` (see `write_pictures`), as the page would start it:
+    all else is chosen automatically."""
     return RunConfig(
         model=ModelOptions(path=str(base_folder())),
-        data=DataOptions(folder=str(output_dir / "pictures"), train_batch_size=4),
-        network=NetworkOptions(network_dim=16, network_alpha=16, conv_dim=16, conv_alpha=16),
-        train=TrainOptions(
-            max_train_steps=700,
-            learning_rate=1.5e-3,
-            text_encoder_lr=1e-3,
-            lr_warmup_steps=20,
-        ),
+        data=DataOptions(folder=str(output_dir / "pictures"), tag=TAG),
         save=SaveOptions(output_name=NAME, output_dir=str(output_dir), overwrite=overwrite, training_comment=COMMENT),
     )
 

@@ -33,10 +33,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def config(out: Path) -> RunConfig:
         whole = demo_config(out)
-        train = replace(whole.train, max_train_steps=STEPS, device="cpu")
-        return replace(
-            whole, train=train, network=replace(whole.network, network_dim=2, conv_dim=None, conv_alpha=None)
-        )
+        train = replace(whole.train, max_train_steps=STEPS, device="cpu", preserve=0.0)
+        return replace(whole, train=train, network=replace(whole.network, network_dim=2, conv_dim=0))
 
     def sheet(folder: Path, name: str, progress: Callable[[int, int], None]) -> Image.Image:
         assert (folder / f"{name}.safetensors").is_file()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_train.demo.files import pictures_folder
 from lora_train.demo.run import COMMENT, demo_config, write_pictures
 from lora_train.errors import LoraTrainError
 
@@ -22,8 +23,10 @@ def test_a_persons_pictures_are_not_the_demos_to_replace(tmp_path: Path) -> None
 
 
 def test_a_former_demos_pictures_are_replaced(tmp_path: Path) -> None:
-    for _ in range(2):
-        write_pictures(tmp_path)
-        extra = tmp_path / "1_other" / "old.png"
-        assert not extra.exists()
-        extra.write_bytes(b"x")
+    (tmp_path / "1_other").mkdir()
+    (tmp_path / "1_other" / "old.png").write_bytes(b"x")
+    (tmp_path / "mascot-01.png").write_bytes(b"x")
+    write_pictures(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        path.name: path.read_bytes() for path in pictures_folder().iterdir()
+    }

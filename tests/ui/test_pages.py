@@ -13,6 +13,8 @@ from fastapi import FastAPI, WebSocket
 
 from lora_train.api.routes import STATIC_FILES
 from lora_train.config import NetworkOptions, PrepareOptions
+from lora_train.demo.mascot import TAG
+from lora_train.demo.run import demo_config
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.access import PAGE_HEADER
 from lora_train.hosts.standalone import StandaloneHost
@@ -42,6 +44,13 @@ def test_what_is_left_empty_is_chosen_later(tab: TrainTab, host: StandaloneHost)
     assert config.preview.prompts == ("sks",)
     assert tab.config_of(_values(preview=" - ")).preview.prompts == ()
     assert tab.config_of(_values(tag=" ")).preview.prompts == ()
+
+
+def test_the_demo_is_what_the_page_starts_with_its_fields_as_filled_in(tab: TrainTab, tmp_path: Path) -> None:
+    demo = demo_config(tmp_path)
+    page = tab.config_of(_values(folder=demo.data.folder, model=demo.model.path, tag=TAG))
+    for group in ("model", "data", "network", "train"):
+        assert getattr(page, group) == getattr(demo, group)
 
 
 def test_what_is_given_is_kept(tab: TrainTab) -> None:
