@@ -126,7 +126,7 @@ def _add_data_and_noise(train: Any) -> None:
         "--preserve",
         type=float,
         metavar="SHARE",
-        help="in this share of the batches also learn to change nothing where the caption has no tag; 0: never",
+        help="for this share of the pictures also learn to change nothing where the caption has no tag; 0: none",
     )
     more.add_argument("--noise-offset", type=float, default=0.0, help="default %(default)s")
     more.add_argument("--clip-skip", type=int, default=1, help="default %(default)s")

@@ -216,8 +216,8 @@ class TrainOptions:
     zero_terminal_snr: bool | None = None
     """Lin et al. 2023 (arXiv 2305.08891), for bases that predict v; None: as the base was trained."""
     preserve: float | None = None
-    """Share of the micro-batches after which the base's own prediction is learned as well, for the same pictures under
-    their captions without the tag: so the LoRA changes what is asked for by its tag and little else. 0: never."""
+    """Share of each batch's pictures for which the base's own prediction is learned as well, under their captions
+    without the tag: so the LoRA changes what is asked for by its tag and little else. 0: none."""
     masked_loss: bool = False
     """Whether the loss is weighted by the pictures' masks."""
     mixed_precision: str = "auto"

@@ -199,25 +199,36 @@ class Trainer:
         if options.min_snr_gamma is not None:
             weight = min_snr_weight(self.model.snr(t), options.min_snr_gamma, self.model.prediction_type)
         accumulation = options.gradient_accumulation_steps
-        extra, mask = self._extra(items, looks), self._masks(items, looks)
 
-        def learn(row: Row) -> torch.Tensor:
+        def learn(row: Row, draw: Draw) -> torch.Tensor:
             return backward(
                 self.model,
                 self.network,
                 [row],
-                Draw(noise, t, weight),
+                draw,
                 self._encode,
                 lambda loss: self.scaler.scale(loss / accumulation),
                 self.autocast,
             ).mean()
 
         with self.network.dropping(dropping(self.config.network, self.random, position)):
-            loss = learn(Row(x, self._captions(items, position), mask=mask, extra=extra))
-            if options.preserve and self.random.python("preserve", position).random() < options.preserve:
-                captions = [without_tag(self.trigger, item.picture.caption) for item in items]
-                learn(Row(x, captions, extra=extra, terms=(BaseTerm(1.0, x, captions),)))
+            extra, mask = self._extra(items, looks), self._masks(items, looks)
+            loss = learn(Row(x, self._captions(items, position), mask=mask, extra=extra), Draw(noise, t, weight))
+            some = items[: self._preserved(len(items), position)]
+            if some:
+                captions = [without_tag(self.trigger, item.picture.caption) for item in some]
+                x, extra = x[: len(some)], self._extra(some, looks)
+                own = BaseTerm(1.0, x, captions)
+                learn(
+                    Row(x, captions, extra=extra, terms=(own,)),
+                    Draw(*(part[: len(some)] for part in (noise, t, weight))),
+                )
         return loss
+
+    def _preserved(self, pictures: int, position: int) -> int:
+        """How many of a batch's pictures are also shown without the tag, to learn the base's own prediction."""
+        share = self.config.train.preserve or 0.0
+        return int(share * pictures + self.random.python("preserve", position).random())
 
     def _looks(self, items: list[Item], position: int) -> list[int]:
         """Which of its latents each picture shows: 0, or 1 for the flipped ones, by chance."""

@@ -129,3 +129,41 @@ def test_how_often_pictures_are_seen_is_said_as_it_is(pictures: int, times: int)
 def test_alpha_zero_means_half_of_the_dimension() -> None:
     config = RunConfig.from_dict({"network": {"network_dim": 10, "network_alpha": 0}})
     assert resolve(config, Facts(1, 512, "cpu", False))[0].network.network_alpha == 5.0
+
+
+def test_a_small_base_has_a_recipe_of_its_own_and_what_is_given_stays() -> None:
+    small = Facts(14, 128, "cpu", False, unet_parameters=8_000_000)
+    resolved, choices = resolve(RunConfig(), small)
+    train, network = resolved.train, resolved.network
+    assert resolved.data.train_batch_size == 4 and train.learning_rate == train.unet_lr == 1.5e-3
+    assert network.conv_dim == network.network_dim and network.conv_alpha == network.network_dim
+    assert train.preserve and "train.preserve" in {choice.field for choice in choices}
+    given = RunConfig.from_dict(
+        {
+            "data": {"train_batch_size": 2},
+            "network": {"conv_dim": 0, "network_alpha": 3},
+            "train": {"learning_rate": 1e-4, "preserve": 0},
+        }
+    )
+    resolved, choices = resolve(given, small)
+    assert (resolved.data.train_batch_size, resolved.network.conv_dim, resolved.network.network_alpha) == (2, 0, 3)
+    assert (resolved.train.unet_lr, resolved.train.preserve) == (1e-4, 0)
+    assert not {"data.train_batch_size", "network.conv_dim", "train.preserve"} & {choice.field for choice in choices}
+
+
+def test_another_base_has_the_usual_numbers() -> None:
+    resolved, _ = resolve(RunConfig(), Facts(14, 512, "cpu", False))
+    assert (resolved.data.train_batch_size, resolved.train.learning_rate, resolved.train.text_encoder_lr) == (
+        1,
+        1e-4,
+        5e-5,
+    )
+    assert resolved.network.conv_dim is None and resolved.train.preserve == 0
+
+
+@pytest.mark.parametrize(
+    "network", [{"kind": "ia3"}, {"network_train_text_encoder_only": True}, {"network_weights": "a.safetensors"}]
+)
+def test_convolutions_are_chosen_only_where_nothing_says_which_layers_are_trained(network: dict[str, object]) -> None:
+    config = RunConfig.from_dict({"network": network})
+    assert resolve(config, Facts(5, 128, "cpu", False, unet_parameters=8_000_000))[0].network.conv_dim is None

@@ -41,7 +41,7 @@ class ModelSettings:
 
 
 CPU = ModelSettings(steps=8000, batch=32, pictures=40_000)
-GPU = ModelSettings(steps=14_000, batch=128, pictures=100_000)
+GPU = ModelSettings(steps=9250, batch=128, pictures=100_000)
 
 
 def unet_model() -> UNet2DConditionModel:
