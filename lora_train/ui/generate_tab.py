@@ -22,7 +22,7 @@ from lora_train.ui.train_tab import clear_first, path_of, problems_html
 MAX_PICTURES, MAX_STEPS = 16, 150
 USUAL_GUIDANCE = 7.0
 RENEW = """(...all) => {
-    const third = all.length / 3, [now, old, fresh] = [0, 1, 2].map(i => all.slice(i * third, (i + 1) * third));
+    const [now, old, fresh] = [0, 3, 6].map(at => all.slice(at, at + 3));  // gradio 3 adds the outputs behind them
     const same = i => now[i] === old[i] || String(now[i] ?? '') === '';
     return [...now.map((value, i) => same(i) ? fresh[i] : value), ...fresh];
 }"""
