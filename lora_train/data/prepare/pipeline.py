@@ -17,6 +17,7 @@ from lora_train.config import PrepareOptions
 from lora_train.data.captions import caption_file
 from lora_train.data.finding import Found, find
 from lora_train.data.left_out import shown
+from lora_train.data.plain import plain_note
 from lora_train.data.prepare.base import Plan, Services
 from lora_train.data.prepare.captioning import caption, recaptions, services_for, take_captions, take_edits
 from lora_train.data.prepare.detectors import choose, shared_memory, title_of
@@ -159,7 +160,9 @@ def _told(found: Found, segments: bool) -> list[str]:
 def _seen(inputs: list[Input]) -> list[str]:
     """What a person should know of the pictures, once they have been opened."""
     moving = [shown(one.path.name) for one in inputs if one.record.moving]
-    return [moving_note(moving)] if moving else []
+    plain = [shown(one.path.name) for one in inputs if one.record.plain]
+    notes = [moving_note(moving)] if moving else []
+    return [*notes, plain_note(plain, len(inputs))] if plain else notes
 
 
 def _plan(options: PrepareOptions, work: Path, services: Services) -> tuple[Plan, list[str]]:
