@@ -42,6 +42,10 @@ class Encoder(Protocol):
         """Pixels (B, 3, H, W) in [-1, 1] to mean and standard deviation (B, C, H/8, W/8), unscaled."""
         ...
 
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, H/8, W/8) of the latents of a picture of that size."""
+        ...
+
 
 @dataclass(frozen=True)
 class Item:
