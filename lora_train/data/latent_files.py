@@ -94,9 +94,11 @@ def _shared(items: Sequence[Item], family: str) -> set[Path]:
 
 
 def _read(item: Item, file: Path, encoder: Encoder) -> tuple[dict[str, Latents], bool]:
-    """The item's latents by key, and whether the file says which VAE made them. They fit as sd-scripts itself judges: a picture of this size, this bucket, and what
-    flips need. Ours name their picture's content and the VAE; another's must not be older than the picture, and which
-    VAE made it, it does not say. A file holds one sample: the standard deviation is 0.
+    """The item's latents by key, and whether the file says which VAE made them.
+
+    They fit as sd-scripts itself judges: a picture of this size, this bucket, and what flips need. Ours name their
+    picture's content and the VAE; another's must not be older than the picture, and which VAE made it, it does not say.
+    A file holds one sample: the standard deviation is 0.
     """
     picture, bucket = item.picture, item.placement.bucket
     try:

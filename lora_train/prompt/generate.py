@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, shortened
 from lora_train.prompt.finding import look_up
 from lora_train.prompt.syntax import LoraTag, parse_prompt
 from lora_train.prompt.words import words_of
@@ -62,7 +62,7 @@ class Generator:
         request = Request(words.text, seeds, width, height, against.text, steps, strength)
         try:
             self._apply(parsed.tags, notes)
-            return Generated(sample(self.model, request, progress), notes)
+            return Generated(sample(self.model, request, progress), [shortened(note) for note in notes])
         finally:
             self._applier.remove()
 

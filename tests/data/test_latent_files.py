@@ -165,7 +165,9 @@ def test_a_file_that_does_not_say_its_vae_is_named(tmp_path: Path) -> None:
     forget_the_content(file)  # 0 is ours, and says it
     dataset = read_again(folder, tmp_path / "b")
     (note,) = dataset.notes
-    assert dataset.from_npz == 3 and note.startswith("1 of the .npz files does not say which VAE made it (picture-1.npz)")
+    assert dataset.from_npz == 3 and note.startswith(
+        "1 of the .npz files does not say which VAE made it (picture-1.npz)"
+    )
 
 
 def test_it_is_said_when_there_are_none(tmp_path: Path) -> None:

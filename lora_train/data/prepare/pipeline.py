@@ -107,7 +107,9 @@ def prepare(
         note(text)
     entries = decide(inputs, plan, read_overrules(work))
     finish_overruled(entries, plan, stopped)
-    serve(entries, plan, services, stopped)
+    for text in serve(entries, plan, services, stopped):
+        notes.append(text)
+        note(text)
     outputs = Outputs(work, recaptions(plan, services))
     masked, unseen = take_masks(entries, plan, found.masks, stopped)
     _place(entries, inputs, masked, plan, outputs, folder, work)
