@@ -33,6 +33,8 @@ class LoraTag:
     dyn: int | None = None
     spelled: str = field(default="", compare=False)
     """The name with the blanks around it, where it was written so."""
+    adapter: str = ""
+    """The one to take of several adapters in the file; "": the first."""
 
     @property
     def written(self) -> str:

@@ -108,18 +108,22 @@ def _network_files(config: RunConfig, host: Host) -> list[Problem]:
     named = [(name, "network.base_weights") for name in config.network.base_weights]
     if config.network.network_weights:
         named.append((config.network.network_weights, "network.network_weights"))
-    found = []
+    found: list[Problem] = []
     for name, field in named:
-        try:
-            path = allowed(name, host, field)
-            if not path.is_file():
+        with noting(found, field):
+            if not allowed(name, host, field).exists():
                 found.append(Problem(f"there is no LoRA file {name}.", field, "Give the path of a .safetensors file."))
-            else:
-                from lora_train.lorafile.reading import read_lora
+    if not named or found:
+        return found
+    from lora_train.lorafile.reading import read_lora
+    from lora_train.train.network import continued_file, start_files
 
-                read_lora(path)
-        except LoraTrainError as error:
-            found += error.problems
+    with noting(found, "network.network_adapter"):
+        if config.network.network_weights:
+            continued_file(config.network)
+        for path, adapter in start_files(config.network)[bool(config.network.network_weights) :]:
+            with noting(found, "network.base_weights"):
+                read_lora(path, adapter=adapter)
     return found
 
 
