@@ -13,6 +13,7 @@ from lora_train.data.cache import Latents
 from lora_train.data.formats.kohya_npz import KohyaLatents, npz_path, read_npz, write_npz
 from lora_train.data.left_out import SHOWN, shown
 from lora_train.errors import LoraTrainError
+from lora_train.links import OUT, MayRead, anywhere, leads_out
 
 if TYPE_CHECKING:
     from lora_train.data.dataset import Encoder, Item
@@ -22,7 +23,9 @@ class _Unfit(Exception):
     """Why a picture's latents are made again."""
 
 
-def read_all(items: Sequence[Item], encoder: Encoder) -> tuple[dict[str, Latents], list[str]]:
+def read_all(
+    items: Sequence[Item], encoder: Encoder, may_read: MayRead = anywhere
+) -> tuple[dict[str, Latents], list[str]]:
     """The latents of all items that have a file that fits, by key, and a note on those whose file does not."""
     found: dict[str, Latents] = {}
     unfit: dict[str, list[str]] = defaultdict(list)
@@ -33,6 +36,8 @@ def read_all(items: Sequence[Item], encoder: Encoder) -> tuple[dict[str, Latents
         if not file.is_file():
             continue
         try:
+            if leads_out(file, may_read):
+                raise _Unfit(OUT)
             if file in shared:
                 raise _Unfit("of several pictures with one name")
             latents, told = _read(item, file, encoder)

@@ -103,7 +103,7 @@ def scan(
     refuses are not followed. Raises LoraTrainError when the folder does not exist or holds no usable picture.
     """
     require_folder(folder)
-    found, reader = find(folder, may_read=may_read), CaptionReader()
+    found, reader = find(folder, may_read=may_read), CaptionReader(may_read)
     manifest = manifest_of(found)
     for path, size in usable(found.pictures, manifest):
         own_repeats, concept = concept_of(path.parent.name)

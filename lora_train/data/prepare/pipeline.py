@@ -87,9 +87,13 @@ def prepare(
     if not options.operations:
         return Prepared(folder)
     found = _find(folder, work, services.may_read)
-    captions, unusable = beside_captions(folder)
+    captions, unusable = beside_captions(folder, services.may_read)
     inputs = [
-        Input(path, path.relative_to(folder), captioned=path in captions or caption_file(path) is not None)
+        Input(
+            path,
+            path.relative_to(folder),
+            captioned=path in captions or caption_file(path, services.may_read) is not None,
+        )
         for path in found.pictures
     ]
     plan, notes = _plan(options, work, services)
@@ -110,7 +114,7 @@ def prepare(
     for text in serve(entries, plan, services, stopped):
         notes.append(text)
         note(text)
-    outputs = Outputs(work, recaptions(plan, services))
+    outputs = Outputs(work, recaptions(plan, services), services.may_read)
     masked, unseen = take_masks(entries, plan, found.masks, stopped)
     _place(entries, inputs, masked, plan, outputs, folder, work)
     bare, unread = take_captions(entries, plan, services, captions, outputs)
