@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
+
+LONGEST_WORD, LONGEST_QUOTE, LONGEST_TEXT = 300, 300, 4000
+"""Characters of what a message repeats in one piece (a name, a path), within quotes, and of a whole message."""
+
+
+def shortened(text: str, whole: bool = False) -> str:
+    """A message with what it repeats at a bearable length; `whole`: all of it is one thing, a path for example."""
+    if len(text) <= LONGEST_QUOTE:
+        return text
+    if whole:
+        return _cut(text, LONGEST_QUOTE)
+    quoted = re.sub(
+        r"""(?<!\w)(['"])((?:(?!\1).){300,})\1(?!\w)""", lambda found: _quote(found[1], found[2]), text, flags=re.S
+    )
+    words = re.sub(r"\S{300,}", lambda found: _cut(found[0], LONGEST_WORD), quoted)
+    return _cut(words, LONGEST_TEXT)
+
+
+def _quote(mark: str, text: str) -> str:
+    return mark + _cut(text, LONGEST_QUOTE) + mark
+
+
+def _cut(text: str, most: int) -> str:
+    """Beginning and end, and how much there was."""
+    if len(text) <= most:
+        return text
+    part = most // 3
+    return f"{text[:part]} ... {text[-part:]} ({len(text)} characters)"
 
 
 @dataclass(frozen=True)
@@ -12,6 +41,10 @@ class Problem:
     what: str
     where: str = ""
     fix: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("what", "where", "fix"):
+            object.__setattr__(self, field, shortened(getattr(self, field), whole=field == "where"))
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what

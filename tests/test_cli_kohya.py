@@ -75,6 +75,7 @@ def test_every_name_of_kohyas_table_means_something() -> None:
     assert not set(kohya.FLAGS) & (set(kohya.ABSENT) | set(kohya.NOTED))
     assert kohya.NOTED.keys() >= kohya.TAKES_NO_VALUE and not set(kohya.ABSENT) & set(kohya.NOTED)
     assert set(kohya.VALUES) <= set(known)
+    assert set(kohya.SAME) <= set(kohya.ABSENT) and set(kohya.SAME) >= kohya.LISTS
 
 
 def every_parser(parser: Any, name: str = "") -> list[tuple[str, Any]]:
@@ -113,14 +114,11 @@ def test_what_makes_no_difference_is_noted(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_what_kohya_has_and_we_do_not_is_named() -> None:
-    found = wrong("--max_train_epochs=10 --vae x.pt --lr_scheduler_num_cycles 3 --loss-type huber")
-    assert [problem.where for problem in found] == [
-        "--max_train_epochs",
-        "--vae",
-        "--lr_scheduler_num_cycles",
-        "--loss-type",
-    ]
-    assert all("sd-scripts has it" in problem.what for problem in found) and "--steps" in found[0].fix
+    found = {one.where: one for one in wrong("--max_train_epochs=10 --vae x.pt --lr_scheduler_num_cycles 3 --vae-x y")}
+    found |= {one.where: one for one in wrong("--loss-type huber")}
+    assert found.keys() == {"--max_train_epochs", "--vae", "--lr_scheduler_num_cycles", "--vae-x", "--loss-type"}
+    assert all("sd-scripts has it" in one.what for where, one in found.items() if where != "--vae-x")
+    assert "--steps" in found["--max_train_epochs"].fix
 
 
 @pytest.mark.parametrize(
@@ -196,3 +194,31 @@ def test_ids_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert _config(options, StandaloneHost(tmp_path)).model.path == str(index.parent)
     (tmp_path / "a" / "cached").mkdir(parents=True)
     assert local_model("a/cached") == "a/cached", "a folder of that name comes first"
+
+
+GUIS = """--caption_extension=.txt --prior_loss_weight=1 --loss_type=l2 --huber_c=0.1 --huber_schedule=snr
+ --huber_scale=1
+ --lr_scheduler_num_cycles=1 --lr_scheduler_power=1 --max_timestep=1000 --min_timestep 0 --multires_noise_iterations=0
+ --multires_noise_discount=0.3 --adaptive_noise_scale=0 --ip_noise_gamma=0.0 --noise_offset_type=Original
+ --max_token_length=75 --caption_tag_dropout_rate=0 --caption_dropout_every_n_epochs=0 --save_last_n_steps=0
+ --token_warmup_min=1 --token_warmup_step=0 --optimizer_args weight_decay=0.01 eps=1e-8 --sample_sampler=euler_a
+ --dynamo_backend=no --wandb_run_name=last --reg_data_dir= --vae "" --keep_tokens_separator= --resume=
+ --initial_epoch=1 --num_processes=1 --max-train-epochs 0"""
+
+
+def test_values_that_say_what_is_done_anyway_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert wrong(GUIS) == [] and config(GUIS) == config("")
+    assert main(["train", "--loss_type=l2", "--prior_loss_weight", "1.0", "--input", "nowhere"]) == 2
+    told = capsys.readouterr().err
+    assert "note: as it is here anyway: --loss_type l2, --prior_loss_weight 1.0." in told
+
+
+def test_other_values_of_theirs_are_refused() -> None:
+    line = "--loss_type=huber --prior_loss_weight 0.5 --max_timestep=500 --caption_extension=.tags"
+    line += " --optimizer_args weight_decay=0.1 --max_token_length 225 --vae=x.pt --reg_data_dir reg"
+    found = {problem.where: problem for problem in wrong(line)}
+    assert list(found) == [
+        *("--loss_type", "--prior_loss_weight", "--max_timestep", "--caption_extension", "--optimizer_args"),
+        *("--max_token_length", "--vae", "--reg_data_dir"),
+    ]
+    assert "'huber'" in found["--loss_type"].what and "75 tokens" in found["--max_token_length"].fix

@@ -48,7 +48,7 @@ def run_summary(run: RunFolder, service: Service) -> dict[str, Any]:
         "created": content.get("created"),
         "steps": content.get("steps"),
         "result": content.get("result"),
-        "activation": _activation(content),
+        "activation": _activation(content, service),
         "steps_done": content.get("steps_done"),
         "problems": content.get("problems") if content.get("state") == "failed" else None,
         "has_state": run.saved_state is not None,
@@ -57,10 +57,10 @@ def run_summary(run: RunFolder, service: Service) -> dict[str, Any]:
     }
 
 
-def _activation(run: dict[str, Any]) -> str:
+def _activation(run: dict[str, Any], service: Service) -> str:
     """What calls the LoRA in a prompt: its card's text, which a person may have changed, else the run's tag."""
     result, tag = run.get("result"), run.get("config", {}).get("data", {}).get("tag", "")
-    return str((activation_text(Path(result)) if result else "") or tag)
+    return str((activation_text(Path(result), service.host.may_read) if result else "") or tag)
 
 
 def routes(service: Service, login: Login | None = None) -> APIRouter:

@@ -55,6 +55,7 @@ def _convert(tools: Any) -> None:
 def _resize(tools: Any) -> None:
     tool = tools.add_parser("resize", help="another rank for a LoRA, by SVD")
     tool.add_argument("file", type=Path, metavar="FILE")
+    _add_adapter(tool)
     _add_cut(tool)
     tool.add_argument(
         "--module", action="append", default=[], metavar="PATTERN=RANK", help="another rank for modules named so (*, ?)"
@@ -66,6 +67,7 @@ def _resize(tools: Any) -> None:
 def _merge(tools: Any) -> None:
     tool = tools.add_parser("merge", help="several LoRAs as one; exact (ranks add up) unless a rank is given")
     tool.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    _add_adapter(tool, several=True)
     _add_weights(tool)
     _add_cut(tool, convolutions=False)
     _add_output(tool, "keep")
@@ -76,6 +78,7 @@ def _merge_into(tools: Any) -> None:
     tool = tools.add_parser("merge-into", help="a checkpoint with LoRAs merged in")
     tool.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     tool.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    _add_adapter(tool, several=True)
     _add_weights(tool)
     _add_output(tool, None)
     tool.set_defaults(run=_run_merge_into)
@@ -110,12 +113,17 @@ def _metadata(tools: Any) -> None:
 def _compare(tools: Any) -> None:
     tool = tools.add_parser("compare", help="how alike two LoRAs are, module by module")
     tool.add_argument("files", nargs=2, type=Path, metavar="FILE")
+    _add_adapter(tool, several=True)
     tool.add_argument("--json", action="store_true", help="as JSON")
     tool.set_defaults(run=_run_compare)
 
 
-def _add_adapter(tool: Any) -> None:
-    tool.add_argument("--adapter", default="", metavar="NAME", help="the one to take of several adapters in the file")
+def _add_adapter(tool: Any, several: bool = False) -> None:
+    if several:
+        what = "the one to take of several adapters in a file; one NAME for all files that have it, or one for each"
+        tool.add_argument("--adapter", nargs="+", default=[], metavar="NAME", help=what)
+    else:
+        tool.add_argument("--adapter", default="", metavar="NAME", help="the one to take of several in the file")
 
 
 def _add_output(tool: Any, precision: str | None) -> None:
@@ -202,7 +210,7 @@ def _run_resize(options: argparse.Namespace) -> int:
         partial(_cut, options, needed=not options.module),
         partial(_conv_cut, options),
         partial(_check_output, options),
-        partial(_read, options.file),
+        partial(_read, options.file, options.adapter),
     )
     with _Progress() as progress:
         made, cuts = resize(file, cut or Cut(), convolutions, dict(rules), progress)
@@ -221,7 +229,7 @@ def _run_merge(options: argparse.Namespace) -> int:
         partial(_weights, options),
         partial(_cut, options),
         partial(_check_output, options),
-        *(partial(_read, path) for path in options.files),
+        *_reads(options),
     )
     with _Progress() as progress:
         made = merge(files, weights, cut, progress, DTYPES.get(options.precision))
@@ -238,7 +246,7 @@ def _run_merge_into(options: argparse.Namespace) -> int:
         partial(_weights, options),
         partial(_check_output, options),
         partial(require_checkpoint, options.checkpoint),
-        *(partial(_read, path) for path in options.files),
+        *_reads(options),
     )
     with _Progress() as progress:
         notes: list[str] = []
@@ -302,7 +310,7 @@ def _run_compare(options: argparse.Namespace) -> int:
 
     from lora_train.lorafile.comparing import compare
 
-    first, second = _each(*(partial(_read, path) for path in options.files))
+    first, second = _each(*_reads(options))
     with _Progress() as progress:
         found = compare(first, second, progress)
     if options.json:
@@ -316,6 +324,14 @@ def _run_compare(options: argparse.Namespace) -> int:
         print(f"only in the {side}: {len(names)} modules")
     print(f"cosine of all common modules: {found.cosine:.4f}")
     return 0
+
+
+def _reads(options: argparse.Namespace) -> list[Callable[[], LoraFile]]:
+    """How to read each of the files. Raises LoraTrainError where the adapters do not fit them."""
+    from lora_train.lorafile.adapters import choose_adapters
+
+    adapters = choose_adapters(options.files, options.adapter)
+    return [partial(_read, path, adapter) for path, adapter in zip(options.files, adapters)]
 
 
 def _read(path: Path, adapter: str = "") -> LoraFile:

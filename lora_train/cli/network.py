@@ -35,6 +35,9 @@ def add_network(train: Any) -> None:
     )
     group.add_argument("--continue", dest="go_on_from", metavar="FILE", help="go on from this LoRA, with its ranks")
     group.add_argument(
+        "--adapter", default="", metavar="NAME", help="the one to take of several adapters in such files"
+    )
+    group.add_argument(
         "--merge-base",
         action="append",
         default=[],
@@ -58,6 +61,7 @@ def network_of(options: argparse.Namespace) -> NetworkOptions:
         network_dropout=options.dropout or 0.0,
         network_rules=tuple(options.rule),
         network_weights=options.go_on_from or "",
+        network_adapter=options.adapter,
         base_weights=tuple(path for path, _ in merged),
         base_weights_multiplier=tuple(strength for _, strength in merged),
         network_train_unet_only=options.unet_only,

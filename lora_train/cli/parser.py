@@ -78,21 +78,28 @@ class Parser(argparse.ArgumentParser):
     def _unknown(self, rest: Sequence[str]) -> Iterator[Problem]:
         """One problem for each flag that is not known; what follows it is taken for its value."""
         after_flag = False
-        for text in rest:
+        for text, following in zip(rest, [*rest[1:], None]):
             if re.match(r"--?[A-Za-z]", text):
-                yield self._unknown_flag(text.partition("=")[0])
+                flag, equals, value = text.partition("=")
+                unset = (equals or following == "") and not value
                 after_flag = True
+                if not (unset and _plain(flag) in self.absent):
+                    yield self._unknown_flag(flag)
             elif not after_flag:
                 yield Problem(f"{text!r} belongs to no option.", "", "Put quotes around what has spaces in it.")
 
     def _unknown_flag(self, flag: str) -> Problem:
-        absent = self.absent.get(flag.lstrip("-").replace("-", "_"))
-        if absent is not None:
-            return Problem("there is no such option here; sd-scripts has it.", flag, absent or "Leave it out.")
+        if _plain(flag) in self.absent:
+            return self.absent_flag(flag)
         mine = {name: action.option_strings for name, action in self._option_string_actions.items()}
         near = difflib.get_close_matches(flag, mine, 1, 0.6)
         shown = near[0] if near and near[0] in mine[near[0]] else next(iter(mine[near[0]]), "") if near else ""
         return Problem("there is no such option.", flag, f"Did you mean {shown}?" if shown else "See --help.")
+
+    def absent_flag(self, flag: str, how: str = "") -> Problem:
+        """What is said of a flag of `absent`, and `how` it was given."""
+        fix = self.absent[_plain(flag)] or "Leave it out."
+        return Problem(f"there is no such option {how}here; sd-scripts has it.", flag, fix)
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         if isinstance(action, argparse._SubParsersAction):
@@ -124,6 +131,10 @@ class Parser(argparse.ArgumentParser):
             if isinstance(action, argparse._SubParsersAction)
             for name in action.choices
         ]
+
+
+def _plain(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
 
 
 def _usual(action: argparse.Action, text: str) -> str:

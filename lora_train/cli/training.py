@@ -64,6 +64,19 @@ class _Noted(argparse.Action):
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), self.option_strings[0].lstrip("-")])
 
 
+class _Same(argparse.Action):
+    """Takes a flag of sd-scripts with a value that changes nothing here, and remembers it; another is a problem."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        name = self.option_strings[0].lstrip("-")
+        given = values if isinstance(values, list) else [values]
+        if all(kohya.is_same(name, value) for value in given):
+            text = f"{option_string} {' '.join(given)}".strip()
+            setattr(namespace, self.dest, [*getattr(namespace, self.dest), text])
+        else:
+            parser.problems.append(parser.absent_flag(str(option_string), f"with the value {' '.join(given)!r} "))
+
+
 def _add_kohyas(train: Any) -> None:
     """The names that sd-scripts has for our flags, and its flags that make no difference."""
     train.alias(kohya.FLAGS)
@@ -71,6 +84,9 @@ def _add_kohyas(train: Any) -> None:
     for name in kohya.NOTED:
         count = 0 if name in kohya.TAKES_NO_VALUE else None
         train.add_argument(f"--{name}", dest="noted", action=_Noted, nargs=count, default=[], help=argparse.SUPPRESS)
+    for name in kohya.SAME:
+        several = "*" if name in kohya.LISTS else None
+        train.add_argument(f"--{name}", dest="same", action=_Same, nargs=several, default=[], help=argparse.SUPPRESS)
 
 
 def _side(text: str) -> int:
@@ -291,6 +307,8 @@ def _train(options: argparse.Namespace) -> int:
         logging.basicConfig(level=logging.DEBUG)
     for name in options.noted:
         print(f"note: --{name} {kohya.NOTED[name]}.", file=sys.stderr)
+    if options.same:
+        print(f"note: as it is here anyway: {', '.join(options.same)}.", file=sys.stderr)
     host = host_of(options)
     config = _config(options, host)
     if not problems(config):

@@ -66,6 +66,9 @@ NETWORK_MODULES = {
 
 _ALWAYS = "is so here without it"
 _MEMORY = "changes memory or speed only and is not there"
+_LOSSES = "is not there: the run's folder has all losses"
+_LAUNCH = "is accelerate's, and not needed here"
+_HUBER = "counts with another loss_type only"
 NOTED = {
     "cache_latents": _ALWAYS,
     "cache_latents_to_disk": _ALWAYS,
@@ -87,10 +90,42 @@ NOTED = {
     "persistent_data_loader_workers": _MEMORY,
     "vae_batch_size": _MEMORY,
     "skip_cache_check": _MEMORY,
-    "logging_dir": "is not there: the run's folder has all losses",
-    "log_with": "is not there: the run's folder has all losses",
-    "log_prefix": "is not there: the run's folder has all losses",
+    "text_encoder_batch_size": _MEMORY,
+    "disable_mmap_load_safetensors": _MEMORY,
+    "cache_info": _MEMORY,
+    "blocks_to_swap": _MEMORY,
+    "cpu_offload_checkpointing": _MEMORY,
+    "fused_backward_pass": _MEMORY,
+    "torch_compile": _MEMORY,
+    "dynamo_backend": _MEMORY,
+    "dynamo_mode": _MEMORY,
+    "ddp_timeout": _MEMORY,
+    "ddp_gradient_as_bucket_view": _MEMORY,
+    "ddp_static_graph": _MEMORY,
+    "num_cpu_threads_per_process": _LAUNCH,
+    "num_machines": _LAUNCH,
+    "gpu_ids": _LAUNCH,
+    "main_process_port": _LAUNCH,
+    "logging_dir": _LOSSES,
+    "log_with": _LOSSES,
+    "log_prefix": _LOSSES,
+    "log_tracker_name": _LOSSES,
+    "log_tracker_config": _LOSSES,
+    "log_config": _LOSSES,
+    "wandb_run_name": _LOSSES,
+    "wandb_api_key": _LOSSES,
+    "console_log_level": "is not there: --debug shows more",
+    "console_log_file": "is not there: the run's folder has all messages",
+    "console_log_simple": "is not there",
+    "tokenizer_cache_dir": "is not there: tokenizers are found without it",
     "save_model_as": "is safetensors here, always",
+    "save_state_on_train_end": _ALWAYS,
+    "sample_at_first": _ALWAYS,
+    "sample_sampler": "is not there: previews are made with one sampler",
+    "huber_schedule": _HUBER,
+    "huber_c": _HUBER,
+    "huber_scale": _HUBER,
+    "multires_noise_discount": "counts with multires_noise_iterations only",
 }
 """Accepted without doing anything, since the LoRA would be the same; and what is said of each."""
 
@@ -104,8 +139,6 @@ ABSENT = {
     "base_weights_multiplier": "Give --merge-base FILE:STRENGTH.",
     "sample_prompts": "Give --preview PROMPT for each.",
     "sample_every_n_epochs": "Give --preview-every STEPS.",
-    "sample_at_first": "A preview at the start is always made.",
-    "sample_sampler": "",
     "save_n_epoch_ratio": "Give --save-every STEPS.",
     "save_last_n_epochs": "",
     "save_last_n_steps": "",
@@ -122,7 +155,6 @@ ABSENT = {
     "random_crop": "",
     "face_crop_aug_range": "The operation face crops faces: --process face.",
     "multires_noise_iterations": "Give --noise-offset.",
-    "multires_noise_discount": "",
     "adaptive_noise_scale": "",
     "noise_offset_random_strength": "",
     "ip_noise_gamma": "",
@@ -131,8 +163,6 @@ ABSENT = {
     "v_pred_like_loss": "",
     "prior_loss_weight": "",
     "loss_type": "",
-    "huber_schedule": "",
-    "huber_c": "",
     "min_timestep": "",
     "max_timestep": "",
     "alpha_mask": "Give --masked-loss: it takes the pictures' transparency.",
@@ -149,11 +179,15 @@ ABSENT = {
     "full_bf16": "Give --precision.",
     "fp8_base": "",
     "deepspeed": "",
-    "ddp_timeout": "",
-    "wandb_run_name": "",
-    "wandb_api_key": "",
+    "num_processes": "",
     "huggingface_repo_id": "",
+    "huggingface_repo_type": "",
+    "huggingface_path_in_repo": "",
     "huggingface_token": "",
+    "huggingface_repo_visibility": "",
+    "save_state_to_huggingface": "",
+    "resume_from_huggingface": "",
+    "async_upload": "",
     "no_metadata": "",
     "metadata_title": "",
     "metadata_author": "",
@@ -166,10 +200,58 @@ ABSENT = {
     "initial_epoch": "",
     "initial_step": "",
     "block_lr": "Give --rule, or --args down_lr_weight=...",
-    "blocks_to_swap": "",
-    "torch_compile": "",
+    "validation_split": "",
+    "caption_extention": "Captions are .txt or .caption files here.",
+    "caption_separator": "Captions' parts are divided by commas.",
+    "enable_wildcard": "",
+    "save_last_n_epochs_state": "",
+    "save_last_n_steps_state": "",
+    "ip_noise_gamma_random_strength": "",
+    "noise_offset_type": "",
+    "lr_scheduler_timescale": "",
+    "lr_scheduler_min_lr_ratio": "",
+    "resize_interpolation": "",
+    "fp8_base_unet": "",
+    "skip_until_initial_step": "",
 }
 """Those that would change the LoRA and that we do not have, each with what to do instead."""
+SAME: dict[str, tuple[str, ...]] = {
+    "caption_extension": (".txt", ".caption", "txt", "caption"),
+    "caption_extention": (".txt", ".caption", "txt", "caption"),
+    "caption_separator": (",",),
+    "caption_tag_dropout_rate": ("0",),
+    "caption_dropout_every_n_epochs": ("0",),
+    "token_warmup_min": ("1",),
+    "token_warmup_step": ("0",),
+    "max_token_length": ("75",),
+    "multires_noise_iterations": ("0",),
+    "adaptive_noise_scale": ("0",),
+    "noise_offset_type": ("original",),
+    "ip_noise_gamma": ("0",),
+    "prior_loss_weight": ("1",),
+    "loss_type": ("l2",),
+    "min_timestep": ("0",),
+    "max_timestep": ("1000",),
+    "optimizer_args": ("weight_decay=0.01", "betas=0.9,0.999", "betas=(0.9,0.999)", "eps=1e-8", "eps=1e-08"),
+    "lr_scheduler_num_cycles": ("1", "0"),
+    "lr_scheduler_power": ("1", "0"),
+    "lr_decay_steps": ("0",),
+    "save_n_epoch_ratio": ("0",),
+    "save_last_n_epochs": ("0",),
+    "save_last_n_epochs_state": ("0",),
+    "save_last_n_steps": ("0",),
+    "save_last_n_steps_state": ("0",),
+    "sample_every_n_epochs": ("0",),
+    "max_train_epochs": ("0",),
+    "initial_epoch": ("0", "1"),
+    "initial_step": ("0",),
+    "num_processes": ("1",),
+    "validation_split": ("0",),
+}
+"""Of ABSENT: values with which sd-scripts does what is done here anyway, and which are therefore taken. An empty value,
+which GUIs write for what was not filled in, is taken for each of ABSENT."""
+LISTS = frozenset(("optimizer_args",))
+"""Of SAME: those with any number of values."""
 TAKES_NO_VALUE = frozenset(
     (
         "cache_latents",
@@ -190,6 +272,31 @@ TAKES_NO_VALUE = frozenset(
         "highvram",
         "persistent_data_loader_workers",
         "skip_cache_check",
+        "disable_mmap_load_safetensors",
+        "cache_info",
+        "cpu_offload_checkpointing",
+        "fused_backward_pass",
+        "torch_compile",
+        "ddp_gradient_as_bucket_view",
+        "ddp_static_graph",
+        "log_config",
+        "console_log_simple",
+        "save_state_on_train_end",
+        "sample_at_first",
     )
 )
 """Of NOTED."""
+
+
+def is_same(name: str, value: str) -> bool:
+    """Whether sd-scripts' flag `name` (of SAME) with this value changes nothing here."""
+    given = value.strip().casefold().replace(" ", "")
+    return given in ("", "none") or any(given == one or _number(given) == _number(one) for one in SAME[name])
+
+
+def _number(text: str) -> object:
+    """A number, so that 1, 1.0 and 1e0 are the same; what is none equals nothing else."""
+    try:
+        return float(text)
+    except ValueError:
+        return object()

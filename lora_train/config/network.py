@@ -220,6 +220,12 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
         "base_weights_multiplier",
         "1 is usual.",
     )
+    refuse(
+        bool(options.network_adapter) and not (options.network_weights or options.base_weights),
+        "names an adapter, but no LoRA file is given that could have it.",
+        "network_adapter",
+        "Leave it out, or give the file (--continue, --merge-base).",
+    )
     refuse(not _is_factor(options.factor), "must be -1 or more than 0.", "factor", "8 is usual.")
     return found
 
@@ -273,6 +279,7 @@ _NOT_ARGUMENTS = (
     "network_train_text_encoder_only",
     "scale_weight_norms",
     "network_weights",
+    "network_adapter",
     "base_weights",
     "base_weights_multiplier",
 )

@@ -184,6 +184,8 @@ class NetworkOptions:
     """Each network's change is held to this norm; 1 is usual."""
     network_weights: str = ""
     """A LoRA file to go on from, with its kinds and ranks."""
+    network_adapter: str = ""
+    """The one to take of several adapters that peft put into `network_weights` or into files of `base_weights`."""
     base_weights: tuple[str, ...] = ()
     """LoRA files that are merged into the base model before the training."""
     base_weights_multiplier: tuple[float, ...] = ()

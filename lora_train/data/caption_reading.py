@@ -9,6 +9,7 @@ from pathlib import Path
 from lora_train.data.captions import caption_bytes, caption_lines, is_remark
 from lora_train.data.neighbours import CAPTION_EXTENSIONS, caption_files, unread_files
 from lora_train.data.texts import WESTERN, NotText, decode, lines_of
+from lora_train.links import OUT, MayRead, anywhere, leads_out
 
 NAMED = 5
 """So many files are named in a note."""
@@ -18,6 +19,8 @@ NAMED = 5
 class CaptionReader:
     """Reads captions, and keeps the files that a note is due for."""
 
+    may_read: MayRead = anywhere
+    """Whether a caption that is a link to this place may be read."""
     not_text: dict[str, list[Path]] = field(default_factory=dict)
     """By reason."""
     guessed: list[Path] = field(default_factory=list)
@@ -25,10 +28,13 @@ class CaptionReader:
     remarks: list[Path] = field(default_factory=list)
     doubled: list[Path] = field(default_factory=list)
     unread: list[Path] = field(default_factory=list)
+    linked: list[Path] = field(default_factory=list)
 
     def read(self, picture: Path, extensions: Sequence[str] = CAPTION_EXTENSIONS) -> str | None:
         """The caption beside a picture; None without one, or where the file is no text. Raises LoraTrainError."""
-        files = caption_files(picture, extensions)
+        there = caption_files(picture, extensions)
+        files = [file for file in there if not leads_out(file, self.may_read)]
+        self.linked += [file for file in there if file not in files]
         texts = {file: text for file in files if (text := self._text(file)) is not None}
         if not texts:
             self.unread += unread_files(picture)
@@ -65,6 +71,12 @@ class CaptionReader:
             f"{named(files)} ({reason}). Save {'it' if len(files) == 1 else 'them'} as UTF-8 text."
             for reason, files in self.not_text.items()
         ]
+        if self.linked:
+            what = OUT if len(self.linked) == 1 else OUT.replace("a link", "links")
+            notes.append(
+                f"{_many(self.linked, 'caption file')} {'is' if len(self.linked) == 1 else 'are'} {what}, and not "
+                f"read: {named(self.linked)}."
+            )
         if self.guessed:
             notes.append(
                 f"{_many(self.guessed, 'caption file')} not in UTF-8 {_were(self.guessed)} read as {WESTERN} "

@@ -10,23 +10,24 @@ from pathlib import Path
 from lora_train.data.neighbours import caption_file
 from lora_train.data.texts import NotText, decode, lines_of
 from lora_train.errors import LoraTrainError
+from lora_train.links import MayRead, anywhere
 
 
-def read_caption(picture: Path) -> str | None:
+def read_caption(picture: Path, may_read: MayRead = anywhere) -> str | None:
     """The caption that counts for `picture`, in one line; None without one, or where the file is no text.
 
     Raises LoraTrainError when it cannot be read. `data.caption_reading` also says what was not read.
     """
-    file = caption_file(picture)
+    file = caption_file(picture, may_read)
     try:
         return caption_text(caption_bytes(file)) if file else None
     except NotText:
         return None
 
 
-def read_lines(picture: Path) -> list[str] | None:
+def read_lines(picture: Path, may_read: MayRead = anywhere) -> list[str] | None:
     """All lines of the caption file that counts for `picture`; None and errors as in `read_caption`."""
-    file = caption_file(picture)
+    file = caption_file(picture, may_read)
     try:
         return lines_of(decode(caption_bytes(file))[0]) if file else None
     except NotText:

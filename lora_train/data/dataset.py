@@ -23,6 +23,7 @@ from lora_train.data.pictures import LARGE, BrokenPicture, load_picture
 from lora_train.data.scan import Manifest, Picture, Rejected
 from lora_train.errors import LoraTrainError
 from lora_train.hashing import file_hash
+from lora_train.links import MayRead, anywhere
 from lora_train.models.base import Frame
 
 ENCODE_BATCH = 8
@@ -40,6 +41,10 @@ class Encoder(Protocol):
 
     def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels (B, 3, H, W) in [-1, 1] to mean and standard deviation (B, C, H/8, W/8), unscaled."""
+        ...
+
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """(C, H/8, W/8) of the latents of a picture of that size."""
         ...
 
 
@@ -162,15 +167,17 @@ def build_dataset(
     size_step: int,
     progress: Callable[[int, int], None],
     may_encode: bool = True,
+    may_read: MayRead = anywhere,
 ) -> Dataset:
     """Cut and encode every picture that the cache does not hold yet.
 
     Pictures that turn out to be damaged move to `manifest.rejected`. `progress(done, total)` is
     called after each batch and may raise to stop: what was encoded so far stays in the cache.
+    `.npz` files that are links are read where `may_read` allows it.
     Raises LoraTrainError when none is left, or when `may_encode` is false and latents are missing.
     """
     wanted = _keyed(manifest, options, encoder, size_step)
-    given, notes = read_all(wanted, encoder) if options.read_npz else ({}, [])
+    given, notes = read_all(wanted, encoder, may_read) if options.read_npz else ({}, [])
     missing = [item for item in wanted if any(key not in given and key not in cache for key in item.keys)]
     if missing and not may_encode:
         raise LoraTrainError(

@@ -1,6 +1,6 @@
 """What lies in a folder that a person names: pictures, their masks, and what is left out, counted by reason.
 
-Nothing is opened here but files whose name does not say what they are; of those the first bytes are read.
+Nothing is opened here but files whose name does not say that they are pictures; of those the first bytes are read.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_train.data import kinds
+from lora_train.data.judging import HIDDEN, why_no_picture
 from lora_train.data.left_out import SHOWN, LeftOut, Reason, Rejected, as_text, shown
 from lora_train.errors import LoraTrainError
 
@@ -31,14 +32,9 @@ OWN = Reason("picture that LoRA Train made", "pictures that LoRA Train made")
 THUMBNAILS = Reason("thumbnail", "thumbnails")
 DELETED = Reason("deleted picture", "deleted pictures")
 SYSTEM = Reason("picture in a folder of the system", "pictures in folders of the system")
-HIDDEN = Reason("hidden picture", "hidden pictures")
 BROKEN_LINKS = Reason("broken link", "broken links")
 LOOPS = Reason("link to a folder that is read already", "links to folders that are read already")
 FORBIDDEN = Reason("link out of the folders that may be used", "links out of the folders that may be used")
-UNFINISHED = Reason("unfinished download or copy", "unfinished downloads or copies")
-VIDEOS = Reason("video", "videos")
-ARCHIVES = Reason("archive that is not unpacked", "archives that are not unpacked")
-OTHERS = Reason("picture of a kind that is not read", "pictures of kinds that are not read")
 
 LITTER = {
     **dict.fromkeys(("@eadir", "@__thumb", ".@__thumb", ".thumbnails", ".thumbs", "thumbs.db"), THUMBNAILS),
@@ -68,6 +64,7 @@ _BESIDE = re.compile(
     r"|(?P<kind_first>masklabel|mask)[-_. ](?P<of_last>.+)",
     re.IGNORECASE | re.DOTALL,
 )
+_MASKS_OF = re.compile(r"(.+)[-_. ]mask(?:s|labels?)?|masks?[-_. ](.+)", re.DOTALL)
 
 
 @dataclass
@@ -174,12 +171,18 @@ def _masked(here: _Listing, name: str, pictures: list[Path]) -> _Masked | None:
     kind, root = MASK_FOLDERS.get(name.casefold()), here.path / name
     if kind:
         return _Masked(root, kind, [one for one in pictures if here.path in (one.parent, one.parent.parent)], pictures)
-    match = re.fullmatch(r"(.+)[-_]masks?", name.casefold(), re.DOTALL)
-    beside = [here.path / other for other in here.folders if match and other.casefold() == match[1]]
+    of = _masked_by_name(name)
+    beside = [here.path / other for other in here.folders if of and other.casefold() == of]
     if not beside:
         return None
     near = [one for one in pictures if one.is_relative_to(beside[0])]
     return _Masked(root, "mask", [one for one in near if one.parent == beside[0]], near)
+
+
+def _masked_by_name(name: str) -> str:
+    """What the folder `name` (`10_sara_mask`) says that it holds masks of, in lower case; "" where it says nothing."""
+    match = _MASKS_OF.fullmatch(name.casefold())
+    return (match[1] or match[2]) if match else ""
 
 
 def _folded(path: Path) -> tuple[str, ...]:
@@ -250,13 +253,18 @@ class _Walk:
                 f"The pictures in {self._shown(child.path)}/ are trained on like the others; "
                 "if they are there for regularisation, move that folder away."
             )
+        if masked is None and (of := _masked_by_name(child.path.name)) and len(self.found.pictures) > before:
+            self.found.notes.append(
+                f"{self._shown(child.path)}/ is named as a folder of masks, but there is no folder {shown(of)}/ "
+                "beside it that they could belong to: its pictures are trained on; if they are masks, move it away."
+            )
 
     def _pictures(self, here: _Listing) -> list[Path]:
         """The picture files in a folder; what else could be taken for one is left out."""
         pictures, loras = [], {os.path.splitext(name)[0] for name in here.files if name.endswith(".safetensors")}
         for name in here.files:
             path = here.path / name
-            reason = _why_no_picture(path)
+            reason = why_no_picture(path)
             if reason is None:
                 continue
             if reason == "" and path.stem.removesuffix(".preview") in loras:
@@ -315,28 +323,6 @@ def _by_name(pictures: Iterable[Path]) -> dict[str, list[Path]]:
         for name in (path.name, path.stem):
             named.setdefault(name.casefold(), []).append(path)
     return named
-
-
-def _why_no_picture(path: Path) -> Reason | str | None:
-    """Why a file is left out; "" for a picture, None for what nobody would take for one."""
-    suffix = path.suffix.lower()
-    if path.name.startswith("."):
-        return HIDDEN if suffix in kinds.EXTENSIONS and not path.name.startswith("._") else None
-    if suffix in kinds.EXTENSIONS:
-        return ""
-    for reason, endings in ((VIDEOS, kinds.VIDEOS), (ARCHIVES, kinds.ARCHIVES), (OTHERS, kinds.OTHER_PICTURES)):
-        if suffix in endings:
-            return reason
-    if suffix in kinds.NO_PICTURES:
-        return None
-    if suffix in kinds.UNFINISHED | kinds.BACKUPS or suffix.endswith("~"):
-        inner = os.path.splitext(path.stem if suffix in kinds.UNFINISHED | kinds.BACKUPS else path.name[:-1])[1]
-        return UNFINISHED if inner.lower() in kinds.EXTENSIONS else None
-    try:
-        with path.open("rb") as file:
-            return "" if kinds.kind_of(file.read(kinds.START)) else None
-    except OSError:
-        return None
 
 
 def _why_not(here: _Listing, name: str, project: bool) -> Reason | None:

@@ -21,7 +21,7 @@ NO_PICTURES = {
     *(".txt", ".caption", ".json", ".jsonl", ".csv", ".tags", ".cap", ".md", ".yaml", ".yml", ".toml", ".xml", ".html"),
     *(".npz", ".npy", ".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".parquet", ".db", ".ini", ".py", ".log"),
 }
-"""Not worth a look at their content."""
+"""Names of files that hold other things; one that begins as a picture is left out, and said."""
 START = 64
 """So many bytes tell the kind."""
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}

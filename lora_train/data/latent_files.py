@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,9 @@ import torch
 
 from lora_train.data.cache import Latents
 from lora_train.data.formats.kohya_npz import KohyaLatents, npz_path, read_npz, write_npz
+from lora_train.data.left_out import SHOWN, shown
 from lora_train.errors import LoraTrainError
+from lora_train.links import OUT, MayRead, anywhere, leads_out
 
 if TYPE_CHECKING:
     from lora_train.data.dataset import Encoder, Item
@@ -21,23 +23,54 @@ class _Unfit(Exception):
     """Why a picture's latents are made again."""
 
 
-def read_all(items: Sequence[Item], encoder: Encoder) -> tuple[dict[str, Latents], list[str]]:
+def read_all(
+    items: Sequence[Item], encoder: Encoder, may_read: MayRead = anywhere
+) -> tuple[dict[str, Latents], list[str]]:
     """The latents of all items that have a file that fits, by key, and a note on those whose file does not."""
     found: dict[str, Latents] = {}
-    unfit: Counter[str] = Counter()
+    unfit: dict[str, list[str]] = defaultdict(list)
+    doubtful: list[str] = []
     shared = _shared(items, encoder.family)
     for item in items:
         file = _file(item, encoder.family)
         if not file.is_file():
             continue
         try:
+            if leads_out(file, may_read):
+                raise _Unfit(OUT)
             if file in shared:
                 raise _Unfit("of several pictures with one name")
-            found |= _read(item, file, encoder.vae_hash)
+            latents, told = _read(item, file, encoder)
+            found |= latents
+            doubtful += [] if told or file.stem != item.picture.path.stem else [shown(file.name)]
         except _Unfit as reason:
-            unfit[str(reason)] += 1
-    told = ", ".join(f"{count} {reason}" for reason, count in unfit.items())
-    return found, [f"The latents of {unfit.total()} pictures are not taken from .npz files: {told}."] if unfit else []
+            unfit[str(reason)].append(shown(file.name))
+    if not found and not unfit:
+        return found, ["No .npz files of latents for this base model are beside the pictures: all are made here."]
+    return found, [*_unfit_notes(unfit), *_doubtful_notes(doubtful)]
+
+
+def _unfit_notes(unfit: Mapping[str, Sequence[str]]) -> list[str]:
+    if not unfit:
+        return []
+    count = sum(map(len, unfit.values()))
+    told = ", ".join(f"{len(files)} {reason} ({_named(files)})" for reason, files in unfit.items())
+    return [f"The latents of {count} pictures are not taken from .npz files: {told}."]
+
+
+def _doubtful_notes(files: Sequence[str]) -> list[str]:
+    """Files whose name has no ending of a family (`_sd.npz`): those of Stable Diffusion and of SDXL look the same."""
+    if not files:
+        return []
+    which = "1 of the .npz files does" if len(files) == 1 else f"{len(files)} of the .npz files do"
+    return [
+        f"{which} not say which VAE made {'it' if len(files) == 1 else 'them'} ({_named(files)}): made with another "
+        "base model's, nothing right is learned from the pictures. In doubt train without --read-npz."
+    ]
+
+
+def _named(files: Sequence[str]) -> str:
+    return ", ".join(files[:SHOWN]) + (", ..." if len(files) > SHOWN else "")
 
 
 def write_all(items: Sequence[Item], latents: Mapping[str, Latents], encoder: Encoder) -> list[str]:
@@ -65,10 +98,12 @@ def _shared(items: Sequence[Item], family: str) -> set[Path]:
     return {file for file, count in Counter(pictures.values()).items() if count > 1}
 
 
-def _read(item: Item, file: Path, vae: str) -> dict[str, Latents]:
-    """The item's latents by key. They fit as sd-scripts itself judges: a picture of this size, this bucket, and what
-    flips need. Ours name their picture's content and the VAE; another's must not be older than the picture, and which
-    VAE made it, it does not say. A file holds one sample: the standard deviation is 0.
+def _read(item: Item, file: Path, encoder: Encoder) -> tuple[dict[str, Latents], bool]:
+    """The item's latents by key, and whether the file says which VAE made them.
+
+    They fit as sd-scripts itself judges: a picture of this size, this bucket, and what flips need. Ours name their
+    picture's content and the VAE; another's must not be older than the picture, and which VAE made it, it does not say.
+    A file holds one sample: the standard deviation is 0.
     """
     picture, bucket = item.picture, item.placement.bucket
     try:
@@ -78,17 +113,20 @@ def _read(item: Item, file: Path, vae: str) -> dict[str, Latents]:
     if found.content:
         if found.content != item.content:
             raise _Unfit("of another picture")
-        if found.vae != vae:
+        if found.vae != encoder.vae_hash:
             raise _Unfit("of another VAE")
     elif file.stat().st_mtime_ns < picture.path.stat().st_mtime_ns:
         raise _Unfit("older than the picture")
     if found.original_size != (picture.width, picture.height):
         raise _Unfit("of another picture")
+    channels, wanted = found.latents.shape[0], encoder.latent_shape(*bucket)[0]
+    if channels != wanted:
+        raise _Unfit(f"of another family of models, with {channels} channels in place of {wanted}")
     arrays = [found.latents, found.flipped][: len(item.keys)]
     if any(array is None for array in arrays):
         raise _Unfit("without the mirrored picture")
     means = [torch.from_numpy(array) for array in arrays if array is not None]
-    return {key: (mean, torch.zeros_like(mean)) for key, mean in zip(item.keys, means)}
+    return {key: (mean, torch.zeros_like(mean)) for key, mean in zip(item.keys, means)}, bool(found.content)
 
 
 def _write(item: Item, latents: list[Latents], encoder: Encoder) -> None:

@@ -18,20 +18,22 @@ from lora_train.data.kinds import EXTENSIONS
 from lora_train.data.pictures import BrokenPicture, has_alpha, load_alpha, load_picture
 from lora_train.data.scan import Manifest
 from lora_train.errors import LoraTrainError
+from lora_train.links import MayRead, anywhere
 
 BLACK = (0, 0, 0)
 
 
-def attach_masks(manifest: Manifest, folder: Path | None) -> int:
+def attach_masks(manifest: Manifest, folder: Path | None, may_read: MayRead = anywhere) -> int:
     """Give every picture of `manifest` its mask; returns how many have none and count as a whole.
 
     Masks lie in `folder` at the pictures' relative paths, whatever their kind of picture. Without a folder those beside
-    the pictures are taken, else the pictures' own alpha. Raises LoraTrainError when no picture has a mask.
+    the pictures are taken, else the pictures' own alpha. A link that `may_read` refuses is no mask. Raises
+    LoraTrainError when no picture has one.
     """
     pictures, without = [], 0
     for picture in manifest.pictures:
         if folder:
-            mask = _mask_in(folder, _relative(picture.path, manifest.folder))
+            mask = _mask_in(folder, _relative(picture.path, manifest.folder), may_read)
         else:
             mask = manifest.beside.get(picture.path) or _alpha_of(picture.path)
         without += mask is None
@@ -73,9 +75,9 @@ def _relative(picture: Path, folder: Path) -> Path:
     return picture.relative_to(folder) if picture.is_relative_to(folder) else Path(picture.name)
 
 
-def _mask_in(folder: Path, relative: Path) -> Path | None:
+def _mask_in(folder: Path, relative: Path, may_read: MayRead) -> Path | None:
     candidates = (folder / relative.with_suffix(extension) for extension in (".png", *sorted(EXTENSIONS)))
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    return next((candidate for candidate in candidates if candidate.is_file() and may_read(candidate.resolve())), None)
 
 
 def _alpha_of(picture: Path) -> Path | None:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from lora_train.data.pictures import EXTENSIONS
+from lora_train.links import MayRead, anywhere, leads_out
 
 CAPTION_EXTENSIONS = (".txt", ".caption")
 UNREAD_EXTENSIONS = (
@@ -23,8 +24,10 @@ UNREAD_EXTENSIONS = (
 """Endings under which taggers and people leave what they say about a picture, and which are not read."""
 
 
-def caption_files(picture: Path, extensions: Sequence[str] = CAPTION_EXTENSIONS) -> list[Path]:
-    """All caption files of `picture`; the first is the one that counts."""
+def caption_files(
+    picture: Path, extensions: Sequence[str] = CAPTION_EXTENSIONS, may_read: MayRead = anywhere
+) -> list[Path]:
+    """All caption files of `picture` but links that `may_read` refuses; the first is the one that counts."""
     names = [stem + extension for stem in (picture.stem, picture.name) for extension in extensions]
     # os.path.isfile: Path.is_file raises where the name is too long with that ending
     found = [name for name in names if os.path.isfile(picture.with_name(name))]
@@ -33,13 +36,15 @@ def caption_files(picture: Path, extensions: Sequence[str] = CAPTION_EXTENSIONS)
         for other in there.get(_form(name), ()):
             if os.path.isfile(picture.with_name(other)) and _is_its(other, picture):
                 found += [] if any(_same(picture.parent, one, other) for one in found) else [other]
-    return [picture.with_name(name) for name in found]
+    return [file for name in found if not leads_out(file := picture.with_name(name), may_read)]
 
 
-def caption_file(picture: Path) -> Path | None:
+def caption_file(picture: Path, may_read: MayRead = anywhere) -> Path | None:
     """The caption file that counts for `picture`; None without one."""
     direct = next((file for e in CAPTION_EXTENSIONS if os.path.isfile(file := picture.with_suffix(e))), None)
-    return direct or next(iter(caption_files(picture)), None)
+    if direct and not leads_out(direct, may_read):
+        return direct
+    return next(iter(caption_files(picture, may_read=may_read)), None)
 
 
 def unread_files(picture: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from lora_train.data.left_out import SHOWN, LeftOut, Reason, shown
 from lora_train.data.left_out import Rejected as Rejected
 from lora_train.data.left_out import as_text as as_text
 from lora_train.data.pictures import BrokenPicture, NoReader, look_at
+from lora_train.data.plain import plain_note, shows_nothing
 from lora_train.errors import LoraTrainError
 
 UNUSABLE = Reason("file that cannot be used", "files that cannot be used")
@@ -102,7 +103,7 @@ def scan(
     refuses are not followed. Raises LoraTrainError when the folder does not exist or holds no usable picture.
     """
     require_folder(folder)
-    found, reader = find(folder, may_read=may_read), CaptionReader()
+    found, reader = find(folder, may_read=may_read), CaptionReader(may_read)
     manifest = manifest_of(found)
     for path, size in usable(found.pictures, manifest):
         own_repeats, concept = concept_of(path.parent.name)
@@ -127,7 +128,7 @@ def manifest_of(found: Found) -> Manifest:
 def usable(paths: Iterable[Path], manifest: Manifest) -> Iterator[tuple[Path, tuple[int, int]]]:
     """The pictures that can be opened, with their sizes as displayed; the others, and what is said of some, go into
     `manifest`."""
-    moving = []
+    moving, plain, count = [], [], 0
     for path in paths:
         try:
             look = look_at(path)
@@ -141,10 +142,14 @@ def usable(paths: Iterable[Path], manifest: Manifest) -> Iterator[tuple[Path, tu
             reason = f"it is only {look.width} x {look.height} pixels; nothing can be learned from it"
             manifest.rejected.append(Rejected(path, reason))
         else:
+            count += 1
             moving += [shown(path.name)] if look.moving else []
+            plain += [shown(path.name)] if shows_nothing(path, (look.width, look.height)) else []
             yield path, (look.width, look.height)
     if moving:
         manifest.notes.append(moving_note(moving))
+    if plain:
+        manifest.notes.append(plain_note(plain, count))
 
 
 def no_reader(error: NoReader) -> Reason:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from lora_train.data.scan import Manifest, Picture, concept_of, counted, require
 from lora_train.data.strays import stray_notes
 from lora_train.data.texts import lines_of
 from lora_train.errors import LoraTrainError, Problem
+from lora_train.links import OUT, MayRead, anywhere, leads_out
 
 IMAGEFOLDER = "metadata.jsonl"
 HONOURED = (
@@ -35,7 +36,7 @@ UNMATCHED = Reason("entry of the metadata without a picture", "entries of the me
 UNREPEATED = Reason("folder with 0 repeats", "folders with 0 repeats")
 
 
-def read_pictures(options: DataOptions, repeats: int, may_read: Callable[[Path], bool] = lambda path: True) -> Manifest:
+def read_pictures(options: DataOptions, repeats: int, may_read: MayRead = anywhere) -> Manifest:
     """The pictures of a run with their captions; `repeats` counts where nothing else says them.
 
     Raises LoraTrainError when there are none, when a file is not what it should be, and when it names folders that
@@ -47,19 +48,21 @@ def read_pictures(options: DataOptions, repeats: int, may_read: Callable[[Path],
     folder = Path(options.folder).expanduser()
     if options.in_json:
         require_folder(folder)
-        return _from_metadata(Path(options.in_json).expanduser(), folder, options.tag, repeats)
-    captions, note = beside_captions(folder)
+        return _from_metadata(Path(options.in_json).expanduser(), folder, options.tag, repeats, may_read)
+    captions, note = beside_captions(folder, may_read)
     manifest = scan(folder, options.tag, repeats, captions, may_read)
     bare = any(one.path not in captions and caption_file(one.path) is None for one in manifest.pictures)
     manifest.notes += [*filter(None, [note]), *stray_notes(folder, bare, folder / IMAGEFOLDER)]
     return manifest
 
 
-def beside_captions(folder: Path) -> tuple[Mapping[Path, str], str]:
+def beside_captions(folder: Path, may_read: MayRead = anywhere) -> tuple[Mapping[Path, str], str]:
     """Captions by picture from the folder's own `metadata.jsonl`, and a note where it, or part of it, is not used."""
     file = folder / IMAGEFOLDER
     if not file.is_file():
         return {}, ""
+    if leads_out(file, may_read):
+        return {}, f"{IMAGEFOLDER} is not used: it is {OUT}."
     try:
         found = read_imagefolder(file)
     except LoraTrainError as error:
@@ -71,11 +74,13 @@ def beside_captions(folder: Path) -> tuple[Mapping[Path, str], str]:
     return found.captions, f"{IMAGEFOLDER}: {count} not used ({shown(first.path.name)}: {first.reason})."
 
 
-def _from_metadata(file: Path, folder: Path, tag: str, repeats: int) -> Manifest:
+def _from_metadata(file: Path, folder: Path, tag: str, repeats: int, may_read: MayRead) -> Manifest:
     """Just the pictures that the file names, as sd-scripts does it."""
     manifest = Manifest(folder)
-    captions = _imagefolder(file, manifest) if file.suffix.lower() == ".jsonl" else _kohya(file, folder, manifest)
-    reader = CaptionReader()
+    captions = (
+        _imagefolder(file, manifest) if file.suffix.lower() == ".jsonl" else _kohya(file, folder, manifest, may_read)
+    )
+    reader = CaptionReader(may_read)
     for path, size in usable(sorted(captions), manifest):
         own_repeats, concept = concept_of(path.parent.name)
         caption = with_tag(tag, reader.line(path, captions[path]))
@@ -91,13 +96,13 @@ def _imagefolder(file: Path, manifest: Manifest) -> Mapping[Path, str]:
     return found.captions
 
 
-def _kohya(file: Path, folder: Path, manifest: Manifest) -> Mapping[Path, str]:
+def _kohya(file: Path, folder: Path, manifest: Manifest, may_read: MayRead) -> Mapping[Path, str]:
     entries = read_metadata(file)
     found = {key: picture for key in entries if (picture := find_picture(key, folder))}
     lost = [key for key in entries if key not in found]
     if lost:  # written on another computer, or before the folder was moved
         taken = set(found.values())
-        rest = [path for path in find(folder).pictures if path not in taken]
+        rest = [path for path in find(folder, may_read=may_read).pictures if path not in taken]
         found |= match_ends((key for key in lost if ".." not in re.split(r"[\\/]", key)), rest, folder)
     for key in lost:
         if key not in found:
@@ -110,11 +115,11 @@ def _joined(entry: MetadataEntry) -> str:
     return "\n".join(merge("", line, [entry.tags]) for line in lines_of(entry.caption) or [""])
 
 
-def _from_config(file: Path, tag: str, may_read: Callable[[Path], bool]) -> Manifest:
+def _from_config(file: Path, tag: str, may_read: MayRead) -> Manifest:
     """The pictures of all subsets. As in sd-scripts a subset is a folder without those below it."""
     config = read_dataset_config(file)
     manifest, problems = Manifest(file.parent), list[Problem]()
-    ignored, reader = [*config.ignored], CaptionReader()
+    ignored, reader = [*config.ignored], CaptionReader(may_read)
     for subset in config.subsets:
         ignored += _not_honoured(subset)
         if subset.is_reg or subset.num_repeats < 1:
@@ -139,9 +144,9 @@ def _from_config(file: Path, tag: str, may_read: Callable[[Path], bool]) -> Mani
 
 def _add_subset(manifest: Manifest, subset: Subset, folder: Path, file: Path, tag: str, reader: CaptionReader) -> None:
     if subset.metadata_file:
-        captions = _kohya(_beside(file, subset.metadata_file), folder, manifest)
+        captions = _kohya(_beside(file, subset.metadata_file), folder, manifest, reader.may_read)
     else:
-        found = find(folder, deep=False)
+        found = find(folder, deep=False, may_read=reader.may_read)
         manifest.left_out.extend(found.left_out)
         manifest.rejected += found.rejected
         manifest.beside = {**manifest.beside, **found.masks}

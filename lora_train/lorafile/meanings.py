@@ -70,6 +70,7 @@ def _still_rotations(modules: Modules, paths: Mapping[str, str], left_out: LeftO
     ]
     for name in still:
         modules[name]["oft_blocks"] = torch.zeros_like(modules[name]["oft_blocks"])
+    left_out.still += still
     if still:
         left_out.notes.append(
             f"alpha is 0 in {len(still)} modules, which sd-scripts' OFT reads as no rotation at all: nothing changes."

@@ -14,10 +14,10 @@ from lora_train.errors import LoraTrainError
 from lora_train.lorafile.adapter_config import alpha_of, configs_in_metadata
 from lora_train.lorafile.checks import require_sound
 from lora_train.lorafile.contents import NotLora
-from lora_train.lorafile.layouts import ALPHA, DOWN, named
+from lora_train.lorafile.layouts import ALPHA, DOWN, LORA_BIAS, UP, named
 from lora_train.lorafile.meanings import settle
 from lora_train.lorafile.names import COMPONENTS, split_name
-from lora_train.lorafile.understanding import understand
+from lora_train.lorafile.understanding import Read, adapters_in, understand
 from lora_train.tensors import header_metadata, holds_safetensors, odd_metadata, read_header, read_tensors
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -46,6 +46,8 @@ class LoraFile:
     """Keys that are left out: those that are no network's, and of adapters that were not chosen."""
     notes: tuple[str, ...] = ()
     """What a person should know about how the file was read, in sentences: what is left out, and what was assumed."""
+    still: tuple[str, ...] = ()
+    """Modules that change nothing with every reader: sd-scripts' OFT that is bound to no rotation."""
 
     def by_module(self) -> dict[str, dict[str, torch.Tensor]]:
         """Tensors grouped by module name, keyed by the last part ("lora_up.weight", "alpha")."""
@@ -68,8 +70,7 @@ def read_lora(path: Path, check: bool = True, adapter: str = "") -> LoraFile:
     raw, metadata, configs, notes = _raw(path)
     try:
         read = understand(raw, metadata, adapter)
-        for module, alpha in _alphas(read.modules, read.paths, configs).items():
-            read.modules[module][ALPHA] = alpha
+        _take_alphas(read, configs)
         modules = settle(read.modules, read.paths, read.left_out)
     except NotLora as error:
         raise LoraTrainError(f"this is {error}, not a LoRA that can be read.", str(path), error.fix) from error
@@ -78,10 +79,19 @@ def read_lora(path: Path, check: bool = True, adapter: str = "") -> LoraFile:
     tensors = {f"{name}.{part}": value for name, parts in modules.items() for part, value in parts.items()}
     skipped = [key for keys in read.left_out.keys.values() for key in keys]
     notes = (*notes, *read.left_out.sentences())
-    file = LoraFile(path, dict(sorted(tensors.items())), metadata, read.layout, tuple(skipped), notes)
+    file = LoraFile(
+        path, dict(sorted(tensors.items())), metadata, read.layout, tuple(skipped), notes, tuple(read.left_out.still)
+    )
     if check:
         require_sound(file.by_module(), str(path))
     return file
+
+
+def adapters_of(path: Path) -> list[str]:
+    """The names of peft's adapters in a file, where it has several; empty in most files. Raises LoraTrainError."""
+    if not path.exists():
+        raise LoraTrainError("there is no such LoRA file.", str(path), "Check its name.")
+    return adapters_in(_raw(path)[0])
 
 
 def file_metadata(path: Path) -> dict[str, str]:
@@ -153,6 +163,25 @@ def _config(path: Path) -> dict[str, Any]:
             "this is not JSON.", str(path), "Repair it, or take it away: alpha is the rank then."
         ) from error
     return config if isinstance(config, dict) else {}
+
+
+def _take_alphas(read: Read, configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give the modules the alphas of peft's configurations; with 0, which is no effect in peft, what changes nothing.
+
+    In files of other tools alpha 0 is the rank.
+    """
+    alphas = _alphas(read.modules, read.paths, configs)
+    for module, alpha in alphas.items():
+        parts = read.modules[module]
+        parts[ALPHA] = alpha if alpha else torch.tensor(float(parts[DOWN].shape[0]))
+        for name in () if alpha else parts.keys() & {UP, LORA_BIAS}:
+            parts[name] = torch.zeros_like(parts[name])
+    still = [module for module, alpha in alphas.items() if not alpha]
+    if still:
+        read.left_out.notes.append(
+            f"lora_alpha is 0 for {len(still)} modules ({named(still)}), with which peft applies nothing of them: they "
+            "change nothing here either."
+        )
 
 
 def _alphas(

@@ -14,6 +14,7 @@ from typing import Any
 
 from lora_train.atomic import keep_aside, write_bytes, write_json
 from lora_train.errors import LoraTrainError
+from lora_train.links import OUT, MayRead, anywhere, leads_out
 from lora_train.lorafile.card_reading import Card, read_card
 
 SD_VERSIONS = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl": "SDXL"}
@@ -49,17 +50,20 @@ _OUR_NOTES = re.compile(r"Trained by LoRA Train on \d+ pictures?, \d+ steps?\.")
 """As `notes_of` has them: recognised also within what a person wrote around them."""
 
 
-def write_sidecar(lora: Path, tag: str, base_version: str, notes: str, tell: Tell = _nobody) -> Path:
+def write_sidecar(
+    lora: Path, tag: str, base_version: str, notes: str, tell: Tell = _nobody, may_read: MayRead = anywhere
+) -> Path:
     """Write or complete `NAME.json` beside the LoRA, and return its path.
 
     What a person or another tool put there stays; what is missing is added, and what we wrote ourselves is renewed.
     A card that cannot be read as a whole is kept as `NAME.json.bak` (`.bak2` ...); `tell` hears of that, and of what
-    stays though this training says otherwise. Raises LoraTrainError when it cannot be read or written.
+    stays though this training says otherwise. Raises LoraTrainError when it cannot be read or written, or is a link
+    that `may_read` refuses.
     """
     path = lora.with_suffix(".json")
     version = next((name for start, name in SD_VERSIONS.items() if base_version.startswith(start)), _UNKNOWN)
     ours = {ACTIVATION: tag, WEIGHT: 1.0, VERSION: version, NOTES: notes}
-    card = read_card(path)
+    card = _card(path, may_read)
     record = _record(card)
     values = dict(card.values)
     for key, value in ours.items():
@@ -72,12 +76,12 @@ def write_sidecar(lora: Path, tag: str, base_version: str, notes: str, tell: Tel
     return path
 
 
-def write_preview(lora: Path, picture: bytes, tell: Tell = _nobody) -> Path:
+def write_preview(lora: Path, picture: bytes, tell: Tell = _nobody, may_read: MayRead = anywhere) -> Path:
     """Write the PNG `picture` as `NAME.preview.png`, unless the card has a picture that is not ours; return the path
     of what the card shows. Raises LoraTrainError when it cannot be written."""
     path = lora.with_name(f"{lora.stem}.preview.png")
     card_path = lora.with_suffix(".json")
-    card = read_card(card_path)
+    card = _card(card_path, may_read)
     record = _record(card)
     for ending in PICTURES:
         for other in (lora.with_name(lora.stem + ending), lora.with_name(f"{lora.stem}.preview{ending}")):
@@ -90,13 +94,19 @@ def write_preview(lora: Path, picture: bytes, tell: Tell = _nobody) -> Path:
     return path
 
 
-def activation_text(lora: Path) -> str:
+def activation_text(lora: Path, may_read: MayRead = anywhere) -> str:
     """What the LoRA's card says to write into prompts; empty where there is no such card, or none to be read."""
     try:
-        text = read_card(lora.with_suffix(".json")).values.get(ACTIVATION)
+        text = _card(lora.with_suffix(".json"), may_read).values.get(ACTIVATION)
     except LoraTrainError:
         return ""
     return text if isinstance(text, str) else ""
+
+
+def _card(path: Path, may_read: MayRead) -> Card:
+    if leads_out(path, may_read):
+        raise LoraTrainError(f"the card is {OUT}.", str(path), "Move it away, or put the card itself there.")
+    return read_card(path)
 
 
 def _record(card: Card) -> dict[str, Any]:

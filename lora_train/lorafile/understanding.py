@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -31,6 +31,8 @@ class LeftOut:
 
     keys: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    still: list[str] = field(default_factory=list)
+    """Modules that are there and change nothing with any reader."""
 
     def add(self, reason: str, key: str) -> None:
         """Leave a key out."""
@@ -114,9 +116,16 @@ def _of_one_adapter(keys: dict[str, Key], wanted: str, left_out: LeftOut) -> dic
         took = ", ".join(sorted({name or "the one without a name" for name in chosen.values()}))
         left_out.notes.append(
             f"The file has several adapters ({', '.join(name or 'one without a name' for name in every)}); {took} is "
-            "used. Take another with `lora-train file convert FILE --adapter NAME --to kohya --output NEW`."
+            "used. Take another with --adapter NAME, or make a file of it with "
+            "`lora-train file convert FILE --adapter NAME --to kohya --output NEW`."
         )
     return kept
+
+
+def adapters_in(keys: Iterable[str]) -> list[str]:
+    """The names of the adapters among a file's keys, where there are several."""
+    found = {parts.adapter for key in keys if (parts := split_key(key)) is not None and parts.adapter is not None}
+    return sorted(filter(None, found)) if len(found) > 1 else []
 
 
 def _precedence(name: str) -> tuple[int, str]:

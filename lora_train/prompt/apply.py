@@ -76,7 +76,7 @@ class Applier:
             return self._applied
         self.remove()
         try:
-            self._applied = [self.add(tag, read_lora(path)) for tag, path in networks]
+            self._applied = [self.add(tag, read_lora(path, adapter=tag.adapter)) for tag, path in networks]
         except BaseException:
             self.remove()
             raise

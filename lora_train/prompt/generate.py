@@ -69,7 +69,7 @@ class Generator:
             left_out = self._apply(parsed.tags, notes)
             if left_out and not allow_missing:
                 raise LoraTrainError.of(left_out)
-            return Generated(sample(self.model, request, progress), notes)
+            return Generated(sample(self.model, request, progress), [shortened(note) for note in notes])
         finally:
             self._applier.remove()
 

@@ -11,6 +11,9 @@ DEFAULT_STRENGTH = 1.0
 USUAL = 2.0
 """The highest strength that the WebUI's own sliders offer; more is worth a word: `:07` is 7."""
 
+MOST = 1000.0
+"""The highest strength that is applied, of either sign: beyond it nothing is computed that is a picture."""
+
 OURS = ("lora", "lyco")
 
 # like the WebUI's extra_networks.parse_prompt, which takes every `<word:...>` out; `\\<` is escaped
@@ -30,6 +33,8 @@ class LoraTag:
     dyn: int | None = None
     spelled: str = field(default="", compare=False)
     """The name with the blanks around it, where it was written so."""
+    adapter: str = ""
+    """The one to take of several adapters in the file; "": the first."""
 
     @property
     def written(self) -> str:
@@ -88,6 +93,8 @@ def parse_prompt(prompt: str, default: float = DEFAULT_STRENGTH) -> ParsedPrompt
 def strength_notes(tag: LoraTag, shown: str) -> list[str]:
     """A note on strengths that are far from usual; `shown` is the tag as it was written."""
     highest = max((tag.te, tag.unet), key=abs)
+    if abs(highest) >= MOST:
+        return [f"{shown}: the strength counts as {highest:g}, the most that is applied; it is unusual; 1 is usual."]
     return [f"{shown}: a strength of {highest:g} is unusual; 1 is usual."] if abs(highest) > USUAL else []
 
 
@@ -136,7 +143,7 @@ def _number(text: str) -> float:
         raise ValueError(f"{text!r} is not a number{_instead(text)}.") from None
     if not math.isfinite(value):
         raise ValueError(f"{text!r} is not a finite number.")
-    return value
+    return max(-MOST, min(MOST, value))
 
 
 def _instead(text: str) -> str:

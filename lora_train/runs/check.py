@@ -99,7 +99,7 @@ def _pictures(config: RunConfig, host: Host) -> Manifest:
             allowed(getattr(data, field), host, f"data.{field}")
     manifest = read_pictures(data, DEFAULT_REPEATS, host.may_read)
     if config.train.masked_loss and not config.prepare.operations:
-        attach_masks(manifest, Path(data.mask_folder).expanduser() if data.mask_folder else None)
+        attach_masks(manifest, Path(data.mask_folder).expanduser() if data.mask_folder else None, host.may_read)
     return manifest
 
 
@@ -108,18 +108,22 @@ def _network_files(config: RunConfig, host: Host) -> list[Problem]:
     named = [(name, "network.base_weights") for name in config.network.base_weights]
     if config.network.network_weights:
         named.append((config.network.network_weights, "network.network_weights"))
-    found = []
+    found: list[Problem] = []
     for name, field in named:
-        try:
-            path = allowed(name, host, field)
-            if not path.is_file():
+        with noting(found, field):
+            if not allowed(name, host, field).exists():
                 found.append(Problem(f"there is no LoRA file {name}.", field, "Give the path of a .safetensors file."))
-            else:
-                from lora_train.lorafile.reading import read_lora
+    if not named or found:
+        return found
+    from lora_train.lorafile.reading import read_lora
+    from lora_train.train.network import continued_file, start_files
 
-                read_lora(path)
-        except LoraTrainError as error:
-            found += error.problems
+    with noting(found, "network.network_adapter"):
+        if config.network.network_weights:
+            continued_file(config.network)
+        for path, adapter in start_files(config.network)[bool(config.network.network_weights) :]:
+            with noting(found, "network.base_weights"):
+                read_lora(path, adapter=adapter)
     return found
 
 
@@ -144,7 +148,20 @@ def output_outside(config: RunConfig, host: Host) -> list[Problem]:
             what = f"{folder} is outside the folders that LoRAs may be written to over the API."
             fix = f"Choose one below {host.lora_dir()}; in a WebUI, the settings (Train LoRA) can name more folders."
             found.append(Problem(what, "save.output_dir", fix))
+    with noting(found, "data.write_npz"):
+        found += _npz_outside(config, host)
     return found
+
+
+def _npz_outside(config: RunConfig, host: Host) -> list[Problem]:
+    """Latents are written beside the pictures that are trained on: prepared ones, or the person's own."""
+    data = config.data
+    if not data.write_npz or (config.prepare.operations and not data.dataset_config):
+        return []
+    if not data.dataset_config and host.may_write(Path(data.folder).expanduser()):
+        return []
+    what = ".npz files would be written beside the pictures, outside the folders that may be written to over the API."
+    return [Problem(what, "data.write_npz", "Leave it out, prepare the pictures first, or use the command line.")]
 
 
 def _output_problems(config: RunConfig, host: Host, own_output: Path | None) -> list[Problem]:

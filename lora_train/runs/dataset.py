@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.config import PrepareOptions, RunConfig
 from lora_train.errors import LoraTrainError
+from lora_train.links import MayRead, anywhere, leads_out
 from lora_train.runs.loosen import Advice, advice
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ def journal_of(folder: Path, data: Path) -> Path:
 class Dataset:
     """A prepared dataset as it stands on disk. Raises LoraTrainError when the report is damaged."""
 
-    def __init__(self, work: Path, data: Path) -> None:
+    def __init__(self, work: Path, data: Path, may_read: MayRead = anywhere) -> None:
         from lora_train.data.prepare.report import REPORT
 
-        self.work, self._data = work, data
+        self.work, self._data, self._may_read = work, data, may_read
         try:
             self._report: dict[str, Any] = json.loads((work / REPORT).read_text(encoding="utf-8"))
             self.folder = Path(self._report["folder"])
@@ -161,7 +162,7 @@ class Dataset:
     def _caption(self, line: dict[str, Any]) -> str | None:
         from lora_train.data.captions import read_caption
 
-        return read_caption(self._output(line) or self._source(line))
+        return read_caption(self._output(line) or self._source(line), self._may_read)
 
     def _output(self, line: dict[str, Any]) -> Path | None:
         """The prepared picture, when it is there."""
@@ -243,14 +244,17 @@ class Dataset:
     def write_beside(self) -> int:
         """Write the prepared copy's captions, with all lines, beside the person's own pictures; gives how many changed.
 
-        Of several pictures made of a file the first counts. A caption file that is replaced is kept as `.bak`.
+        Of several pictures made of a file the first counts. A caption file that is replaced is kept as `.bak`; one that
+        is a link out of the folders that may be used stays.
         """
         from lora_train.data.captioning.store import store_lines
         from lora_train.data.captions import read_lines
+        from lora_train.data.neighbours import caption_files
 
         written = 0
         for source, lines in self._captions_by_source():
-            if source.is_file() and read_lines(source) != lines:
+            linked = any(leads_out(file, self._may_read) for file in caption_files(source))
+            if source.is_file() and not linked and read_lines(source) != lines:
                 store_lines(source, lines, recaption=True, backup=True)
                 written += 1
         return written

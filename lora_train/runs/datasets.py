@@ -114,7 +114,7 @@ class Datasets:
             stat = (work / "report.json").stat()
             changed = stat.st_mtime_ns, stat.st_size
             if work not in self._known or self._known[work][0] != changed:
-                self._known[work] = changed, Dataset(work, self.host.data_dir())
+                self._known[work] = changed, Dataset(work, self.host.data_dir(), self.host.may_read)
         except (OSError, LoraTrainError):
             return None
         dataset = self._known[work][1]

@@ -191,7 +191,7 @@ class _Execution:
             f"Found {self.manifest.summary()}.",
         ):
             self.folder.event("note", text=text)
-        find_masks(self.folder, self.config, self.manifest)
+        find_masks(self.folder, self.config, self.manifest, self.host)
         if not (self.stages.train or self.stages.latents):
             self._shutdown()
             return self._prepared_only()
@@ -288,7 +288,7 @@ class _Execution:
         known, cache = len(self.manifest.rejected), LatentCache(self.host.data_dir() / "cache" / "latents")
         may_encode = self.stages.process and self.stages.latents
         dataset = build_dataset(
-            self.manifest, config.data, model, cache, model.size_step, progress, may_encode=may_encode
+            self.manifest, config.data, model, cache, model.size_step, progress, may_encode, self.host.may_read
         )
         cache.prune(int(self.host.settings()["cache_gb"] * 1e9), set(dataset.latents))
         if dataset.from_npz:
@@ -325,7 +325,7 @@ class _Execution:
         trainer = Trainer(config, model, dataset, callbacks, trigger=trigger_of(self.manifest, config.data.tag))
         for text in trainer.notes:
             self.folder.event("note", text=text)
-        writer = RunWriter(self.folder, self.manifest, trainer, self.started)
+        writer = RunWriter(self.folder, self.manifest, trainer, self.started, self.host.may_read)
         self._go_on(trainer)
         self.folder.set_state("training", steps=config.train.max_train_steps)
         steps = trainer.run()

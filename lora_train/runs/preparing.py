@@ -125,14 +125,14 @@ def prepared_before(config: RunConfig, host: Host) -> Manifest:
     return _scan(config, pictures, masks if masks.is_dir() else None)
 
 
-def find_masks(folder: RunFolder, config: RunConfig, manifest: Manifest) -> None:
+def find_masks(folder: RunFolder, config: RunConfig, manifest: Manifest, host: Host) -> None:
     """Give the pictures their masks, where the loss is masked. Raises LoraTrainError when none has one."""
     if not config.train.masked_loss:
         return
     from lora_train.data.masks import attach_masks
 
     named = config.data.mask_folder
-    without = attach_masks(manifest, Path(named).expanduser() if named else manifest.masks)
+    without = attach_masks(manifest, Path(named).expanduser() if named else manifest.masks, host.may_read)
     if without:
         text = f"{without} of {len(manifest.pictures)} pictures have no mask and count as a whole."
         folder.event("note", text=text)

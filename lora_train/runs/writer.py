@@ -13,6 +13,7 @@ from lora_train.data.scan import Manifest
 from lora_train.data.tag_statistics import tag_frequency
 from lora_train.data.trigger import trigger_of
 from lora_train.errors import LoraTrainError
+from lora_train.links import MayRead, anywhere
 from lora_train.runs.folder import RunFolder
 from lora_train.runs.memory import memory_given_back
 
@@ -34,6 +35,8 @@ class RunWriter:
     manifest: Manifest
     trainer: Trainer
     started: float
+    may_read: MayRead = anywhere
+    """Whether a card that is a link to this place may be read, and completed."""
     _base_hashes: dict[str, str] | None = None
     _said: set[str] = field(default_factory=set)
 
@@ -89,8 +92,9 @@ class RunWriter:
         try:
             samples = sorted((self.folder.path / "samples").glob("*.png"))
             notes = notes_of(len(trainer.dataset.items), trainer.steps_done)
-            write_sidecar(path, tag, trainer.model.version, notes, note)
-            write_preview(path, samples[-1].read_bytes() if samples else self._thumbnail(), note)
+            write_sidecar(path, tag, trainer.model.version, notes, note, self.may_read)
+            picture = samples[-1].read_bytes() if samples else self._thumbnail()
+            write_preview(path, picture, note, self.may_read)
         except Exception as error:  # whatever it is, the run has its result
             log.warning("the card of %s was not written", path, exc_info=True)
             note(f"The card beside the LoRA was not written: {in_words(error)}")

@@ -13,6 +13,7 @@ import torch
 from lora_train.config import NetworkOptions, RunConfig
 from lora_train.config.network import SCALABLE, continued_arguments
 from lora_train.errors import LoraTrainError, Problem
+from lora_train.lorafile.adapters import choose_adapters
 from lora_train.lorafile.inspecting import kind_name
 from lora_train.lorafile.layouts import named
 from lora_train.lorafile.readers import reader_notes
@@ -49,6 +50,28 @@ class Built:
     """What the person should know of it."""
 
 
+def start_files(options: NetworkOptions) -> list[tuple[Path, str]]:
+    """The LoRA files that a training starts from, `network_weights` first, and which adapter to read of each.
+
+    Raises LoraTrainError when none has the adapter that is asked for.
+    """
+    paths = [Path(name).expanduser() for name in (options.network_weights, *options.base_weights) if name]
+    return list(zip(paths, choose_adapters(paths, [options.network_adapter], "network.network_adapter")))
+
+
+def continued_file(options: NetworkOptions) -> LoraFile:
+    """The file of `network_weights`. Raises LoraTrainError when it cannot be read, or has nothing to go on from."""
+    path, adapter = start_files(options)[0]
+    file = read_lora(path, adapter=adapter)
+    if file.still and file.by_module().keys() <= {*file.still}:
+        raise LoraTrainError(
+            "there is nothing to go on from: this is sd-scripts' OFT with alpha 0, which holds every rotation at 0.",
+            str(path),
+            "Train a new one: --algo oft in place of --continue (--args constraint=0.001 bounds it).",
+        )
+    return file
+
+
 def merge_base_weights(options: NetworkOptions, model: BaseModel) -> tuple[str, ...]:
     """Merge `base_weights` into the model for good; returns what a person should know about the files.
 
@@ -56,7 +79,11 @@ def merge_base_weights(options: NetworkOptions, model: BaseModel) -> tuple[str, 
     """
     paths = [Path(name).expanduser() for name in options.base_weights]
     strengths = list(options.base_weights_multiplier) + [1.0] * len(paths)
-    tags = [(LoraTag(path.stem, strength, strength), path) for path, strength in zip(paths, strengths)]
+    adapters = [adapter for _, adapter in start_files(options)][-len(paths) :]
+    tags = [
+        (LoraTag(path.stem, strength, strength, adapter=adapter), path)
+        for path, strength, adapter in zip(paths, strengths, adapters)
+    ]
     applied = Applier(modules_by_file_name(model)).apply(tags)
     return tuple(f"{one.path.name}: {note}" for one in applied for note in one.notes)
 
@@ -77,7 +104,7 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
         parts = {n: {} if isinstance(one, LoraModule) else one.file_tensors() for n, one in network.named().items()}
         notes = reader_notes(parts)
         return Built(network, {name: part.rate for name, part in plan.items()}, notes=notes)
-    file = read_lora(Path(options.network_weights).expanduser())
+    file = continued_file(options)
     modules, carried = _split(file, model, prefixes)
     _require_kinds(options, modules, file)
     network = load_networks(model, modules, prefixes, str(file.path))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from lora_train.api.routes import PREFIX, routes, static_routes
 from lora_train.config import RunConfig
@@ -66,6 +67,24 @@ def test_a_lora_is_written_below_the_hosts_folders_only(
         client.post(f"{PREFIX}/runs", content='{"save": {"output_dir": "a\\u0000b"}}', headers=JSON).status_code == 422
     )
     assert not service.runs_dir.exists()
+
+
+def test_latents_are_written_beside_pictures_below_the_hosts_folders_only(
+    client: TestClient, service: Service, make_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    def asked(prepare: dict[str, Any] = {}, **data: Any) -> set[str]:
+        body = make_config(data={"write_npz": True} | data, train={"max_train_steps": 0}).to_dict()
+        answer = client.post(f"{PREFIX}/runs", json=body | {"prepare": body["prepare"] | prepare})
+        found = {problem["where"] for problem in answer.json()["problems"]}
+        return found - {"save.output_dir", "train.max_train_steps"}
+
+    assert asked() == {"data.write_npz"}
+    assert asked(write_npz=False) == set()
+    assert asked(prepare={"operations": ["original"]}) == set()
+    own = service.host.data_dir() / "pictures"
+    own.mkdir(parents=True)
+    Image.new("RGB", (64, 64)).save(own / "a.png")
+    assert asked(folder=str(own)) == set()
 
 
 def test_the_base_in_use(client: TestClient, host: StandaloneHost) -> None:

@@ -27,6 +27,9 @@ class FakeEncoder:
     def __init__(self) -> None:
         self.encoded = 0
 
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        return 3, height // 8, width // 8
+
     def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         self.encoded += len(pixels)
         mean = torch.nn.functional.avg_pool2d(pixels, 8)

@@ -22,7 +22,9 @@ def put(folder: Path, *names: str) -> Path:
     for number, name in enumerate(names):
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (64, 64), (number, 0, 0)).save(file, format="PNG")
+        picture = Image.new("RGB", (64, 64), (number, 0, 0))
+        picture.paste((255, 255, 255), (0, 0, 32, 32))
+        picture.save(file, format="PNG")
     return folder
 
 
@@ -250,7 +252,8 @@ def test_pictures_are_known_by_their_content_too(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes((tmp_path / "none").read_bytes())
     manifest = scan(tmp_path)
     assert len(manifest.pictures) == 8 and {(p.width, p.height) for p in manifest.pictures} == {(64, 64)}
-    assert manifest.summary() == "8 pictures in 1 concept"
+    expected = "8 pictures in 1 concept; left out: 1 picture under a name that says it is none (a.txt)"
+    assert manifest.summary() == expected
 
 
 def test_names_cannot_break_the_line(tmp_path: Path) -> None:
@@ -281,3 +284,28 @@ def test_a_dataset_config_leaves_out_the_same(tmp_path: Path) -> None:
     assert [p.path.name for p in manifest.pictures] == ["p.png"]
     assert manifest.beside == {tmp_path / "set/p.png": tmp_path / "set/p_mask.png"}
     assert manifest.left_out_line() == "1 hidden picture (.h.png), 1 mask (p_mask.png)"
+
+
+def test_pictures_under_names_of_other_things_are_left_out_and_said(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "b.bin", "c.html", "d.npz", "e.bak", "Unconfirmed 123.crdownload")
+    (tmp_path / "notes.html").write_text("<html>BM GIF8</html>")
+    (tmp_path / "weights.bin").write_bytes(b"\0" * 100)
+    (tmp_path / "old.bak").write_text("text")
+    assert names(tmp_path) == ["a.png"]
+    assert left_out(tmp_path) == (
+        "2 unfinished downloads or copies (Unconfirmed 123.crdownload, e.bak), "
+        "3 pictures under names that say they are none (b.bin, c.html, d.npz)"
+    )
+
+
+def test_a_folder_of_masks_whose_pictures_are_not_there_is_said(tmp_path: Path) -> None:
+    put(tmp_path, "5_b/0.png", "5_a_mask/0.png", "masks-c/0.png", "5_b_mask/0.png", "mask/0.png")
+    found = find(tmp_path)
+    assert [path.parent.name for path in found.pictures] == ["5_a_mask", "5_b", "masks-c"]
+    told = "is named as a folder of masks, but there is no folder"
+    assert [note for note in found.notes if told in note] == [
+        f"5_a_mask/ {told} 5_a/ beside it that they could belong to: its pictures are trained on; "
+        "if they are masks, move it away.",
+        f"masks-c/ {told} c/ beside it that they could belong to: its pictures are trained on; "
+        "if they are masks, move it away.",
+    ]

@@ -133,3 +133,43 @@ def test_the_sample_follows_the_posterior_and_stays_the_same(tmp_path: Path) -> 
     assert np.array_equal(*files)
     spread = files[0] - dataset.latents[dataset.items[0].keys[0]][0].numpy()
     assert float(spread.std()) == pytest.approx(0.5, rel=0.1) and abs(float(spread.mean())) < 0.1
+
+
+def with_channels(file: Path, count: int) -> None:
+    """The file's latents with other channels, as another family's VAE makes them."""
+    forget_the_content(file)
+    with np.load(file) as data:
+        arrays = {name: data[name] for name in data}
+    arrays["latents"] = np.resize(arrays["latents"], (count, *arrays["latents"].shape[1:]))
+    np.savez(file, **arrays)
+
+
+def test_latents_of_another_family_are_left_and_the_file_is_named(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 2)
+    build(folder, tmp_path / "a", replace(OPTIONS, write_npz=True, flip_aug=False), FakeEncoder())
+    (folder / "picture-0_0128x0128_sd.npz").rename(folder / "picture-0.npz")
+    with_channels(folder / "picture-0.npz", 16)
+    dataset = read_again(folder, tmp_path / "b")
+    assert dataset.from_npz == 1 and dataset.notes == [
+        "The latents of 1 pictures are not taken from .npz files: 1 of another family of models, with 16 channels in "
+        "place of 3 (picture-0.npz)."
+    ]
+    assert all(dataset.latents[item.keys[0]][0].shape[0] == 3 for item in dataset.items)
+
+
+def test_a_file_that_does_not_say_its_vae_is_named(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 3)
+    build(folder, tmp_path / "a", replace(OPTIONS, write_npz=True, flip_aug=False), FakeEncoder())
+    for number in (0, 1):
+        file = (folder / f"picture-{number}_0128x0128_sd.npz").rename(folder / f"picture-{number}.npz")
+    forget_the_content(file)  # 0 is ours, and says it
+    dataset = read_again(folder, tmp_path / "b")
+    (note,) = dataset.notes
+    assert dataset.from_npz == 3 and note.startswith(
+        "1 of the .npz files does not say which VAE made it (picture-1.npz)"
+    )
+
+
+def test_it_is_said_when_there_are_none(tmp_path: Path) -> None:
+    (note,) = read_again(draw_pictures(tmp_path / "in", 1), tmp_path / "a").notes
+    assert note.startswith("No .npz files of latents for this base model")

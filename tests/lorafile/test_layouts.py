@@ -219,6 +219,30 @@ def test_pefts_configuration_tells_alphas(tmp_path: Path) -> None:
             assert tuple(float(found[f"{MID}{end}.alpha"]) for end in ("to_q", "to_k", "to_v")) == expected
 
 
+@pytest.mark.parametrize("where", ["configuration", "metadata"])
+def test_an_alpha_of_0_in_pefts_configuration_is_no_effect_as_in_peft(where: str, tmp_path: Path) -> None:
+    root = "unet.mid_block.attentions.0.transformer_blocks.0.attn1."
+    tensors = {}
+    for end in ("to_q", "to_k"):
+        tensors[f"{root}{end}.lora_A.weight"], tensors[f"{root}{end}.lora_B.weight"] = (
+            torch.ones(4, 8),
+            torch.ones(8, 4),
+        )
+        tensors[f"{root}{end}.lora_B.bias"] = torch.ones(8)
+    told = {"unet.lora_alpha": 0, "unet.r": 4, "unet.alpha_pattern": {"attn1.to_k": 8}}
+    metadata = {"lora_adapter_metadata": json.dumps(told)} if where == "metadata" else {}
+    path = _write(tmp_path / "adapter_model.safetensors", tensors, metadata)
+    if where == "configuration":
+        config = {"r": 4, "lora_alpha": 0, "alpha_pattern": {"attn1.to_k": 8}}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    file = read_lora(path)
+    still, moving = file.by_module()[f"{MID}to_q"], file.by_module()[f"{MID}to_k"]
+    assert not still["lora_up.weight"].any() and not still["diff_b"].any() and float(still["alpha"]) == 4
+    assert moving["lora_up.weight"].all() and float(moving["alpha"]) == 8
+    (note,) = file.notes
+    assert note.startswith(f"lora_alpha is 0 for 1 modules ({MID}to_q), with which peft applies nothing")
+
+
 def test_diffusers_own_metadata_tells_alphas(tmp_path: Path) -> None:
     tensors = {}
     for root in (

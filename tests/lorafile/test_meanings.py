@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from lora_train.cli import main
+from lora_train.config import NetworkOptions
+from lora_train.errors import LoraTrainError
 from lora_train.lorafile.deltas import deltas_for
-from lora_train.lorafile.reading import read_lora
+from lora_train.lorafile.reading import LoraFile, read_lora
 from lora_train.lorafile.writing import serialise
 from lora_train.tensors import is_finite, read_tensors
+from lora_train.train.network import continued_file
 from tests.lorafile.samples import lora_tensors
 
 NAME = "mid_block_attentions_0_proj_in"
@@ -58,6 +61,16 @@ def test_kohyas_oft_changes_what_sd_scripts_changes(alpha: float, tmp_path: Path
     expected = _sd_scripts_oft(weight, tensors[f"oft_unet_{NAME}.oft_blocks"], alpha) - weight
     assert torch.allclose(delta, expected, atol=1e-5)
     assert any("no rotation" in note for note in file.notes) is (alpha == 0)
+
+
+def test_there_is_nothing_to_go_on_from_where_every_rotation_is_bound_to_none(tmp_path: Path) -> None:
+    def going_on(prefix: str, alpha: float) -> LoraFile:
+        file = _file(tmp_path / "a.safetensors", _oft(prefix, alpha))
+        return continued_file(NetworkOptions(network_weights=str(file)))
+
+    with pytest.raises(LoraTrainError, match="holds every rotation at 0.*--algo oft in place of --continue"):
+        going_on("oft_unet_", 0.0)
+    assert going_on("oft_unet_", 0.01).tensors and going_on("lora_unet_", 0.0).tensors
 
 
 def test_other_writers_alpha_0_leaves_a_rotation_unbounded(tmp_path: Path) -> None:

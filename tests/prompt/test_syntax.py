@@ -95,6 +95,12 @@ def test_an_unusual_strength_is_said(strength: str) -> None:
     assert len(parsed.tags) == 1 and "is unusual; 1 is usual" in parsed.notes[0]
 
 
+@pytest.mark.parametrize(("strength", "applied"), [("1e9", 1000), ("-1e30", -1000), ("1:4000", 1000), ("1000", 1000)])
+def test_a_strength_that_makes_no_picture_is_limited_and_said(strength: str, applied: float) -> None:
+    parsed = parse_prompt(f"a <lora:x:{strength}>")
+    assert parsed.tags[0].unet == applied and f"counts as {applied}, the most that is applied" in parsed.notes[0]
+
+
 @pytest.mark.parametrize("prompt", ["a <lora:<lora:x:1>:1>", "<hypernet:<lora:x>> a", "a <lora:<lora:<lora:x>:1>>"])
 def test_nothing_of_nested_tags_is_left(prompt: str) -> None:
     parsed = parse_prompt(prompt)

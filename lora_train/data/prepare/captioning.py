@@ -64,7 +64,7 @@ def take_captions(
 
     Returns what needs a new one, and notes on files that could not be read.
     """
-    bare, anew, reader = [], recaptions(plan, services), CaptionReader()
+    bare, anew, reader = [], recaptions(plan, services), CaptionReader(services.may_read)
     for entry in entries:
         if not entry.output:
             continue

@@ -17,6 +17,7 @@ from lora_train.config import PrepareOptions
 from lora_train.data.captions import caption_file
 from lora_train.data.finding import Found, find
 from lora_train.data.left_out import shown
+from lora_train.data.plain import plain_note
 from lora_train.data.prepare.base import Plan, Services
 from lora_train.data.prepare.captioning import caption, recaptions, services_for, take_captions, take_edits
 from lora_train.data.prepare.detectors import choose, shared_memory, title_of
@@ -86,9 +87,13 @@ def prepare(
     if not options.operations:
         return Prepared(folder)
     found = _find(folder, work, services.may_read)
-    captions, unusable = beside_captions(folder)
+    captions, unusable = beside_captions(folder, services.may_read)
     inputs = [
-        Input(path, path.relative_to(folder), captioned=path in captions or caption_file(path) is not None)
+        Input(
+            path,
+            path.relative_to(folder),
+            captioned=path in captions or caption_file(path, services.may_read) is not None,
+        )
         for path in found.pictures
     ]
     plan, notes = _plan(options, work, services)
@@ -106,8 +111,10 @@ def prepare(
         note(text)
     entries = decide(inputs, plan, read_overrules(work))
     finish_overruled(entries, plan, stopped)
-    serve(entries, plan, services, stopped)
-    outputs = Outputs(work, recaptions(plan, services))
+    for text in serve(entries, plan, services, stopped):
+        notes.append(text)
+        note(text)
+    outputs = Outputs(work, recaptions(plan, services), services.may_read)
     masked, unseen = take_masks(entries, plan, found.masks, stopped)
     _place(entries, inputs, masked, plan, outputs, folder, work)
     bare, unread = take_captions(entries, plan, services, captions, outputs)
@@ -159,7 +166,9 @@ def _told(found: Found, segments: bool) -> list[str]:
 def _seen(inputs: list[Input]) -> list[str]:
     """What a person should know of the pictures, once they have been opened."""
     moving = [shown(one.path.name) for one in inputs if one.record.moving]
-    return [moving_note(moving)] if moving else []
+    plain = [shown(one.path.name) for one in inputs if one.record.plain]
+    notes = [moving_note(moving)] if moving else []
+    return [*notes, plain_note(plain, len(inputs))] if plain else notes
 
 
 def _plan(options: PrepareOptions, work: Path, services: Services) -> tuple[Plan, list[str]]:

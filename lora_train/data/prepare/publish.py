@@ -18,6 +18,7 @@ from lora_train.data.captioning.store import keep_backup
 from lora_train.data.captions import caption_bytes
 from lora_train.data.neighbours import CAPTION_EXTENSIONS, caption_files
 from lora_train.data.texts import NotText, decode, file_text
+from lora_train.links import MayRead, anywhere
 
 PUBLISHED = "published.json"
 LONGEST = 200
@@ -27,8 +28,8 @@ LONGEST = 200
 class Outputs:
     """What is wanted below the work folder; keys are paths relative to it, with forward slashes."""
 
-    def __init__(self, work: Path, recaption: bool = False) -> None:
-        self._work, self._recaption = work, recaption
+    def __init__(self, work: Path, recaption: bool = False, may_read: MayRead = anywhere) -> None:
+        self._work, self._recaption, self._may_read = work, recaption, may_read
         self._links: dict[str, Path] = {}
         self._captions: dict[str, bytes] = {}
 
@@ -42,7 +43,7 @@ class Outputs:
         `ending` (".bak") is put behind the copies' names; without it what is no text is left out.
         """
         copies: dict[str, bytes] = {}
-        for file in caption_files(source):
+        for file in caption_files(source, may_read=self._may_read):
             copy = Path(output).with_suffix(file.suffix.lower()).as_posix() + ending
             data = caption_bytes(file) if ending else _utf8(caption_bytes(file))
             if data is not None:

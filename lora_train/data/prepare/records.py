@@ -55,6 +55,8 @@ class Record:
     broken: str = ""
     moving: bool = False
     """Whether the file holds other frames or pages, which are not used."""
+    plain: bool = False
+    """Whether it is of one colour, with what is transparent in the background's."""
     thumbnails: dict[str, str] = field(default_factory=dict)
     views: list[ViewRecord] = field(default_factory=list)
 

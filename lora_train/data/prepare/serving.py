@@ -17,9 +17,16 @@ from lora_train.data.prepare.records import Record, Store
 from lora_train.data.prepare.report import Entry
 from lora_train.data.prepare.verdicts import broken
 from lora_train.data.prepare.worker import write_picture
+from lora_train.data.scan import counted
 from lora_train.errors import Stopped
 
 Stop = Callable[[], bool]
+UNCHANGED = {
+    "upscale": "sent: nothing was upscaled. The WebUI's log may say why.",
+    "restore": "sent: nothing was restored. Either no face was found, or the WebUI lacks CodeFormer's weights, which "
+    "it downloads when it first restores a face: its log says so.",
+}
+"""What is said of pictures that a service gave back unchanged."""
 
 
 def finish_overruled(entries: list[Entry], plan: Plan, stopped: Stop) -> None:
@@ -33,9 +40,12 @@ def finish_overruled(entries: list[Entry], plan: Plan, stopped: Stop) -> None:
     _run(tasks, wanted, plan, stopped)
 
 
-def serve(entries: list[Entry], plan: Plan, services: Services, stopped: Stop) -> None:
-    """Let the host work on the kept pictures that need it, then finish them. What is done outlives a stop."""
-    store = Store(plan)
+def serve(entries: list[Entry], plan: Plan, services: Services, stopped: Stop) -> list[str]:
+    """Let the host work on the kept pictures that need it, then finish them. What is done outlives a stop.
+
+    Returns notes on pictures that came back as they were sent.
+    """
+    store, notes = Store(plan), []
     waiting = [entry for entry in entries if entry.verdict.kept and entry.view and entry.view.crop]
     calls = {"upscale": services.upscale, "restore": services.restore}
     tasks: dict[str, dict[str, Any]] = {}
@@ -53,24 +63,31 @@ def serve(entries: list[Entry], plan: Plan, services: Services, stopped: Stop) -
                 served[entry.view.operation] = after
                 if before != after and not (folder / after).is_file():  # else: the same file twice, or done before
                     todo.append((folder / before, folder / after))
-        _apply(call, todo, stopped)
+        same = _apply(call, todo, stopped)
+        if same:
+            notes.append(f"{counted(same, 'picture')} of {len(todo)} came back as {UNCHANGED[name]}")
     _run(tasks, waiting, plan, stopped)
     for content in tasks:
         for part in store.folder(content).glob("*.*.png"):
             if part.name.split(".")[1] in ("crop", *calls):
                 part.unlink(missing_ok=True)
+    return notes
 
 
 def _apply(
     call: Callable[[Iterable[Image.Image]], Iterator[Image.Image]], todo: list[tuple[Path, Path]], stopped: Stop
-) -> None:
-    """Let a service of the host make files of files."""
+) -> int:
+    """Let a service of the host make files of files; returns how many pictures it did not change at all."""
+    same = 0
     if not todo:
-        return
-    for (_, after), picture in zip(todo, call(load_picture(before) for before, _ in todo)):
-        write_picture(after, picture.convert("RGB"))
+        return same
+    for (before, after), picture in zip(todo, call(load_picture(before) for before, _ in todo)):
+        made = picture.convert("RGB")
+        same += made.tobytes() == load_picture(before).tobytes()
+        write_picture(after, made)
         if stopped():
             raise Stopped
+    return same
 
 
 def _run(tasks: dict[str, dict[str, Any]], entries: list[Entry], plan: Plan, stopped: Stop) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from lora_train.atomic import write_bytes
 from lora_train.data.kinds import EXTENSIONS
 from lora_train.data.pictures import BrokenPicture, NotHere, has_alpha, load_alpha, load_picture
+from lora_train.data.plain import is_plain
 from lora_train.data.prepare.base import NoView, Plan, Tools, View, fit
 from lora_train.data.prepare.detectors import Detectors
 from lora_train.data.prepare.opened import Opened
@@ -84,6 +85,8 @@ class Worker:
                 changed = True
         if "original" not in record.thumbnails:
             self._thumbnail(opened.at_least(THUMBNAIL), "original", record)
+        if changed:
+            record.plain = is_plain(opened.at_least(THUMBNAIL))
         return changed
 
     def _look(self, opened: Opened, operation: str, record: Record) -> tuple[ViewRecord, View | None]:

@@ -335,6 +335,20 @@ def test_services(folder: Path, tmp_path: Path) -> None:
     assert calls == []
 
 
+def test_pictures_that_a_service_gives_back_unchanged_are_said_once(folder: Path, tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def restore(pictures: Iterable[Image.Image]) -> Iterator[Image.Image]:
+        for number, picture in enumerate(pictures):
+            yield picture if number else Image.fromarray(255 - np.asarray(picture))
+
+    chosen, work = options("original", "restore", "resize"), tmp_path / "work"
+    prepared = prepare(folder, chosen, work, Services(restore=restore), note=heard.append)
+    notes = [note for note in prepared.notes if "nothing was restored" in note]
+    assert len(notes) == 1 and notes[0] in heard
+    assert notes[0].startswith("5 pictures of 6 came back as sent: nothing was restored.") and "CodeFormer" in notes[0]
+
+
 def test_what_was_transparent_is_a_mask_through_all_edits(tmp_path: Path) -> None:
     """Upscaled by the host, resized and padded: the mask's left half is empty like the picture's."""
     (tmp_path / "in").mkdir()
