@@ -8,27 +8,41 @@ First the same tests are run without any fault: they must pass, or nothing that 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 MUTANTS = Path(__file__).with_name("mutants.txt")
 LIMIT_S = 120.0
 """How long the tests of one mutant may take, in seconds. A fault that makes them hang counts as killed."""
 NOT_COPIED = (".*", "__pycache__", "build", "dist", "*.egg-info", "runs", "lora-train-data")
+SLOW = {
+    "torch": (),
+    "diffusers": ("AutoencoderKL", "UNet2DConditionModel", "DDPMScheduler"),
+    "transformers": ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer"),
+    "fastapi.testclient": (),
+    "hypothesis": (),
+}
+"""Modules that take long to import, and what of them is imported only when it is asked for."""
 PASSED, FAILED = 0, 1
 """pytest's exit codes; any other says that it could not do its work (no such test, an error in its own use)."""
+
+
+_CONTEXT: Any = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
 
 
 @dataclass(frozen=True)
@@ -147,36 +161,54 @@ def _write(path: Path, text: str) -> None:
 
 def run_tests(copy: Path, tests: Sequence[str], limit_s: float) -> tuple[bool, str]:
     """Whether the tests pass in the copy, and the first that did not. Raises RuntimeError where they cannot be run."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", *tests]
-    environment = os.environ | {"PYTHONPATH": str(copy)}
-    process = subprocess.Popen(
-        command,
-        cwd=copy,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # what the tests start ends with them
-    )
-    try:
-        output, _ = process.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
+    log = copy.with_name("log.txt")
+    process = _CONTEXT.Process(target=_pytest, args=(copy, tests, log))
+    process.start()
+    process.join(limit_s)
+    if process.is_alive():
         _end(process)
         return False, f"not done after {limit_s:g} seconds"
-    if process.returncode == PASSED:
+    if process.exitcode == PASSED:
         return True, ""
+    output = log.read_text(encoding="utf-8", errors="replace")
     lines = [line for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    if process.returncode != FAILED and not lines:
+    if process.exitcode != FAILED and not lines:
         raise RuntimeError(f"pytest cannot run {' '.join(tests)}:\n{output}")
     return False, lines[0].split(" - ")[0] if lines else "failed"
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    if hasattr(os, "killpg"):
+def _pytest(copy: Path, tests: Sequence[str], log: Path) -> None:
+    """In a process of its own: the tests, with the copy in the place of this project."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # what the tests start ends with them
+    with log.open("wb") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    os.chdir(copy)
+    os.environ["PYTHONPATH"] = str(copy)
+    sys.path[:] = [str(copy), *(path for path in sys.path if path and Path(path) != ROOT)]
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("lora_train", "tests", "tools")]:
+        del sys.modules[name]
+    import pytest
+
+    sys.exit(pytest.main(["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", *tests]))
+
+
+def _end(process: BaseProcess) -> None:
+    if hasattr(os, "killpg") and process.pid is not None:
         os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.communicate()
+    process.kill()
+    process.join()
+
+
+def preload() -> None:
+    """Import what most tests need and takes seconds, once for all: each process of tests is a fork of this one."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name, attributes in SLOW.items():
+        with suppress(ImportError, AttributeError):
+            module = importlib.import_module(name)
+            for attribute in attributes:
+                getattr(module, attribute)
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT, path: Path = MUTANTS) -> int:
@@ -198,6 +230,8 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT, path: Path =
         for mutant in mutants:
             print(f"{mutant.name:32} {mutant.file}")
         return 0
+    if hasattr(os, "fork"):
+        preload()
     with copied(root) as copy:
         return _run(mutants, copy, options.limit, options.trust)
 
