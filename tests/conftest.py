@@ -12,6 +12,8 @@ import hypothesis
 import pytest
 from PIL import Image
 
+# what the person who runs the tests has set for their own use: a captioner, a folder, leave to download
+_ = [os.environ.pop(name) for name in [*os.environ] if name.startswith("LORA_TRAIN_")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 # bits are compared, and other processes are started: all with one thread; those that spin while they wait starve others
