@@ -12,8 +12,6 @@ import hypothesis
 import pytest
 from PIL import Image
 
-# what the person who runs the tests has set for their own use: a captioner, a folder, leave to download
-_ = [os.environ.pop(name) for name in [*os.environ] if name.startswith("LORA_TRAIN_")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 # bits are compared, and other processes are started: all with one thread; those that spin while they wait starve others
@@ -23,6 +21,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from lora_train.config import DataOptions, ModelOptions, NetworkOptions, RunConfig, SaveOptions, TrainOptions
 from lora_train.demo.files import base_folder
 from lora_train.hosts.standalone import StandaloneHost
+
+# what the person who runs the tests has set for their own use: a captioner, a folder, leave to download
+for name in [name for name in os.environ if name.startswith("LORA_TRAIN_")]:
+    del os.environ[name]
 
 # no test asserts a time, hypothesis' own deadline of 200 ms included
 hypothesis.settings.register_profile("lora-train", deadline=None)
