@@ -184,6 +184,7 @@ def _pytest(copy: Path, tests: Sequence[str], log: Path) -> None:
     with log.open("wb") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
+    sys.stdout = sys.stderr = os.fdopen(1, "w", encoding="utf-8")
     os.chdir(copy)
     os.environ["PYTHONPATH"] = str(copy)
     sys.path[:] = [str(copy), *(path for path in sys.path if path and Path(path) != ROOT)]
