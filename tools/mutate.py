@@ -81,8 +81,11 @@ def load(path: Path = MUTANTS) -> list[Mutant]:
     Raises ValueError for a name that is there twice, and for a mutant without file or tests, or that changes nothing.
     """
     found: list[Mutant] = []
-    file, shared = "", ()
-    name, own, find, put = "", (), [], []  # of the one that is being read
+    file, name = "", ""
+    shared: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    find: list[str] = []
+    put: list[str] = []
 
     def done() -> None:
         if name:
