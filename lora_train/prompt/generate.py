@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_train.errors import LoraTrainError, Problem
+from lora_train.errors import LoraTrainError, Problem, shortened
 from lora_train.prompt.finding import look_up
 from lora_train.prompt.syntax import LoraTag, parse_prompt
 from lora_train.prompt.words import words_of

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from lora_train import patterns
+from lora_train.api import datasets
 from lora_train.api.routes import PREFIX, routes
 from lora_train.hosts.access import PAGE_HEADER, Login
 from lora_train.hosts.standalone import StandaloneHost
@@ -246,6 +247,20 @@ def test_a_field_that_nobody_reads_changes_nothing(
     assert answer.status_code == 422
     assert {problem["where"] for problem in answer.json()["problems"]} == fields
     assert client.get(f"{at}/pictures").json() == before and not client.get(at).json()["preparing"]
+
+
+def test_how_much_one_request_may_ask_for(client: TestClient, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "MAX_PAGE", 2)
+    monkeypatch.setattr(datasets, "MAX_CAPTION", 5)
+    for count, shown in ((1, 1), (2, 2), (3, 2), (0, 0), (-1, 0)):
+        page = client.get(f"{at}/pictures", params={"count": count}).json()
+        assert (len(page["pictures"]), page["total"]) == (shown, 5)
+    assert len(client.get(f"{at}/pictures", params={"start": -3}).json()["pictures"]) == 2
+    key = keys(client, at)["0.png"]
+    assert client.put(f"{at}/pictures/{key}/caption", json={"caption": "abcde"}).status_code == 200
+    answer = client.put(f"{at}/pictures/{key}/caption", json={"caption": "abcdef"})
+    assert answer.status_code == 422 and "too long" in answer.json()["problems"][0]["what"]
+    assert client.get(f"{at}/pictures/{key}").json()["caption"] == "abcde"
 
 
 def test_stop_of_a_dataset_that_is_not_there(client: TestClient) -> None:

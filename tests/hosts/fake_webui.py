@@ -21,9 +21,10 @@ from torch import nn
 
 
 class FIFOLock:
-    """First come, first served, as the WebUI's."""
+    """First come, first served, as the WebUI's. `waits` counts up whenever somebody begins to wait."""
 
     def __init__(self) -> None:
+        self.waits = threading.Semaphore(0)
         self._lock, self._inner = threading.Lock(), threading.Lock()
         self._pending: collections.deque[threading.Event] = collections.deque()
 
@@ -35,6 +36,7 @@ class FIFOLock:
                 return False
             event = threading.Event()
             self._pending.append(event)
+            self.waits.release()
         event.wait()
         return self._lock.acquire()
 

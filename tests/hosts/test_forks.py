@@ -12,9 +12,10 @@ from PIL import Image
 from lora_train.hosts.detect import detect
 from lora_train.hosts.forge import ForgeHost
 from lora_train.hosts.sdnext import SdNextHost
+from lora_train.hosts.settings import KEEP_IN_RAM, REFUSE
 from lora_train.models.tokenizers import VOCABULARY_SIZE
 from tests.full_size import write_tokenizer
-from tests.hosts.fake_webui import Fake
+from tests.hosts.fake_webui import Fake, FIFOLock
 
 PICTURE = Image.new("RGB", (8, 8))
 
@@ -124,6 +125,39 @@ def test_sdnext_unloads_and_reloads(sdnext: Fake, tmp_path: Path) -> None:
     host.refresh_loras()
     assert sdnext.calls == ["unload model", "reload model", "list"]  # type: ignore[attr-defined]
     assert sdnext.ended == ["id7"]  # type: ignore[attr-defined]
+
+
+def test_sdnext_gets_all_back_after_an_error(sdnext: Fake) -> None:
+    sdnext.data.sd_model = SimpleNamespace()
+    sdnext.options.data["lora_train_generation"] = REFUSE
+    with pytest.raises(ValueError, match="training failed"), SdNextHost().lend_gpu():
+        raise ValueError("training failed")
+    assert sdnext.calls == ["unload model", "reload model"]  # type: ignore[attr-defined]
+    assert sdnext.ended == ["id7"]  # type: ignore[attr-defined]
+    lock = sdnext.call_queue.queue_lock
+    assert type(lock) is FIFOLock and lock.acquire(blocking=False)
+
+
+def test_sdnext_without_a_model_loads_none(sdnext: Fake) -> None:
+    with SdNextHost().lend_gpu():
+        pass
+    assert sdnext.calls == []  # type: ignore[attr-defined]
+
+
+def test_forge_gets_all_back_after_an_error(forge: Fake) -> None:
+    forge.options.data["lora_train_generation"] = REFUSE
+    with pytest.raises(ValueError, match="training failed"), ForgeHost().lend_gpu():
+        raise ValueError("training failed")
+    lock = forge.call_queue.queue_lock
+    assert type(lock) is FIFOLock and lock.acquire(blocking=False) and forge.state.job == ""
+
+
+def test_forge_keeps_a_model_that_is_to_stay_in_memory(forge: Fake) -> None:
+    forge.options.data["lora_train_model"] = KEEP_IN_RAM
+    model = SimpleNamespace(forge_objects=SimpleNamespace(clip=None))
+    forge.data.sd_model, forge.data.forge_hash = model, "hash"
+    with ForgeHost().lend_gpu():
+        assert forge.data.sd_model is model and forge.data.forge_hash == "hash"
 
 
 def test_sdnext_whose_model_does_not_come_back_says_so(sdnext: Fake) -> None:

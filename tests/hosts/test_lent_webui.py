@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,7 +98,29 @@ def test_a_setting_that_fails_afterwards_is_told(fake: Fake, two: Any) -> None:
     assert "'SD VAE' could not be carried out (no such VAE)" in notes[-1]
 
 
-def test_interrupt_ends_a_picture_that_waits_and_nothing_else(fake: Fake, two: Any) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Counts up whenever one who waits has asked whether it was interrupted."""
+    count, interrupted = threading.Semaphore(0), WebuiHost._interrupted
+
+    def spy(self: WebuiHost) -> bool:
+        found = interrupted(self)
+        count.release()
+        return found
+
+    monkeypatch.setattr(WebuiHost, "_interrupted", spy)
+    return count
+
+
+def ask_again(asked: threading.Semaphore) -> None:
+    """Wait until whoever waits has asked from now on, whatever was asked before."""
+    while asked.acquire(blocking=False):
+        pass
+    for _ in range(3):
+        assert asked.acquire(timeout=10)
+
+
+def test_interrupt_ends_a_picture_that_waits_and_nothing_else(fake: Fake, two: Any, asked: threading.Semaphore) -> None:
     made: list[str] = []
     failed: list[Exception] = []
 
@@ -114,7 +135,7 @@ def test_interrupt_ends_a_picture_that_waits_and_nothing_else(fake: Fake, two: A
         fake.state.interrupted = True  # nobody waits: it is about nothing
         first = threading.Thread(target=picture, args=("task(one)",))
         first.start()
-        time.sleep(0.5)
+        ask_again(asked)
         assert first.is_alive() and not failed
         fake.state.interrupted = True
         first.join(10)
@@ -125,14 +146,17 @@ def test_interrupt_ends_a_picture_that_waits_and_nothing_else(fake: Fake, two: A
         assert fake.state.job == "lora_train" and fake.progress.current_task == "task(lora_train-run1)"
         second = threading.Thread(target=picture, args=("task(two)",))
         second.start()
-        time.sleep(0.3)
+        ask_again(asked)
+        assert second.is_alive() and not made
     second.join(10)
     assert made == ["task(two)"] and len(failed) == 1
     picture("task(three)")
     assert made == ["task(two)", "task(three)"]
 
 
-def test_one_that_waited_before_the_training_can_be_interrupted_too(fake: Fake, two: Any) -> None:
+def test_one_that_waited_before_the_training_can_be_interrupted_too(
+    fake: Fake, two: Any, asked: threading.Semaphore
+) -> None:
     lock, failed, lent, go_on = fake.call_queue.queue_lock, [], threading.Event(), threading.Event()
     lock.acquire()
 
@@ -150,9 +174,9 @@ def test_one_that_waited_before_the_training_can_be_interrupted_too(fake: Fake, 
     threads = [threading.Thread(target=train), threading.Thread(target=picture)]
     for thread in threads:
         thread.start()
-        time.sleep(0.3)
+        assert lock.waits.acquire(timeout=10)
     fake.state.interrupted = True  # of the picture that is being made now
-    time.sleep(0.5)
+    ask_again(asked)
     assert fake.state.interrupted and not failed
     fake.state.interrupted = False
     lock.release()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,7 @@ from lora_train.hosts.detect import detect
 from lora_train.hosts.queueing import GenerationRefused
 from lora_train.hosts.settings import APPLY_AUTO, APPLY_HOST, APPLY_OURS, KEEP_IN_RAM, REFUSE, SETTINGS, Settings
 from lora_train.hosts.webui import WebuiHost
-from tests.hosts.fake_webui import Fake, FakeModel, Restorer
+from tests.hosts.fake_webui import Fake, FakeModel, FIFOLock, Restorer
 
 
 @pytest.fixture
@@ -134,12 +133,24 @@ def test_no_model_loaded_yet_stays_so(fake: Fake) -> None:
     assert fake.loads == [] and fake.data.sd_model is None and not fake.data.was_loaded_at_least_once
 
 
-def test_an_error_inside_gives_everything_back(fake: Fake) -> None:
-    fake.load_model(fake.info)
-    with pytest.raises(ValueError, match="training failed"), WebuiHost().lend_gpu():
+@pytest.mark.parametrize("generation", ["", REFUSE])
+@pytest.mark.parametrize("model", ["", KEEP_IN_RAM])
+def test_an_error_inside_gives_everything_back(fake: Fake, generation: str, model: str) -> None:
+    fake.options.data |= {"lora_train_generation": generation, "lora_train_model": model}
+    before = fake.load_model(fake.info)
+    onchange = fake.options.data_labels["sd_model_checkpoint"].onchange
+    host, lock = WebuiHost(), fake.call_queue.queue_lock
+    fake.loads.clear()
+    with pytest.raises(ValueError, match="training failed"), host.lend_gpu():
+        assert type(lock) is not FIFOLock and fake.state.job == "lora_train"
         raise ValueError("training failed")
-    assert fake.data.sd_model is not None
-    assert fake.call_queue.queue_lock.acquire(blocking=False)
+    assert fake.loads == ([] if model else ["one.safetensors"])
+    assert (fake.data.sd_model is before) is bool(model) and fake.data.was_loaded_at_least_once
+    assert not any(p.is_meta for p in fake.data.sd_model.parameters())
+    assert type(lock) is FIFOLock and lock.acquire(blocking=False)
+    assert fake.state.job == "" and fake.options.data_labels["sd_model_checkpoint"].onchange is onchange
+    host.report_progress("run1", 1, 2, "late")
+    assert fake.progress.current_task is None
 
 
 def test_a_checkpoint_that_does_not_come_back_is_told_and_generation_goes_on(fake: Fake) -> None:
@@ -159,29 +170,31 @@ def test_a_checkpoint_that_does_not_come_back_is_told_and_generation_goes_on(fak
 
 def test_pictures_wait_for_the_training_and_the_training_for_pictures(fake: Fake) -> None:
     order: list[str] = []
-    lock = fake.call_queue.queue_lock
+    lock, lent, go_on = fake.call_queue.queue_lock, threading.Event(), threading.Event()
     lock.acquire()  # a picture is being made
 
     def train() -> None:
         with WebuiHost().lend_gpu():
             order.append("training")
-            time.sleep(0.3)
+            lent.set()
+            go_on.wait(10)
+            order.append("trained")
 
     def picture() -> None:
         with lock:
             order.append("picture")
 
-    training = threading.Thread(target=train)
-    training.start()
-    time.sleep(0.3)
+    training, later = threading.Thread(target=train), threading.Thread(target=picture)
+    for thread in (training, later):
+        thread.start()
+        assert lock.waits.acquire(timeout=10)
     assert order == []
-    later = threading.Thread(target=picture)
-    later.start()
-    time.sleep(0.1)
     lock.release()
+    assert lent.wait(10) and order == ["training"]
+    go_on.set()
     training.join(10)
     later.join(10)
-    assert order == ["training", "picture"]
+    assert order == ["training", "trained", "picture"]
 
 
 def test_waiting_for_its_turn_can_be_stopped(fake: Fake) -> None:
@@ -189,8 +202,11 @@ def test_waiting_for_its_turn_can_be_stopped(fake: Fake) -> None:
     lock.acquire()
     with pytest.raises(Stopped), WebuiHost().lend_gpu(stopped=lambda: True):
         pass
+    waiting = [thread for thread in threading.enumerate() if thread.name == "lora-train waits for a turn"]
+    assert waiting, "nobody waits for a lock that cannot be waited for otherwise"
     lock.release()
-    time.sleep(0.2)
+    for thread in waiting:
+        thread.join(10)
     assert lock.acquire(blocking=False), "the place in the queue was not given up"
 
 
@@ -283,6 +299,30 @@ def test_paths_are_free_at_home_and_fenced_when_exposed(fake: Fake, tmp_path: Pa
     assert host.may_read(outside / "deeper")
 
 
+@pytest.mark.parametrize("option", ["share", "listen", "ngrok", "server_name", "hide_ui_dir_config"])
+def test_every_way_to_be_reached_from_elsewhere_fences_paths(fake: Fake, tmp_path: Path, option: str) -> None:
+    outside = tmp_path.parent / "elsewhere"
+    assert WebuiHost().may_read(outside)
+    setattr(fake.commands, option, "a-token" if option == "ngrok" else "0.0.0.0" if option == "server_name" else True)
+    assert not WebuiHost().may_read(outside) and WebuiHost().may_read(tmp_path / "pictures")
+    fake.commands.gradio_allowed_path = [str(outside)]
+    assert WebuiHost().may_read(outside / "deeper")
+
+
+def test_a_link_leads_where_it_leads(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into the allowed folders and out of them, for reading and for writing."""
+    outside = tmp_path.parent / f"{tmp_path.name}-outside"
+    outside.mkdir()
+    (tmp_path / "out").symlink_to(outside)
+    (outside / "in").symlink_to(tmp_path)
+    fake.commands.listen = True
+    for may in (WebuiHost().may_read, WebuiHost().may_write):
+        assert not may(tmp_path / "out") and not may(tmp_path / "out" / "deeper" / "a.png")
+        assert may(outside / "in" / "a.png")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        assert may(Path("~/a.png")) and not may(Path("~/out/a.png"))
+
+
 def test_a_lora_goes_below_the_webuis_folders_only(fake: Fake, tmp_path: Path) -> None:
     """Also at home, where everything may be read."""
     host, outside = WebuiHost(), tmp_path.parent / "elsewhere"
@@ -369,7 +409,7 @@ class TestLogin:
         app.include_router(routes(Service(StandaloneHost(tmp_path)), login))
         client = TestClient(app)
         for path in ("/runs", "/runs/latest", "/runs/x/events", "/runs/x/samples/step1-0.png"):
-            assert client.get(f"/lora-train/api/v1{path}").status_code == 401
+            assert client.get(f"/lora-train/api/v1{path}").status_code == 401  # all: tests/api/test_every_route.py
         assert client.post("/lora-train/api/v1/runs", json={}).status_code == 401
         header = {PAGE_HEADER: login.page_token}
         assert client.get("/lora-train/api/v1/runs", headers=header).status_code == 200

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import struct
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from lora_train.errors import LoraTrainError
 from lora_train.lorafile.metadata import base_hashes
-from lora_train.lorafile.reading import read_lora
+from lora_train.lorafile.reading import file_metadata, read_lora
 from lora_train.lorafile.writing import model_hashes, serialise, write_lora
 
 
@@ -57,6 +58,19 @@ def test_hashes_are_those_of_the_webui() -> None:
     assert found["sshs_model_hash"] == hashlib.sha256(stream.read()).hexdigest()
     stream.seek(0x100000)
     assert found["sshs_legacy_hash"] == hashlib.sha256(stream.read(0x10000)).hexdigest()[:8]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_the_hashes_are_of_what_is_written(tmp_path: Path, precision: str) -> None:
+    """Not of what was there before it was narrowed; tensors that stay as they are count, too."""
+    path, kept = tmp_path / "a.safetensors", {"lora_te_y.lora_up.weight": torch.randn(300, 1000)}
+    write_lora(path, _tensors(200_000), {"ss_seed": "1", "title": "x"}, precision, False, kept)
+    data = path.read_bytes()
+    metadata = file_metadata(path)
+    start = 8 + struct.unpack("<Q", data[:8])[0]
+    assert metadata["sshs_model_hash"] == hashlib.sha256(data[start:]).hexdigest()
+    bare = safetensors.torch.save(safetensors.torch.load(data), {"ss_seed": "1"})
+    assert metadata["sshs_legacy_hash"] == hashlib.sha256(bare[0x100000:0x110000]).hexdigest()[:8]
 
 
 def test_an_existing_file_is_kept(tmp_path: Path) -> None:
@@ -110,7 +124,7 @@ def test_what_is_no_lora_is_refused(tmp_path: Path) -> None:
 
 def test_base_hashes(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
-    path.write_bytes(bytes(range(256)) * 8000)
+    path.write_bytes(random.Random(0).randbytes(2_000_000))  # the same nowhere twice
     found = base_hashes(path)
     content = path.read_bytes()
     assert found["ss_new_sd_model_hash"] == hashlib.sha256(content).hexdigest()

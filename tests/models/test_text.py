@@ -11,8 +11,9 @@ import torch
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import Frame
 from lora_train.models.opening import open_model
+from lora_train.models.text import encode_clip, encode_penultimate, text_core
 from tests.models.pipelines import pipeline_of
-from tests.models.tiny import checkpoint_tensors, tiny_sd2, tiny_sdxl, write_checkpoint, write_folder
+from tests.models.tiny import checkpoint_tensors, text_encoder, tiny_sd2, tiny_sdxl, write_checkpoint, write_folder
 
 CAPTIONS = ["red star on blue", "", "a red red red star! on blue"]
 
@@ -34,6 +35,36 @@ def test_a_layer_that_is_not_there_is_told(tmp_path: Path) -> None:
     model.encode_text(CAPTIONS, layers)
     with pytest.raises(LoraTrainError, match=f"has {layers} layers"):
         model.encode_text(CAPTIONS, layers + 1)
+
+
+@pytest.mark.parametrize("clip_skip", [1, 2, 3])
+def test_clip_skip_leaves_out_the_last_layers_whatever_the_transformers(clip_skip: int) -> None:
+    """A text model of so many layers less, with the same weights, through the same final norm."""
+    whole, shorter = text_encoder(64, 3, "quick_gelu"), text_encoder(64, 4 - clip_skip, "quick_gelu")
+    norm = text_core(whole).final_layer_norm
+    torch.nn.init.normal_(norm.weight)  # as made it changes little
+    torch.nn.init.normal_(norm.bias)
+    known = shorter.state_dict().keys()
+    shorter.load_state_dict({name: value for name, value in whole.state_dict().items() if name in known})
+    tokens = torch.tensor([[641, 5, 9, 642, 0, 0], [641, 7, 642, 0, 0, 0]])
+    with torch.no_grad():
+        expected = shorter(tokens)[0]
+        found = encode_clip(whole, tokens, clip_skip)
+        other = encode_clip(whole, tokens, 1 + clip_skip % 3)
+    assert torch.allclose(found, expected, atol=1e-5) and not torch.allclose(other, expected, atol=1e-2)
+
+
+def test_the_penultimate_layers_states_are_those_before_the_last_layer() -> None:
+    encoder = text_encoder(64, 3, "gelu", 48)
+    seen: list[torch.Tensor] = []
+
+    def keep(_layer: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen.append(inputs[0] if inputs else named["hidden_states"])
+
+    text_core(encoder).encoder.layers[-1].register_forward_pre_hook(keep, with_kwargs=True)
+    with torch.no_grad():
+        states, pooled = encode_penultimate(encoder, torch.tensor([[641, 5, 9, 642, 0, 0]]))
+    assert torch.equal(states, seen[0]) and pooled is not None and pooled.shape == (1, 48)
 
 
 def test_sdxl_text_equals_diffusers(tmp_path: Path) -> None:

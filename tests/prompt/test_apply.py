@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,27 @@ def test_removing_restores_every_bit(base: Path, loras: Path) -> None:
     applier.remove()
     after = {n: v for root in model.roots().values() for n, v in root.state_dict().items()}
     assert all(torch.equal(before[n], after[n]) for n in before)
+
+
+def test_a_file_that_was_overwritten_is_applied_anew(base: Path, tmp_path: Path) -> None:
+    """Trained again under the same name while its tag stands in the prompt."""
+    model: Any = open_model(base)
+    plain = {n: v.clone() for n, v in model.unet.state_dict().items()}
+    applier, path = Applier(modules_by_file_name(model)), tmp_path / "sara.safetensors"
+    found = []
+    for seed in (0, 1):
+        _write(base, path, seed)
+        os.utime(path, (1000 + seed, 1000 + seed))
+        for _ in range(2):  # the second time nothing has to be done
+            applied = applier.apply([(LoraTag("sara", 1.0, 1.0), path)])
+        found.append((applied[0].short_hash, {n: v.clone() for n, v in model.unet.state_dict().items()}))
+    (first_hash, first), (second_hash, second) = found
+    assert first_hash != second_hash and any(not torch.equal(first[n], second[n]) for n in first)
+    fresh: Any = open_model(base)
+    Applier(modules_by_file_name(fresh)).apply([(LoraTag("sara", 1.0, 1.0), path)])
+    assert all(torch.equal(v, second[n]) for n, v in fresh.unet.state_dict().items())
+    applier.remove()
+    assert all(torch.equal(v, plain[n]) for n, v in model.unet.state_dict().items())
 
 
 def test_twice_is_double_and_parts_are_apart(base: Path, loras: Path) -> None:

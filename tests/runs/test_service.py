@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
+from lora_train.runs import service as service_module
 from lora_train.runs.folder import RunFolder, list_runs
 from lora_train.runs.service import Service
 
@@ -36,6 +39,68 @@ def test_start_watch_stop(make_config: Make, host: StandaloneHost) -> None:
     content = service.run(run_id).read()
     assert content["state"] == "stopped" and Path(content["result"]).is_file()
     assert not service.stop(run_id)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Runs that are started do nothing until the test ends; the list has their ids."""
+    ended, started = threading.Event(), list[str]()
+
+    def execute(folder: RunFolder, *_given: object) -> None:
+        started.append(folder.id)
+        ended.wait(60)
+
+    monkeypatch.setattr(service_module, "execute", execute)
+    yield started
+    ended.set()
+
+
+@pytest.mark.parametrize("second", ["start", "resume"])
+def test_of_two_that_begin_at_once_one_runs(
+    make_config: Make, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch, held: list[str], second: str
+) -> None:
+    """Both have looked whether something runs, and checked what they want to do, before either begins."""
+    service, both = Service(host), threading.Barrier(2, timeout=60)
+    stopped = RunFolder.create(service.runs_dir, make_config())
+    stopped.set_state("stopped")
+
+    def together(check: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(*given: Any, **named: Any) -> Any:
+            found = check(*given, **named)
+            both.wait()
+            return found
+
+        return checked
+
+    monkeypatch.setattr(service_module, "check_run", together(service_module.check_run))
+    monkeypatch.setattr(service_module, "check_resume", together(service_module.check_resume))
+    refused: list[str] = []
+
+    def begin(what: Callable[[], Any]) -> None:
+        try:
+            what()
+        except LoraTrainError as error:
+            refused.append(str(error))
+
+    config = make_config(save={"output_name": "other"})
+    other = (lambda: service.resume(stopped.id)) if second == "resume" else (lambda: service.start(config))
+    threads = [threading.Thread(target=begin, args=(what,)) for what in (lambda: service.start(make_config()), other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(refused) == 1 and "running already" in refused[0]
+    assert len(held) == 1 and service.is_running(held[0])
+    assert len(list_runs(service.runs_dir)) == (1 if held == [stopped.id] else 2)
+
+
+def test_a_run_is_asked_for_by_its_whole_id(make_config: Make, host: StandaloneHost) -> None:
+    service = Service(host)
+    run = RunFolder.create(service.runs_dir, make_config())
+    assert service.run(run.id) == run
+    for part in (run.id[1:], run.id[-4:], run.id[:-1], "", "."):
+        with pytest.raises(LoraTrainError, match="no such run"):
+            service.run(part)
 
 
 def test_bad_input_starts_nothing(make_config: Make, host: StandaloneHost) -> None:

@@ -100,15 +100,24 @@ def test_stopping_while_preparing_writes_no_lora(make_config: Make, host: Standa
     assert RunFolder(result.folder).read()["state"] == "stopped"
 
 
-def test_accumulation_is_the_mean_over_its_batches(make_config: Make, host: StandaloneHost) -> None:
-    """4 pictures at once or 2 + 2: with the posterior's, noise and times' draws apart, losses are comparable
-    only in size; what must hold exactly is the number of pictures per step and of steps."""
-    events: list[dict[str, Any]] = []
-    config = make_config(train={"max_train_steps": 2, "gradient_accumulation_steps": -1}, data={"train_batch_size": 1})
-    result = run_training(config, host, events.append)
-    content = RunFolder(result.folder).read()
-    assert content["resolved"]["train"]["gradient_accumulation_steps"] == 4
-    assert result.steps == 2
+def test_accumulation_over_all_pictures_shows_each_in_every_step(
+    make_config: Make, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the gradient is the mean over the micro-batches: see test_loop."""
+    seen: list[str] = []
+    micro_batch = Trainer._micro_batch
+
+    def watched(self: Trainer, items: list[Any], position: int) -> torch.Tensor:
+        seen.extend(item.picture.path.name for item in items)
+        return micro_batch(self, items, position)
+
+    monkeypatch.setattr(Trainer, "_micro_batch", watched)
+    data = {"train_batch_size": 1, "repeats": 1, "resolution": 64}
+    config = make_config(train={"max_train_steps": 2, "gradient_accumulation_steps": -1}, data=data)
+    result = run_training(config, host)
+    assert RunFolder(result.folder).read()["resolved"]["train"]["gradient_accumulation_steps"] == 4
+    assert result.steps == 2 and len(seen) == 8
+    assert len(set(seen[:4])) == len(set(seen[4:])) == 4
 
 
 def test_an_epoch_ends_with_a_step_as_accelerate_has_it(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ import pytest
 from fastapi import FastAPI, WebSocket
 
 from lora_train.api.routes import STATIC_FILES
-from lora_train.config import NetworkOptions, PrepareOptions
+from lora_train.config import (
+    DataOptions,
+    ModelOptions,
+    NetworkOptions,
+    PrepareOptions,
+    PreviewOptions,
+    RunConfig,
+    SaveOptions,
+    TrainOptions,
+)
 from lora_train.demo.mascot import TAG
 from lora_train.demo.run import demo_config
 from lora_train.errors import LoraTrainError, Problem
@@ -58,6 +68,33 @@ def test_what_is_given_is_kept(tab: TrainTab) -> None:
     assert config.train.max_train_steps == 0  # the check says so; it is not silently replaced
     assert (config.network.network_dim, config.train.learning_rate, config.train.seed) == (8, 1e-3, 0)
     assert config.save.output_name == "sara" and config.preview.prompts == ("sks",)
+
+
+def test_every_field_of_the_form_goes_to_its_own_option(tab: TrainTab, host: StandaloneHost) -> None:
+    """Values that no other field has, so that none can stand in another's place."""
+    values = {
+        "model": "/models/base.safetensors", "followed": "x", "folder": "/pictures", "tag": "sks", "name": "sara",
+        "steps": "101", "batch": "3", "resolution": "704", "lr": "0.002", "textlr": "0.0003", "algo": "lora",
+        "args": "rank_dropout=0.25", "dim": "12", "alpha": "6.5", "seed": "77", "preview": "sks in a hat",
+        "preview_every": "55", "overwrite": True,
+    }  # fmt: skip
+    assert values.keys() == tab._fields.keys(), "a new field: to which option?"
+    state_minutes = host.settings()["state_minutes"]
+    assert tab.config_of(values) == RunConfig(
+        model=ModelOptions(path="/models/base.safetensors"),
+        data=DataOptions(folder="/pictures", tag="sks", resolution=704, train_batch_size=3),
+        network=NetworkOptions(network_dim=12, network_alpha=6.5, rank_dropout=0.25),
+        train=TrainOptions(max_train_steps=101, learning_rate=0.002, text_encoder_lr=0.0003, seed=77),
+        save=SaveOptions("sara", str(host.lora_dir()), overwrite=True, save_state_every_n_minutes=state_minutes),
+        preview=PreviewOptions(prompts=("sks in a hat",), sample_every_n_steps=55),
+    )
+
+
+def test_an_empty_form_asks_for_the_defaults(tab: TrainTab, host: StandaloneHost) -> None:
+    config, plain = tab.config_of(_values()), RunConfig()
+    assert config.train == plain.train and config.network == plain.network
+    assert (config.data.train_batch_size, config.save.overwrite) == (plain.data.train_batch_size, False)
+    assert config.preview.sample_every_n_steps == 0
 
 
 @pytest.mark.parametrize("mark", ['"', "'"])
@@ -194,6 +231,12 @@ def test_the_form_of_a_preparation() -> None:
     assert (said.tagger, said.tagger_model, said.tag_blacklist) == ("wd14", "/tagger", ("1girl", "*hair"))
     for options in (PrepareOptions(), chosen, said):
         assert options_of(values_of(options)) == options
+    for name in (*NUMBERS, *TEXTS, *LOOKS):
+        text = {"background": "red", "caption_template": "{tag}", "tag_blacklist": "hat"}.get(name, "1")
+        value = ("hat",) if name == "tag_blacklist" else int(text) if name in NUMBERS else text
+        assert options_of(untouched | {name: text}) == replace(PrepareOptions(), **{name: value}), name
+    for name in OPERATIONS:
+        assert options_of(untouched | {name: True}).operations == (name,)
     with pytest.raises(LoraTrainError) as told:
         options_of(untouched | {"target": "large", "body_parts": "1.5"})
     assert [problem.where for problem in told.value.problems] == ["prepare.target", "prepare.body_parts"]

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_train.data.formats.imagefolder import read_imagefolder
+from lora_train.data.formats.imagefolder import ImageFolder, read_imagefolder
+from lora_train.data.texts import NotText, decode_whole
 from lora_train.errors import LoraTrainError
 
 
@@ -103,9 +106,47 @@ def test_what_cannot_be_read(folder: Path) -> None:
         read_imagefolder(folder / "metadata.jsonl")
 
 
+COLUMNS = st.sampled_from(["file_name", "text", "caption", "prompt"])
+NAMES = st.sampled_from(["a.png", "in/b.png", "../c.png", "C:/x/a.png", "nowhere.png", "words, more words", ""])
+
+
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    """What is refused names the line; what is not has nothing in it."""
     file = tmp_path_factory.getbasetemp() / "any.jsonl"
     file.write_bytes(data)
-    with suppress(LoraTrainError):
-        read_imagefolder(file)
+    try:
+        found = read_imagefolder(file)
+    except LoraTrainError as error:
+        assert str(error).startswith(f"{file}: line ")
+        with suppress(NotText):
+            assert decode_whole(data).strip(), "there is nothing to refuse"
+    else:
+        assert found == ImageFolder() and not decode_whole(data).strip()
+
+
+@given(st.lists(st.dictionaries(COLUMNS, st.none() | st.integers() | NAMES, max_size=3), max_size=4))
+def test_any_rows_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
+    """Each picture that is named is read once, or rejected with a reason; none lies outside the folder."""
+    folder = tmp_path_factory.getbasetemp() / "rows"
+    (folder / "in").mkdir(parents=True, exist_ok=True)
+    for place in (folder / "a.png", folder / "in" / "b.png", folder.parent / "c.png"):
+        place.touch()
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    try:
+        found = read_imagefolder(folder / "metadata.jsonl")
+    except LoraTrainError as error:
+        line = int(re.search(r"line (\d+)", str(error))[1])  # type: ignore[index]
+        named, said = (
+            rows[line - 1].get("file_name"),
+            [rows[line - 1].get(one) for one in ("text", "caption", "prompt")],
+        )
+        first = next((one for one in said if one is not None), None)
+        assert not (isinstance(named, str) and named and isinstance(first, str))
+        return
+    names = {str(row["file_name"]) for row in rows}
+    assert set(found.captions) <= {folder / "a.png", folder / "in" / "b.png"}
+    assert all(one.reason for one in found.rejected)
+    assert len(found.captions) + len(found.rejected) <= len(names)
+    for name in ("a.png", "in/b.png"):
+        assert (folder / name in found.captions) or name not in names

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,10 +169,20 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 @given(json_values)
 def test_any_json_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    """What is read has the types that it says; what is refused names the file and what to do."""
     file = tmp_path_factory.getbasetemp() / "any.json"
     file.write_text(json.dumps(value))
-    with suppress(LoraTrainError):
-        read_metadata(file)
+    entries_of_text = isinstance(value, dict) and all(one == {} for one in value.values())
+    try:
+        found = read_metadata(file)
+    except LoraTrainError as error:
+        assert str(file) in str(error) and error.problems[0].what and not entries_of_text
+        return
+    assert isinstance(value, dict) and found.keys() == value.keys()
+    for entry in found.values():
+        assert isinstance(entry.caption, str) and isinstance(entry.tags, str)
+        for size in filter(None, (entry.train_resolution, entry.image_size)):
+            assert len(size) == 2 and all(type(side) is int and side > 0 for side in size)
 
 
 def test_names_and_texts_that_are_not_utf8_come_back(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -156,6 +155,16 @@ def test_a_damaged_shard_is_read_or_refused(
     for position, value in changes:
         data[position] = value
     shard.write_bytes(bytes(data[:end]))
-    with suppress(LoraTrainError):
-        for found in read_shards([shard]):
-            str(found).encode()
+    found: list[Sample | Rejected] = []
+    try:
+        found.extend(read_shards([shard]))
+    except LoraTrainError as error:
+        assert str(shard) in str(error) and error.problems[0].what
+    else:
+        assert data[:512].strip(b"\0") == b"" or found or end < 512, "nothing was said of what is there"
+    for one in found:
+        str(one).encode()
+        if isinstance(one, Sample):
+            assert ".." not in Path(one.key).parts and not Path(one.key).is_absolute() and one.extension
+        else:
+            assert one.reason

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
 from lora_train.config import PrepareOptions
 from lora_train.config.validate import PREPARE_OPERATIONS
-from lora_train.data.prepare.base import Box, fit
+from lora_train.data.prepare.base import Box, NoView, Plan, View, fit
 from lora_train.data.prepare.detectors import Found
-from lora_train.data.prepare.operations import TABLE, blur, dynamic_range, similar
+from lora_train.data.prepare.operations import TABLE, blur, body, dynamic_range, face, similar
 from lora_train.data.prepare.operations.body import padded
-from lora_train.data.prepare.operations.face import padded_square
+from lora_train.data.prepare.operations.face import inside, padded_square
 from tests.data.prepare.samples import noise, real
 
 NAMES = ("astronaut", "chelsea", "coffee", "rocket", "china", "flower")
@@ -91,6 +95,64 @@ def test_thresholds_act_on_their_side() -> None:
     options = PrepareOptions()
     assert blur.verdict(1.81, options) and not blur.verdict(1.8, options)
     assert dynamic_range.verdict(0.149, options) and not dynamic_range.verdict(0.15, options)
+
+
+@dataclass
+class Looked:
+    """What a picture of 1000 x 500 was found to show, for the operations that cut it."""
+
+    face: Found
+    body_found: Found | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, operation: Any) -> View:
+        opened = SimpleNamespace(
+            size=(1000, 500),
+            once=lambda what, find: find(),
+            at_least=lambda side: Image.new("RGB", (64, 32)),
+            full=lambda: Image.new("RGB", (1000, 500)),
+        )
+        detectors = SimpleNamespace(
+            title=lambda role: "detector",
+            face=lambda: SimpleNamespace(faces=lambda picture: [self.face]),
+            body=lambda: SimpleNamespace(body=lambda picture: self.body_found),
+        )
+        view: View = operation.make(
+            opened, SimpleNamespace(plan=Plan(PrepareOptions(**self.options), ""), detectors=detectors)
+        )
+        return view
+
+
+FACE = Found(0.4, 0.4, 0.5, 0.6, 0.7)
+
+
+def test_a_face_that_is_just_sure_enough_counts() -> None:
+    assert Looked(FACE, options={"face_score": 0.7}).make(face).problem is None
+    with pytest.raises(NoView, match="only 0.70 sure; 0.71 is needed"):
+        Looked(FACE, options={"face_score": 0.71}).make(face)
+
+
+def test_a_face_that_just_touches_the_edge_is_inside() -> None:
+    assert inside(Found(0.0, 0.0, 1.0, 1.0, 1))
+    for cut_off in ((-0.001, 0, 1, 1), (0, -0.001, 1, 1), (0, 0, 1.001, 1), (0, 0, 1, 1.001)):
+        assert not inside(Found(*cut_off, 1))
+        assert (Looked(Found(*cut_off, 1)).make(face).problem or ("",))[0] == "face out of frame"
+
+
+def test_the_face_that_is_surest_is_taken_and_padded_as_asked() -> None:
+    view = Looked(FACE, options={"face_pad": 0.25}).make(face)
+    assert (view.box, view.size, view.confidence) == (Box(375, 175, 525, 325), (150, 150), 0.7)
+    assert view.picture.size == view.size
+
+
+@pytest.mark.parametrize(("parts", "score", "needed"), [(5, 0.0, "only 4 parts"), (None, 0.6, "only 0.59 sure")])
+def test_a_body_that_is_just_good_enough_counts(parts: int | None, score: float, needed: str) -> None:
+    options = {"body_parts": 5, "body_score": 0.6, "body_pad": 0.1}
+    body_found = Found(0.3, 0.1, 0.7, 0.9, score, parts)
+    assert Looked(FACE, body_found, options).make(body).box == Box(260, 10, 740, 490)
+    less = replace(body_found, score=score - 0.01, parts=parts - 1 if parts else None)
+    with pytest.raises(NoView, match=needed):
+        Looked(FACE, less, options).make(body)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from lora_train.config import PrepareOptions
 from lora_train.data.prepare import prepare
 from lora_train.data.prepare.base import Plan
-from lora_train.data.prepare.detectors import Detectors, choose, opencv
+from lora_train.data.prepare.detectors import Detectors, Found, choose, opencv
 from lora_train.data.prepare.detectors.base import Missing
 from tests.data.prepare.samples import real
 
@@ -85,8 +86,6 @@ def test_no_face_says_who_looked(tmp_path: Path) -> None:
 
 
 def test_a_face_cut_off_by_the_edge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lora_train.data.prepare.detectors import Found
-
     outside = Found(-0.05, 0.2, 0.3, 0.5, 0.9)
     monkeypatch.setattr(opencv.Haar, "faces", lambda self, picture: [outside])
     monkeypatch.setattr("lora_train.data.prepare.detectors.PREFERRED", dict.fromkeys(("face", "body"), ("opencv",)))
@@ -129,10 +128,48 @@ def test_without_mediapipe_opencv_does_it() -> None:
     assert set(plan.detectors.values()) == {"opencv"} and not notes
 
 
-def test_opencv_finds_people_standing() -> None:
-    """A drawn figure is not enough for HOG; that it runs and gives boxes in the frame is."""
-    found = opencv.Hog().body(real("astronaut"))
-    assert found is None or (0 <= found.score <= 1 and found.right > found.left)
+def test_opencv_takes_the_person_that_it_is_surest_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a stand-in for its detector: pixels are BGR, boxes are left, top, width and height in pixels."""
+    hog, seen = opencv.Hog(), list[np.ndarray]()
+    assert len(hog._hog.svmDetector) > 3000, "it would look for nothing"
+    boxes = [(10, 20, 100, 40), (40, 10, 80, 90), (0, 0, 20, 10)], np.array([0.4, 1.7, -0.2])
+
+    def detect(pixels: np.ndarray, **_options: Any) -> Any:
+        seen.append(pixels)
+        return boxes
+
+    monkeypatch.setattr(hog, "_hog", SimpleNamespace(detectMultiScale=detect))
+    picture = Image.new("RGB", (200, 100), (255, 0, 7))
+    found = hog.body(picture)
+    assert found is not None and found.parts is None
+    assert (found.left, found.top, found.right, found.bottom) == pytest.approx((0.2, 0.1, 0.6, 1.0))
+    assert found.score == 1.0 and tuple(seen[0][0, 0]) == (7, 0, 255)
+    boxes = [(10, 20, 100, 40)], np.array([0.4])
+    assert (hog.body(picture) or found).score == pytest.approx(0.4)
+    boxes = (), np.array([])
+    assert hog.body(picture) is None
+
+
+def test_how_sure_a_face_must_be_is_the_persons_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Found(0.2, 0.2, 0.4, 0.5, 0.8)
+    monkeypatch.setattr(opencv.Haar, "faces", lambda self, picture: [found])
+    monkeypatch.setattr("lora_train.data.prepare.detectors.PREFERRED", {"face": ("opencv",)})
+    for score, rule in ((0.8, ""), (0.81, "no face")):
+        _, lines = report(tmp_path, real("astronaut"), operations=("face",), min_size=8, face_score=score)
+        assert lines["face"]["rule"] == rule
+
+
+def test_a_face_is_as_transparent_as_its_picture_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask of a cut-out face is cut out with it."""
+    monkeypatch.setattr(opencv.Haar, "faces", lambda self, picture: [Found(0.4, 0.2, 0.6, 0.6, 0.9)])
+    monkeypatch.setattr("lora_train.data.prepare.detectors.PREFERRED", {"face": ("opencv",)})
+    picture = real("astronaut").resize((200, 100)).convert("RGBA")
+    alpha = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 200), dtype=np.uint8))
+    picture.putalpha(alpha)
+    prepared, lines = report(tmp_path, picture, "a.png", operations=("face",), min_size=8, face_pad=0.0)
+    assert lines["face"]["box"] == [80, 20, 120, 60] and prepared.masks is not None
+    with Image.open(prepared.masks / "a-face.png") as mask:
+        assert np.array_equal(np.asarray(mask), np.asarray(alpha)[20:60, 80:120])
 
 
 @pytest.mark.skipif(not MEDIAPIPE, reason="mediapipe is not installed (the people extra)")

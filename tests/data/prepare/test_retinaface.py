@@ -11,7 +11,7 @@ from PIL import Image
 
 from lora_train.config import PrepareOptions
 from lora_train.data.prepare.base import Plan
-from lora_train.data.prepare.detectors import Detectors, choose, retinaface, shared_memory
+from lora_train.data.prepare.detectors import Detectors, choose, opencv, retinaface, shared_memory
 
 torch = pytest.importorskip("torch")
 
@@ -84,8 +84,23 @@ def test_a_pickle_among_the_weights_is_not_run(weights: Path, tmp_path: Path) ->
     assert not list(tmp_path.glob("evil*"))
 
 
-def test_without_its_weights_another_does_it(tmp_path: Path, weights: Path) -> None:
+def test_without_its_weights_another_does_it(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (weights / "detection_Resnet50_Final.pth").unlink()
-    plan, notes = choose(Plan(PrepareOptions(), "", weights=(str(weights),)), {"face"})
-    assert plan.detectors.get("face") != "retinaface"
-    assert not notes or "facexlib has not loaded its weights yet" in notes[0]
+    given = Plan(PrepareOptions(), "", weights=(str(weights),))
+    monkeypatch.setattr(opencv, "title", lambda role, plan: "a stand-in")
+    monkeypatch.setattr("lora_train.data.prepare.detectors.PREFERRED", {"face": ("retinaface", "opencv")})
+    plan, notes = choose(given, {"face"})
+    assert plan.detectors == {"face": "opencv"} and not notes and not shared_memory(plan)
+    monkeypatch.setattr("lora_train.data.prepare.detectors.PREFERRED", {"face": ("retinaface",)})
+    plan, notes = choose(given, {"face"})
+    assert plan.detectors == {} and len(notes) == 1
+    assert "facexlib has not loaded its weights yet (detection_Resnet50_Final.pth)" in notes[0]
+
+
+@pytest.mark.parametrize(("face_score", "asked"), [(0.7, 0.3), (0.1, 0.1)])
+def test_it_is_asked_for_faces_that_are_less_sure_than_needed(weights: Path, face_score: float, asked: float) -> None:
+    """So that the report can say how sure it was."""
+    plan = Plan(PrepareOptions(face_score=face_score), "", detectors={"face": "retinaface"}, weights=(str(weights),))
+    detector, seen = Detectors(plan).face(), list[float]()
+    detector._model.detect_faces = lambda image, conf: seen.append(conf) or []
+    assert detector.faces(Image.new("RGB", (8, 8))) == [] and seen == [asked]

@@ -1,0 +1,245 @@
+"""What the loop does around its steps: accumulation, text encoders that stop, norms, epochs, the saved state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lora_train.config import DataOptions, ModelOptions, NetworkOptions, RunConfig, TrainOptions
+from lora_train.data.buckets import Placement
+from lora_train.data.dataset import Dataset, Item
+from lora_train.data.scan import Picture
+from lora_train.errors import LoraTrainError
+from lora_train.models.sdxl import StableDiffusionXL
+from lora_train.networks.inject import NetworkSet
+from lora_train.train import loop
+from lora_train.train.loop import Callbacks, Pace, StepReport, Trainer
+from tests.train.smallest import open_tiny
+
+TRAIN = TrainOptions(
+    max_train_steps=20,
+    lr_warmup_steps=0,
+    lr_scheduler="constant",
+    unet_lr=1e-2,
+    text_encoder_lr=1e-2,
+    mixed_precision="fp32",
+    device="cpu",
+)
+Make = Callable[..., Trainer]
+
+
+@pytest.fixture(scope="module")
+def model() -> StableDiffusionXL:
+    return open_tiny("epsilon")
+
+
+@pytest.fixture
+def make(model: StableDiffusionXL) -> Make:
+    """A trainer on four pictures of 32 x 32, by options of each group; its first step changes all weights."""
+
+    def trainer(data: Any = None, network: Any = None, clip_skip: int = 1, **train: Any) -> Trainer:
+        draw, items, latents = torch.Generator().manual_seed(1), [], {}
+        for number in range(4):
+            picture = Picture(Path(f"{number}.png"), 32, 32, f"one {number}", "", 1)
+            items.append(Item(picture, Placement((32, 32), (32, 32), 0, 0), (str(number),)))
+            latents[str(number)] = torch.randn(4, 4, 4, generator=draw), torch.zeros(4, 4, 4)
+        config = RunConfig(
+            model=ModelOptions(clip_skip=clip_skip),
+            data=DataOptions(**{"train_batch_size": 2} | (data or {})),
+            network=NetworkOptions(**{"network_dim": 2, "network_alpha": 1.0} | (network or {})),
+            train=replace(TRAIN, **train),
+        )
+        made = Trainer(config, model, Dataset(items, latents))
+        with torch.no_grad():
+            for one in made.network.named().values():
+                one.up.normal_(std=0.05, generator=draw)
+        return made
+
+    return trainer
+
+
+def steps(trainer: Trainer, count: int) -> list[StepReport]:
+    """Train so many steps more."""
+    reports: list[StepReport] = []
+    trainer.callbacks = Callbacks(reports.append, stopped=lambda: len(reports) == count)
+    trainer.run()
+    trainer.network.detach()
+    return reports
+
+
+def weights(trainer: Trainer, prefix: str) -> torch.Tensor:
+    return torch.cat([value.detach().flatten() for value in trainer.network.parameters_of(prefix)]).clone()
+
+
+def test_two_and_two_pictures_have_the_gradient_of_four(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise and times depend on the picture here, not on the batch that it is in."""
+    monkeypatch.setattr(loop, "draw_noise", lambda shape, offset, generator: torch.full(shape, 0.5))
+    monkeypatch.setattr(StableDiffusionXL, "draw_timesteps", lambda self, count, generator: torch.full((count,), 300))
+    found = []
+    for batch, accumulation in ((4, 1), (2, 2), (1, 4)):
+        trainer = make(data={"train_batch_size": batch}, gradient_accumulation_steps=accumulation, max_grad_norm=0.0)
+        (report,) = steps(trainer, 1)
+        means = [state["exp_avg"] for state in trainer.optimizer.state.values()]
+        found.append((report.loss, report.grad_norm, torch.cat([mean.flatten() for mean in means])))
+    for loss, norm, gradient in found[1:]:
+        assert (loss, norm) == (pytest.approx(found[0][0], rel=1e-4), pytest.approx(found[0][1], rel=1e-4))
+        assert torch.allclose(gradient, found[0][2], rtol=1e-3, atol=1e-6)
+    assert found[0][1] > 0
+
+
+def test_text_encoders_stop_after_their_last_step(make: Make) -> None:
+    """They stay as they are from then on, decay included, while the UNet goes on."""
+    trainer = make(stop_text_encoder_training=2, weight_decay=0.5)
+    before = {prefix: weights(trainer, prefix) for prefix in ("lora_unet", "lora_te1", "lora_te2")}
+    changed = []
+    for _ in range(4):
+        steps(trainer, 1)
+        after = {prefix: weights(trainer, prefix) for prefix in before}
+        changed.append([not torch.equal(before[prefix], after[prefix]) for prefix in before])
+        before = after
+    assert changed == [[True, True, True]] * 2 + [[True, False, False]] * 2
+
+
+def test_what_stopped_text_encoders_say_is_whole(make: Make, model: StableDiffusionXL) -> None:
+    """No dropout in what is kept for the rest of the run; the UNet's own goes on."""
+    trainer = make(network={"network_dropout": 0.5}, stop_text_encoder_training=1)
+    steps(trainer, 1)
+    trainer.network.attach()
+    with torch.no_grad():
+        expected = {name: model.encode_text([name])["states"] for name in ("one 0", "one 3")}
+        with trainer.network.dropping(lambda name: pytest.fail("something was left out of the text")):
+            found = trainer._encode(list(expected))["states"]
+    trainer.network.detach()
+    assert torch.allclose(found, torch.cat(list(expected.values())), atol=1e-5)
+
+
+def test_dropping_is_what_it_was_after_a_block_without(make: Make) -> None:
+    network: NetworkSet = make().network
+    name, one = next((name, one) for name, one in network.named("lora_te1").items() if name.endswith("q_proj"))
+    base, x = network._bases[name], torch.ones(1, 64)
+
+    def left_out() -> bool:
+        return network._hook(name, one)(base, (x,), base(x)) is None
+
+    with network.dropping(lambda name: None):
+        assert left_out()
+        with network.dropping(None):
+            assert not left_out()
+        assert left_out()
+    assert not left_out()
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_clip_skip_reaches_the_text_encoder(
+    make: Make, model: StableDiffusionXL, monkeypatch: pytest.MonkeyPatch, trained: bool
+) -> None:
+    asked: list[int] = []
+    encode = StableDiffusionXL.encode_text
+
+    def spy(self: Any, captions: Any, clip_skip: int = 1) -> Any:
+        asked.append(clip_skip)
+        return encode(self, captions, clip_skip)
+
+    monkeypatch.setattr(StableDiffusionXL, "encode_text", spy)
+    steps(make(clip_skip=2, network={"network_train_unet_only": not trained}), 1)
+    assert asked and set(asked) == {2}
+
+
+def test_no_delta_has_a_larger_norm_than_allowed(make: Make) -> None:
+    @torch.no_grad()
+    def norms(trainer: Trainer) -> list[float]:
+        deltas = (one.up.flatten(1) @ one.down.flatten(1) * one.scale for one in trainer.network.named().values())
+        return [float(delta.norm()) for delta in deltas]
+
+    free = make()
+    steps(free, 1)
+    limit = sorted(norms(free))[len(norms(free)) // 2]
+    limited = make(network={"scale_weight_norms": limit})
+    steps(limited, 1)
+    assert norms(limited) == pytest.approx([min(norm, limit) for norm in norms(free)], rel=1e-3)
+
+
+def test_every_epoch_has_its_own_order_and_a_resumed_one_its_place(make: Make) -> None:
+    trainer = make(gradient_accumulation_steps=1)
+    whole = trainer._steps(0)
+    seen = [[item.keys[0] for batch in next(whole) for item in batch] for _ in range(40)]
+    epochs = [seen[start : start + 2] for start in range(0, 40, 2)]
+    assert all(sorted(one + other) == ["0", "1", "2", "3"] for one, other in epochs)
+    assert len({str(epoch) for epoch in epochs}) > 5
+    for start in (1, 4, 7):
+        later = trainer._steps(start)
+        assert [[item.keys[0] for batch in next(later) for item in batch] for _ in range(5)] == seen[start : start + 5]
+        assert trainer.epoch == (start + 4) // 2 + 1
+
+
+def test_the_saved_state_has_all_that_goes_on(make: Make, tmp_path: Path) -> None:
+    first, path = make(), tmp_path / "state" / "state.safetensors"
+    smoothed = steps(first, 3)[-1].smoothed
+    first.write_state(path)
+    second = make()
+    assert second.read_state(path) is True
+    assert (second.steps_done, second.smoothed) == (3, pytest.approx(smoothed))
+    assert steps(second, 1)[0].step == 4
+    steps(first, 1)
+    for prefix in ("lora_unet", "lora_te1", "lora_te2"):
+        assert torch.equal(weights(first, prefix), weights(second, prefix))
+    other = make()
+    other.dataset.items[0] = replace(
+        other.dataset.items[0], picture=replace(other.dataset.items[0].picture, caption="x")
+    )
+    assert other.read_state(path) is False, "another caption is another training set"
+
+
+def test_a_state_that_cannot_be_written_leaves_the_one_before(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, path = make(), tmp_path / "state.safetensors"
+    trainer.write_state(path)
+    before = path.read_bytes()
+
+    def full(*_args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    steps(trainer, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        with pytest.raises(LoraTrainError, match="No space left"):
+            trainer.write_state(path)
+    assert path.read_bytes() == before and [one.name for one in tmp_path.iterdir()] == [path.name]
+    trainer.write_state(path)
+    assert path.read_bytes() != before
+
+
+def test_the_state_is_due_every_so_many_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    pace = Pace(4)
+    due = []
+    for seconds in (0, 60, 119, 120, 121, 239, 240):
+        now[0] = 1000.0 + seconds
+        due.append(pace.due(2.0))
+    assert due == [False, False, False, True, False, False, True]
+    assert not pace.due(0)
+    assert pace.seconds_per_step(4 + 12) == pytest.approx(240 / 12)
+
+
+def test_the_last_step_is_saved_and_shown_by_the_run_itself(make: Make) -> None:
+    """An intermediate file or preview there would be the result's, twice."""
+    trainer = make(max_train_steps=4)
+    trainer.config = replace(
+        trainer.config,
+        save=replace(trainer.config.save, save_every_n_steps=2),
+        preview=replace(trainer.config.preview, sample_every_n_steps=2),
+    )
+    saved: list[int] = []
+    shown: list[int] = []
+    trainer.callbacks = Callbacks(save=saved.append, preview=shown.append)
+    assert trainer.run() == 4
+    trainer.network.detach()
+    assert (saved, shown) == ([2], [0, 2]) and not math.isnan(trainer.smoothed)
