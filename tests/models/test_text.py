@@ -13,8 +13,17 @@ from lora_train.models.base import Frame
 from lora_train.models.opening import open_model
 from lora_train.models.text import encode_clip, encode_penultimate, text_core
 from tests.models.pipelines import pipeline_of
-from tests.models.tiny import checkpoint_tensors, text_encoder, tiny_sd2, tiny_sdxl, write_checkpoint, write_folder
+from tests.models.tiny import (
+    WORDS,
+    checkpoint_tensors,
+    text_encoder,
+    tiny_sd2,
+    tiny_sdxl,
+    write_checkpoint,
+    write_folder,
+)
 
+START, END = WORDS - 2, WORDS - 1
 CAPTIONS = ["red star on blue", "", "a red red red star! on blue"]
 
 
@@ -46,7 +55,7 @@ def test_clip_skip_leaves_out_the_last_layers_whatever_the_transformers(clip_ski
     torch.nn.init.normal_(norm.bias)
     known = shorter.state_dict().keys()
     shorter.load_state_dict({name: value for name, value in whole.state_dict().items() if name in known})
-    tokens = torch.tensor([[641, 5, 9, 642, 0, 0], [641, 7, 642, 0, 0, 0]])
+    tokens = torch.tensor([[START, 5, 9, END, 0, 0], [START, 7, END, 0, 0, 0]])
     with torch.no_grad():
         expected = shorter(tokens)[0]
         found = encode_clip(whole, tokens, clip_skip)
@@ -63,7 +72,7 @@ def test_the_penultimate_layers_states_are_those_before_the_last_layer() -> None
 
     text_core(encoder).encoder.layers[-1].register_forward_pre_hook(keep, with_kwargs=True)
     with torch.no_grad():
-        states, pooled = encode_penultimate(encoder, torch.tensor([[641, 5, 9, 642, 0, 0]]))
+        states, pooled = encode_penultimate(encoder, torch.tensor([[START, 5, 9, END, 0, 0]]))
     assert torch.equal(states, seen[0]) and pooled is not None and pooled.shape == (1, 48)
 
 
@@ -142,7 +151,7 @@ class OpenClipText(torch.nn.Module):
 def _ids(model: Any, number: int) -> torch.Tensor:
     """Tokens by hand: begin, words, end, then zeros."""
     rows = [model.tokenizers[number](caption, add_special_tokens=False).input_ids for caption in CAPTIONS]
-    return torch.tensor([[641, *row, 642] + [0] * (75 - len(row)) for row in rows])
+    return torch.tensor([[START, *row, END] + [0] * (75 - len(row)) for row in rows])
 
 
 def test_sd2_text_is_the_last_but_one_layer_through_the_final_norm(tmp_path: Path) -> None:

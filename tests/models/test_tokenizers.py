@@ -29,7 +29,7 @@ from lora_train.models.tokenizers import (
     clip_tokenizer,
 )
 from tests.full_size import write_tokenizer
-from tests.models.tiny import Tiny, tiny_sd1, tiny_sd2, tiny_sdxl, write_checkpoint
+from tests.models.tiny import WORDS, Tiny, tiny_sd1, tiny_sd2, tiny_sdxl, write_checkpoint
 
 
 def merges_file() -> list[str]:
@@ -147,7 +147,7 @@ def test_without_any_it_is_said_before_a_run_starts(
 
 def test_a_vocabulary_that_is_not_clips_is_not_read_with_clips(open_clip: list[str], tmp_path: Path) -> None:
     file = bare(tiny_sd1(), tmp_path)
-    with pytest.raises(LoraTrainError, match="643 words"):
+    with pytest.raises(LoraTrainError, match=f"{WORDS} words"):
         require_tokenizer(file, TokenizerSources())
 
 
@@ -161,7 +161,7 @@ def test_a_tokenizer_beside_that_belongs_to_another_model_is_refused(tmp_path: P
 def test_a_small_tokenizer_beside_a_real_checkpoint_is_refused(tmp_path: Path) -> None:
     """Silence would be a training on other words."""
     file = write_checkpoint(tiny_sd1(words=VOCABULARY_SIZE), tmp_path / "one.safetensors")
-    with pytest.raises(LoraTrainError, match="has 643 words, its text encoder 49408"):
+    with pytest.raises(LoraTrainError, match=f"has {WORDS} words, its text encoder 49408"):
         open_model(file)
 
 

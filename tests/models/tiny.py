@@ -1,6 +1,6 @@
 """Small base models of random weights in the real layouts: diffusers folders and one-file checkpoints.
 
-The tokenizer is the shipped base's, with 643 words, so the text encoders have as many.
+The tokenizer is the shipped base's, with 934 words, so the text encoders have as many.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lora_train.models.ldm_keys import (
 from lora_train.models.open_clip_keys import to_open_clip
 from lora_train.models.text import file_name_of
 
-WORDS = 643
+WORDS = 934
 VAE = {
     "block_out_channels": (32, 32, 64, 64),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
