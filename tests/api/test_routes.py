@@ -72,15 +72,15 @@ def test_a_lora_is_written_below_the_hosts_folders_only(
 def test_latents_are_written_beside_pictures_below_the_hosts_folders_only(
     client: TestClient, service: Service, make_config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
-    def asked(prepare: dict[str, Any] = {}, **data: Any) -> set[str]:
+    def asked(*operations: str, **data: Any) -> set[str]:
         body = make_config(data={"write_npz": True} | data, train={"max_train_steps": 0}).to_dict()
-        answer = client.post(f"{PREFIX}/runs", json=body | {"prepare": body["prepare"] | prepare})
+        answer = client.post(f"{PREFIX}/runs", json=body | {"prepare": body["prepare"] | {"operations": operations}})
         found = {problem["where"] for problem in answer.json()["problems"]}
         return found - {"save.output_dir", "train.max_train_steps"}
 
     assert asked() == {"data.write_npz"}
     assert asked(write_npz=False) == set()
-    assert asked(prepare={"operations": ["original"]}) == set()
+    assert asked("original") == set()
     own = service.host.data_dir() / "pictures"
     own.mkdir(parents=True)
     Image.new("RGB", (64, 64)).save(own / "a.png")
