@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lora_train.cli import main
 from lora_train.lorafile.inspecting import inspect
@@ -37,3 +38,12 @@ def test_a_file_that_is_merged_with_weight_0_is_said(tmp_path: Path, capsys: pyt
     files = [str(write(tmp_path, "a")), str(write(tmp_path, "b", 2))]
     assert main(["file", "merge", *files, "--weights", "0", "1", "--output", str(tmp_path / "c.safetensors")]) == 0
     assert "note: a.safetensors has the weight 0: nothing of it is merged." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("core", [(4, 4, 3, 3), (4, 4), (4,)])
+def test_a_core_that_fits_no_linear_layer_is_a_problem(tmp_path: Path, core: tuple[int, ...]) -> None:
+    path = write(tmp_path, "a")
+    tensors = load_file(path) | {f"{NAME.format(1)}.lora_mid.weight": torch.ones(core)}
+    path.write_bytes(serialise(tensors, {}))
+    (problem,) = inspect(path).problems
+    assert "shapes do not fit each other" in problem and "lora_mid" in problem
