@@ -31,9 +31,12 @@ def finite(value: Any) -> Any:
 
 
 def read_json(data: bytes | str) -> Any:
-    """What JSON from a stranger says. Raises ValueError when it is none, or nested deeper than MAX_DEPTH."""
+    """What JSON from a stranger says.
+
+    Raises ValueError when it is none, nested deeper than MAX_DEPTH, or says something twice: one would be lost.
+    """
     try:
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=_once)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     level = [value]
@@ -42,6 +45,14 @@ def read_json(data: bytes | str) -> Any:
         if not level:
             return value
     raise ValueError("it is nested too deep")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None) if len({*names}) < len(names) else None
+    if twice is not None:
+        raise ValueError(f"{twice[:100]!r} is there twice")
+    return dict(pairs)
 
 
 def _inside(value: dict[str, Any] | list[Any]) -> list[Any]:

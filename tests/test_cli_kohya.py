@@ -222,3 +222,11 @@ def test_other_values_of_theirs_are_refused() -> None:
         *("--max_token_length", "--vae", "--reg_data_dir"),
     ]
     assert "'huber'" in found["--loss_type"].what and "75 tokens" in found["--max_token_length"].fix
+
+
+def test_a_flag_that_is_given_several_times_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "--train_data_dir a --input=nowhere --steps 3 --steps 3 --preview x --preview y --args a=1 --args b=2"
+    options, _ = build_parser().parse(["train", *line.split()])
+    assert options.repeated == ["--input"] and options.input == "nowhere"
+    assert main(["file", "resize", "nowhere", "--rank", "2", "--rank", "3", "--output", "a.safetensors"]) == 2
+    assert "note: --rank is given several times; the last one counts." in capsys.readouterr().err

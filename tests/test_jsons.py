@@ -27,3 +27,10 @@ def test_what_is_nested_a_little_is_read(depth: int) -> None:
 def test_what_cannot_be_read_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError):
         read_json(text)
+
+
+def test_what_is_said_twice_is_no_json_that_can_be_read() -> None:
+    assert read_json('{"a": {"b": 1}, "b": {"b": 2}}') == {"a": {"b": 1}, "b": {"b": 2}}
+    for text in ('{"a": 1, "a": 2}', '{"x": [{"a": 1, "b": 0, "a": 1}]}'):
+        with pytest.raises(ValueError, match="'a' is there twice"):
+            read_json(text)

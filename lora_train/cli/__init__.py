@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if found:
             more = getattr(options, "look", None)  # what a command sees without doing anything
             raise LoraTrainError.of(found + (more(options) if more else []))
+        for flag in options.repeated:
+            print(f"note: {flag} is given several times; the last one counts.", file=sys.stderr)
         return int(options.run(options))
     except LoraTrainError as error:
         for problem in error.problems:

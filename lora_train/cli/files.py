@@ -231,6 +231,9 @@ def _run_merge(options: argparse.Namespace) -> int:
         partial(_check_output, options),
         *_reads(options),
     )
+    for path, weight in zip(options.files, weights):
+        if weight == 0:
+            print(f"note: {as_shown(path.name)} has the weight 0: nothing of it is merged.", file=sys.stderr)
     with _Progress() as progress:
         made = merge(files, weights, cut, progress, DTYPES.get(options.precision))
     _print_notes(write_kohya(made, options.output, options.precision, options.overwrite))
@@ -322,7 +325,10 @@ def _run_compare(options: argparse.Namespace) -> int:
         )
     for side, names in (("first", found.only_in_a), ("second", found.only_in_b)):
         print(f"only in the {side}: {len(names)} modules")
-    print(f"cosine of all common modules: {found.cosine:.4f}")
+    if found.modules:
+        print(f"cosine of all common modules: {found.cosine:.4f}")
+    else:
+        print("They have no module in common: they cannot be compared.")
     return 0
 
 

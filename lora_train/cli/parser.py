@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -61,6 +62,7 @@ class Parser(argparse.ArgumentParser):
         self.problems.clear()
         options, rest = self.parse_known_args(arguments)
         parser = self._used(options)
+        options.repeated = parser._repeated(sys.argv[1:] if arguments is None else arguments)
         self.problems.extend(parser._unknown(rest))
         return options, list(self.problems)
 
@@ -70,6 +72,16 @@ class Parser(argparse.ArgumentParser):
         if found:
             raise LoraTrainError.of(found)
         return options
+
+    def _repeated(self, arguments: Sequence[str]) -> list[str]:
+        """The flags that are given several times, of those whose last value alone counts."""
+        given: dict[str, set[str]] = {}
+        for text, following in zip(arguments, [*arguments[1:], ""]):
+            flag, equals, value = text.partition("=")
+            action = self._option_string_actions.get(flag)
+            if isinstance(action, argparse._StoreAction) and action.nargs is None:
+                given.setdefault(max(action.option_strings, key=len), set()).add(value if equals else following)
+        return [flag for flag, values in given.items() if len(values) > 1]
 
     def _used(self, options: argparse.Namespace) -> Parser:
         """The parser of the command that was given."""

@@ -1,6 +1,7 @@
 """What a run is: options, their checks, and automatic choices. Plain data, no torch."""
 
 from lora_train.config.automatic import Choice, Facts, resolve
+from lora_train.config.idle import idle_notes
 from lora_train.config.run import (
     DataOptions,
     ModelOptions,
@@ -25,6 +26,7 @@ __all__ = [
     "SaveOptions",
     "TrainOptions",
     "check",
+    "idle_notes",
     "problems",
     "resolve",
 ]

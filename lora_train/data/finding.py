@@ -50,6 +50,8 @@ REG = {*_REG, *(f"{name}_{what}" for name in _REG for what in ("data", "images",
 OUTPUT = {"model", "models", "log", "logs"}
 """The folders of a kohya project."""
 SAMPLE = {"sample", "samples"}
+ASIDE = {"rejected", "rejects", "reject", "discarded", "unused", "not used", "excluded", "bad", "old", "backup", "bak"}
+"""What folders are called whose pictures somebody put aside."""
 LORA_FILES = (".safetensors", ".ckpt", ".pt")
 MASK_ENDINGS = ("masklabel", "mask")
 """What stands behind a picture's name in that of its mask, the one that wins first."""
@@ -59,7 +61,8 @@ MASK_FOLDERS = {
 }
 """Folders whose pictures belong to those of the same names beside them, and as what."""
 _BESIDE = re.compile(
-    r"(?P<of>.+)[-_. ](?P<kind>masklabel|mask|condlabel|depth|canny|openpose|lineart|segmentation)"
+    r"(?P<of>.+)[-_. ](?P<kind>masklabel|mask|condlabel|depth|canny|openpose|dwpose|lineart|segmentation|seg|scribble"
+    r"|softedge|hed|mlsd|normal(?:s|map|bae)?|alpha|matte)"
     r"(?:[-_ ]?\d{1,2}| ?\(\d+\))?"
     r"|(?P<kind_first>masklabel|mask)[-_. ](?P<of_last>.+)",
     re.IGNORECASE | re.DOTALL,
@@ -252,6 +255,11 @@ class _Walk:
             self.found.notes.append(
                 f"The pictures in {self._shown(child.path)}/ are trained on like the others; "
                 "if they are there for regularisation, move that folder away."
+            )
+        if child.path.name.casefold().replace("_", " ") in ASIDE and len(self.found.pictures) > before:
+            self.found.notes.append(
+                f"The pictures in {self._shown(child.path)}/ are trained on like the others; "
+                "if they were put aside, move that folder away."
             )
         if masked is None and (of := _masked_by_name(child.path.name)) and len(self.found.pictures) > before:
             self.found.notes.append(

@@ -33,7 +33,24 @@ def remarks(dataset: Dataset, batch_size: int) -> list[str]:
             f"{len(small)} of {len(dataset.items)} pictures are much smaller than the training and are enlarged "
             f"{ENLARGED:.0f} times or more ({names})."
         )
-    return [*found, *_black_masks(dataset), *_small_batches(dataset, batch_size)]
+    return [*found, *_copies(dataset), *_black_masks(dataset), *_small_batches(dataset, batch_size)]
+
+
+def _copies(dataset: Dataset) -> list[str]:
+    """Files that are the same byte by byte: each is trained on, and counts as often as it is there."""
+    by_content: dict[str, list[str]] = {}
+    for item in dataset.items:
+        if item.content:
+            by_content.setdefault(item.content, []).append(shown(item.picture.path.name))
+    same = [names for names in by_content.values() if len(names) > 1]
+    if not same:
+        return []
+    count = sum(len(names) - 1 for names in same)
+    told = ", ".join(f"{names[1]} of {names[0]}" for names in same[:SHOWN]) + (", ..." if len(same) > SHOWN else "")
+    return [
+        f"{count} of {len(dataset.items)} pictures {'is a copy of another' if count == 1 else 'are copies of others'}, "
+        f"and trained on like {'it' if count == 1 else 'them'} ({told}): what is there twice counts twice."
+    ]
 
 
 def _black_masks(dataset: Dataset) -> list[str]:

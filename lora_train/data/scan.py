@@ -6,13 +6,14 @@ sub-folder is a concept of its own with the run's repeats.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_train.data.caption_content import content_notes
 from lora_train.data.caption_reading import CaptionReader
-from lora_train.data.captions import with_tag
+from lora_train.data.captions import caption_line, with_tag
 from lora_train.data.finding import REPEATS, Found, find
 from lora_train.data.finding import is_ours as is_ours
 from lora_train.data.kinds import EXTENSIONS
@@ -26,6 +27,8 @@ from lora_train.errors import LoraTrainError
 UNUSABLE = Reason("file that cannot be used", "files that cannot be used")
 LEAST_SIDE = 8
 """Pixels of a side; less is not even one latent."""
+_MEANT = re.compile(r"(\d{1,3})(?:[-. ]|x[-_ ])\s*(\D.*)", re.DOTALL)
+"""`10-sara`, `10 sara`, `10x_sara`: kohya reads no repeats from these."""
 MANY_REPEATS = 1000
 """A folder that says more is worth a word: it may be named by a date."""
 
@@ -103,17 +106,25 @@ def scan(
     refuses are not followed. Raises LoraTrainError when the folder does not exist or holds no usable picture.
     """
     require_folder(folder)
-    found, reader = find(folder, may_read=may_read), CaptionReader(may_read)
+    found, reader, overruled = find(folder, may_read=may_read), CaptionReader(may_read), list[Path]()
     manifest = manifest_of(found)
     for path, size in usable(found.pictures, manifest):
         own_repeats, concept = concept_of(path.parent.name)
         caption = reader.read(path)
+        if caption is not None and caption_line(captions.get(path, caption)) != caption:
+            overruled.append(path)
         if caption is None:
             caption = reader.line(path, captions[path]) if path in captions else None
         if caption is None:
             caption = "" if tag else (concept if path.parent != folder or own_repeats else "")
         manifest.pictures.append(Picture(path, *size, with_tag(tag, caption), concept, own_repeats or repeats))
-    manifest.notes += [*_doubtful_repeats(manifest), *reader.notes(), *content_notes(manifest.captions(), tag)]
+    manifest.notes += [
+        *_doubtful_repeats(manifest),
+        *_no_repeats(manifest),
+        *_overruled(overruled),
+        *reader.notes(),
+        *content_notes(manifest.captions(), tag),
+    ]
     require_pictures(manifest)
     return manifest
 
@@ -172,6 +183,27 @@ def _doubtful_repeats(manifest: Manifest) -> list[str]:
         "rename it if that is a date or a number."
         for name, repeats in folders.items()
         if concept_of(name)[0] == repeats
+    ]
+
+
+def _no_repeats(manifest: Manifest) -> list[str]:
+    """Folders whose names look as if they said repeats, and do not."""
+    folders = dict.fromkeys(one.path.parent.name for one in manifest.pictures if one.path.parent != manifest.folder)
+    meant = {name: match for name in folders if (match := _MEANT.fullmatch(name))}
+    return [
+        f'The folder "{shown(name)}" does not say repeats, it is a name: {match[1]} repeats are written '
+        f'"{match[1]}_{shown(match[2])}".'
+        for name, match in meant.items()
+    ]
+
+
+def _overruled(paths: list[Path]) -> list[str]:
+    if not paths:
+        return []
+    names = ", ".join(shown(path.name) for path in paths[:SHOWN]) + (", ..." if len(paths) > SHOWN else "")
+    return [
+        f"{counted(len(paths), 'picture')} with a caption file and another caption in metadata.jsonl ({names}): the "
+        "file counts."
     ]
 
 

@@ -68,7 +68,9 @@ def _misshapen(name: str, parts: Module) -> str:
     if DOWN not in parts or UP not in parts:
         return ""
     down, up = parts[DOWN], parts[UP]
-    middle = parts[MID].shape[:2] if MID in parts and parts[MID].ndim >= 2 else (down.shape[:1] * 2)
+    middle = parts[MID].shape[:2] if MID in parts else (down.shape[:1] * 2)
+    if MID in parts and (parts[MID].ndim != 4 or down.ndim != 4):  # a core of a convolution, in another module
+        return f"{name}: {MID} {tuple(parts[MID].shape)}, {DOWN} {tuple(down.shape)}"
     fits = (
         down.ndim in (2, 4)
         and up.ndim in (2, 4)

@@ -14,11 +14,12 @@ from lora_train.lorafile.checks import problems_of
 from lora_train.lorafile.comparing import norm
 from lora_train.lorafile.factors import factors_of, has_factors
 from lora_train.lorafile.families import family_of
-from lora_train.lorafile.layouts import ALPHA, DORA, DOWN
+from lora_train.lorafile.layouts import ALPHA, DORA, DOWN, MID, UP
 from lora_train.lorafile.names import block_of, looks_like_sdxl
 from lora_train.lorafile.reading import read_lora
 from lora_train.networks.registry import kind_of
 
+_PLAIN = {UP, DOWN, MID, ALPHA}
 _RANK_PARTS = ((DOWN, 0), ("hada_w1_b", 0), ("lokr_w2_b", 0), ("lokr_w1_b", 0))
 """Parts that show a module's rank, and in which dimension."""
 
@@ -81,9 +82,17 @@ def inspect(path: Path, adapter: str = "") -> Report:
         blocks={} if problems else _blocks(modules),
         metadata=dict(sorted(file.metadata.items())),
         skipped=file.skipped,
-        notes=file.notes,
+        notes=(*file.notes, *_empty_notes(modules)),
         problems=tuple(str(problem) for problem in problems),
     )
+
+
+def _empty_notes(modules: Mapping[str, Mapping[str, torch.Tensor]]) -> list[str]:
+    ups = [parts.get(UP) for parts in modules.values()]
+    moves = any(
+        up is None or bool(up.float().any()) or parts.keys() - _PLAIN for up, parts in zip(ups, modules.values())
+    )
+    return [] if moves else ["every lora_up is 0: it changes nothing. It was never trained, or its values were lost."]
 
 
 def kind_name(parts: Mapping[str, torch.Tensor]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_train.config import Facts, RunConfig, resolve
+from lora_train.config import Facts, RunConfig, idle_notes, resolve
 from lora_train.data.scan import Manifest
 from lora_train.data.tag_statistics import tag_note
 from lora_train.data.trigger import trigger_of
@@ -186,6 +186,7 @@ class _Execution:
         for rejected in self.manifest.rejected:
             self.folder.event("rejected", file=rejected.path.name, reason=rejected.reason)
         for text in (
+            *idle_notes(self.config),
             *self.manifest.notes,
             *filter(None, [tag_note(self.manifest)]),
             f"Found {self.manifest.summary()}.",

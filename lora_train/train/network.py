@@ -25,7 +25,7 @@ from lora_train.networks.inject import Dropping, NetworkSet, create_planned, loa
 from lora_train.networks.lora import LoraModule
 from lora_train.networks.plan import Rate, plan_of, rates_of
 from lora_train.prompt.apply import Applier, modules_by_file_name
-from lora_train.prompt.syntax import LoraTag
+from lora_train.prompt.syntax import USUAL, LoraTag
 from lora_train.train.randomness import Randomness
 
 _ROOTS = (
@@ -85,7 +85,12 @@ def merge_base_weights(options: NetworkOptions, model: BaseModel) -> tuple[str, 
         for path, strength, adapter in zip(paths, strengths, adapters)
     ]
     applied = Applier(modules_by_file_name(model)).apply(tags)
-    return tuple(f"{one.path.name}: {note}" for one in applied for note in one.notes)
+    odd = [
+        f"{path.name} is merged into the base with a strength of {tag.unet:g}, which is unusual; 1 is usual."
+        for tag, path in tags
+        if not 0 < abs(tag.unet) <= USUAL
+    ]
+    return (*odd, *(f"{one.path.name}: {note}" for one in applied for note in one.notes))
 
 
 def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...], generator: torch.Generator) -> Built:

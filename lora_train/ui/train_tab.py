@@ -199,6 +199,8 @@ class TrainTab:
         preview = (values["preview"] or "").strip() or tag
         number = Numbers(values)
         whole = number.whole
+        prompts = (preview,) if preview not in ("", NO_PREVIEW) else ()
+        every = whole("preview_every", "preview.sample_every_n_steps")
         config = RunConfig(
             model=ModelOptions(path=path_of(values["model"])),
             data=DataOptions(
@@ -220,10 +222,7 @@ class TrainTab:
                 overwrite=bool(values["overwrite"]),
                 save_state_every_n_minutes=self._service.host.settings()["state_minutes"],
             ),
-            preview=PreviewOptions(
-                prompts=(preview,) if preview not in ("", NO_PREVIEW) else (),
-                sample_every_n_steps=whole("preview_every", "preview.sample_every_n_steps") or 0,
-            ),
+            preview=PreviewOptions(prompts=prompts, sample_every_n_steps=every if prompts and every else 0),
         )
         number.check()
         return config

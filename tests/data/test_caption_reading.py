@@ -15,7 +15,9 @@ from lora_train.data.sources import read_pictures
 def put(folder: Path, *names: str) -> None:
     folder.mkdir(exist_ok=True)
     for name in names:
-        Image.new("RGB", (64, 64)).save(folder / name)
+        picture = Image.new("RGB", (64, 64))
+        picture.paste((255, 255, 255), (0, 0, 32, 32))
+        picture.save(folder / name)
 
 
 def captions(folder: Path, tag: str = "") -> dict[str, str]:

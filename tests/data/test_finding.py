@@ -309,3 +309,39 @@ def test_a_folder_of_masks_whose_pictures_are_not_there_is_said(tmp_path: Path) 
         f"masks-c/ {told} c/ beside it that they could belong to: its pictures are trained on; "
         "if they are masks, move it away.",
     ]
+
+
+def test_maps_for_controlnet_beside_pictures_are_left_out(tmp_path: Path) -> None:
+    kinds = ("normal", "seg", "scribble", "softedge", "alpha", "dwpose")
+    put(tmp_path, "a.png", "other_normal.png", *(f"a_{kind}.png" for kind in kinds))
+    assert names(tmp_path) == ["a.png", "other_normal.png"]
+    assert left_out(tmp_path).startswith("6 conditioning pictures (a_alpha.png")
+
+
+def test_folders_of_what_was_put_aside_are_trained_on_and_said(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "Rejected/b.png", "not_used/c.png", "bolder/d.png")
+    notes = find(tmp_path).notes
+    assert [note.split("/")[0] for note in notes] == ["The pictures in Rejected", "The pictures in not_used"]
+    assert len(names(tmp_path)) == 4 and all("put aside" in note for note in notes)
+
+
+def test_folders_that_seem_to_say_repeats_are_named(tmp_path: Path) -> None:
+    put(tmp_path, "10-sara woman/a.png", "5 tom/b.png", "3x_bob/c.png", "10_ann/d.png", "90s/e.png", "7/f.png")
+    manifest = scan(tmp_path, "sks")
+    notes = [note for note in manifest.notes if "does not say repeats" in note]
+    assert [note.split(": ")[1] for note in notes] == [
+        '10 repeats are written "10_sara woman".',
+        '3 repeats are written "3_bob".',
+        '5 repeats are written "5_tom".',
+    ]
+
+
+def test_captions_in_two_places_that_differ_are_said(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", "b.png", "c.png")
+    (tmp_path / "a.txt").write_text("of the file")
+    (tmp_path / "b.txt").write_text("the same")
+    captions = {tmp_path / "a.png": "of the table", tmp_path / "b.png": "the same", tmp_path / "c.png": "alone"}
+    manifest = scan(tmp_path, captions=captions)
+    assert [one.caption for one in manifest.pictures] == ["of the file", "the same", "alone"]
+    told = "1 picture with a caption file and another caption in metadata.jsonl (a.png): the file counts."
+    assert told in manifest.notes

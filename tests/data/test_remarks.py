@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from PIL import Image
@@ -18,8 +19,8 @@ OPTIONS = DataOptions(resolution=128, min_bucket_reso=64, max_bucket_reso=256, t
 
 def built(folder: Path, repeats: int = 1, **sizes: tuple[int, int]) -> Dataset:
     folder.mkdir()
-    for name, size in sizes.items():
-        Image.new("RGB", size).save(folder / f"{name}.png")
+    for number, (name, size) in enumerate(sizes.items()):
+        Image.new("RGB", size, (number, 0, 0)).save(folder / f"{name}.png")
     manifest = scan(folder, repeats=repeats)
     dataset = build_dataset(manifest, OPTIONS, FakeEncoder(), LatentCache(folder / "cache"), 8, lambda *_: None)
     batches = dataset.epoch(4, "any")
@@ -51,6 +52,18 @@ def test_thin_and_tiny_pictures_are_told_one_by_one_and_small_ones_counted(tmp_p
 def test_many_are_not_all_named(tmp_path: Path) -> None:
     told = remarks(built(tmp_path / "in", repeats=4, **{f"s{n}": (2000, 20) for n in range(8)}), 4)
     assert len(told) == 6 and told[5] == "The same is true of 3 more."
+
+
+def test_copies_are_counted_and_named(tmp_path: Path) -> None:
+    dataset = built(tmp_path / "in", repeats=4, a=(128, 128), b=(256, 128))
+    for name in ("a (1)", "a (2)"):
+        shutil.copy(tmp_path / "in" / "a.png", tmp_path / "in" / f"{name}.png")
+    cache = LatentCache(tmp_path / "in" / "cache")
+    dataset = build_dataset(
+        scan(tmp_path / "in", repeats=4), OPTIONS, FakeEncoder(), cache, 8, lambda done, total: None
+    )
+    (told,) = remarks(dataset, 4)
+    assert told.startswith("2 of 4 pictures are copies of others, and trained on like them (a (2).png of a (1).png)")
 
 
 def test_what_is_no_latent_wide_is_left_out(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Options that are given and have no effect, beside others: nothing is wrong, but the person should know."""
+
+from __future__ import annotations
+
+from lora_train.config.run import RunConfig
+
+
+def idle_notes(config: RunConfig) -> list[str]:
+    """A note for each such option of `config`."""
+    return [f"{field} has no effect {why}." for field, why in _idle(config)] + _warmup(config)
+
+
+def _idle(config: RunConfig) -> list[tuple[str, str]]:
+    data, network, train = config.data, config.network, config.train
+    no_text, no_unet = network.network_train_unet_only, network.network_train_text_encoder_only
+    text_rates = ("text_encoder_lr", "text_encoder_lr1", "text_encoder_lr2", "stop_text_encoder_training")
+    limits = [name for name in ("min_bucket_reso", "max_bucket_reso") if getattr(data, name) is not None]
+    found = []
+    if no_text:
+        found += [(f"train.{name}", "since no text encoder is trained") for name in text_rates if getattr(train, name)]
+    if no_unet and train.unet_lr:
+        found.append(("train.unet_lr", "since the UNet is not trained"))
+    if data.keep_tokens and not data.shuffle_caption:
+        found.append(("data.keep_tokens", "without data.shuffle_caption"))
+    if data.bucket_no_upscale:
+        found += [(f"data.{name}", "with data.bucket_no_upscale, as in sd-scripts") for name in limits]
+    if data.dataset_config and data.repeats is not None:
+        found.append(("data.repeats", "with data.dataset_config, which says num_repeats itself"))
+    if network.conv_alpha is not None and not (network.conv_dim or network.network_weights or network.network_rules):
+        found.append(("network.conv_alpha", "without network.conv_dim"))
+    if config.preview.sample_every_n_steps and not config.preview.prompts:
+        found.append(("preview.sample_every_n_steps", "without a prompt for the previews"))
+    return found
+
+
+def _warmup(config: RunConfig) -> list[str]:
+    warmup, steps = config.train.lr_warmup_steps, config.train.max_train_steps
+    if warmup is None or steps is None or warmup < steps:
+        return []
+    return [
+        f"train.lr_warmup_steps is {warmup} in a training of {steps} steps: the learning rate never gets to what is "
+        "given."
+    ]
