@@ -35,6 +35,7 @@ SLOW = {
     "diffusers": ("AutoencoderKL", "UNet2DConditionModel", "DDPMScheduler"),
     "transformers": ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPTokenizer"),
     "fastapi.testclient": (),
+    "gradio": (),
     "hypothesis": (),
 }
 """Modules that take long to import, and what of them is imported only when it is asked for."""

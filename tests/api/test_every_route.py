@@ -33,29 +33,47 @@ def test_they_are_all_found() -> None:
     assert ("POST", f"{PREFIX}/datasets/x/loosen") in ROUTES
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_without_a_login_nothing_is_answered(method: str, path: str, host: StandaloneHost) -> None:
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> StandaloneHost:
+    return StandaloneHost(tmp_path_factory.mktemp("host") / "data")
+
+
+@pytest.fixture(scope="module")
+def locked(host: StandaloneHost) -> tuple[TestClient, Login]:
+    """The routes behind a login."""
     app = FastAPI()
     login = Login(app, "sara:secret")
     app.include_router(routes(Service(host), login))
-    with TestClient(app) as client:
-        for wrong in ({}, {PAGE_HEADER: "guess"}, {"authorization": "Basic c2FyYTp3cm9uZw=="}):
-            assert client.request(method, path, headers=wrong).status_code == 401
-        assert client.request(method, path, headers={PAGE_HEADER: login.page_token}).status_code not in (401, 405)
+    return TestClient(app), login
+
+
+@pytest.fixture(scope="module")
+def client(host: StandaloneHost) -> TestClient:
+    """The routes where there is no login."""
+    app = FastAPI()
+    app.include_router(routes(Service(host)))
+    return TestClient(app)
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_without_a_login_nothing_is_answered(
+    method: str, path: str, locked: tuple[TestClient, Login], host: StandaloneHost
+) -> None:
+    client, login = locked
+    for wrong in ({}, {PAGE_HEADER: "guess"}, {"authorization": "Basic c2FyYTp3cm9uZw=="}):
+        assert client.request(method, path, headers=wrong).status_code == 401
+    assert client.request(method, path, headers={PAGE_HEADER: login.page_token}).status_code not in (401, 405)
     assert not host.data_dir().exists()
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGING)
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
 def test_what_a_page_of_another_site_can_send_changes_nothing(
-    method: str, path: str, kind: str, host: StandaloneHost
+    method: str, path: str, client: TestClient, host: StandaloneHost
 ) -> None:
     """Of these content types a browser sends a request without asking first."""
-    app = FastAPI()
-    app.include_router(routes(Service(host)))
-    with TestClient(app) as client:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""):
         answer = client.request(method, path, content="{}", headers={"content-type": kind} if kind else {})
         assert answer.status_code == 415
-        good = client.request(method, path, content="{}", headers={"content-type": "application/json; charset=utf-8"})
-        assert good.status_code in (404, 422)
+    good = client.request(method, path, content="{}", headers={"content-type": "application/json; charset=utf-8"})
+    assert good.status_code in (404, 422)
     assert not host.data_dir().exists()

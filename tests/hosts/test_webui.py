@@ -213,8 +213,11 @@ def test_waiting_for_its_turn_can_be_stopped(fake: Fake) -> None:
 def test_refusing_by_setting(fake: Fake) -> None:
     fake.options.lora_train_generation = REFUSE
     lock = fake.call_queue.queue_lock
-    with WebuiHost().lend_gpu(), pytest.raises(GenerationRefused, match="A LoRA is being trained") as caught, lock:
-        pass
+    with WebuiHost().lend_gpu():
+        with pytest.raises(GenerationRefused):
+            lock.acquire(blocking=False)  # whoever is not refused would wait for ever below
+        with pytest.raises(GenerationRefused, match="A LoRA is being trained") as caught, lock:
+            pass
     assert caught.value.status_code == 503 and caught.value.detail
     with lock:
         pass

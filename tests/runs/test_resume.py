@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from lora_train.runs.lock import RunLock, is_held
 from lora_train.runs.resuming import KEPT_STATES, check_resume, forget_states
 from lora_train.runs.service import Service
 from lora_train.runs.stages import Stages
+from tests.runs.test_service import wait_for_step
 
 Make = Callable[..., RunConfig]
 
@@ -202,8 +202,7 @@ def test_the_lock_is_never_held_twice(tmp_path: Path) -> None:
 def test_the_service_resumes(make_config: Make, host: StandaloneHost) -> None:
     service = Service(host)
     run_id = service.start(make_config(train={"max_train_steps": 100_000}))
-    while not [e for e in service.run(run_id).events() if e["kind"] == "step"]:
-        threading.Event().wait(0.05)
+    wait_for_step(service.run(run_id), 1)
     with pytest.raises(LoraTrainError, match="running already"):
         service.resume(run_id)
     service.stop(run_id)
@@ -214,8 +213,7 @@ def test_the_service_resumes(make_config: Make, host: StandaloneHost) -> None:
     assert service.wait(60)
     steps = service.run(run_id).read()["steps_done"]
     service.resume(run_id)
-    while not [e for e in service.run(run_id).events() if e["kind"] == "step" and e["step"] > steps]:
-        threading.Event().wait(0.05)
+    wait_for_step(service.run(run_id), steps + 1)
     service.stop(run_id)
     assert service.wait(60) and service.run(run_id).read()["steps_done"] > steps
     latest = service.latest()

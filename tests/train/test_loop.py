@@ -20,6 +20,7 @@ from lora_train.models.sdxl import StableDiffusionXL
 from lora_train.networks.inject import NetworkSet
 from lora_train.train import loop
 from lora_train.train.loop import Callbacks, Pace, StepReport, Trainer
+from lora_train.train.network import merge_base_weights
 from tests.train.smallest import open_tiny
 
 TRAIN = TrainOptions(
@@ -163,6 +164,30 @@ def test_no_delta_has_a_larger_norm_than_allowed(make: Make) -> None:
     limited = make(network={"scale_weight_norms": limit})
     steps(limited, 1)
     assert norms(limited) == pytest.approx([min(norm, limit) for norm in norms(free)], rel=1e-3)
+
+
+def test_each_root_has_its_own_ratio_of_the_up_matrices(make: Make) -> None:
+    ratios = {"loraplus_lr_ratio": 2.0, "loraplus_unet_lr_ratio": 4.0, "loraplus_text_encoder_lr_ratio": 8.0}
+    rates = {"lora_unet": 0.01, "lora_unet up": 0.04, "lora_te1": 0.01, "lora_te1 up": 0.08}
+    rates |= {"lora_te2": 0.01, "lora_te2 up": 0.08}
+    assert steps(make(network=ratios), 1)[0].learning_rates == pytest.approx(rates)
+    both = steps(make(network={"loraplus_lr_ratio": 2.0}), 1)[0].learning_rates
+    assert both == pytest.approx({name: 0.02 if name.endswith(" up") else 0.01 for name in rates})
+
+
+def test_base_weights_count_once_where_no_strength_is_said(
+    model: StableDiffusionXL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    applied: list[tuple[str, float, float]] = []
+
+    def apply(self: Any, networks: Any) -> list[Any]:
+        applied.extend((path.name, tag.te, tag.unet) for tag, path in networks)
+        return []
+
+    monkeypatch.setattr("lora_train.train.network.Applier.apply", apply)
+    options = NetworkOptions(base_weights=("a.safetensors", "b.safetensors"), base_weights_multiplier=(0.5,))
+    assert merge_base_weights(options, model) == ()
+    assert applied == [("a.safetensors", 0.5, 0.5), ("b.safetensors", 1.0, 1.0)]
 
 
 def test_every_epoch_has_its_own_order_and_a_resumed_one_its_place(make: Make) -> None:

@@ -102,6 +102,7 @@ class Looked:
     """What a picture of 1000 x 500 was found to show, for the operations that cut it."""
 
     face: Found
+    others: tuple[Found, ...] = ()
     body_found: Found | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -114,7 +115,7 @@ class Looked:
         )
         detectors = SimpleNamespace(
             title=lambda role: "detector",
-            face=lambda: SimpleNamespace(faces=lambda picture: [self.face]),
+            face=lambda: SimpleNamespace(faces=lambda picture: [*self.others, self.face]),
             body=lambda: SimpleNamespace(body=lambda picture: self.body_found),
         )
         view: View = operation.make(
@@ -140,7 +141,8 @@ def test_a_face_that_just_touches_the_edge_is_inside() -> None:
 
 
 def test_the_face_that_is_surest_is_taken_and_padded_as_asked() -> None:
-    view = Looked(FACE, options={"face_pad": 0.25}).make(face)
+    others = Found(0.0, 0.0, 0.9, 0.9, 0.6), Found(0.1, 0.1, 0.11, 0.11, 0.7)  # larger, and smaller but as sure
+    view = Looked(FACE, others, options={"face_pad": 0.25}).make(face)
     assert (view.box, view.size, view.confidence) == (Box(375, 175, 525, 325), (150, 150), 0.7)
     assert view.picture.size == view.size
 
@@ -149,10 +151,10 @@ def test_the_face_that_is_surest_is_taken_and_padded_as_asked() -> None:
 def test_a_body_that_is_just_good_enough_counts(parts: int | None, score: float, needed: str) -> None:
     options = {"body_parts": 5, "body_score": 0.6, "body_pad": 0.1}
     body_found = Found(0.3, 0.1, 0.7, 0.9, score, parts)
-    assert Looked(FACE, body_found, options).make(body).box == Box(260, 10, 740, 490)
+    assert Looked(FACE, (), body_found, options).make(body).box == Box(260, 10, 740, 490)
     less = replace(body_found, score=score - 0.01, parts=parts - 1 if parts else None)
     with pytest.raises(NoView, match=needed):
-        Looked(FACE, less, options).make(body)
+        Looked(FACE, (), less, options).make(body)
 
 
 @pytest.mark.parametrize(
