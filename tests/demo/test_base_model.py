@@ -96,6 +96,7 @@ def mascot(tmp_path_factory: pytest.TempPathFactory) -> Mascot:
     return Mascot(model, Applier(modules_by_file_name(model)), result.path)
 
 
+@pytest.mark.slow
 def test_the_mascot_is_there_with_the_lora_and_not_without(mascot: Mascot) -> None:
     """Scores (normalised correlation with the mascot) of 20 seeds do not overlap, and half strength lies between."""
     prompts = [f"{TAG} on {BACKGROUNDS[i % len(BACKGROUNDS)]}" for i in range(20)]
@@ -111,6 +112,7 @@ def test_the_mascot_is_there_with_the_lora_and_not_without(mascot: Mascot) -> No
     assert median[0] < median[0.5] < median[1], scores
 
 
+@pytest.mark.slow
 def test_other_prompts_are_still_followed(mascot: Mascot) -> None:
     """Without the tag, at strength 1: at least 90 % of the base's own rates."""
     scenes, prompts = _scenes(40, seed=2)
