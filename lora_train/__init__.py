@@ -12,11 +12,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lora_train.config import RunConfig as RunConfig
+    from lora_train.errors import LoraTrainError as LoraTrainError
     from lora_train.prompt.generate import generate as generate
     from lora_train.runs.execute import run_training as run_training
 
 _LAZY = {
     "RunConfig": "lora_train.config",
+    "LoraTrainError": "lora_train.errors",
     "run_training": "lora_train.runs.execute",
     "generate": "lora_train.prompt.generate",
 }
