@@ -311,6 +311,8 @@ def _train(options: argparse.Namespace) -> int:
         print(f"note: as it is here anyway: {', '.join(options.same)}.", file=sys.stderr)
     host = host_of(options)
     config = _config(options, host)
+    if options.model is None and config.model.path:
+        print(f"note: without --model it trains on {config.model.path}.", file=sys.stderr)
     if not problems(config):
         config = replace(config, data=replace(config.data, folder=without_shards(config.data.folder, host)))
     return train_with_progress(config, host, _stages(options))

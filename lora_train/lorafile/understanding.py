@@ -41,7 +41,8 @@ class LeftOut:
     def sentences(self) -> list[str]:
         """All that is left out, for people."""
         return [
-            f"{len(keys)} {reason} {'is' if len(keys) == 1 else 'are'} left out ({named(keys)})."
+            (f"{len(keys)} {reason} are" if len(keys) > 1 else "1 key that is not a LoRA's is")
+            + f" left out ({named(keys)})."
             if reason == FOREIGN
             else f"Left out: {reason} ({len(keys)} keys: {named(keys)})."
             for reason, keys in self.keys.items()

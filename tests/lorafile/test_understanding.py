@@ -34,9 +34,9 @@ def _pair(name: str, value: float, a: str = "lora_A.weight", b: str = "lora_B.we
 
 
 FOREIGN = {
-    "an unknown part": (f"{PROJ}.my_gate", "keys that are not a LoRA's"),
-    "an unknown module": ("trigger_words_embedding", "keys that are not a LoRA's"),
-    "an unknown prefix": ("lora_prior_unet_x.lora_up.weight", "keys that are not a LoRA's"),
+    "an unknown part": (f"{PROJ}.my_gate", "that is not a LoRA's"),
+    "an unknown module": ("trigger_words_embedding", "that is not a LoRA's"),
+    "an unknown prefix": ("lora_prior_unet_x.lora_up.weight", "that is not a LoRA's"),
     "the base's weight": (f"{PEFT}.base_layer.weight", "base_layer"),
     "a whole weight": ("unet.conv_out.weight", "modules_to_save"),
     "a whole bias": ("unet.conv_out.bias", "modules_to_save"),
