@@ -137,6 +137,12 @@ def _add_data_and_noise(train: Any) -> None:
         more.add_argument(flag, type=int, metavar="PIXELS", help=f"{what} side of a bucket (default: by --resolution)")
     more.add_argument("--bucket-reso-steps", type=int, default=64, metavar="PIXELS", help="default %(default)s")
     more.add_argument("--max-grad-norm", type=float, default=1.0, metavar="NORM", help="default %(default)s; 0: off")
+    more.add_argument(
+        "--gradient-checkpointing",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="less memory, slower steps (default: where the GPU has too little)",
+    )
     more.add_argument("--min-snr", type=float, metavar="GAMMA", help="min-SNR loss weighting; 5 is usual")
     more.add_argument(
         "--preserve",
@@ -277,6 +283,7 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
             lr_scheduler=options.scheduler,
             lr_warmup_steps=options.warmup,
             max_grad_norm=options.max_grad_norm,
+            gradient_checkpointing=options.gradient_checkpointing,
             min_snr_gamma=options.min_snr,
             preserve=options.preserve,
             noise_offset=options.noise_offset,

@@ -15,6 +15,13 @@ SMALL_BASE = 50_000_000
 nothing near pictures, at a higher rate, and what tells one thing from another lies in its convolutions."""
 
 
+LARGE_BASE = 2_000_000_000
+BYTES_PER_PARAMETER = 2.8
+"""In bf16: the UNet's weights, text encoders, VAE, the LoRA and its optimizer, by the UNet's parameters."""
+KEPT_PER_PIXEL = {True: 8500, False: 4900}
+"""Bytes of activations kept per pixel of a batch, for a base as large as SDXL and for others."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What is chosen for a size of base."""
@@ -56,6 +63,8 @@ class Facts:
     """How many pictures (repeats counted) and how many batches an epoch has; None: as if all batches were full."""
     unet_parameters: int = 860_000_000
     """How many weights the base's UNet has."""
+    free_memory: int | None = None
+    """Bytes that are free on the GPU; None without one."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,9 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     precision, why = _precision(train.mixed_precision, facts)
     if why:
         choices.append(Choice("train.mixed_precision", precision, why))
+    checkpointing = train.gradient_checkpointing
+    if checkpointing is None and (why := _too_little_memory(facts, batch, resolution, precision)):
+        checkpointing = choose("train.gradient_checkpointing", None, True, why)
     return (
         replace(
             config,
@@ -138,6 +150,7 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
                 text_encoder_lr=text_lr,
                 lr_warmup_steps=warmup,
                 preserve=preserve or 0.0,
+                gradient_checkpointing=bool(checkpointing),
                 mixed_precision=precision,
                 device=facts.device,
             ),
@@ -163,6 +176,23 @@ def _steps(
     steps = math.ceil(looks / per_step)
     seen = round(steps * per_step / max(1, facts.pictures))
     return steps, f"each of the {facts.pictures} pictures is seen about {seen} times"
+
+
+def _too_little_memory(facts: Facts, batch: int, resolution: int, precision: str) -> str:
+    """Why activations cannot be kept: the free memory, where less is left than a step needs; or "".
+
+    Measured on a GPU in bf16 (docs/performance.md): 15.7 GB for SDXL at 1024 px, 7.3 for SD 1.5 at 512 px, batch 4.
+    """
+    if facts.free_memory is None:
+        return ""
+    wide = 2 if precision == "fp32" else 1
+    per_pixel = KEPT_PER_PIXEL[facts.unet_parameters > LARGE_BASE]
+    needed = wide * (facts.unet_parameters * BYTES_PER_PARAMETER + batch * resolution**2 * per_pixel)
+    if needed <= facts.free_memory:
+        return ""
+    return (
+        f"{facts.free_memory / 1e9:.1f} GB are free on the GPU, and about {needed / 1e9:.0f} GB are needed without it"
+    )
 
 
 def _free_for_convolutions(network: NetworkOptions) -> bool:

@@ -212,6 +212,9 @@ class TrainOptions:
     lr_warmup_steps: int | None = None
     max_grad_norm: float = 1.0
     """Gradient norm is clipped to this; 0 switches clipping off."""
+    gradient_checkpointing: bool | None = None
+    """Whether the UNet's activations are computed again in the backward pass in place of being kept: a step takes about
+    twice as long and a fraction of the memory. None: where a GPU has too little for a step without."""
     min_snr_gamma: float | None = None
     """Hang et al. 2023 (arXiv 2303.09556); None weighs all timesteps alike."""
     noise_offset: float = 0.0

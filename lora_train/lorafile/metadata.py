@@ -182,7 +182,7 @@ def _training(facts: TrainingFacts) -> dict[str, object]:
         "ss_steps": facts.steps,
         "ss_max_train_steps": train.max_train_steps,
         "ss_gradient_accumulation_steps": train.gradient_accumulation_steps,
-        "ss_gradient_checkpointing": False,
+        "ss_gradient_checkpointing": bool(train.gradient_checkpointing),
         "ss_learning_rate": train.learning_rate,
         "ss_unet_lr": None if network.network_train_text_encoder_only else train.unet_lr,
         "ss_text_encoder_lr": None if network.network_train_unet_only else _text_encoder_lr(train),

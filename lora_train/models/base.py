@@ -119,6 +119,10 @@ class BaseModel(Protocol):
         The names of the block-weight extensions of the WebUI."""
         ...
 
+    def checkpoint_activations(self) -> None:
+        """From now on the UNet's blocks keep no activations for the backward pass, which computes them again."""
+        ...
+
     def vae_to(self, device: torch.device) -> None:
         """Move what `encode_pictures` needs to `device`, in fp32, and nothing else."""
         ...

@@ -92,6 +92,12 @@ class LatentDiffusion:
         """See BaseModel."""
         return self._names.block_of(name)
 
+    def checkpoint_activations(self) -> None:
+        """See BaseModel; diffusers' own, not reentrant. Older ones look at the training mode, in which a UNet of
+        Stable Diffusion computes the same."""
+        self.unet.enable_gradient_checkpointing()
+        self.unet.train()
+
     def vae_to(self, device: torch.device) -> None:
         """See BaseModel."""
         nn.Module.to(self.vae, device, torch.float32)

@@ -57,6 +57,13 @@ def require_precision(device: str, precision: str) -> None:
         raise LoraTrainError("torch 2.1 crashes in bf16 on the CPU.", "train.mixed_precision", "Choose fp32.")
 
 
+def free_memory(device: str) -> int | None:
+    """Bytes that are free on a CUDA GPU; None for what shares the computer's memory."""
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[0]) if kind_of(device) == "cuda" else None
+
+
 def fast_bf16(device: str) -> bool:
     """Whether this device computes in bf16 at full speed: NVIDIA's do from compute capability 8.0 (Ampere) on.
 

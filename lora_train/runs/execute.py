@@ -16,7 +16,7 @@ from lora_train.data.trigger import trigger_of
 from lora_train.errors import LoraTrainError, Stopped
 from lora_train.hosts.base import never
 from lora_train.runs.check import check_run, output_path
-from lora_train.runs.device import fast_bf16, pick_device
+from lora_train.runs.device import fast_bf16, free_memory, pick_device
 from lora_train.runs.folder import Event, RunFolder
 from lora_train.runs.lock import RunLock
 from lora_train.runs.memory import memory_given_back
@@ -135,7 +135,9 @@ def _failed(folder: RunFolder, error: LoraTrainError) -> None:
 
 def _memory_error() -> LoraTrainError:
     return LoraTrainError(
-        "there is not enough memory.", "train", "Lower the batch size or the resolution, or close other programs."
+        "there is not enough memory.",
+        "train",
+        "Lower the batch size or the resolution, switch gradient checkpointing on, or close other programs.",
     )
 
 
@@ -252,6 +254,7 @@ class _Execution:
             device=device,
             fast_bf16=fast_bf16(device),
             unet_parameters=_unet_parameters(model),
+            free_memory=free_memory(device),
             epoch=lambda data: count_epoch(self.manifest.pictures, data, model.size_step),
         )
         config, choices = resolve(self.config, facts)

@@ -90,6 +90,8 @@ class Trainer:
         self.network: NetworkSet = self.built.network
         self.model.to(self.device, self.dtype)
         self.network.to(self.device)
+        if options.gradient_checkpointing:
+            self.model.checkpoint_activations()
         half = self.dtype != torch.float32
         # torch 2.1 refuses fp32 on the CPU even where autocast is not enabled
         self.autocast = torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
