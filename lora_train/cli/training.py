@@ -139,7 +139,7 @@ def _add_data_and_noise(train: Any) -> None:
     more.add_argument("--max-grad-norm", type=float, default=1.0, metavar="NORM", help="default %(default)s; 0: off")
     more.add_argument(
         "--gradient-checkpointing",
-        action=argparse.BooleanOptionalAction,
+        action=Switch,
         default=None,
         help="less memory, slower steps (default: where the GPU has too little)",
     )
