@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from lora_train.cli import build_parser
+from lora_train.cli.preparing import prepare_of
 from lora_train.cli.training import _stages, config_of
 from lora_train.config import (
     DataOptions,
     ModelOptions,
     NetworkOptions,
+    PrepareOptions,
     PreviewOptions,
     RunConfig,
     SaveOptions,
@@ -116,3 +118,56 @@ def test_each_stage_has_its_flag() -> None:
         ("--text-only", Stages()),
     ):
         assert _stages(build_parser().parse_args(["train", flag])) == stages
+
+
+PREPARE = """--process face,segment,interrogate --target 640 --min-size 320 --background #102030 --upscaler Lanczos
+ --face-score 0.11 --face-pad 0.12 --body-score 0.13 --body-pad 0.14 --body-visibility 0.15 --body-parts 16
+ --restore-weight 0.17 --segment-threshold 0.18 --blur-score 1.9 --range-score 0.21 --similar-score 0.22 --workers 3
+ --captioner command --captioner-model blip --captioner-command say --tagger wd14 --tagger-model tags
+ --tagger-command list --tag-limit 8 --tag-threshold 0.23 --character-threshold 0.24 --tag-blacklist hat,*hair
+ --caption-template {caption} --recaption --backup --caption-device cuda:1"""
+
+
+def test_every_flag_of_a_preparation_goes_to_its_own_option() -> None:
+    expected = PrepareOptions(
+        operations=("face", "segment", "interrogate"),
+        target=640,
+        min_size=320,
+        background="#102030",
+        face_score=0.11,
+        face_pad=0.12,
+        body_score=0.13,
+        body_pad=0.14,
+        body_visibility=0.15,
+        body_parts=16,
+        upscaler="Lanczos",
+        restore_weight=0.17,
+        segment_threshold=0.18,
+        max_blur=1.9,
+        min_range=0.21,
+        max_similarity=0.22,
+        captioner="command",
+        captioner_model="blip",
+        captioner_command=("say",),
+        tagger="wd14",
+        tagger_model="tags",
+        tagger_command=("list",),
+        tag_threshold=0.23,
+        character_threshold=0.24,
+        tag_limit=8,
+        tag_blacklist=("hat", "*hair"),
+        caption_template="{caption}",
+        recaption=True,
+        backup=True,
+        caption_device="cuda:1",
+        workers=3,
+    )
+    assert all(getattr(expected, field.name) != field.default for field in fields(expected)), "a new option: its flag?"
+    for command in (["train"], ["prepare", "--input", "pictures"]):
+        parse = build_parser().parse_args
+        assert prepare_of(parse([*command, *PREPARE.split()])) == expected
+        without = replace(expected, operations=("face", "segment"))
+        assert prepare_of(parse([*command, *PREPARE.split(), "--nocaptions"])) == without
+        assert prepare_of(parse([*command, *PREPARE.split(), "--sdxl"])) == expected
+        assert prepare_of(parse([*command, "--sdxl"])).target == 1024
+    assert prepare_of(build_parser().parse_args(["train"])) == PrepareOptions()

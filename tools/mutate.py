@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MUTANTS = Path(__file__).with_name("mutants.txt")
 LIMIT_S = 120.0
 """How long the tests of one mutant may take, in seconds. A fault that makes them hang counts as killed."""
-NOT_COPIED = (".*", "__pycache__", "build", "dist", "*.egg-info", "runs", "lora-train-data")
+NOT_COPIED = (".*", "__pycache__", "build", "dist", "*.egg-info", "runs", "work", "lora-train-data")
+"""What lies beside the code and is none of it."""
 SLOW = {
     "torch": (),
     "diffusers": ("AutoencoderKL", "UNet2DConditionModel", "DDPMScheduler"),
@@ -140,7 +141,10 @@ def copied(root: Path) -> Iterator[Path]:
     """A temporary copy of the project, in which faults do no harm."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copy = Path(folder) / "project"
-        shutil.copytree(root, copy, ignore=shutil.ignore_patterns(*NOT_COPIED), symlinks=True)
+        beside = shutil.ignore_patterns(*NOT_COPIED)
+        shutil.copytree(
+            root, copy, ignore=lambda at, names: beside(at, names) if Path(at) == root else (), symlinks=True
+        )
         yield copy
 
 

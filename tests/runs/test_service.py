@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -42,12 +43,12 @@ def test_start_watch_stop(make_config: Make, host: StandaloneHost) -> None:
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Runs that are started do nothing until the test ends; the list has their ids."""
-    ended, started = threading.Event(), list[str]()
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[queue.Queue[str]]:
+    """Runs that are started do nothing until the test ends; their ids are given."""
+    ended, started = threading.Event(), queue.Queue[str]()
 
     def execute(folder: RunFolder, *_given: object) -> None:
-        started.append(folder.id)
+        started.put(folder.id)
         ended.wait(60)
 
     monkeypatch.setattr(service_module, "execute", execute)
@@ -55,12 +56,17 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     ended.set()
 
 
-@pytest.mark.parametrize("second", ["start", "resume"])
+@pytest.mark.parametrize(("first", "second"), [("start", "start"), ("start", "resume"), ("resume", "start")])
 def test_of_two_that_begin_at_once_one_runs(
-    make_config: Make, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch, held: list[str], second: str
+    make_config: Make,
+    host: StandaloneHost,
+    monkeypatch: pytest.MonkeyPatch,
+    held: queue.Queue[str],
+    first: str,
+    second: str,
 ) -> None:
-    """Both have looked whether something runs, and checked what they want to do, before either begins."""
-    service, both = Service(host), threading.Barrier(2, timeout=60)
+    """Both have looked whether something runs, and checked what they want to do, before the first begins."""
+    service, both, began = Service(host), threading.Barrier(2, timeout=60), threading.Event()
     stopped = RunFolder.create(service.runs_dir, make_config())
     stopped.set_state("stopped")
 
@@ -68,6 +74,8 @@ def test_of_two_that_begin_at_once_one_runs(
         def checked(*given: Any, **named: Any) -> Any:
             found = check(*given, **named)
             both.wait()
+            if threading.current_thread().name == "second":
+                began.wait(60)
             return found
 
         return checked
@@ -76,22 +84,26 @@ def test_of_two_that_begin_at_once_one_runs(
     monkeypatch.setattr(service_module, "check_resume", together(service_module.check_resume))
     refused: list[str] = []
 
-    def begin(what: Callable[[], Any]) -> None:
+    def begin(what: str) -> None:
         try:
-            what()
+            if what == "resume":
+                service.resume(stopped.id)
+            else:
+                service.start(make_config(save={"output_name": threading.current_thread().name}))
         except LoraTrainError as error:
-            refused.append(str(error))
+            refused.append(f"{threading.current_thread().name}: {error}")
+        began.set()
 
-    config = make_config(save={"output_name": "other"})
-    other = (lambda: service.resume(stopped.id)) if second == "resume" else (lambda: service.start(config))
-    threads = [threading.Thread(target=begin, args=(what,)) for what in (lambda: service.start(make_config()), other)]
+    threads = [
+        threading.Thread(target=begin, args=(what,), name=name) for name, what in (("first", first), ("second", second))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(refused) == 1 and "running already" in refused[0]
-    assert len(held) == 1 and service.is_running(held[0])
-    assert len(list_runs(service.runs_dir)) == (1 if held == [stopped.id] else 2)
+    assert len(refused) == 1 and refused[0].startswith("second: ") and "running already" in refused[0]
+    assert service.is_running(held.get(timeout=60)) and held.empty()
+    assert len(list_runs(service.runs_dir)) == (1 if first == "resume" else 2)
 
 
 def test_a_run_is_asked_for_by_its_whole_id(make_config: Make, host: StandaloneHost) -> None:

@@ -73,6 +73,16 @@ def test_what_the_tests_notice_is_killed_and_what_they_do_not_survives(
     assert (project / "package" / "sums.py").read_bytes() == before, "faults belong into a copy"
 
 
+def test_the_copy_has_all_of_the_code_and_nothing_else(project: Path) -> None:
+    for name in ("package/runs/a.py", "package/build/b.py", "runs/1/run.json", ".git/index", ".venv/lib/c.py"):
+        (project / name).parent.mkdir(parents=True)
+        (project / name).touch()
+    with mutate.copied(project) as copy:
+        there = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
+    assert {"package/runs/a.py", "package/build/b.py", "package/sums.py", "tests/test_sums.py"} <= there
+    assert not [name for name in there if name.startswith((".", "runs"))]
+
+
 def test_tests_that_fail_without_a_fault_are_told(
     project: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -27,6 +28,7 @@ from lora_train.demo.mascot import TAG
 from lora_train.demo.run import demo_config
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.access import PAGE_HEADER
+from lora_train.hosts.settings import Settings
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.service import Service
 from lora_train.ui.dataset_tab import LOOKS, NUMBERS, OPERATIONS, TEXTS, options_of, values_of
@@ -70,8 +72,11 @@ def test_what_is_given_is_kept(tab: TrainTab) -> None:
     assert config.save.output_name == "sara" and config.preview.prompts == ("sks",)
 
 
-def test_every_field_of_the_form_goes_to_its_own_option(tab: TrainTab, host: StandaloneHost) -> None:
+def test_every_field_of_the_form_goes_to_its_own_option(
+    tab: TrainTab, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Values that no other field has, so that none can stand in another's place."""
+    monkeypatch.setattr(host, "settings", lambda: Settings(SimpleNamespace(lora_train_state_minutes=7.5)))
     values = {
         "model": "/models/base.safetensors", "followed": "x", "folder": "/pictures", "tag": "sks", "name": "sara",
         "steps": "101", "batch": "3", "resolution": "704", "lr": "0.002", "textlr": "0.0003", "algo": "lora",
@@ -79,13 +84,12 @@ def test_every_field_of_the_form_goes_to_its_own_option(tab: TrainTab, host: Sta
         "preview_every": "55", "overwrite": True,
     }  # fmt: skip
     assert values.keys() == tab._fields.keys(), "a new field: to which option?"
-    state_minutes = host.settings()["state_minutes"]
     assert tab.config_of(values) == RunConfig(
         model=ModelOptions(path="/models/base.safetensors"),
         data=DataOptions(folder="/pictures", tag="sks", resolution=704, train_batch_size=3),
         network=NetworkOptions(network_dim=12, network_alpha=6.5, rank_dropout=0.25),
         train=TrainOptions(max_train_steps=101, learning_rate=0.002, text_encoder_lr=0.0003, seed=77),
-        save=SaveOptions("sara", str(host.lora_dir()), overwrite=True, save_state_every_n_minutes=state_minutes),
+        save=SaveOptions("sara", str(host.lora_dir()), overwrite=True, save_state_every_n_minutes=7.5),
         preview=PreviewOptions(prompts=("sks in a hat",), sample_every_n_steps=55),
     )
 
