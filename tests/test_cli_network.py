@@ -8,7 +8,7 @@ from lora_train.cli import build_parser
 from lora_train.cli.training import config_of
 from lora_train.config import NetworkOptions, problems
 from lora_train.config.arguments import ALGORITHMS
-from lora_train.config.network import KINDS
+from lora_train.config.choices import KINDS
 from lora_train.errors import LoraTrainError
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.cli.hosts import add_server, host_of, without_shards
 from lora_train.config import DataOptions, PrepareOptions, RunConfig
-from lora_train.config.validate import CAPTIONERS, PREPARE_OPERATIONS, TAGGERS
+from lora_train.config.choices import CAPTIONERS, PREPARE_OPERATIONS, TAGGERS
 from lora_train.errors import LoraTrainError, Problem
 
 if TYPE_CHECKING:

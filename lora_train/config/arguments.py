@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import types
 import typing
 from dataclasses import replace
 from typing import Any
 
-from lora_train.config.network import DEFAULT_DIM
 from lora_train.config.run import NetworkOptions
+from lora_train.config.usual import DEFAULT_DIM
+from lora_train.config.values import parse
 from lora_train.errors import LoraTrainError, Problem
 
 ALGORITHMS: dict[str, dict[str, Any]] = {
@@ -68,29 +68,9 @@ def arguments(given: list[str]) -> dict[str, Any]:
             values |= ALGORITHMS.get(value, {"kind": value}) or {"kind": "lora"}
         else:
             try:
-                values[name] = _parse(hints[name], value)
+                values[name] = parse(hints[name], value)
             except ValueError as error:
                 problems.append(Problem(f"{text!r}: {error}.", "--args", "Give another value."))
     if problems:
         raise LoraTrainError.of(problems)
     return values
-
-
-def _parse(hint: Any, text: str) -> Any:
-    """A text as the type `hint`; of lists, numbers are divided by commas and texts by semicolons."""
-    if isinstance(hint, types.UnionType):
-        if text.lower() in ("", "none"):
-            return None
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    if typing.get_origin(hint) is tuple:
-        kind = typing.get_args(hint)[0]
-        separator = ";" if kind is str else ","  # rules and paths may have commas
-        return tuple(_parse(kind, item.strip()) for item in text.split(separator) if item.strip())
-    if hint is bool:
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise ValueError(f"{text!r} is neither true nor false")
-        return text.lower() in ("true", "1")
-    try:
-        return hint(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None

@@ -9,30 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
+from lora_train.config.choices import DECOMPOSED, KINDS, SCALABLE
 from lora_train.config.run import NetworkOptions
+from lora_train.config.table import RANGES, in_section
 from lora_train.errors import Problem
 from lora_train.patterns import Faulty, PatternError, check_pattern
 
-KINDS = ("lora", "loha", "lokr", "oft", "boft", "ia3", "glora", "full", "norm")
-DECOMPOSED = ("lora", "loha", "lokr")
-"""Kinds that DoRA can be around."""
-SCALABLE = ("lora", "loha", "lokr", "full", "norm")
-"""Kinds whose delta can be shrunk (max-norm scaling)."""
 LYCORIS_NAMES = {"oft": "diag-oft", "lora": "locon"}
 """Where LyCORIS calls a kind otherwise."""
-CONCERNS = {
-    "use_tucker": ("lora", "loha", "lokr"),
-    "factor": ("lokr",),
-    "decompose_both": ("lokr",),
-    "full_matrix": ("lokr",),
-    "unbalanced_factorization": ("lokr",),
-    "constraint": ("oft", "boft"),
-    "rescaled": ("oft", "boft"),
-    "train_on_input": ("ia3",),
-}
-"""The kinds that an option means something for, where it is not all of them."""
 RULE_LR = "lr"
-DEFAULT_DIM = 16
 
 # what a rule may set: the first three, and the options of the kinds
 _RULE_VALUES: dict[str, Callable[[str], Any]] = {
@@ -50,7 +35,12 @@ _RULE_VALUES: dict[str, Callable[[str], Any]] = {
     "dora_wd": lambda text: _flag(text),
 }
 
-_RULE_RANGES = {"dim": (0, 4096), "alpha": (0, 65_536), RULE_LR: (0, 10), "constraint": (0, 1000)}
+_RULE_RANGES = {
+    "dim": (0, RANGES["network.network_dim"][1]),
+    "alpha": RANGES["network.network_alpha"],
+    RULE_LR: RANGES["train.learning_rate"],
+    "constraint": RANGES["network.constraint"],
+}
 
 
 @dataclass(frozen=True)
@@ -151,6 +141,10 @@ def _number(text: str) -> float:
     return value
 
 
+# those of which more is to be said than that they mean nothing for a kind, and DoRA's, which count with it alone
+_OWN_WORDS = frozenset(("dora_wd", "wd_on_output", "network_dropout", "scale_weight_norms", "init_lora_weights"))
+
+
 def network_problems(options: NetworkOptions) -> list[Problem]:
     """Options of the network that do not fit together, or cannot be read."""
     found = _rule_problems(options) + _block_problems(options)
@@ -182,9 +176,13 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
         f"Choose from: {', '.join(SCALABLE)}.",
     )
     default = NetworkOptions()
-    for name, concerned in CONCERNS.items():
+    for option in in_section("network"):
+        name, concerned = option.name, option.about.kinds
         refuse(
-            getattr(options, name) != getattr(default, name) and not kinds & {*concerned},
+            bool(concerned)
+            and name not in _OWN_WORDS
+            and getattr(options, name) != getattr(default, name)
+            and not kinds & {*concerned},
             f"means nothing for {', '.join(sorted(kinds))}.",
             name,
             f"Leave it out, or choose the kind {' or '.join(concerned)}.",

@@ -4,108 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import fields
-from typing import Any
 
-from lora_train.config.network import KINDS, network_problems
+from lora_train.config.network import network_problems
 from lora_train.config.run import RunConfig
+from lora_train.config.table import CHOICES, RANGES, find, options
 from lora_train.errors import LoraTrainError, Problem
-
-# field: (lowest, highest) allowed; None is always allowed where the field may be None
-RANGES: dict[str, tuple[float, float]] = {
-    "model.clip_skip": (1, 12),
-    "data.resolution": (64, 4096),
-    "data.repeats": (1, 100_000),
-    "data.train_batch_size": (1, 1024),
-    "data.min_bucket_reso": (8, 8192),
-    "data.max_bucket_reso": (8, 8192),
-    "data.bucket_reso_steps": (8, 1024),
-    "data.keep_tokens": (0, 1000),
-    "data.caption_dropout_rate": (0, 1),
-    "prepare.target": (64, 4096),
-    "prepare.min_size": (0, 16_384),
-    "prepare.face_score": (0, 1),
-    "prepare.face_pad": (0, 2),
-    "prepare.body_score": (0, 1),
-    "prepare.body_pad": (0, 2),
-    "prepare.body_visibility": (0, 1),
-    "prepare.body_parts": (0, 33),
-    "prepare.restore_weight": (0, 1),
-    "prepare.segment_threshold": (0, 1),
-    "prepare.max_blur": (-100, 100),
-    "prepare.min_range": (0, 1),
-    "prepare.max_similarity": (-1, 1),
-    "prepare.tag_threshold": (0, 1),
-    "prepare.character_threshold": (0, 1),
-    "prepare.tag_limit": (0, 1000),
-    "prepare.workers": (0, 256),
-    "network.network_dim": (1, 4096),
-    "network.network_alpha": (0, 65_536),
-    "network.conv_dim": (0, 4096),
-    "network.conv_alpha": (0, 65_536),
-    "network.constraint": (0, 1000),
-    "network.network_dropout": (0, 0.99),
-    "network.rank_dropout": (0, 0.99),
-    "network.module_dropout": (0, 0.99),
-    "network.block_lr_zero_threshold": (0, 100),
-    "network.loraplus_lr_ratio": (0, 1000),
-    "network.loraplus_unet_lr_ratio": (0, 1000),
-    "network.loraplus_text_encoder_lr_ratio": (0, 1000),
-    "network.scale_weight_norms": (1e-6, 1e6),
-    "train.stop_text_encoder_training": (1, 10_000_000),
-    "train.max_train_steps": (1, 10_000_000),
-    "train.learning_rate": (0, 10),
-    "train.unet_lr": (0, 10),
-    "train.text_encoder_lr": (0, 10),
-    "train.text_encoder_lr1": (0, 10),
-    "train.text_encoder_lr2": (0, 10),
-    "train.weight_decay": (0, 1),
-    "train.lr_warmup_steps": (0, 10_000_000),
-    "train.max_grad_norm": (0, 1e6),
-    "train.min_snr_gamma": (0.01, 1000),
-    "train.preserve": (0, 1),
-    "train.noise_offset": (0, 1),
-    "train.seed": (0, 2**63 - 1),
-    "save.save_every_n_steps": (0, 10_000_000),
-    "save.save_every_n_epochs": (0, 10_000_000),
-    "save.save_state_every_n_minutes": (0, 10_000),
-    "preview.sample_every_n_steps": (0, 10_000_000),
-    "preview.steps": (1, 1000),
-    "preview.guidance": (0, 100),
-    "preview.seed": (0, 2**63 - 1),
-}
-
-# in the order in which they run
-PREPARE_OPERATIONS = (
-    "original",
-    "face",
-    "body",
-    "blur",
-    "range",
-    "similar",
-    "upscale",
-    "restore",
-    "segment",
-    "resize",
-    "square",
-    "interrogate",
-)
-
-CAPTIONERS = ("blip", "transformers", "command", "none")
-TAGGERS = ("deepbooru", "wd14", "transformers", "command", "none")
-
-# of a field that is a list, every item must be one of these
-CHOICES: dict[str, tuple[str, ...]] = {
-    "prepare.operations": PREPARE_OPERATIONS,
-    "network.kind": KINDS,
-    "network.init_lora_weights": ("default", "pissa", "olora"),
-    "prepare.captioner": CAPTIONERS,
-    "prepare.tagger": TAGGERS,
-    "train.optimizer": ("adamw",),
-    "train.lr_scheduler": ("constant", "cosine", "linear"),
-    "train.mixed_precision": ("auto", "fp32", "bf16", "fp16"),
-    "save.save_precision": ("fp16", "bf16", "fp32"),
-}
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -114,13 +17,13 @@ def problems(config: RunConfig) -> list[Problem]:
     """All problems of `config` that can be seen without looking at files."""
     found = _required(config) + _no_text(config)
     for path, (low, high) in RANGES.items():
-        value = _value(config, path)
+        value = find(path).of(config)
         if value is not None and not (math.isfinite(value) and low <= value <= high):
             found.append(
                 Problem(f"{value:.10g} is out of range.", path, f"Give a value from {low:.10g} to {high:.10g}.")
             )
     for path, allowed in CHOICES.items():
-        value = _value(config, path)
+        value = find(path).of(config)
         for one in value if isinstance(value, tuple) else (value,):
             if one not in allowed:
                 found.append(Problem(f"{one!r} is not known.", path, f"Choose from: {', '.join(allowed)}."))
@@ -179,14 +82,10 @@ def _tag(tag: str) -> list[Problem]:
 def _no_text(config: RunConfig) -> list[Problem]:
     """Texts with bytes that are no UTF-8, as names from an old archive have them: no file could tell them."""
     found = []
-    for group in fields(config):
-        options = getattr(config, group.name)
-        for option in fields(options):
-            value = getattr(options, option.name)
-            if isinstance(value, str) and not value.isprintable() and re.search("[\ud800-\udfff]", value):
-                found.append(
-                    Problem("has characters that are no text (UTF-8).", f"{group.name}.{option.name}", "Rename it.")
-                )
+    for option in options():
+        value = option.of(config)
+        if isinstance(value, str) and not value.isprintable() and re.search("[\ud800-\udfff]", value):
+            found.append(Problem("has characters that are no text (UTF-8).", option.path, "Rename it."))
     return found
 
 
@@ -269,8 +168,3 @@ def _captioning(config: RunConfig) -> list[Problem]:
             Problem("neither captions nor tags are asked for.", "prepare.captioner", "Or leave interrogate out.")
         )
     return found
-
-
-def _value(config: RunConfig, path: str) -> Any:
-    group, name = path.split(".")
-    return getattr(getattr(config, group), name)

@@ -11,6 +11,7 @@ from pathlib import Path
 import lora_train
 from lora_train.config import RunConfig, TrainOptions
 from lora_train.config.network import network_arguments, network_module
+from lora_train.config.table import options
 from lora_train.errors import LoraTrainError
 from lora_train.hashing import file_hash
 
@@ -86,6 +87,7 @@ def lora_metadata(facts: TrainingFacts) -> dict[str, str]:
     """All fields as texts; `None` is written as "None", as kohya's scripts do."""
     fields: dict[str, object] = {
         **NOT_OFFERED,
+        **_plain(facts.config),
         **_session(facts),
         **_data(facts),
         **_network(facts),
@@ -108,12 +110,16 @@ def session_of(path: Path) -> str:
     return str(metadata.get("ss_session_id", "")) if isinstance(metadata, dict) else ""
 
 
+def _plain(config: RunConfig) -> dict[str, object]:
+    """The fields that are an option's value as it is."""
+    return {option.about.metadata: option.of(config) for option in options() if option.about.metadata}
+
+
 def _session(facts: TrainingFacts) -> dict[str, object]:
     return {
         "ss_session_id": facts.session,
         "ss_training_started_at": facts.started_at,
         "ss_training_finished_at": facts.finished_at,
-        "ss_output_name": facts.config.save.output_name,
         "ss_training_comment": facts.config.save.training_comment or None,
         "ss_sd_scripts_commit_hash": f"lora-train {lora_train.__version__}",
         "ss_sd_model_name": facts.base_name,
@@ -140,18 +146,9 @@ def _data(facts: TrainingFacts) -> dict[str, object]:
         "ss_tag_frequency": json.dumps(facts.tag_frequency, ensure_ascii=False),
         "ss_bucket_info": json.dumps({"buckets": buckets}),
         "ss_resolution": f"({data.resolution}, {data.resolution})",
-        "ss_enable_bucket": data.enable_bucket,
-        "ss_bucket_no_upscale": data.bucket_no_upscale,
-        "ss_min_bucket_reso": data.min_bucket_reso,
-        "ss_max_bucket_reso": data.max_bucket_reso,
-        "ss_batch_size_per_device": data.train_batch_size,
         "ss_total_batch_size": data.train_batch_size,
-        "ss_flip_aug": data.flip_aug,
         "ss_color_aug": False,
         "ss_random_crop": False,
-        "ss_shuffle_caption": data.shuffle_caption,
-        "ss_keep_tokens": data.keep_tokens,
-        "ss_caption_dropout_rate": data.caption_dropout_rate,
         "ss_max_token_length": None,
         "ss_cache_latents": True,
     }
@@ -167,7 +164,6 @@ def _network(facts: TrainingFacts) -> dict[str, object]:
         "ss_network_dim": (network.network_dim or 0) * ranks,
         "ss_network_alpha": (network.network_alpha or 0.0) * ranks,
         "ss_network_dropout": network.network_dropout or None,
-        "ss_scale_weight_norms": network.scale_weight_norms,
     }
     if network.base_weights:
         strengths = [*network.base_weights_multiplier, *[1.0] * len(network.base_weights)]
@@ -180,22 +176,13 @@ def _training(facts: TrainingFacts) -> dict[str, object]:
     train, network = facts.config.train, facts.config.network
     return {
         "ss_steps": facts.steps,
-        "ss_max_train_steps": train.max_train_steps,
-        "ss_gradient_accumulation_steps": train.gradient_accumulation_steps,
-        "ss_gradient_checkpointing": bool(train.gradient_checkpointing),
-        "ss_learning_rate": train.learning_rate,
         "ss_unet_lr": None if network.network_train_text_encoder_only else train.unet_lr,
         "ss_text_encoder_lr": None if network.network_train_unet_only else _text_encoder_lr(train),
         "ss_optimizer": f"torch.optim.adamw.AdamW(weight_decay={train.weight_decay})",
-        "ss_lr_scheduler": train.lr_scheduler,
-        "ss_lr_warmup_steps": train.lr_warmup_steps,
-        "ss_max_grad_norm": train.max_grad_norm,
-        "ss_min_snr_gamma": train.min_snr_gamma,
         "ss_noise_offset": train.noise_offset or None,
         "ss_preserve": train.preserve or None,
         "ss_loss_type": "l2",
         "ss_mixed_precision": "no" if train.mixed_precision == "fp32" else train.mixed_precision,
-        "ss_seed": train.seed,
         "ss_clip_skip": None if facts.config.model.clip_skip == 1 else facts.config.model.clip_skip,
         "ss_prior_loss_weight": 1.0,
         "ss_zero_terminal_snr": facts.zero_terminal_snr,

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from lora_train.config import NetworkOptions
-from lora_train.config.network import DECOMPOSED, RULE_LR, Rule, block_weights, parse_rule
+from lora_train.config.choices import DECOMPOSED
+from lora_train.config.network import RULE_LR, Rule, block_weights, parse_rule
 from lora_train.errors import LoraTrainError
 from lora_train.networks.base import NORMS, Form
 from lora_train.networks.blocks import Layout, block_of, layout_of

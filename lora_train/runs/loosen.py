@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_train.config import PrepareOptions
-from lora_train.config.validate import RANGES
+from lora_train.config.table import RANGES
 
 Lines = list[dict[str, Any]]
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from lora_train.config import NetworkOptions, RunConfig
-from lora_train.config.network import SCALABLE, continued_arguments
+from lora_train.config.choices import SCALABLE
+from lora_train.config.network import continued_arguments
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.lorafile.adapters import choose_adapters
 from lora_train.lorafile.inspecting import kind_name

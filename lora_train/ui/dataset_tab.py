@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lora_train.config import PrepareOptions
-from lora_train.config.validate import CAPTIONERS, TAGGERS
+from lora_train.config.choices import CAPTIONERS, TAGGERS
 from lora_train.errors import LoraTrainError
 from lora_train.runs.service import Service
 from lora_train.ui.train_tab import Numbers, clear_first, path_of, problems_html

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_train.config import DataOptions, Facts, RunConfig, SaveOptions, TrainOptions, check, problems, resolve
-from lora_train.config.validate import CHOICES, RANGES, name_problem
+from lora_train.config.table import CHOICES, RANGES
+from lora_train.config.validate import name_problem
 from lora_train.errors import LoraTrainError
 
 

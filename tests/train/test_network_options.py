@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lora_train.config import NetworkOptions, RunConfig
-from lora_train.config.network import KINDS
+from lora_train.config.choices import KINDS
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lorafile.reading import LoraFile, read_lora

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageColor
 
 from lora_train.config import PrepareOptions
+from lora_train.config.usual import DEFAULT_TARGET
 
 if TYPE_CHECKING:
     from lora_train.data.prepare.detectors import Detectors
-
-DEFAULT_TARGET = 512
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from lora_train.config import PrepareOptions
-from lora_train.config.validate import PREPARE_OPERATIONS
+from lora_train.config.choices import PREPARE_OPERATIONS
 from lora_train.data.prepare.base import Box, NoView, Plan, View, fit
 from lora_train.data.prepare.detectors import Found
 from lora_train.data.prepare.operations import TABLE, blur, body, dynamic_range, face, similar

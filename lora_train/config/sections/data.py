@@ -1,0 +1,216 @@
+"""The base model and the pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lora_train.config.option import BASICS, COMMON, DATA, FIRST, SOURCES, STEPS, option
+from lora_train.config.usual import DEFAULT_REPEATS, USUAL
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The base model."""
+
+    path: str = option(
+        "",
+        "Base model",
+        "base model: .safetensors, .ckpt or diffusers folder",
+        BASICS,
+        FIRST,
+        unset="the WebUI's current checkpoint",
+        flags=("--model",),
+        metavar="PATH",
+        kohya=("pretrained_model_name_or_path",),
+    )
+    clip_skip: int = option(
+        1,
+        "Clip skip",
+        "text-encoder layer whose output is used, counted from the last; fixed for SDXL",
+        DATA,
+        range=(1, 12),
+        kohya=("clip_skip",),
+        families=("sd1", "sd2"),
+    )
+    v_parameterization: bool | None = option(
+        None,
+        "Base predicts v",
+        "whether the base model predicts v",
+        DATA,
+        unset="as its files say, else as is usual for its family",
+        kohya=("v_parameterization",),
+    )
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The pictures and how they become batches."""
+
+    folder: str = option(
+        "",
+        "Folder of pictures",
+        "folder of pictures",
+        BASICS,
+        FIRST,
+        flags=("--input",),
+        metavar="FOLDER",
+        kohya=("train_data_dir",),
+    )
+    in_json: str = option(
+        "",
+        "Metadata file",
+        "kohya's metadata .json or an imagefolder's metadata.jsonl: train only on the pictures it names, below the "
+        "folder of pictures",
+        SOURCES,
+        metavar="FILE",
+        kohya=("in_json",),
+    )
+    dataset_config: str = option(
+        "",
+        "Dataset config",
+        "kohya's dataset config (TOML or JSON), in place of a folder of pictures",
+        SOURCES,
+        metavar="FILE",
+        kohya=("dataset_config",),
+    )
+    tag: str = option(
+        "",
+        "Tag word",
+        "activation tag(s), put in front of every caption",
+        BASICS,
+        FIRST,
+        kohya=("caption_prefix",),
+    )
+    resolution: int | None = option(
+        None,
+        "Resolution",
+        "training size in pixels: the side of a square with the area of a bucket",
+        DATA,
+        COMMON,
+        range=(64, 4096),
+        unset="the base model's",
+        metavar="PIXELS",
+        kohya=("resolution",),
+    )
+    repeats: int | None = option(
+        None,
+        "Repeats",
+        "repeats of each picture in an epoch, where its folder's name (N_concept) does not say",
+        STEPS,
+        range=(1, 100_000),
+        unset=str(DEFAULT_REPEATS),
+        metavar="N",
+        kohya=("dataset_repeats",),
+    )
+    train_batch_size: int | None = option(
+        None,
+        "Batch size",
+        "pictures per step",
+        STEPS,
+        COMMON,
+        range=(1, 1024),
+        unset=f"by the base model, usually {USUAL.batch}",
+        flags=("--batch",),
+        metavar="N",
+        kohya=("train_batch_size",),
+        metadata="ss_batch_size_per_device",
+    )
+    enable_bucket: bool = option(
+        True,
+        "Aspect-ratio buckets",
+        "keep each picture's aspect ratio; off: crop all to squares",
+        DATA,
+        kohya=("enable_bucket",),
+        metadata="ss_enable_bucket",
+    )
+    min_bucket_reso: int | None = option(
+        None,
+        "Shortest bucket side",
+        "shortest side of a bucket",
+        DATA,
+        range=(8, 8192),
+        unset="half the resolution",
+        metavar="PIXELS",
+        kohya=("min_bucket_reso",),
+        metadata="ss_min_bucket_reso",
+    )
+    max_bucket_reso: int | None = option(
+        None,
+        "Longest bucket side",
+        "longest side of a bucket",
+        DATA,
+        range=(8, 8192),
+        unset="twice the resolution",
+        metavar="PIXELS",
+        kohya=("max_bucket_reso",),
+        metadata="ss_max_bucket_reso",
+    )
+    bucket_reso_steps: int = option(
+        64,
+        "Bucket step",
+        "bucket sides are multiples of this",
+        DATA,
+        range=(8, 1024),
+        metavar="PIXELS",
+        kohya=("bucket_reso_steps",),
+    )
+    bucket_no_upscale: bool = option(
+        False,
+        "Never enlarge pictures",
+        "never enlarge small pictures",
+        DATA,
+        flags=("--no-upscale",),
+        kohya=("bucket_no_upscale",),
+        metadata="ss_bucket_no_upscale",
+    )
+    flip_aug: bool = option(
+        False,
+        "Mirrored pictures",
+        "also train on mirrored pictures",
+        DATA,
+        flags=("--flip",),
+        kohya=("flip_aug",),
+        metadata="ss_flip_aug",
+    )
+    shuffle_caption: bool = option(
+        False,
+        "Shuffle captions",
+        "shuffle the comma-separated parts of each caption",
+        DATA,
+        flags=("--shuffle",),
+        kohya=("shuffle_caption",),
+        metadata="ss_shuffle_caption",
+    )
+    keep_tokens: int = option(
+        0,
+        "Parts kept in front",
+        "parts that stay in front when shuffled; the tag stays anyway",
+        DATA,
+        range=(0, 1000),
+        metavar="N",
+        kohya=("keep_tokens",),
+        metadata="ss_keep_tokens",
+    )
+    caption_dropout_rate: float = option(
+        0.0,
+        "Caption dropout",
+        "probability that a caption is left empty",
+        DATA,
+        range=(0, 1),
+        flags=("--caption-dropout",),
+        metavar="P",
+        kohya=("caption_dropout_rate",),
+        metadata="ss_caption_dropout_rate",
+    )
+    mask_folder: str = option(
+        "",
+        "Folder of masks",
+        "masks at the pictures' relative paths, white where the picture counts",
+        SOURCES,
+        unset="those of the operation segment, else the pictures' alpha",
+        metavar="FOLDER",
+    )
+    read_npz: bool = option(
+        False, "Read .npz latents", "take latents from sd-scripts' .npz files beside the pictures, if they fit", SOURCES
+    )
+    write_npz: bool = option(False, "Write .npz latents", "write such files beside the pictures trained on", SOURCES)

@@ -1,0 +1,140 @@
+"""The result, what is saved on the way, and previews."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lora_train.config.choices import SAVE_PRECISIONS
+from lora_train.config.option import BASICS, COMMON, FIRST, REPEATED, SAVING, option
+
+_COUNT = (0, 10_000_000)
+
+
+@dataclass(frozen=True)
+class SaveOptions:
+    """The result and what is written on the way."""
+
+    output_name: str = option(
+        "",
+        "Name",
+        "name of the LoRA",
+        BASICS,
+        FIRST,
+        flags=("--output", "--name"),
+        metavar="NAME",
+        kohya=("output_name",),
+        metadata="ss_output_name",
+    )
+    output_dir: str = option(
+        "",
+        "Folder for LoRAs",
+        "folder for LoRAs",
+        BASICS,
+        unset="the WebUI's, else lora-train-data/loras",
+        flags=("--dir",),
+        metavar="FOLDER",
+        kohya=("output_dir",),
+    )
+    overwrite: bool = option(False, "Replace a LoRA of that name", "replace a LoRA of that name", BASICS, COMMON)
+    save_every_n_steps: int = option(
+        0,
+        "Save every so many steps",
+        "also save the LoRA every N steps; 0: off",
+        SAVING,
+        range=_COUNT,
+        flags=("--save-every",),
+        metavar="N",
+        kohya=("save_every_n_steps",),
+    )
+    save_every_n_epochs: int = option(
+        0,
+        "Save every so many epochs",
+        "also save the LoRA every N epochs; 0: off",
+        SAVING,
+        range=_COUNT,
+        flags=("--interim",),
+        metavar="N",
+        kohya=("save_every_n_epochs",),
+    )
+    save_state_every_n_minutes: float = option(
+        2.0,
+        "Save the state every so many minutes",
+        "how often the state for resuming is saved while training; 0: only when the run is stopped",
+        SAVING,
+        range=(0, 10_000),
+        flags=("--save-state-every",),
+        metavar="MINUTES",
+    )
+    save_precision: str = option(
+        "fp16",
+        "Precision of the file",
+        "number format of the LoRA file",
+        SAVING,
+        choices=SAVE_PRECISIONS,
+        kohya=("save_precision",),
+        kohya_values={"float": "fp32"},
+    )
+    training_comment: str = option(
+        "",
+        "Comment",
+        "a comment for the file's metadata",
+        SAVING,
+        flags=("--comments",),
+        metavar="TEXT",
+        kohya=("training_comment",),
+    )
+
+
+@dataclass(frozen=True)
+class PreviewOptions:
+    """Pictures made while it trains."""
+
+    prompts: tuple[str, ...] = option(
+        (),
+        "Preview prompt",
+        "make a picture of this prompt at start and end; may be repeated",
+        SAVING,
+        COMMON,
+        flags=("--preview",),
+        metavar="PROMPT",
+        written=REPEATED,
+    )
+    sample_every_n_steps: int = option(
+        0,
+        "Preview every so many steps",
+        "also make the previews every N steps; 0: only at start and end",
+        SAVING,
+        COMMON,
+        range=_COUNT,
+        flags=("--preview-every",),
+        metavar="N",
+        kohya=("sample_every_n_steps",),
+    )
+    steps: int = option(
+        20,
+        "Preview's steps",
+        "sampling steps of a preview",
+        SAVING,
+        range=(1, 1000),
+        flags=("--preview-steps",),
+        metavar="N",
+    )
+    guidance: float | None = option(
+        None,
+        "Preview's guidance",
+        "guidance scale (CFG) of a preview",
+        SAVING,
+        range=(0, 100),
+        unset="usual for the base model's family",
+        flags=("--preview-guidance",),
+        metavar="SCALE",
+    )
+    seed: int = option(
+        1,
+        "Preview's seed",
+        "seed of a preview",
+        SAVING,
+        range=(0, 2**63 - 1),
+        flags=("--preview-seed",),
+        metavar="N",
+    )

@@ -1,0 +1,68 @@
+"""Values of options: whether plain data is of a field's type, and texts read as that type."""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any
+
+
+def plain_type(hint: Any) -> Any:
+    """The type of a field without the None that it may be: `int` of `int | None`."""
+    if isinstance(hint, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def may_be_none(hint: Any) -> bool:
+    """Whether a field of this type may be None."""
+    return isinstance(hint, types.UnionType) and type(None) in typing.get_args(hint)
+
+
+def item_type(hint: Any) -> Any:
+    """The type of a list's items; None for what is no list."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
+
+
+def fit(hint: Any, value: Any) -> tuple[bool, Any]:
+    """Whether `value` is of the type `hint`, and the value in that type."""
+    if isinstance(hint, types.UnionType):
+        return (may_be_none(hint), None) if value is None else fit(plain_type(hint), value)
+    if item := item_type(hint):
+        if not isinstance(value, (list, tuple)):
+            return False, value
+        items = [fit(item, one) for one in value]
+        ok = all(fits for fits, _ in items)
+        return ok, tuple(one for _, one in items) if ok else value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return True, float(value)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool)), value
+
+
+def parse(hint: Any, text: str) -> Any:
+    """A text as the type `hint`; of lists, numbers are divided by commas and texts by semicolons.
+
+    Raises ValueError that says what is wrong.
+    """
+    if may_be_none(hint) and text.lower() in ("", "none"):
+        return None
+    hint = plain_type(hint)
+    if item := item_type(hint):
+        separator = ";" if item is str else ","  # rules and paths may have commas
+        return tuple(parse(item, one.strip()) for one in text.split(separator) if one.strip())
+    if hint is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ValueError(f"{text!r} is neither true nor false")
+        return text.lower() in ("true", "1")
+    try:
+        return hint(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
+
+
+def describe(hint: Any) -> str:
+    """A type in words: "a whole number"."""
+    hint = plain_type(hint)
+    if item := item_type(hint):
+        return {int: "a list of whole numbers", float: "a list of numbers"}.get(item, "a list of texts")
+    return {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[hint]
