@@ -10,8 +10,8 @@ from PIL import Image
 from lora_train.config import DataOptions
 from lora_train.data.buckets import place
 from lora_train.data.cache import LatentCache, entry_key
-from lora_train.data.dataset import build_dataset
-from lora_train.data.scan import scan
+from lora_train.data.dataset import build_dataset, placements
+from lora_train.data.scan import Picture, scan
 from lora_train.errors import LoraTrainError
 from tests.conftest import draw_pictures
 
@@ -145,3 +145,42 @@ def test_out_of_memory_tries_one_by_one_and_names_the_picture(tmp_path: Path) ->
     encoder.most = 0
     with pytest.raises(LoraTrainError, match=r"picture-0\.png: there is not enough memory to encode it at 128 x 128"):
         _build(folder, tmp_path / "b", encoder)
+
+
+def test_pixels_are_red_green_blue_from_minus_one_to_one(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.new("RGB", (128, 128), (255, 0, 51)).save(folder / "a.png")
+    dataset = _build(folder, tmp_path / "cache", FakeEncoder())
+    ((mean, _),) = dataset.latents.values()
+    assert mean.shape == (3, 16, 16)
+    assert torch.allclose(mean[:, 0, 0], torch.tensor([1.0, -1.0, -0.6]), atol=1e-5)
+
+
+def test_pictures_meet_others_in_each_epoch(tmp_path: Path) -> None:
+    """Not only the batches are in another order."""
+    dataset = _build(draw_pictures(tmp_path / "in", 8), tmp_path / "cache", FakeEncoder())
+    together = [{frozenset(batch) for batch in dataset.epoch(2, f"seed {number}")} for number in range(5)]
+    assert len({frozenset(pairs) for pairs in together}) == 5
+
+
+def test_the_fingerprint_is_that_of_all_that_is_trained_on(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 2)
+    found = [_build(folder, tmp_path / "cache", FakeEncoder()).fingerprint()]
+    assert _build(folder, tmp_path / "cache", FakeEncoder()).fingerprint() == found[0]
+    (folder / "picture-0.txt").write_text("another caption", encoding="utf-8")
+    found.append(_build(folder, tmp_path / "cache", FakeEncoder()).fingerprint())
+    Image.new("RGB", (128, 128), "red").save(folder / "picture-1.png")
+    found.append(_build(folder, tmp_path / "cache", FakeEncoder()).fingerprint())
+    found.append(_build(folder, tmp_path / "cache", FakeEncoder(), replace(OPTIONS, flip_aug=True)).fingerprint())
+    (tmp_path / "repeated").mkdir()
+    folder.rename(tmp_path / "repeated" / "3_in")
+    found.append(_build(tmp_path / "repeated", tmp_path / "cache", FakeEncoder()).fingerprint())
+    assert len(set(found)) == 5
+
+
+def test_without_buckets_the_one_size_is_in_steps_of_the_model() -> None:
+    picture = Picture(Path("a.png"), 300, 200, "", "", 1)
+    for resolution, step, side in ((130, 64, 128), (128, 64, 128), (127, 64, 64), (40, 64, 64)):
+        (placement,) = placements([picture], replace(OPTIONS, enable_bucket=False, resolution=resolution), step)
+        assert placement.bucket == (side, side)

@@ -219,3 +219,18 @@ def test_tools_tell_how_far_they_are_and_can_be_stopped() -> None:
         with pytest.raises(Stopped):
             tool()
         assert seen == [(0, 6), (1, 6), (2, 6), (3, 6)]
+
+
+@pytest.mark.parametrize("weights", [(0.5, 2.0), (-1.0, 0.25)])
+def test_merged_biases_are_weighted_as_the_rest(weights: tuple[float, float]) -> None:
+    """Also where only one of the files has a bias for a module."""
+    files = [_file("a", seed=1), _file("b", seed=2)]
+    first, second = list(files[0].by_module())[:2]
+    given = [{first: torch.randn(7), second: torch.randn(5)}, {first: torch.randn(7)}]
+    for file, biases in zip(files, given):
+        file.tensors.update({f"{name}.diff_b": bias for name, bias in biases.items()})
+    found = merge(files, weights, dtype=torch.float32).tensors
+    both = weights[0] * given[0][first] + weights[1] * given[1][first]
+    assert torch.allclose(found[f"{first}.diff_b"], both, atol=1e-6)
+    assert torch.allclose(found[f"{second}.diff_b"], weights[0] * given[0][second], atol=1e-6)
+    assert sum(name.endswith(".diff_b") for name in found) == 2

@@ -190,17 +190,31 @@ def test_base_weights_count_once_where_no_strength_is_said(
     assert applied == [("a.safetensors", 0.5, 0.5), ("b.safetensors", 1.0, 1.0)]
 
 
-def test_every_epoch_has_its_own_order_and_a_resumed_one_its_place(make: Make) -> None:
-    trainer = make(gradient_accumulation_steps=1)
-    whole = trainer._steps(0)
-    seen = [[item.keys[0] for batch in next(whole) for item in batch] for _ in range(40)]
+@pytest.mark.parametrize(("batch", "accumulation"), [(2, 1), (1, 2)])
+def test_every_epoch_has_its_own_order_and_a_resumed_one_its_place(make: Make, batch: int, accumulation: int) -> None:
+    """Two steps an epoch, each of two pictures."""
+    trainer = make(data={"train_batch_size": batch}, gradient_accumulation_steps=accumulation)
+
+    def shown(steps: Any, count: int) -> list[list[str]]:
+        return [[item.keys[0] for micro in next(steps) for item in micro] for _ in range(count)]
+
+    seen = shown(trainer._steps(0), 40)
     epochs = [seen[start : start + 2] for start in range(0, 40, 2)]
     assert all(sorted(one + other) == ["0", "1", "2", "3"] for one, other in epochs)
     assert len({str(epoch) for epoch in epochs}) > 5
     for start in (1, 4, 7):
-        later = trainer._steps(start)
-        assert [[item.keys[0] for batch in next(later) for item in batch] for _ in range(5)] == seen[start : start + 5]
+        assert shown(trainer._steps(start), 5) == seen[start : start + 5]
         assert trainer.epoch == (start + 4) // 2 + 1
+
+
+def test_a_resumed_run_shows_no_picture_of_the_beginning(make: Make) -> None:
+    for done, expected in ((0, [0]), (5, [])):
+        trainer, shown = make(), list[int]()
+        trainer.steps_done = done
+        trainer.callbacks = Callbacks(preview=shown.append, stopped=lambda: True)
+        assert trainer.run() == done
+        trainer.network.detach()
+        assert shown == expected
 
 
 def test_the_saved_state_has_all_that_goes_on(make: Make, tmp_path: Path) -> None:
