@@ -302,7 +302,8 @@ def network_arguments(options: NetworkOptions) -> dict[str, str]:
     if options.dora_wd:
         told["wd_on_output"] = str(options.wd_on_output)  # LyCORIS' default is the other one
     if not options.conv_dim:
-        told.pop("conv_alpha", None)
+        for name in ("conv_dim", "conv_alpha"):
+            told.pop(name, None)
     return told
 
 

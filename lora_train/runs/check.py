@@ -120,7 +120,8 @@ def _network_files(config: RunConfig, host: Host) -> list[Problem]:
 
     with noting(found, "network.network_adapter"):
         if config.network.network_weights:
-            continued_file(config.network)
+            with noting(found, "network.network_weights"):
+                continued_file(config.network)
         for path, adapter in start_files(config.network)[bool(config.network.network_weights) :]:
             with noting(found, "network.base_weights"):
                 read_lora(path, adapter=adapter)
