@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lora_train.cli.hosts import add_server, host_of, without_shards
 from lora_train.cli.network import add_network, network_of
-from lora_train.cli.parser import Switch
+from lora_train.cli.options import add_options, with_given
 from lora_train.cli.preparing import add_operations, prepare_of
-from lora_train.config import (
-    DataOptions,
-    ModelOptions,
-    PreviewOptions,
-    RunConfig,
-    SaveOptions,
-    TrainOptions,
-    kohya,
-    problems,
-)
+from lora_train.config import ModelOptions, RunConfig, SaveOptions, kohya, problems
+from lora_train.config.option import NETWORK
+from lora_train.config.table import options as all_options
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.runs.stages import Stages
 
@@ -36,22 +28,10 @@ def add_train(commands: Any) -> None:
         help="train a LoRA on a folder of pictures",
         description="Train a LoRA. What is not given is chosen, and the choices are shown.",
     )
-    must = train.add_argument_group("what a person gives")
-    must.add_argument(
-        "--model", default=None, metavar="PATH", help="base model: .safetensors, .ckpt or diffusers folder"
-    )
-    must.add_argument("--input", default="", metavar="FOLDER", help="folder of pictures")
-    must.add_argument("--output", "--name", default="", metavar="NAME", help="name of the LoRA")
-    must.add_argument("--tag", default="", help="activation tag(s), put in front of every caption")
-    must.add_argument("--dir", default=None, metavar="FOLDER", help="folder for LoRAs")
-    must.add_argument("--overwrite", action="store_true", help="replace a LoRA of that name")
-    _add_sources(train)
-    _add_steps(train)
-    add_network(train)
-    _add_data_and_noise(train)
-    _add_saving(train)
+    groups = add_options(train, all_options())
+    add_network(groups[NETWORK])
+    add_operations(groups)
     _add_stages(train)
-    add_operations(train, "")
     add_server(train)
     _add_kohyas(train)
     train.set_defaults(run=_train, look=_look)
@@ -89,103 +69,6 @@ def _add_kohyas(train: Any) -> None:
         train.add_argument(f"--{name}", dest="same", action=_Same, nargs=several, default=[], help=argparse.SUPPRESS)
 
 
-def _side(text: str) -> int:
-    """A resolution, also as sd-scripts has it: "512,512"."""
-    sides = {int(side) for side in text.split(",")} if re.fullmatch(r"\d+(,\d+)?", text.replace(" ", "")) else set()
-    if len(sides) != 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not one number: buckets have the area of a square of this side")
-    return sides.pop()
-
-
-def _add_steps(train: Any) -> None:
-    steps = train.add_argument_group("steps and rates")
-    steps.add_argument("--steps", type=int, help="training steps (default: by the number of pictures)")
-    steps.add_argument("--dim", type=int, help="network dimension, also called rank (default 16)")
-    steps.add_argument("--alpha", type=float, help="scale is alpha / dim; 0 means dim / 2 (the default)")
-    steps.add_argument(
-        "--conv-dim", type=int, help="also train 3x3 convolutions (LoCon), with this dimension; 0: never"
-    )
-    steps.add_argument("--conv-alpha", type=float, help="as --alpha, for the convolutions")
-    steps.add_argument("--repeats", type=int, help="repeats of each picture in an epoch (default 10)")
-    steps.add_argument("--batch", type=int, help="pictures per step (default: by the base model, usually 1)")
-    steps.add_argument(
-        "--gradient", type=int, default=1, help="accumulated batches per step; negative: the number of pictures"
-    )
-    steps.add_argument("--lr", type=float, help="learning rate (default: by the base model, usually 1e-4)")
-    steps.add_argument("--unetlr", type=float, help="learning rate of the UNet (default: --lr)")
-    steps.add_argument(
-        "--textlr", type=float, help="learning rate of the text encoder (default: half of --lr); 0: not trained"
-    )
-    steps.add_argument(
-        "--scheduler", default="cosine", choices=("constant", "cosine", "linear"), help="default %(default)s"
-    )
-    steps.add_argument("--warmup", type=int, help="warm-up steps (default: 5 %% of the steps)")
-    steps.add_argument("--optimizer", default="adamw", choices=("adamw",), help="default %(default)s")
-
-
-def _add_data_and_noise(train: Any) -> None:
-    more = train.add_argument_group("data, noise and numbers")
-    more.add_argument("--resolution", type=_side, help="training size in pixels (default: the base model's)")
-    more.add_argument("--flip", action="store_true", help="also train on mirrored pictures")
-    more.add_argument("--shuffle", action="store_true", help="shuffle the caption's parts")
-    more.add_argument(
-        "--keep-tokens", type=int, default=0, help="parts that stay in front when shuffled; the tag stays anyway"
-    )
-    more.add_argument("--caption-dropout", type=float, default=0.0, metavar="P", help="chance of an empty caption")
-    more.add_argument("--no-upscale", action="store_true", help="never enlarge small pictures")
-    for flag, what in (("--min-bucket-reso", "shortest"), ("--max-bucket-reso", "longest")):
-        more.add_argument(flag, type=int, metavar="PIXELS", help=f"{what} side of a bucket (default: by --resolution)")
-    more.add_argument("--bucket-reso-steps", type=int, default=64, metavar="PIXELS", help="default %(default)s")
-    more.add_argument("--max-grad-norm", type=float, default=1.0, metavar="NORM", help="default %(default)s; 0: off")
-    more.add_argument("--min-snr", type=float, metavar="GAMMA", help="min-SNR loss weighting; 5 is usual")
-    more.add_argument(
-        "--preserve",
-        type=float,
-        metavar="SHARE",
-        help="for this share of the pictures also learn to change nothing where the caption has no tag; 0: none",
-    )
-    more.add_argument("--noise-offset", type=float, default=0.0, help="default %(default)s")
-    more.add_argument("--clip-skip", type=int, default=1, help="default %(default)s")
-    more.add_argument("--textlr1", type=float, help="learning rate of SDXL's first text encoder (default: --textlr)")
-    more.add_argument("--textlr2", type=float, help="of its second")
-    more.add_argument(
-        "--v-parameterization",
-        action=Switch,
-        help="whether the base predicts v (default: as its files say)",
-    )
-    more.add_argument(
-        "--zero-terminal-snr",
-        action=Switch,
-        help="train the last time as pure noise (default: as the base was)",
-    )
-    more.add_argument(
-        "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="default %(default)s"
-    )
-    more.add_argument("--device", default="auto", help="auto, cuda, cuda:1 ..., mps or cpu")
-    more.add_argument("--seed", type=int, default=42, help="default %(default)s")
-
-
-def _add_saving(train: Any) -> None:
-    saving = train.add_argument_group("saving and previews")
-    saving.add_argument("--interim", type=int, default=0, metavar="N", help="also save every N epochs; 0: off")
-    saving.add_argument("--save-every", type=int, default=0, metavar="N", help="also save every N steps; 0: off")
-    saving.add_argument(
-        "--save-precision",
-        default="fp16",
-        choices=("fp16", "bf16", "fp32"),
-        help="of the LoRA file (default %(default)s)",
-    )
-    saving.add_argument("--comments", default="", help="a comment for the file's metadata")
-    saving.add_argument(
-        "--preview",
-        action="append",
-        default=[],
-        metavar="PROMPT",
-        help="make a picture at start and end; may be repeated",
-    )
-    saving.add_argument("--preview-every", type=int, default=0, metavar="N", help="and every N steps")
-
-
 def _add_stages(train: Any) -> None:
     stages = train.add_argument_group("stages")
     stages.add_argument("--notrain", action="store_true", help="prepare only: pictures, captions, metadata, latents")
@@ -196,29 +79,6 @@ def _add_stages(train: Any) -> None:
         "--shutdown", action="store_true", help="stop the WebUI before training (needs its --api-server-stop)"
     )
     stages.add_argument("--debug", action="store_true", help="show the log with details")
-
-
-def _add_sources(train: Any) -> None:
-    """Other forms of pictures, captions, masks and latents."""
-    group = train.add_argument_group("what others prepared, and masks")
-    group.add_argument(
-        "--in-json",
-        "--in_json",
-        default="",
-        metavar="FILE",
-        help="kohya's metadata .json or an imagefolder's metadata.jsonl: train on the pictures below --input it names",
-    )
-    group.add_argument(
-        "--dataset-config",
-        "--dataset_config",
-        default="",
-        metavar="FILE",
-        help="kohya's dataset config (TOML or JSON), in place of --input",
-    )
-    group.add_argument("--masked-loss", action="store_true", help="weigh the loss by masks: segment's, or the alpha")
-    group.add_argument("--mask-folder", default="", metavar="FOLDER", help="masks by the pictures' relative paths")
-    group.add_argument("--read-npz", action="store_true", help="take latents from sd-scripts' .npz files, if any")
-    group.add_argument("--write-npz", action="store_true", help="write such files beside the pictures trained on")
 
 
 def add_resume(commands: Any) -> None:
@@ -234,67 +94,16 @@ def add_resume(commands: Any) -> None:
 
 
 def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConfig:
-    """The run that the options of `train` ask for; `model` and `lora_dir` are the defaults."""
+    """The run that the options of `train` ask for; `model` and `lora_dir` count where none is given."""
+    before = RunConfig(model=ModelOptions(path=model), save=SaveOptions(output_dir=lora_dir))
     return RunConfig(
-        model=ModelOptions(
-            path=model if options.model is None else options.model,
-            clip_skip=options.clip_skip,
-            v_parameterization=options.v_parameterization,
-        ),
-        data=DataOptions(
-            folder=options.input,
-            in_json=options.in_json,
-            dataset_config=options.dataset_config,
-            mask_folder=options.mask_folder,
-            read_npz=options.read_npz,
-            write_npz=options.write_npz,
-            tag=options.tag,
-            resolution=options.resolution,
-            repeats=options.repeats,
-            train_batch_size=options.batch,
-            min_bucket_reso=options.min_bucket_reso,
-            max_bucket_reso=options.max_bucket_reso,
-            bucket_reso_steps=options.bucket_reso_steps,
-            bucket_no_upscale=options.no_upscale,
-            flip_aug=options.flip,
-            shuffle_caption=options.shuffle,
-            keep_tokens=options.keep_tokens,
-            caption_dropout_rate=options.caption_dropout,
-        ),
-        prepare=prepare_of(options),
-        network=network_of(options),
-        train=TrainOptions(
-            max_train_steps=options.steps,
-            gradient_accumulation_steps=options.gradient,
-            learning_rate=options.lr,
-            unet_lr=options.unetlr,
-            text_encoder_lr=options.textlr,
-            text_encoder_lr1=options.textlr1,
-            text_encoder_lr2=options.textlr2,
-            stop_text_encoder_training=options.stop_text,
-            zero_terminal_snr=options.zero_terminal_snr,
-            optimizer=options.optimizer,
-            lr_scheduler=options.scheduler,
-            lr_warmup_steps=options.warmup,
-            max_grad_norm=options.max_grad_norm,
-            min_snr_gamma=options.min_snr,
-            preserve=options.preserve,
-            noise_offset=options.noise_offset,
-            masked_loss=options.masked_loss,
-            mixed_precision=options.precision,
-            seed=options.seed,
-            device=options.device,
-        ),
-        save=SaveOptions(
-            output_name=options.output.removesuffix(".safetensors"),
-            output_dir=lora_dir if options.dir is None else options.dir,
-            overwrite=options.overwrite,
-            save_every_n_steps=options.save_every,
-            save_every_n_epochs=options.interim,
-            save_precision=options.save_precision,
-            training_comment=options.comments,
-        ),
-        preview=PreviewOptions(prompts=tuple(options.preview), sample_every_n_steps=options.preview_every),
+        model=with_given(before.model, options, "model"),
+        data=with_given(before.data, options, "data"),
+        prepare=prepare_of(options, before.prepare),
+        network=network_of(options, before.network),
+        train=with_given(before.train, options, "train"),
+        save=with_given(before.save, options, "save"),
+        preview=with_given(before.preview, options, "preview"),
     )
 
 
