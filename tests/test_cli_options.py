@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from lora_train.cli import build_parser
+from lora_train.cli import build_parser, main
 from lora_train.cli.training import config_of
 from lora_train.config import PrepareOptions, PreviewOptions, RunConfig
+from lora_train.config.files import read_config
 from lora_train.config.option import COMMAS, GROUPS, REPEATED, SHELL
 from lora_train.config.table import Option, options
 from lora_train.config.values import item_type, plain_type
+from lora_train.errors import LoraTrainError
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -91,3 +93,49 @@ def test_what_is_not_given_stays_as_the_options_say() -> None:
 def test_an_unreadable_command_is_a_problem_of_its_flag() -> None:
     found = build_parser().parse(["train", "--tagger-command", "say 'x"])[1]
     assert [one.where for one in found] == ["--tagger-command"] and "quotes" in str(found[0])
+
+
+def made(*line: str) -> RunConfig:
+    return config_of(build_parser().parse_args(["train", *line]), "the host's", "its folder")
+
+
+def test_flags_win_over_the_file_and_set_wins_over_flags(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(
+        '{"model": {"path": "m.ckpt"}, "train": {"seed": 1, "learning_rate": 0.1, "lr_warmup_steps": 2},'
+        ' "network": {"kind": "loha", "network_dim": 4}, "data": {"flip_aug": true}, "prepare": {"target": 640}}',
+        encoding="utf-8",
+    )
+    config = ("--config", str(path))
+    found = made(*config)
+    assert (found.model.path, found.save.output_dir) == ("m.ckpt", "its folder")
+    assert (found.train.seed, found.network.kind, found.data.flip_aug, found.prepare.target) == (1, "loha", True, 640)
+    found = made(
+        "--lr", "0.5", *config, "--seed", "42", "--algo", "lora", "--set", "train.learning_rate=0.7", "data.tag=x"
+    )
+    assert (found.train.seed, found.train.learning_rate, found.train.lr_warmup_steps) == (42, 0.7, 2)
+    assert (found.network.kind, found.network.network_dim, found.data.tag) == ("lora", 4, "x")
+    assert made(*config, "--dim", "8").network == replace(made(*config).network, network_dim=8)
+    assert made(*config, "--model", "n.ckpt").model.path == "n.ckpt"
+
+
+def test_what_is_wrong_in_file_arguments_and_settings_comes_together(tmp_path: Path) -> None:
+    line = ["--config", str(tmp_path / "none.json"), "--args", "factor=x", "--set", "a=1"]
+    with pytest.raises(LoraTrainError) as caught:
+        made(*line)
+    assert [one.where for one in caught.value.problems] == [line[1], "--args", "--set"]
+
+
+def test_options_are_saved_as_they_were_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "kept.json"
+    line = ["train", "--input", str(tmp_path), "--output", "a", "--model", str(tmp_path / "no.ckpt"), "--seed", "5"]
+    assert main([*line, "--save-config", str(path)]) == 2  # there are no pictures; what was asked for is sound
+    assert f"Options   {path}" in capsys.readouterr().out
+    asked = read_config(path)
+    assert (asked.train.seed, asked.train.max_train_steps, asked.save.output_dir) == (5, None, "")
+    assert made("--config", str(path)) == replace(asked, save=replace(asked.save, output_dir="its folder"))
+    before = path.read_bytes()
+    assert main([*line[:-1], "6", "--save-config", str(path)]) == 2 and path.read_bytes() == before
+    assert "there is such a file already" in capsys.readouterr().err
+    assert main([*line[:-1], "-6", "--save-config", str(tmp_path / "b.json")]) == 2
+    assert not (tmp_path / "b.json").exists(), "nothing is written where the options are wrong"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.cli.hosts import add_server, host_of, without_shards
 from lora_train.cli.network import add_network, network_of
 from lora_train.cli.options import add_options, with_given
 from lora_train.cli.preparing import add_operations, prepare_of
-from lora_train.config import ModelOptions, RunConfig, SaveOptions, kohya, problems
+from lora_train.config import RunConfig, kohya, problems
+from lora_train.config.files import read_config, set_options, write_config
 from lora_train.config.option import NETWORK
 from lora_train.config.table import options as all_options
 from lora_train.errors import LoraTrainError, Problem
@@ -31,6 +33,7 @@ def add_train(commands: Any) -> None:
     groups = add_options(train, all_options())
     add_network(groups[NETWORK])
     add_operations(groups)
+    _add_files(train)
     _add_stages(train)
     add_server(train)
     _add_kohyas(train)
@@ -69,6 +72,22 @@ def _add_kohyas(train: Any) -> None:
         train.add_argument(f"--{name}", dest="same", action=_Same, nargs=several, default=[], help=argparse.SUPPRESS)
 
 
+def _add_files(train: Any) -> None:
+    group = train.add_argument_group("options in files")
+    group.add_argument("--config", metavar="FILE", help="take options from this file (JSON or TOML); flags win")
+    group.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="SECTION.NAME=VALUE",
+        help="set any option by its name in such a file: train.seed=7 data.flip_aug=true ...; wins over its flag",
+    )
+    group.add_argument(
+        "--save-config", metavar="FILE", help="write the options to this file (.json or .toml) for --config"
+    )
+
+
 def _add_stages(train: Any) -> None:
     stages = train.add_argument_group("stages")
     stages.add_argument("--notrain", action="store_true", help="prepare only: pictures, captions, metadata, latents")
@@ -95,16 +114,42 @@ def add_resume(commands: Any) -> None:
 
 def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConfig:
     """The run that the options of `train` ask for; `model` and `lora_dir` count where none is given."""
-    before = RunConfig(model=ModelOptions(path=model), save=SaveOptions(output_dir=lora_dir))
-    return RunConfig(
-        model=with_given(before.model, options, "model"),
-        data=with_given(before.data, options, "data"),
-        prepare=prepare_of(options, before.prepare),
-        network=network_of(options, before.network),
-        train=with_given(before.train, options, "train"),
-        save=with_given(before.save, options, "save"),
-        preview=with_given(before.preview, options, "preview"),
+    asked = asked_of(options)
+    if options.model is None and not asked.model.path:
+        asked = replace(asked, model=replace(asked.model, path=model))
+    if options.dir is None and not asked.save.output_dir:
+        asked = replace(asked, save=replace(asked.save, output_dir=lora_dir))
+    return asked
+
+
+def asked_of(options: argparse.Namespace) -> RunConfig:
+    """What --config says, changed by what the flags say, changed by --set.
+
+    Raises LoraTrainError with all in these that is not understood.
+    """
+    from lora_train.runs.check import noting
+
+    found: list[Problem] = []
+    asked = network = RunConfig()
+    with noting(found, "--config"):
+        asked = read_config(Path(options.config).expanduser()) if options.config is not None else asked
+    with noting(found, "--args"):
+        network = replace(asked, network=network_of(options, asked.network))
+    asked = replace(
+        asked,
+        model=with_given(asked.model, options, "model"),
+        data=with_given(asked.data, options, "data"),
+        prepare=prepare_of(options, asked.prepare),
+        network=network.network,
+        train=with_given(asked.train, options, "train"),
+        save=with_given(asked.save, options, "save"),
+        preview=with_given(asked.preview, options, "preview"),
     )
+    with noting(found, "--set"):
+        asked = set_options(asked, options.set)
+    if found:
+        raise LoraTrainError.of(found)
+    return asked
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -120,18 +165,33 @@ def _train(options: argparse.Namespace) -> int:
         print(f"note: as it is here anyway: {', '.join(options.same)}.", file=sys.stderr)
     host = host_of(options)
     config = _config(options, host)
+    if options.model is None and config.model.path and not asked_of(options).model.path:
+        print(f"note: without --model it trains on {config.model.path}.", file=sys.stderr)
     if not problems(config):
+        _save_config(options)
         config = replace(config, data=replace(config.data, folder=without_shards(config.data.folder, host)))
     return train_with_progress(config, host, _stages(options))
+
+
+def _save_config(options: argparse.Namespace) -> None:
+    """Write what is asked for to the file that --save-config names; what is open stays open there."""
+    if options.save_config is None:
+        return
+    path = Path(options.save_config).expanduser()
+    if path.exists() and not options.overwrite:
+        raise LoraTrainError("there is such a file already.", str(path), "Give another name, or --overwrite.")
+    write_config(path, asked_of(options))
+    print(f"Options   {path}", flush=True)
 
 
 def _config(options: argparse.Namespace, host: Host) -> RunConfig:
     from lora_train.models.hub import local_model
 
-    given = None if options.model is None else local_model(options.model)
+    given = asked_of(options).model.path
     # a server is asked only for what is not given: one that is gone is a problem beside the others
-    model = str(host.current_checkpoint() or "") if given is None else ""
-    return config_of(argparse.Namespace(**vars(options) | {"model": given}), model, str(host.lora_dir()))
+    model = "" if given or options.model is not None else str(host.current_checkpoint() or "")
+    config = config_of(options, model, str(host.lora_dir()))
+    return replace(config, model=replace(config.model, path=local_model(given))) if given else config
 
 
 def _stages(options: argparse.Namespace) -> Stages:
