@@ -1,58 +1,25 @@
 """The command-line names of kohya's sd-scripts: which of our flags they mean, and which we do not have.
 
-Names are without dashes, as sd-scripts (February 2026) has them. The one place that knows them.
+Names are without dashes, as sd-scripts (February 2026) has them. Those of our options stand in their table; here are
+the others.
 """
 
 from __future__ import annotations
 
+from lora_train.config.table import options
+
+_IN_LISTS = frozenset(("base_weights", "base_weights_multiplier"))
+"""Names whose values are written otherwise there; see ABSENT."""
+
 FLAGS = {
-    "pretrained_model_name_or_path": "--model",
-    "train_data_dir": "--input",
-    "output_name": "--output",
-    "output_dir": "--dir",
-    "caption_prefix": "--tag",
-    "max_train_steps": "--steps",
-    "network_dim": "--dim",
-    "network_alpha": "--alpha",
-    "network_args": "--args",
-    "network_dropout": "--dropout",
-    "network_weights": "--continue",
-    "network_train_unet_only": "--unet-only",
-    "network_train_text_encoder_only": "--text-only",
-    "scale_weight_norms": "--max-norm",
-    "dataset_repeats": "--repeats",
-    "train_batch_size": "--batch",
-    "gradient_accumulation_steps": "--gradient",
-    "learning_rate": "--lr",
-    "unet_lr": "--unetlr",
-    "text_encoder_lr": "--textlr",
-    "text_encoder_lr1": "--textlr1",
-    "text_encoder_lr2": "--textlr2",
-    "learning_rate_te": "--textlr",
-    "learning_rate_te1": "--textlr1",
-    "learning_rate_te2": "--textlr2",
-    "stop_text_encoder_training": "--stop-text",
-    "lr_scheduler": "--scheduler",
-    "lr_warmup_steps": "--warmup",
-    "optimizer_type": "--optimizer",
-    "flip_aug": "--flip",
-    "shuffle_caption": "--shuffle",
-    "caption_dropout_rate": "--caption-dropout",
-    "bucket_no_upscale": "--no-upscale",
-    "min_snr_gamma": "--min-snr",
-    "mixed_precision": "--precision",
-    "save_every_n_epochs": "--interim",
-    "save_every_n_steps": "--save-every",
-    "training_comment": "--comments",
-    "sample_every_n_steps": "--preview-every",
-}
+    name: option.flags[0]
+    for option in options()
+    for name in option.about.kohya
+    if option.flags and name not in _IN_LISTS and f"--{name.replace('_', '-')}" != option.flags[0]
+} | {"network_args": "--args"}
 """Of `train`. Those that differ from ours by underscores alone need no entry."""
 
-VALUES: dict[str, dict[str, str]] = {
-    "--precision": {"no": "fp32"},
-    "--save-precision": {"float": "fp32"},
-    "--scheduler": {"constant_with_warmup": "constant"},
-}
+VALUES = {option.flags[0]: option.about.kohya_values for option in options() if option.about.kohya_values}
 """What a flag's value is called there. Case does not count in any choice."""
 
 NETWORK_MODULES = {
