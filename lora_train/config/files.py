@@ -36,7 +36,7 @@ def read_config(path: Path) -> RunConfig:
     try:
         return RunConfig.from_dict(data)
     except LoraTrainError as error:
-        inside = [replace(one, where=f"{path}, {one.where}" if one.where else str(path)) for one in error.problems]
+        inside = [replace(one, where=f"{path}, {_place(one.where)}") for one in error.problems]
         raise LoraTrainError.of(inside) from error
 
 
@@ -55,8 +55,8 @@ def set_options(config: RunConfig, given: list[str]) -> RunConfig:
         path, equals, value = text.partition("=")
         path = path.strip()
         if not equals or not known(path):
-            near = suggestion(path, [option.path for option in options()])
-            fix = near or "Give section.name=value, for example train.seed=7."
+            near = suggestion(path, [f"'{option.path}'" for option in options()])
+            fix = near or "Give section.name=value, for example 'train.seed=7'."
             found.append(Problem(f"{text!r}: there is no such option.", "--set", fix))
             continue
         option = find(path)
@@ -77,6 +77,12 @@ def _read(option: Option, text: str) -> Any:
     if option.about.written == COMMAS:
         return tuple(item.strip() for item in text.split(",") if item.strip())
     return parse(option.hint, text)
+
+
+def _place(path: str) -> str:
+    """Where in a file an option stands; flags and labels have no place there."""
+    section, dot, name = path.partition(".")
+    return f"[{section}] {name}" if dot else section
 
 
 def _is_toml(path: Path) -> bool:

@@ -51,8 +51,8 @@ def test_all_that_is_wrong_in_a_file_is_told_with_its_place(tmp_path: Path) -> N
     with pytest.raises(LoraTrainError) as caught:
         read_config(path)
     assert [one.where for one in caught.value.problems] == [
-        f"{path}, train.sed",
-        f"{path}, train.learning_rate",
+        f"{path}, [train] sed",
+        f"{path}, [train] learning_rate",
         f"{path}, zzz",
     ]
     assert "Did you mean seed?" in caught.value.problems[0].fix
@@ -94,4 +94,4 @@ def test_all_that_cannot_be_set_is_told() -> None:
     with pytest.raises(LoraTrainError) as caught:
         set_options(RunConfig(), ["train.sed=7", "train.seed", "train=3", "data.flip_aug=maybe", "train.seed=1.5"])
     told = [str(problem) for problem in caught.value.problems]
-    assert len(told) == 5 and "Did you mean train.seed?" in told[0] and "'maybe' is neither" in told[3]
+    assert len(told) == 5 and "Did you mean 'train.seed'?" in told[0] and "'maybe' is neither" in told[3]
