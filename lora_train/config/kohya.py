@@ -160,7 +160,7 @@ ABSENT = {
     "metadata_description": "",
     "metadata_license": "",
     "metadata_tags": "",
-    "config_file": "Give --config FILE, with the names of docs/options.md, or --dataset-config for the pictures.",
+    "config_file": "Give --config FILE, with the names of docs/command-line.md, or --dataset-config for the pictures.",
     "output_config": "Give --save-config FILE.",
     "debug_dataset": "Give --notrain.",
     "initial_epoch": "",
