@@ -44,7 +44,13 @@
     }
 
     function reasons(problems) {
-        return (problems || []).map((p) => (p.what + " " + (p.fix || "")).trim()).join("\n");
+        return (problems || []).map((p) => worded((p.what + " " + (p.fix || "")).trim())).join("\n");
+    }
+
+    // a message of the API names options by their paths; the page has labels for them
+    function worded(text) {
+        const element = root().querySelector("#lora_train_live"), labels = JSON.parse((element && element.dataset.labels) || "{}");
+        return String(text).replace(/(^|[^\w./\\'"-])([a-z]+\.[a-z][a-z0-9_]*)(?![\w/\\'"-]|\.\w)/g, (all, before, path) => labels[path] ? before + "“" + labels[path] + "”" : all);
     }
 
     function make(tag, name, parent, text) {
@@ -175,11 +181,11 @@
     }
 
     const SHOW = {
-        note: (event) => log(event.text),
+        note: (event) => log(worded(event.text)),
         rejected: (event) => log("Left out " + event.file + ": " + event.reason + "."),
-        choices: (event) => event.choices.forEach((c) => log(c.field + " = " + c.value + ": " + c.why)),
+        choices: (event) => event.choices.forEach((c) => log(worded(c.field) + " = " + c.value + ": " + c.why)),
         saved: (event) => log("Saved after " + event.step + " steps: " + event.path),
-        error: (event) => event.problems.forEach((p) => log((p.where ? p.where + ": " : "") + p.what + " " + p.fix, "error")),
+        error: (event) => event.problems.forEach((p) => log(worded((p.where ? p.where + ": " : "") + p.what + " " + p.fix), "error")),
         prepare: (event) => { view.last = event; },
         step: (event) => {
             view.steps.push(event.step);
@@ -364,7 +370,7 @@
     }
 
     // for the scripts of the other pages
-    window.loraTrain = {root, url, token, ask, make, keepDoing, log: (text, kind) => log(text, kind)};
+    window.loraTrain = {root, url, token, ask, make, keepDoing, reasons, log: (text, kind) => log(text, kind)};
     keepDoing(tick, POLL_MS, showTrouble);
     keepDoing(showBanner, BANNER_POLL_MS);
 })();

@@ -121,7 +121,7 @@
             else parts.bar.removeAttribute("value");
             say(job.stage + " … " + job.done + (job.total ? " of " + job.total : ""));
         } else if (state === "failed") {
-            say(job.problems.map((problem) => problem.what + " " + problem.fix).join("\n"), true);
+            say(lib().reasons(job.problems), true);
         } else if (!before || before.preparing) {
             say(state === "stopped" ? "Stopped; what is done is kept. Prepare goes on from there." : "");
         }

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "lora_train"
 
 # a package may import those of its own layer and of the layers before it
 LAYERS = (
-    {"errors", "atomic", "console", "cores", "first_bytes", "hashing", "jsons", "pattern_worker", "patterns"},
+    {"errors", "atomic", "console", "cores", "first_bytes", "hashing", "jsons", "pattern_worker", "patterns", "tomls"},
     {"pickled", "showing", "tensors"},
     {"config"},
     {"data", "models", "networks", "lorafile"},

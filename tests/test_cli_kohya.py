@@ -152,7 +152,7 @@ def test_all_that_is_wrong_is_one_message(tmp_path: Path, capsys: pytest.Capture
     assert all(text.startswith("error: ") for text in told) and len(told) == 11
     for text in ("--lr: 'abc' is not a number", "--dim: '1.5' is not a whole number", "--algo: 'lorra' is not known",
                  "--resolution: '512,768' is not one number", "--precision: 'fp17' is not known", "--frobnicate",
-                 "--max_train_epochs", "train.seed: -1 is out of range", "no such folder", "no such file or folder",
+                 "--max_train_epochs", "--seed: -1 is out of range", "no such folder", "no such file or folder",
                  "'a/b'"):  # fmt: skip
         assert sum(text in line for line in told) == 1, text
 

@@ -16,6 +16,7 @@ from lora_train.cli.page import add_ui
 from lora_train.cli.parser import Parser
 from lora_train.cli.preparing import add_prepare
 from lora_train.cli.training import add_resume, add_train
+from lora_train.config.wording import in_flags
 from lora_train.console import forgive_characters
 from lora_train.cores import settle_threads
 from lora_train.errors import LoraTrainError
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except LoraTrainError as error:
         for problem in error.problems:
-            print(f"error: {as_shown(str(problem))}", file=sys.stderr)
+            print(f"error: {as_shown(in_flags(str(problem)))}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("\nAborted.", file=sys.stderr)

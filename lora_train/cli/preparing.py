@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.cli.hosts import add_server, host_of, without_shards
+from lora_train.cli.options import add_options, with_given
 from lora_train.config import DataOptions, PrepareOptions, RunConfig
-from lora_train.config.choices import CAPTIONERS, PREPARE_OPERATIONS, TAGGERS
+from lora_train.config.option import CAPTIONS, OPERATIONS
+from lora_train.config.table import in_section
 from lora_train.errors import LoraTrainError, Problem
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from lora_train.hosts.base import Host
 
 SDXL_TARGET = 1024
-DEFAULTS = PrepareOptions()
+ON = ("original", "blur", "range", "similar", "resize")
+"""The operations of `prepare` where none are given."""
 
 
 def add_prepare(commands: Any) -> None:
@@ -37,94 +40,27 @@ def add_prepare(commands: Any) -> None:
     )
     prepare.add_argument("--tag", default="", help="activation tag(s), put where the caption template says")
     prepare.add_argument("--offline", action="store_true", help="use nothing that needs a WebUI")
-    add_operations(prepare, "original,blur,range,similar,resize")
+    add_operations(add_options(prepare, in_section("prepare"), {"prepare.operations": ON}))
     add_server(prepare)
     prepare.set_defaults(run=_prepare, shutdown=False)
 
 
-def add_operations(parser: Any, default: str) -> None:
-    """The options of the operations; `default` is the list that is on."""
-    group = parser.add_argument_group("operations on the pictures")
-    group.add_argument(
-        "--process",
-        default=default,
-        metavar="LIST",
-        help=f"operations separated by commas, of: {', '.join(PREPARE_OPERATIONS)} (default: {default or 'none'})",
+def add_operations(groups: dict[str, Any]) -> None:
+    """What the groups of options about the operations have beside them."""
+    groups[OPERATIONS].add_argument(
+        "--sdxl", action="store_true", help=f"prepare for SDXL: the default target is {SDXL_TARGET}"
     )
-    group.add_argument("--target", type=int, metavar="PIXELS", help="longest side of a prepared picture (default 512)")
-    group.add_argument("--sdxl", action="store_true", help=f"prepare for SDXL: the default target is {SDXL_TARGET}")
-    group.add_argument("--min-size", type=int, metavar="PIXELS", help="reject what is smaller (default: the target)")
-    group.add_argument("--background", default=DEFAULTS.background, metavar="#RRGGBB", help="default %(default)s")
-    group.add_argument("--upscaler", default="", metavar="NAME", help="the WebUI's upscaler (default: its best)")
-    for flag, name, help in (
-        ("--face-score", "face_score", "how sure the detector of faces must be"),
-        ("--face-pad", "face_pad", "room on each side of a face, as a share of its longer side"),
-        ("--body-score", "body_score", "how sure the detector of bodies must be"),
-        ("--body-pad", "body_pad", "room around a body, as a share of its sides"),
-        ("--body-visibility", "body_visibility", "from this on a part of a body is seen"),
-        ("--body-parts", "body_parts", "so many parts (of 33) must be seen"),
-        ("--restore-weight", "restore_weight", "CodeFormer's weight; 0 restores most"),
-        ("--segment-threshold", "segment_threshold", "from this on a pixel belongs to the person"),
-        ("--blur-score", "max_blur", "reject above it"),
-        ("--range-score", "min_range", "reject below it"),
-        ("--similar-score", "max_similarity", "reject above it"),
-        ("--workers", "workers", "pictures in work at the same time; 0: as many as there are cores"),
-    ):
-        value = getattr(DEFAULTS, name)
-        group.add_argument(flag, type=type(value), dest=name, default=value, help=f"{help} (default %(default)s)")
-    _add_captions(parser.add_argument_group("captions and tags (the operation interrogate)"))
+    groups[CAPTIONS].add_argument("--nocaptions", action="store_true", help="make none (interrogate is switched off)")
 
 
-def _add_captions(group: Any) -> None:
-    group.add_argument("--nocaptions", action="store_true", help="make none (interrogate is switched off)")
-    group.add_argument("--captioner", choices=CAPTIONERS, default=DEFAULTS.captioner, help="default %(default)s")
-    group.add_argument("--captioner-model", default="", metavar="MODEL", help="a transformers image-to-text model")
-    group.add_argument("--captioner-command", default="", metavar="COMMAND", help="'PROGRAM ... {picture}'")
-    group.add_argument("--tagger", choices=TAGGERS, default=DEFAULTS.tagger, help="default %(default)s")
-    group.add_argument("--tagger-model", default="", metavar="MODEL", help="folder of a WD14 tagger")
-    group.add_argument("--tagger-command", default="", metavar="COMMAND", help="'PROGRAM ... {picture}'")
-    for flag, name, help in (
-        ("--tag-limit", "tag_limit", "so many tags are kept; 0: all"),
-        ("--tag-threshold", "tag_threshold", "from this probability on wd14 lists a tag"),
-        ("--character-threshold", "character_threshold", "the same for characters"),
-    ):
-        value = getattr(DEFAULTS, name)
-        group.add_argument(flag, type=type(value), default=value, help=f"{help} (default %(default)s)")
-    group.add_argument("--tag-blacklist", default="", metavar="TAGS", help="never kept; separated by commas, * allowed")
-    group.add_argument("--caption-template", default=DEFAULTS.caption_template, help='default "%(default)s"')
-    group.add_argument("--recaption", action="store_true", help="also caption what has a caption (that file stays)")
-    group.add_argument(
-        "--backup", action="store_true", help="keep a caption that gives way beside the new one, as .bak"
-    )
-    group.add_argument("--caption-device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
-
-
-def prepare_of(options: argparse.Namespace) -> PrepareOptions:
-    """The preparation that the options ask for. Raises LoraTrainError for a command that cannot be split."""
-    operations = [name.strip() for name in options.process.split(",") if name.strip()]
+def prepare_of(options: argparse.Namespace, before: PrepareOptions | None = None) -> PrepareOptions:
+    """`before` (none: the defaults) with what the flags say."""
+    prepare = with_given(before or PrepareOptions(), options, "prepare")
     if options.nocaptions:
-        operations = [name for name in operations if name != "interrogate"]
-    same = (
-        *("min_size", "background", "face_score", "face_pad", "body_score", "body_pad", "body_visibility"),
-        *("body_parts", "upscaler", "restore_weight", "segment_threshold", "max_blur", "min_range"),
-        *("max_similarity", "workers", "captioner", "captioner_model", "tagger", "tagger_model", "tag_limit"),
-        *("tag_threshold", "character_threshold", "caption_template", "recaption", "backup", "caption_device"),
-    )
-    return PrepareOptions(
-        operations=tuple(operations),
-        target=SDXL_TARGET if options.sdxl and options.target is None else options.target,
-        captioner_command=_split(options.captioner_command, "--captioner-command"),
-        tagger_command=_split(options.tagger_command, "--tagger-command"),
-        tag_blacklist=tuple(tag.strip() for tag in options.tag_blacklist.split(",") if tag.strip()),
-        **{name: getattr(options, name) for name in same},
-    )
-
-
-def _split(command: str, flag: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(command))
-    except ValueError as error:
-        raise LoraTrainError(f"the command cannot be read ({error}).", flag, "Check its quotes.") from error
+        prepare = replace(prepare, operations=tuple(name for name in prepare.operations if name != "interrogate"))
+    if options.sdxl and options.target is None:
+        prepare = replace(prepare, target=SDXL_TARGET)
+    return prepare
 
 
 def _prepare(options: argparse.Namespace) -> int:

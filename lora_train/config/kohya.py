@@ -1,58 +1,25 @@
 """The command-line names of kohya's sd-scripts: which of our flags they mean, and which we do not have.
 
-Names are without dashes, as sd-scripts (February 2026) has them. The one place that knows them.
+Names are without dashes, as sd-scripts (February 2026) has them. Those of our options stand in their table; here are
+the others.
 """
 
 from __future__ import annotations
 
+from lora_train.config.table import options
+
+_IN_LISTS = frozenset(("base_weights", "base_weights_multiplier"))
+"""Names whose values are written otherwise there; see ABSENT."""
+
 FLAGS = {
-    "pretrained_model_name_or_path": "--model",
-    "train_data_dir": "--input",
-    "output_name": "--output",
-    "output_dir": "--dir",
-    "caption_prefix": "--tag",
-    "max_train_steps": "--steps",
-    "network_dim": "--dim",
-    "network_alpha": "--alpha",
-    "network_args": "--args",
-    "network_dropout": "--dropout",
-    "network_weights": "--continue",
-    "network_train_unet_only": "--unet-only",
-    "network_train_text_encoder_only": "--text-only",
-    "scale_weight_norms": "--max-norm",
-    "dataset_repeats": "--repeats",
-    "train_batch_size": "--batch",
-    "gradient_accumulation_steps": "--gradient",
-    "learning_rate": "--lr",
-    "unet_lr": "--unetlr",
-    "text_encoder_lr": "--textlr",
-    "text_encoder_lr1": "--textlr1",
-    "text_encoder_lr2": "--textlr2",
-    "learning_rate_te": "--textlr",
-    "learning_rate_te1": "--textlr1",
-    "learning_rate_te2": "--textlr2",
-    "stop_text_encoder_training": "--stop-text",
-    "lr_scheduler": "--scheduler",
-    "lr_warmup_steps": "--warmup",
-    "optimizer_type": "--optimizer",
-    "flip_aug": "--flip",
-    "shuffle_caption": "--shuffle",
-    "caption_dropout_rate": "--caption-dropout",
-    "bucket_no_upscale": "--no-upscale",
-    "min_snr_gamma": "--min-snr",
-    "mixed_precision": "--precision",
-    "save_every_n_epochs": "--interim",
-    "save_every_n_steps": "--save-every",
-    "training_comment": "--comments",
-    "sample_every_n_steps": "--preview-every",
-}
+    name: option.flags[0]
+    for option in options()
+    for name in option.about.kohya
+    if option.flags and name not in _IN_LISTS and f"--{name.replace('_', '-')}" != option.flags[0]
+} | {"network_args": "--args"}
 """Of `train`. Those that differ from ours by underscores alone need no entry."""
 
-VALUES: dict[str, dict[str, str]] = {
-    "--precision": {"no": "fp32"},
-    "--save-precision": {"float": "fp32"},
-    "--scheduler": {"constant_with_warmup": "constant"},
-}
+VALUES = {option.flags[0]: option.about.kohya_values for option in options() if option.about.kohya_values}
 """What a flag's value is called there. Case does not count in any choice."""
 
 NETWORK_MODULES = {
@@ -74,7 +41,6 @@ NOTED = {
     "cache_latents_to_disk": _ALWAYS,
     "cache_text_encoder_outputs": _ALWAYS,
     "cache_text_encoder_outputs_to_disk": _MEMORY,
-    "enable_bucket": _ALWAYS,
     "no_half_vae": _ALWAYS,
     "dim_from_weights": _ALWAYS,
     "save_state": _ALWAYS,
@@ -193,8 +159,8 @@ ABSENT = {
     "metadata_description": "",
     "metadata_license": "",
     "metadata_tags": "",
-    "config_file": "Give the options themselves, or --dataset-config for the pictures.",
-    "output_config": "",
+    "config_file": "Give --config FILE, with the names of docs/command-line.md, or --dataset-config for the pictures.",
+    "output_config": "Give --save-config FILE.",
     "debug_dataset": "Give --notrain.",
     "initial_epoch": "",
     "initial_step": "",
@@ -257,7 +223,6 @@ TAKES_NO_VALUE = frozenset(
         "cache_latents_to_disk",
         "cache_text_encoder_outputs",
         "cache_text_encoder_outputs_to_disk",
-        "enable_bucket",
         "no_half_vae",
         "dim_from_weights",
         "save_state",

@@ -166,7 +166,7 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
         bool(options.network_dropout) and (kinds != {"lora"} or decomposed),
         "works between the two matrices of LoRA only.",
         "network_dropout",
-        "Use rank_dropout or module_dropout.",
+        "Use network.rank_dropout or network.module_dropout.",
     )
     unscalable = sorted(kinds - {*SCALABLE}) or (["dora"] if decomposed else [])
     refuse(
@@ -196,7 +196,7 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
     )
     refuse(
         started and options.scale_weight_norms is not None,
-        f"does not go with scale_weight_norms: {options.init_lora_weights} starts from large weights.",
+        f"does not go with network.scale_weight_norms: {options.init_lora_weights} starts from large weights.",
         "init_lora_weights",
         "Leave one of them out.",
     )
@@ -204,11 +204,11 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
         bool(options.network_weights) and (started or bool(options.network_rules)),
         "takes kinds and ranks from the file: rules and another start have no effect.",
         "network_weights",
-        "Leave network_rules and init_lora_weights out.",
+        "Leave network.network_rules and network.init_lora_weights out.",
     )
     refuse(
         len(options.base_weights_multiplier) > len(options.base_weights),
-        "has more values than base_weights has files.",
+        "has more values than network.base_weights has files.",
         "base_weights_multiplier",
         "Give one for each file; missing ones are 1.",
     )
@@ -222,7 +222,7 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
         bool(options.network_adapter) and not (options.network_weights or options.base_weights),
         "names an adapter, but no LoRA file is given that could have it.",
         "network_adapter",
-        "Leave it out, or give the file (--continue, --merge-base).",
+        "Leave it out, or give the file (network.network_weights, network.base_weights).",
     )
     refuse(not _is_factor(options.factor), "must be -1 or more than 0.", "factor", "8 is usual.")
     return found

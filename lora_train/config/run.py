@@ -6,6 +6,7 @@ Names are kohya's (sd-scripts) where it has one: that is what people's presets s
 
 from __future__ import annotations
 
+import difflib
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
@@ -61,6 +62,12 @@ class RunConfig:
 T = TypeVar("T")
 
 
+def suggestion(name: str, names: list[str]) -> str:
+    """ "Did you mean ...?", where one of `names` is near to `name`; else nothing."""
+    near = difflib.get_close_matches(name, names, 1, 0.6)
+    return f"Did you mean {near[0]}?" if near else ""
+
+
 def _build(cls: type[T], data: Any, where: str, found: list[Problem]) -> T:
     """Make a dataclass from JSON data; problems are added to `found`, their fields left out."""
     if not isinstance(data, dict):
@@ -72,7 +79,8 @@ def _build(cls: type[T], data: Any, where: str, found: list[Problem]) -> T:
     for name, value in data.items():
         path = f"{where}.{name}" if where else str(name)
         if name not in known:
-            found.append(Problem("there is no such option.", path, "Remove it or check its spelling."))
+            fix = suggestion(str(name), [*known]) or "Remove it or check its spelling."
+            found.append(Problem("there is no such option.", path, fix))
         elif is_dataclass(hints[name]):
             values[name] = _build(typing.cast(type, hints[name]), value, path, found)
         else:

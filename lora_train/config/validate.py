@@ -41,12 +41,12 @@ def name_problem(name: str) -> Problem | None:
     """What is wrong with a LoRA's name, if anything: it becomes a file name and a prompt's word."""
     where = "save.output_name"
     if not name.strip():
-        return Problem("the LoRA needs a name.", where, "Give --output NAME, for example lora-sara.")
+        return Problem("the LoRA needs a name.", where, "Give one, for example lora-sara.")
     if "/" in name or "\\" in name or ".." in name:
         return Problem(
             f"the name {name!r} contains '/', '\\' or '..'.",
             where,
-            "Give a plain name; the folder is --dir (save.output_dir).",
+            "Give a plain name; the folder is save.output_dir.",
         )
     if re.search(r'[<>:"|?*\x00-\x1f]', name) or name != name.strip() or name.endswith("."):
         return Problem(
@@ -62,11 +62,11 @@ def name_problem(name: str) -> Problem | None:
 def _required(config: RunConfig) -> list[Problem]:
     found = []
     if not config.model.path:
-        found.append(Problem("no base model is given.", "model.path", "Give --model FILE_OR_FOLDER."))
+        found.append(Problem("no base model is given.", "model.path", "Give a file or folder."))
     if not config.data.folder and not config.data.dataset_config:
-        found.append(Problem("no folder of pictures is given.", "data.folder", "Give --input FOLDER."))
+        found.append(Problem("no folder of pictures is given.", "data.folder", "Give one."))
     if not config.save.output_dir:
-        found.append(Problem("no folder for the LoRA is given.", "save.output_dir", "Give --dir FOLDER."))
+        found.append(Problem("no folder for the LoRA is given.", "save.output_dir", "Give one."))
     problem = name_problem(config.save.output_name)
     return found + ([problem] if problem else []) + _tag(config.data.tag)
 
@@ -106,7 +106,7 @@ def _together(config: RunConfig) -> list[Problem]:
         )
     if data.mask_folder and not train.masked_loss:
         what = "a folder of masks is given, but the loss is not masked."
-        found.append(Problem(what, "data.mask_folder", "Add --masked-loss."))
+        found.append(Problem(what, "data.mask_folder", "Set train.masked_loss."))
     general = 1.0 if train.learning_rate is None else train.learning_rate  # none given: one is chosen
     unet_lr = general if train.unet_lr is None else train.unet_lr
     text_lr = general / 2 if train.text_encoder_lr is None else train.text_encoder_lr
@@ -156,9 +156,9 @@ def _captioning(config: RunConfig) -> list[Problem]:
         ("tagger", options.tagger, options.tagger_model, options.tagger_command),
     ):
         if kind in ("transformers", "wd14") and not model:
-            found.append(Problem("no model is given.", f"prepare.{role}_model", f"Give --{role}-model FOLDER."))
+            found.append(Problem("no model is given.", f"prepare.{role}_model", "Give a folder."))
         if kind == "command" and not any("{picture}" in part for part in command[1:]):
-            example = f"Give --{role}-command 'PROGRAM --image {{picture}}', for example."
+            example = "Give PROGRAM --image {picture}, for example."
             found.append(Problem("the program has no argument with {picture}.", f"prepare.{role}_command", example))
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", options.caption_device):
         what = f"{options.caption_device!r} is not known."

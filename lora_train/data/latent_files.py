@@ -65,7 +65,7 @@ def _doubtful_notes(files: Sequence[str]) -> list[str]:
     which = "1 of the .npz files does" if len(files) == 1 else f"{len(files)} of the .npz files do"
     return [
         f"{which} not say which VAE made {'it' if len(files) == 1 else 'them'} ({_named(files)}): made with another "
-        "base model's, nothing right is learned from the pictures. In doubt train without --read-npz."
+        "base model's, nothing right is learned from the pictures. In doubt train without data.read_npz."
     ]
 
 

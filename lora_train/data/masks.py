@@ -42,8 +42,8 @@ def attach_masks(manifest: Manifest, folder: Path | None, may_read: MayRead = an
         raise LoraTrainError(
             "no picture has a mask.",
             str(folder or manifest.folder),
-            "Prepare with --process ...,segment, give --mask-folder, put NAME-masklabel.png or NAME_mask.png beside "
-            "each picture, or use pictures that are transparent somewhere.",
+            "Prepare with segment among prepare.operations, give data.mask_folder, put NAME-masklabel.png or "
+            "NAME_mask.png beside each picture, or use pictures that are transparent somewhere.",
         )
     manifest.pictures[:] = pictures
     return without

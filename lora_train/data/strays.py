@@ -42,8 +42,8 @@ def stray_notes(folder: Path, bare: bool, read: Path) -> list[str]:
     if tables:
         notes.append(
             f"Not read, though pictures are without a caption: {_named(tables, folder)}. If these hold the captions, "
-            "give kohya's metadata or an imagefolder's metadata.jsonl with --in-json, or a dataset config with "
-            "--dataset-config."
+            "give kohya's metadata or an imagefolder's metadata.jsonl as data.in_json, or a dataset config as "
+            "data.dataset_config."
         )
     return notes
 

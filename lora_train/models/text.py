@@ -80,7 +80,7 @@ def encode_clip(encoder: Any, tokens: torch.Tensor, clip_skip: int) -> torch.Ten
     layers = encoder.config.num_hidden_layers
     if clip_skip > layers:
         raise LoraTrainError(
-            f"this base's text encoder has {layers} layers.", "model.clip_skip", f"Give --clip-skip 1 to {layers}."
+            f"this base's text encoder has {layers} layers.", "model.clip_skip", f"Give 1 to {layers}."
         )
     states = encoder(tokens, output_hidden_states=True).hidden_states[-clip_skip]
     return text_core(encoder).final_layer_norm(states)  # type: ignore[no-any-return, operator]

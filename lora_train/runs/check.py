@@ -173,11 +173,17 @@ def _output_problems(config: RunConfig, host: Host, own_output: Path | None) -> 
     while not parent.exists() and parent != parent.parent:
         parent = parent.parent
     if not parent.is_dir():
-        return [Problem("this is a file, not a folder.", str(parent), "Give a folder for --dir (save.output_dir).")]
+        return [Problem("this is a file, not a folder.", str(parent), "Give a folder for save.output_dir.")]
     if not _writable(parent):
-        return [Problem("this folder cannot be written.", str(parent), "Allow writing there, or give another (--dir).")]
+        return [
+            Problem(
+                "this folder cannot be written.",
+                str(parent),
+                "Allow writing there, or give another for save.output_dir.",
+            )
+        ]
     if path.exists() and not config.save.overwrite and path != own_output:
-        return [Problem("this LoRA exists already.", str(path), "Choose another name, or add --overwrite.")]
+        return [Problem("this LoRA exists already.", str(path), "Choose another name, or set save.overwrite.")]
     return []
 
 

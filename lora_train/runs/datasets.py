@@ -158,7 +158,7 @@ class Datasets:
         from lora_train.data.scan import require_folder
 
         if not folder.strip():
-            raise LoraTrainError("no folder of pictures is given.", "data.folder", "Give --input FOLDER.")
+            raise LoraTrainError("no folder of pictures is given.", "data.folder", "Give one.")
         source = allowed(folder.strip(), self.host, "data.folder")
         try:
             require_folder(source)

@@ -59,7 +59,7 @@ def _require_more(folder: RunFolder, steps: int | None) -> None:
     result = folder.read().get("result")
     if not result:
         raise LoraTrainError("this run is finished; it prepared and did not train.", folder.id, "Start a new run.")
-    fix = f"Go on with it in a new run: --continue {result}"
+    fix = f"Go on with it in a new run: network.network_weights {result}"
     if folder.saved_state is None:
         raise LoraTrainError("this run is finished, and its last state is not kept any more.", folder.id, fix)
     if steps is None:
@@ -78,4 +78,4 @@ def _require_steps_left(folder: RunFolder, steps: int) -> None:
     done = int(told.get("step", 0)) if told else 0
     if steps <= done:
         what = f"{done} steps of this run are done already."
-        raise LoraTrainError(what, "train.max_train_steps", f"Give more than that: --steps {done + 1} or more.")
+        raise LoraTrainError(what, "train.max_train_steps", f"Give more than that: {done + 1} or more.")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from lora_train.config import RunConfig
+from lora_train.config.wording import in_flags
 from lora_train.console import own_command
 from lora_train.hosts.base import Host
 from lora_train.runs.execute import resume_training, run_training
@@ -37,7 +38,7 @@ class ProgressBar:
     def on_event(self, event: dict[str, Any]) -> None:
         """Show one event of a run."""
         show = {
-            "note": lambda: self._line(event["text"]),
+            "note": lambda: self._line(in_flags(event["text"])),
             "rejected": lambda: self._line(f"Left out {event['file']}: {event['reason']}."),
             "choices": lambda: self._choices(event["choices"]),
             "prepare": lambda: self.show(f"Preparing {event['stage']}", event["done"], event["total"], ""),
@@ -56,7 +57,7 @@ class ProgressBar:
 
     def _choices(self, choices: list[dict[str, Any]]) -> None:
         for choice in choices:
-            self._line(f"  {choice['field']} = {choice['value']}: {choice['why']}")
+            self._line(f"  {in_flags(choice['field'])} = {choice['value']}: {choice['why']}")
 
     def _step(self, event: dict[str, Any]) -> None:
         step = event["step"]

@@ -68,7 +68,8 @@ def continued_file(options: NetworkOptions) -> LoraFile:
         raise LoraTrainError(
             "there is nothing to go on from: this is sd-scripts' OFT with alpha 0, which holds every rotation at 0.",
             str(path),
-            "Train a new one: --algo oft in place of --continue (--args constraint=0.001 bounds it).",
+            "Train a new one: network.kind oft in place of network.network_weights (network.constraint 0.001 bounds "
+            "it).",
         )
     return file
 

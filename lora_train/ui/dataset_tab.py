@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 
 from lora_train.config import PrepareOptions
-from lora_train.config.choices import CAPTIONERS, TAGGERS
+from lora_train.config.table import CHOICES
+from lora_train.config.wording import hint_of, label_of
 from lora_train.errors import LoraTrainError
 from lora_train.runs.service import Service
 from lora_train.ui.train_tab import Numbers, clear_first, path_of, problems_html
@@ -39,41 +40,15 @@ OPERATIONS: dict[str, tuple[str, str]] = {
     "interrogate": ("Caption", "Describes pictures that have no caption; needs a captioner"),
 }
 
-NUMBERS: dict[str, tuple[str, str]] = {
-    "target": ("Target size", "Longest side in pixels; 512 if left empty"),
-    "min_size": ("Least size", "Smaller pictures are left out; the target if left empty, 0: none"),
-    "max_blur": ("Highest blur score", "1.5 to 1.8 is usual at 512 pixels"),
-    "min_range": ("Lowest light score", "0.15 is usual for photos; flat drawings have less"),
-    "max_similarity": ("Highest similarity", "0.8 is usual; 1 keeps all"),
-    "face_score": ("How sure of a face", "0 to 1"),
-    "face_pad": ("Room around a face", "As a share of its side"),
-    "body_parts": ("Parts of a body", "So many of 33 must be seen"),
-    "tag_limit": ("Tags at most", "Per picture that is captioned"),
-    "restore_weight": ("Weight of CodeFormer", "0 restores faces most, 1 least"),
-}
+NUMBERS = (
+    *("target", "min_size", "max_blur", "min_range", "max_similarity", "face_score", "face_pad", "body_parts"),
+    *("tag_limit", "restore_weight"),
+)
 WHOLE = ("target", "min_size", "body_parts", "tag_limit")
-
-WHO: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "captioner": ("Who writes captions", "blip is the WebUI's own", CAPTIONERS),
-    "tagger": ("Who lists tags", "deepbooru is the WebUI's own", TAGGERS),
-}
-"""A command is for the command line; a WebUI's page may be open to others."""
-
-TEXTS: dict[str, tuple[str, str]] = {
-    "captioner_model": ("Captioner's model", "Of transformers: a folder, or an id in the hub's cache"),
-    "tagger_model": ("Tagger's model", "Of wd14: a folder with model.onnx and selected_tags.csv"),
-    "caption_template": ("Captions are made of", "{tag}, {caption} and {tags}, in your order"),
-    "tag_blacklist": ("Tags never kept", "Separated by commas; * stands for any characters"),
-}
-LOOKS: dict[str, tuple[str, str]] = {
-    "background": ("Background colour", "Of replaced backgrounds, squares and what is transparent"),
-    "upscaler": ("Upscaler", "By its name in the WebUI; its best if left empty"),
-}
-
-LABELS = {"data.folder": "Folder of pictures"} | {
-    f"prepare.{name}": about[0] for table in (NUMBERS, WHO, TEXTS, LOOKS) for name, about in table.items()
-}
-"""What the fields of a configuration are called here."""
+WHO = ("captioner", "tagger")
+TEXTS = ("captioner_model", "tagger_model", "caption_template", "tag_blacklist")
+LOOKS = ("background", "upscaler")
+"""Which options of the preparation have a field, in their order; labels and hints are the table's."""
 
 
 class DatasetTab:
@@ -131,29 +106,30 @@ class DatasetTab:
 
     def _captions(self) -> None:
         """Who captions, and how what is said becomes a caption."""
-        for name, (label, info, choices) in WHO.items():
+        for name in WHO:
             self._fields[name] = gr.Radio(
-                [choice for choice in choices if choice != "command"],
+                # a command is for the command line; a WebUI's page may be open to others
+                [choice for choice in CHOICES[f"prepare.{name}"] if choice != "command"],
                 value=DEFAULTS[name],
-                label=label,
-                info=info,
+                label=label_of(f"prepare.{name}"),
+                info=hint_of(f"prepare.{name}"),
                 elem_id=f"lora_train_prepare_{name}",
             )
         self._texts(TEXTS)
         self._fields["recaption"] = gr.Checkbox(
             DEFAULTS["recaption"],
-            label="Caption anew",
-            info="Also pictures that have a caption file; the file itself stays",
+            label=label_of("prepare.recaption"),
+            info=hint_of("prepare.recaption"),
             elem_id="lora_train_prepare_recaption",
         )
 
-    def _texts(self, wanted: dict[str, tuple[str, str]], placeholder: str = "") -> None:
+    def _texts(self, wanted: tuple[str, ...], placeholder: str = "") -> None:
         """Texts, or numbers that may be left open; see `TrainTab._number` for why those are text fields."""
-        for name, (label, info) in wanted.items():
+        for name in wanted:
             self._fields[name] = gr.Textbox(
                 DEFAULTS[name],
-                label=label,
-                info=info,
+                label=label_of(f"prepare.{name}"),
+                info=hint_of(f"prepare.{name}"),
                 placeholder=placeholder,
                 elem_id=f"lora_train_prepare_{name}",
                 max_lines=1,
@@ -165,7 +141,7 @@ class DatasetTab:
         try:
             id = self._datasets.start(path_of(values["folder"]), options_of(values), values["tag"] or "")
         except LoraTrainError as error:
-            return problems_html(error.problems, LABELS)
+            return problems_html(error.problems)
         # the page's script shows this dataset when it sees it named here, and anew at each start
         return (
             f'<p class="lora-train-ok" data-dataset="{html.escape(id)}" data-started="{time.time_ns()}">Started. '

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import html
 import inspect
+import json
 import math
 import re
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,31 +24,22 @@ from lora_train.config import (
     TrainOptions,
 )
 from lora_train.config.arguments import ALGORITHMS, named_network
+from lora_train.config.table import options
+from lora_train.config.wording import in_labels, label_of
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.runs.service import Service
 from lora_train.showing import as_shown
 
-DEFAULT_SEED = 42
 NO_PREVIEW = "-"
 
-LIVE_VIEW = '<div id="lora_train_live" class="lora-train-live" aria-live="polite" data-page="{page}"></div>'
-"""The page's script fills it; `page` is the token that its requests carry."""
+LIVE_VIEW = (
+    '<div id="lora_train_live" class="lora-train-live" aria-live="polite" '
+    'data-page="{page}" data-labels="{labels}"></div>'
+)
+"""The page's script fills it; `page` is the token that its requests carry, `labels` what the page calls each option."""
 
-LABELS = {
-    "model.path": "Base model",
-    "data.folder": "Folder of pictures",
-    "save.output_name": "Name",
-    "train.max_train_steps": "Steps",
-    "train.learning_rate": "Learning rate",
-    "train.text_encoder_lr": "Text encoder's learning rate",
-    "network.network_dim": "Dimension (rank)",
-    "network.network_alpha": "Alpha",
-    "--args": "Options of the network",
-    "data.train_batch_size": "Batch size",
-    "data.resolution": "Resolution",
-    "train.seed": "Seed",
-    "preview.sample_every_n_steps": "Preview every so many steps",
-}
+ARGUMENTS = "Options of the network"
+"""What the field is called that takes NAME=VALUE, as the command line's --args."""
 
 
 @dataclass(frozen=True)
@@ -77,20 +68,23 @@ class TrainTab:
             with gr.Column(scale=1):
                 self._model(defaults.model)
                 self._text(
-                    "folder", "Folder of pictures", defaults.folder, "With captions in .txt files, if there are any"
+                    "folder", label_of("data.folder"), defaults.folder, "With captions in .txt files, if there are any"
                 )
                 with gr.Row():
                     self._text(
-                        "tag", "Tag word", defaults.tag, "Calls the subject in prompts; a word the model does not know"
+                        "tag",
+                        label_of("data.tag"),
+                        defaults.tag,
+                        "Calls the subject in prompts; a word the model does not know",
                     )
-                    self._text("name", "Name", "", "Of the LoRA file; the tag word if left empty")
+                    self._text("name", label_of("save.output_name"), "", "Of the LoRA file; the tag word if left empty")
                 with gr.Accordion("More options (what is left empty is chosen for you)", open=False):
                     self._more(defaults)
                 with gr.Row():
                     start = gr.Button("Train", variant="primary", elem_id="lora_train_start")
                 message = gr.HTML("", elem_id="lora_train_message")
             with gr.Column(scale=1):
-                gr.HTML(LIVE_VIEW.format(page=html.escape(page_token)))
+                gr.HTML(LIVE_VIEW.format(page=html.escape(page_token), labels=html.escape(labels_json())))
         # a set of inputs makes gradio hand over a dictionary by component, whatever their order
         clear_first(start, message)
         start.click(self._start, inputs=set(self._fields.values()), outputs=[message])
@@ -101,7 +95,7 @@ class TrainTab:
             self._fields["model"] = gr.Dropdown(
                 self._checkpoints(),
                 value=chosen or None,
-                label="Base model",
+                label=label_of("model.path"),
                 info="Checkpoint (.safetensors, .ckpt) or diffusers folder; a path can be typed",
                 allow_custom_value=True,
                 elem_id="lora_train_model",
@@ -139,45 +133,43 @@ class TrainTab:
 
     def _more(self, defaults: Defaults) -> None:
         with gr.Row():
-            self._number("steps", "Steps", None)
-            self._number("batch", "Batch size", None)
-            self._number("resolution", "Resolution", None)
+            self._number("steps", "train.max_train_steps", None)
+            self._number("batch", "data.train_batch_size", None)
+            self._number("resolution", "data.resolution", None)
         with gr.Row():
-            self._number("lr", "Learning rate", None)
-            self._number("textlr", "Text encoder's learning rate", None)
+            self._number("lr", "train.learning_rate", None)
+            self._number("textlr", "train.text_encoder_lr", None)
         with gr.Row():
             self._fields["algo"] = gr.Dropdown(
                 list(ALGORITHMS),
                 value="lora",
-                label="Kind of network",
+                label=label_of("network.kind"),
                 info="lora is read by every tool",
                 elem_id="lora_train_algo",
             )
-            self._text("args", "Options of the network", "", "NAME=VALUE, for example factor=8 rank_dropout=0.1")
+            self._text("args", ARGUMENTS, "", "NAME=VALUE, for example factor=8 rank_dropout=0.1")
         with gr.Row():
-            self._number("dim", "Dimension (rank)", None)
-            self._number("alpha", "Alpha", None)
-            self._number("seed", "Seed", 42)
+            self._number("dim", "network.network_dim", None)
+            self._number("alpha", "network.network_alpha", None)
+            self._number("seed", "train.seed", TrainOptions().seed)
         self._text(
             "preview",
-            "Preview prompt",
+            label_of("preview.prompts"),
             "",
             "A picture of it is made at the start, while training and at the end; the tag word if left empty, "
             f"a single {NO_PREVIEW} for no pictures",
         )
-        self._number("preview_every", "Preview every so many steps (0: only start and end)", defaults.preview_every)
-        self._fields["overwrite"] = gr.Checkbox(
-            False, label="Replace a LoRA of that name", elem_id="lora_train_overwrite"
-        )
+        self._number("preview_every", "preview.sample_every_n_steps", defaults.preview_every)
+        self._fields["overwrite"] = gr.Checkbox(False, label=label_of("save.overwrite"), elem_id="lora_train_overwrite")
 
     def _text(self, name: str, label: str, value: str, info: str) -> None:
         self._fields[name] = gr.Textbox(value, label=label, info=info, elem_id=f"lora_train_{name}", max_lines=1)
 
-    def _number(self, name: str, label: str, value: float | None) -> None:
+    def _number(self, name: str, path: str, value: float | None) -> None:
         """A number that may be left open. A text field: number fields turn empty into 0 in some versions of gradio."""
         shown = "" if value is None else f"{value:g}"
         self._fields[name] = gr.Textbox(
-            shown, label=label, placeholder="automatic", elem_id=f"lora_train_{name}", max_lines=1
+            shown, label=label_of(path), placeholder="automatic", elem_id=f"lora_train_{name}", max_lines=1
         )
 
     def _start(self, given: dict[Any, Any]) -> str:
@@ -214,7 +206,7 @@ class TrainTab:
                 max_train_steps=whole("steps", "train.max_train_steps"),
                 learning_rate=number("lr", "train.learning_rate"),
                 text_encoder_lr=number("textlr", "train.text_encoder_lr"),
-                seed=DEFAULT_SEED if (seed := whole("seed", "train.seed")) is None else seed,
+                seed=TrainOptions().seed if (seed := whole("seed", "train.seed")) is None else seed,
             ),
             save=SaveOptions(
                 output_name=name or tag,
@@ -241,6 +233,11 @@ class TrainTab:
         except ValueError as error:  # a quotation mark that is not closed
             number.problems.append(Problem(f"{values['args']!r}: {error}.", "--args"))
         return network
+
+
+def labels_json() -> str:
+    """What the page calls each option, by its path, for the page's script."""
+    return json.dumps({option.path: option.about.label for option in options()})
 
 
 def _text_of(model: Any) -> str:
@@ -308,11 +305,11 @@ class Numbers:
             raise LoraTrainError.of(self.problems)
 
 
-def problems_html(problems: list[Problem], labels: Mapping[str, str] = LABELS) -> str:
-    """All problems as a list, with the form's own labels."""
+def problems_html(problems: list[Problem]) -> str:
+    """All problems as a list, in the words of the page."""
     items = []
     for problem in problems:
-        where = as_shown(labels.get(problem.where, problem.where))
-        fix = problem.fix.replace(" --input FOLDER", " one").replace(" --model FILE_OR_FOLDER", " one")
-        items.append(f"<li><b>{html.escape(where)}</b> {html.escape(as_shown(f'{problem.what} {fix}'.strip()))}</li>")
+        where = as_shown(ARGUMENTS if problem.where == "--args" else label_of(problem.where))
+        text = as_shown(in_labels(f"{problem.what} {problem.fix}".strip()))
+        items.append(f"<li><b>{html.escape(where)}</b> {html.escape(text)}</li>")
     return f'<div class="lora-train-problems" role="alert"><ul>{"".join(items)}</ul></div>'

@@ -68,7 +68,9 @@ def test_there_is_nothing_to_go_on_from_where_every_rotation_is_bound_to_none(tm
         file = _file(tmp_path / "a.safetensors", _oft(prefix, alpha))
         return continued_file(NetworkOptions(network_weights=str(file)))
 
-    with pytest.raises(LoraTrainError, match="holds every rotation at 0.*--algo oft in place of --continue"):
+    with pytest.raises(
+        LoraTrainError, match="holds every rotation at 0.*network.kind oft in place of network.network_w"
+    ):
         going_on("oft_unet_", 0.0)
     assert going_on("oft_unet_", 0.01).tensors and going_on("lora_unet_", 0.0).tensors
 

@@ -97,7 +97,7 @@ def test_only_the_newest_finished_runs_keep_their_last_state(make_config: Make, 
     assert [run.finished_state_path.exists() for run in runs] == [True] * KEPT_STATES + [False] * 2
     assert runs[-1].state_path.exists()
     runs[-2].update(state="finished", result="x.safetensors", steps_done=3)
-    with pytest.raises(LoraTrainError, match="not kept any more.*--continue x.safetensors"):
+    with pytest.raises(LoraTrainError, match="not kept any more.*network.network_weights x.safetensors"):
         check_resume(runs[-2], StandaloneHost(tmp_path), steps=9)
 
 
@@ -152,9 +152,11 @@ def test_changed_pictures_are_noted(make_config: Make, host: StandaloneHost, pic
 
 def test_what_cannot_go_on_says_so(make_config: Make, host: StandaloneHost) -> None:
     done = run_training(make_config(train={"max_train_steps": 1}), host)
-    with pytest.raises(LoraTrainError, match=r"finished, after 1 steps.*--continue .*sara.safetensors, .*--steps N"):
+    with pytest.raises(
+        LoraTrainError, match=r"finished, after 1 steps.*network_weights .*sara.safetensors, .*--steps N"
+    ):
         resume_training(RunFolder(done.folder), host)
-    with pytest.raises(LoraTrainError, match=r"1 steps of this run are done already.*--steps 2 or more"):
+    with pytest.raises(LoraTrainError, match=r"1 steps of this run are done already.*more than that: 2 or more"):
         resume_training(RunFolder(done.folder), host, steps=1)
     prepared = run_training(make_config(save={"output_name": "none"}), host, stages=Stages(train=False))
     with pytest.raises(LoraTrainError, match="prepared and did not train"):

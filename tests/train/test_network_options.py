@@ -303,7 +303,9 @@ def test_going_on_says_which_part_a_file_lacks(
 
 def test_what_a_continued_network_tells_of_itself(trained: Callable[..., LoraFile], tmp_path: Path) -> None:
     """Its form is the file's; dropouts and rates are those of this run, not of the one before."""
-    first = trained(network_dim=3, network_alpha=1.5, conv_dim=2, conv_alpha=1, network_dropout=0.2, loraplus_lr_ratio=4.0)
+    first = trained(
+        network_dim=3, network_alpha=1.5, conv_dim=2, conv_alpha=1, network_dropout=0.2, loraplus_lr_ratio=4.0
+    )
     again = trained(network_weights=str(first.path), network_dim=8, rank_dropout=0.25)
     assert json.loads(again.metadata["ss_network_args"]) == {"conv_dim": "2", "conv_alpha": "1", "rank_dropout": "0.25"}
     assert again.metadata["ss_network_dropout"] == "None"

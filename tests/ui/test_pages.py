@@ -129,8 +129,9 @@ def test_kind_and_options_of_the_network(tab: TrainTab) -> None:
 
 
 def test_problems_are_escaped_and_labelled() -> None:
-    text = problems_html([Problem("bad <script>", "data.folder", "Give --input FOLDER.")])
+    text = problems_html([Problem("bad <script>", "data.folder", "Give data.folder, not train.seed.")])
     assert "<script>" not in text and "<b>Folder of pictures</b>" in text and "--input" not in text
+    assert "Give “Folder of pictures”, not “Seed”." in text
 
 
 TOKEN = "the-token"
@@ -253,6 +254,7 @@ def test_the_tab_of_a_webui_has_both_pages(host: StandaloneHost) -> None:
     config = str(blocks.get_config_file())
     assert title == "Train LoRA" and config.index("lora_train_dataset_tab") < config.index("lora_train_train_tab")
     assert 'id="lora_train_dataset"' in config and config.count('data-page="a-token"') == 2
+    assert "data-labels=" in config and "train.lr_warmup_steps" in config
 
 
 @pytest.mark.parametrize("text", ["1,000", "one", "1.5", "nan"])

@@ -214,7 +214,12 @@ class NetworkOptions:
         (), "Dimensions of blocks", f"dimensions, {_BLOCKS}", NETWORK_MORE, metavar="LIST", kohya=("block_dims",)
     )
     block_alphas: tuple[float, ...] = option(
-        (), "Alphas of blocks", "alphas, as --block-dims", NETWORK_MORE, metavar="LIST", kohya=("block_alphas",)
+        (),
+        "Alphas of blocks",
+        "alphas, one for each block",
+        NETWORK_MORE,
+        metavar="LIST",
+        kohya=("block_alphas",),
     )
     conv_block_dims: tuple[int, ...] = option(
         (),

@@ -5,7 +5,6 @@ After sd-scripts' `library/config_util.py`: a subset's value wins over its datas
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -16,6 +15,7 @@ from lora_train.atomic import write_text
 from lora_train.data.buckets import Size
 from lora_train.data.texts import decode_whole
 from lora_train.errors import LoraTrainError, Problem
+from lora_train.tomls import toml_reader
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _tables(data: dict[str, Any], name: str, prefix: str, problems: list[Problem
 def _load(file: Path) -> dict[str, Any]:
     try:
         text = decode_whole(file.read_bytes()).replace("\r\n", "\n")
-        data = json.loads(text) if file.suffix.lower() == ".json" else _toml().loads(text)
+        data = json.loads(text) if file.suffix.lower() == ".json" else toml_reader("dataset config").loads(text)
         if not isinstance(data, dict):
             raise ValueError("it is not a table")
     except OSError as error:
@@ -176,15 +176,3 @@ def _load(file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise LoraTrainError(f"this is not a dataset config ({error}).", str(file), "Correct the file.") from error
     return data
-
-
-def _toml() -> Any:
-    """A TOML reader: Python's own since 3.11, else tomli."""
-    for name in ("tomllib", "tomli"):
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    raise LoraTrainError(
-        "this Python cannot read TOML.", "dataset config", "pip install tomli, or write the config as .json."
-    )

@@ -35,7 +35,7 @@ WHO = {
 """For each part of a caption, the options that decide what is said."""
 MORE = {"tags": ("tag_threshold", "character_threshold")}
 INSTEAD = (
-    "Use a WebUI (--server), or a model of your own (--captioner transformers, --tagger wd14 or command), "
+    "Use a WebUI (--server), or a model of your own (prepare.captioner transformers, prepare.tagger wd14 or command), "
     "or write .txt files beside the pictures."
 )
 LACKING = {

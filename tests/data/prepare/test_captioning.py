@@ -128,7 +128,12 @@ def test_one_of_both_is_enough_and_none_is_said(folder: Path, tmp_path: Path) ->
     notes: list[str] = []
     prepared = prepare(folder, OPTIONS, tmp_path / "a", Services(caption=caption), tag="x", note=notes.append)
     assert (prepared.folder / "0.txt").read_text() == "x, picture 100 wide\n"
-    assert notes == prepared.notes and len(notes) == 1 and "No tags are listed" in notes[0] and "--tagger" in notes[0]
+    assert (
+        notes == prepared.notes
+        and len(notes) == 1
+        and "No tags are listed" in notes[0]
+        and "prepare.tagger" in notes[0]
+    )
     prepared = prepare(folder, replace(OPTIONS, captioner="none"), tmp_path / "b", Services(caption, tags=tags))
     assert (prepared.folder / "0.txt").read_text() == "long hair, sara, hat (red), 1girl\n" and not prepared.notes
     notes = prepare(folder, OPTIONS, tmp_path / "c").notes

@@ -1,0 +1,124 @@
+"""Flags made from the table of options, and a run's sections from those that were given."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from lora_train.cli.parser import Switch
+from lora_train.config.arguments import ALGORITHMS
+from lora_train.config.option import COMMAS, GROUPS, REPEATED, SHELL
+from lora_train.config.table import Option, in_section
+from lora_train.config.values import item_type, parse, plain_type
+
+S = TypeVar("S")
+
+
+def add_options(parser: Any, options: Iterable[Option], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A flag for each of `options`, in the groups of the table; returns these by name, for what belongs there as well.
+
+    An option without a flag that is given is None in the namespace. `defaults` (by path) are this command's own.
+    """
+    groups: dict[str, Any] = {}
+    options = list(options)
+    for name in GROUPS:
+        for option in options:
+            if option.about.group == name and option.flags:
+                group = groups.setdefault(name, None) or parser.add_argument_group(name)
+                groups[name] = group
+                default = (defaults or {}).get(option.path)
+                group.add_argument(*option.flags, default=default, help=_help(option, default), **_keywords(option))
+    return groups
+
+
+def given(namespace: argparse.Namespace, section: str) -> dict[str, Any]:
+    """The values of the flags that were given, by the names of the section's options."""
+    values = {option.name: getattr(namespace, _destination(option), None) for option in in_section(section)}
+    return {n: tuple(value) if isinstance(value, list) else value for n, value in values.items() if value is not None}
+
+
+def with_given(options: S, namespace: argparse.Namespace, section: str) -> S:
+    """A section of the run with what the flags say; where none was given it stays."""
+    return replace(options, **given(namespace, section))  # type: ignore[type-var]
+
+
+def _destination(option: Option) -> str:
+    return option.flags[0].lstrip("-").replace("-", "_") if option.flags else ""
+
+
+def _help(option: Option, default: Any = None) -> str:
+    """The line of the help, with what happens where the flag is not given."""
+    about, shown = option.about, ""
+    value = option.default if default is None else default
+    if value in (None, "", ()):
+        shown = about.unset
+    elif isinstance(value, tuple):
+        shown = ",".join(value)
+    elif not isinstance(value, bool):
+        shown = f"{value:g}" if isinstance(value, float) else f'"{value}"' if " " in str(value) else str(value)
+    elif value:
+        shown = "on"
+    return f"{about.help} (default: {shown})".replace("%", "%%") if shown else about.help.replace("%", "%%")
+
+
+def _keywords(option: Option) -> dict[str, Any]:
+    """What argparse is to know of the flag's value."""
+    hint, about = plain_type(option.hint), option.about
+    if hint is bool:
+        return {"action": Switch if option.default is not False else "store_true"}
+    keywords: dict[str, Any] = {"metavar": about.metavar or None}
+    if option.path in _READ:
+        keywords["type"] = _READ[option.path]
+    elif item_type(hint):
+        keywords["type"] = _LISTS[about.written] if about.written in _LISTS else _reader(option)
+    elif hint is not str:
+        keywords["type"] = hint
+    if about.written == REPEATED:
+        keywords["action"] = "append"
+    elif about.choices and not item_type(hint):
+        keywords["choices"] = _CHOICES.get(option.path, about.choices)
+    return keywords
+
+
+def _reader(option: Option) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return parse(option.hint, text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def _commas(text: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _shell(command: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(command))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"the command cannot be read ({error}): check its quotes") from None
+
+
+def _side(text: str) -> int:
+    """A resolution, also as sd-scripts has it: "512,512"."""
+    sides = {int(side) for side in text.split(",")} if re.fullmatch(r"\d+(,\d+)?", text.replace(" ", "")) else set()
+    if len(sides) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one number: buckets have the area of a square of this side")
+    return sides.pop()
+
+
+def _name(text: str) -> str:
+    return text.removesuffix(".safetensors")
+
+
+_LISTS: dict[str, Callable[[str], Any]] = {COMMAS: _commas, SHELL: _shell, REPEATED: str}
+_READ: dict[str, Callable[[str], Any]] = {"data.resolution": _side, "save.output_name": _name}
+"""Those whose text at the command line is read in a way of its own."""
+_CHOICES = {"network.kind": tuple(ALGORITHMS)}
+"""Those that have other names at the command line."""

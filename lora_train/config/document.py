@@ -1,0 +1,86 @@
+"""All options as a page, from their table: `python -m lora_train.config.document FILE` writes it to FILE."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lora_train.atomic import write_text
+from lora_train.config.option import GROUPS
+from lora_train.config.table import Option, options
+from lora_train.config.values import describe
+from lora_train.config.wording import flag_of
+
+MARK = "<!-- from here on written by python -m lora_train.config.document docs/command-line.md -->\n"
+"""In a file that has this line, the page replaces all that follows it."""
+
+HEAD = """
+## All options
+
+What `train` knows, by the headings of its `--help`. The names are those of `--config FILE`, `--set section.name=value`
+and of the API; the flags are the command line's, which also takes kohya's names. A bold name is what everybody gives.
+The descriptions stand in `lora_train/config/sections/`.
+"""
+
+
+def document() -> str:
+    """The whole page as Markdown."""
+    return "\n".join([HEAD, *(line for group in GROUPS for line in _group(group))])
+
+
+def _group(group: str) -> Iterator[str]:
+    yield f"### {group[0].upper()}{group[1:]}\n"
+    yield "| name | flag | what it does | default | values | kohya |"
+    yield "|---|---|---|---|---|---|"
+    for option in options():
+        if option.about.group == group:
+            yield f"| {' | '.join(_cell(cell) for cell in _cells(option))} |"
+    yield ""
+
+
+def _cells(option: Option) -> Iterator[str]:
+    about = option.about
+    yield f"**{option.path}**" if about.level == "first" else option.path
+    yield ", ".join(f"`{flag}`" for flag in option.flags or (flag_of(option),))
+    only = [f"for {', '.join(names)}" for names in (about.kinds, about.families, about.operations) if names]
+    yield about.help + (f" ({'; '.join(only)})" if only else "")
+    yield about.unset if option.default in (None, "", ()) else f"`{_value(option.default)}`"
+    yield _values(option)
+    yield ", ".join(f"`{name}`" for name in about.kohya)
+
+
+def _values(option: Option) -> str:
+    about = option.about
+    if about.choices:
+        return ", ".join(f"`{choice}`" for choice in about.choices)
+    if about.range:
+        low, high = about.range
+        return f"{describe(option.hint)} from {_value(low)} to {_value(high)}"
+    return describe(option.hint)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def main(arguments: list[str]) -> int:
+    """Write the page to the file that is named, after its MARK if it has one; without a file, to the output."""
+    if not arguments:
+        print(document(), end="")
+        return 0
+    path = Path(arguments[0])
+    before, mark, _ = (path.read_text(encoding="utf-8") if path.exists() else "").partition(MARK)
+    write_text(path, f"{before}{mark}{document()}" if mark else document())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

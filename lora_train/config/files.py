@@ -1,0 +1,109 @@
+"""Options of a run in a file, JSON or TOML, and single ones as `section.name=value`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from lora_train.atomic import write_text
+from lora_train.config.option import COMMAS, SHELL
+from lora_train.config.run import RunConfig, suggestion
+from lora_train.config.table import Option, find, in_section, known, options
+from lora_train.config.values import parse
+from lora_train.errors import LoraTrainError, Problem
+from lora_train.jsons import read_json, to_json
+from lora_train.tomls import toml_reader
+
+
+def read_config(path: Path) -> RunConfig:
+    """The options in `path` (.toml, else JSON); what the file leaves out has its default.
+
+    Raises LoraTrainError that names everything in it that is not understood.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        data = toml_reader(str(path)).loads(text) if _is_toml(path) else read_json(text)
+        if not isinstance(data, dict):
+            raise ValueError("it is not a table")
+    except OSError as error:
+        raise LoraTrainError(f"cannot read the options: {error.strerror}.", str(path), "Check the name.") from error
+    except (ValueError, RecursionError) as error:
+        form = "TOML" if _is_toml(path) else "JSON"
+        raise LoraTrainError(f"this is not {form} ({error}).", str(path), "Correct the file.") from error
+    try:
+        return RunConfig.from_dict(data)
+    except LoraTrainError as error:
+        inside = [replace(one, where=f"{path}, {_place(one.where)}") for one in error.problems]
+        raise LoraTrainError.of(inside) from error
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """Write all options to `path` in the form that its name says. Raises LoraTrainError."""
+    write_text(path, _as_toml(config) if _is_toml(path) else to_json(config.to_dict(), indent=2) + "\n")
+
+
+def set_options(config: RunConfig, given: list[str]) -> RunConfig:
+    """`config` with each `section.name=value` of `given`; the last one of the same name counts.
+
+    Raises LoraTrainError that names all that are not understood.
+    """
+    found: list[Problem] = []
+    for text in given:
+        path, equals, value = text.partition("=")
+        path = path.strip()
+        if not equals or not known(path):
+            near = suggestion(path, [f"'{option.path}'" for option in options()])
+            fix = near or "Give section.name=value, for example 'train.seed=7'."
+            found.append(Problem(f"{text!r}: there is no such option.", "--set", fix))
+            continue
+        option = find(path)
+        try:
+            section = replace(getattr(config, option.section), **{option.name: _read(option, value.strip())})
+        except ValueError as error:
+            found.append(Problem(f"{text!r}: {error}.", "--set", "Give another value."))
+        else:
+            config = replace(config, **{option.section: section})
+    if found:
+        raise LoraTrainError.of(found)
+    return config
+
+
+def _read(option: Option, text: str) -> Any:
+    if option.about.written == SHELL:
+        return tuple(shlex.split(text))
+    if option.about.written == COMMAS:
+        return tuple(item.strip() for item in text.split(",") if item.strip())
+    return parse(option.hint, text)
+
+
+def _place(path: str) -> str:
+    """Where in a file an option stands; flags and labels have no place there."""
+    section, dot, name = path.partition(".")
+    return f"[{section}] {name}" if dot else section
+
+
+def _is_toml(path: Path) -> bool:
+    return path.suffix.lower() == ".toml"
+
+
+def _as_toml(config: RunConfig) -> str:
+    """TOML has no None: such an option stands there as a comment that says what happens without it."""
+    lines = [f"version = {config.to_dict()['version']}"]
+    for section in fields(config):
+        lines += ["", f"[{section.name}]"]
+        for option in in_section(section.name):
+            value = option.of(config)
+            left_open = f"# {option.name} is not given: {option.about.unset}"
+            lines.append(left_open if value is None else f"{option.name} = {_toml_value(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml_value(item) for item in value)}]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora_train.config.document import MARK, document, main
+from lora_train.config.table import options
+
+PAGE = Path(__file__).parents[2] / "docs" / "command-line.md"
+
+
+def test_the_page_of_options_is_current() -> None:
+    _, mark, written = PAGE.read_text(encoding="utf-8").partition(MARK)
+    assert mark and written == document(), "run: python -m lora_train.config.document docs/command-line.md"
+
+
+def test_what_stands_before_the_mark_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    path.write_text(f"Mine.\n{MARK}old", encoding="utf-8")
+    assert main([str(path)]) == 0 and path.read_text(encoding="utf-8") == f"Mine.\n{MARK}{document()}"
+
+
+def test_every_option_is_on_it_with_its_flags_and_kohyas_names(tmp_path: Path) -> None:
+    assert main([str(tmp_path / "a.md")]) == 0
+    lines = (tmp_path / "a.md").read_text(encoding="utf-8").splitlines()
+    for option in options():
+        (line,) = [line for line in lines if line.startswith((f"| {option.path} |", f"| **{option.path}** |"))]
+        assert all(f"`{word}`" in line for word in (*option.flags, *option.about.kohya, *option.about.choices))
+        assert option.about.help.replace("|", "\\|") in line
