@@ -139,3 +139,9 @@ def test_options_are_saved_as_they_were_asked_for(tmp_path: Path, capsys: pytest
     assert "there is such a file already" in capsys.readouterr().err
     assert main([*line[:-1], "-6", "--save-config", str(tmp_path / "b.json")]) == 2
     assert not (tmp_path / "b.json").exists(), "nothing is written where the options are wrong"
+
+
+def test_what_is_not_understood_hides_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--set", "train.sed=1", "--lr", "11", "--args", "factor=x", "--output", "a"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in told] == ["--args", "--set", "--input", "--lr"]

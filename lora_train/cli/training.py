@@ -123,10 +123,15 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
 
 
 def asked_of(options: argparse.Namespace) -> RunConfig:
-    """What --config says, changed by what the flags say, changed by --set.
+    """See `_asked`. Raises LoraTrainError with all that is not understood."""
+    asked, found = _asked(options)
+    if found:
+        raise LoraTrainError.of(found)
+    return asked
 
-    Raises LoraTrainError with all in these that is not understood.
-    """
+
+def _asked(options: argparse.Namespace) -> tuple[RunConfig, list[Problem]]:
+    """What --config says, changed by what the flags say, changed by --set; and all in these that is not understood."""
     from lora_train.runs.check import noting
 
     found: list[Problem] = []
@@ -147,9 +152,7 @@ def asked_of(options: argparse.Namespace) -> RunConfig:
     )
     with noting(found, "--set"):
         asked = set_options(asked, options.set)
-    if found:
-        raise LoraTrainError.of(found)
-    return asked
+    return asked, found
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -187,7 +190,11 @@ def _save_config(options: argparse.Namespace) -> None:
 def _config(options: argparse.Namespace, host: Host) -> RunConfig:
     from lora_train.models.hub import local_model
 
-    given = asked_of(options).model.path
+    asked, found = _asked(options)
+    if found:  # the rest is checked all the same; only what the host would fill in is not missed
+        rest = [one for one in problems(asked) if one.where not in ("model.path", "save.output_dir")]
+        raise LoraTrainError.of(found + rest)
+    given = asked.model.path
     # a server is asked only for what is not given: one that is gone is a problem beside the others
     model = "" if given or options.model is not None else str(host.current_checkpoint() or "")
     config = config_of(options, model, str(host.lora_dir()))
