@@ -36,7 +36,7 @@ def test_threads_are_what_is_free(monkeypatch: pytest.MonkeyPatch, idle: float, 
     environ: dict[str, str] = {}
     cores.settle_threads(environ)
     assert environ.get(cores.THREADS) == threads
-    assert environ[cores.WAITING] == "PASSIVE"
+    assert environ[cores.WAITING] == "PASSIVE" and 0 < int(environ[cores.SPINS]) < 300_000
 
 
 def test_what_the_person_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,6 @@ def test_a_training_goes_on_from_the_one_that_is_asked_for(two: Path, one: Path)
 
 def test_the_training_s_option() -> None:
     options = build_parser().parse_args(["train", "--continue", "a.safetensors", "--adapter", "style"])
-    assert network_of(options).network_adapter == "style"
+    assert network_of(options, NetworkOptions()).network_adapter == "style"
     lonely = RunConfig(network=NetworkOptions(network_adapter="style"))
     assert any(problem.where == "network.network_adapter" for problem in problems(lonely))
