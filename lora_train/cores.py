@@ -3,7 +3,7 @@
 Measured on two cores with two busy neighbours, on the demo's training: torch's own choice (two threads that spin
 while they wait) 0.9 pictures/s, two that sleep 12.5, one 18.4. Alone on a slow server, seconds a step of the demo: one
 thread 0.72, two that sleep at once 0.90, two that spin for a moment first 0.50, two that spin on 0.59; beside two busy
-neighbours one thread 1.15, two that spin for a moment 1.7 and more. So: as many threads as cores are idle, and a moment.
+neighbours one thread 1.15, two that spin 1.7 and more. So: as many threads as cores are idle, and a moment awake.
 Inside a host's process nothing is changed: its torch is loaded already, and its settings are its own.
 """
 
