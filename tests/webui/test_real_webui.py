@@ -37,7 +37,7 @@ def test_train_from_the_tab_while_a_picture_waits(server: WebuiServer, browser: 
     print("startup", ours)
     before, _ = server.pictures("sks on blue")
     page = open_tab(browser, server)
-    live = start_training(page, server, "sara", 8 if server.is_forge else 60)
+    live = start_training(page, server, "sara", 8 if server.is_forge else 20)
     waiting: dict[str, Any] = {}
 
     def ask_for_a_picture() -> None:
@@ -169,7 +169,7 @@ def test_pictures_are_prepared_and_trained_on(server: WebuiServer, browser: Any)
     page.locator("#lora_train_on_these").get_by_text("Train on these 4").click()
     chosen = page.locator("#lora_train_folder textarea, #lora_train_folder input").first
     page.wait_for_function("element => element.value.includes('/prepared/')", arg=chosen.element_handle())
-    start_training(page, server, "prepared", 8 if server.is_forge else 60, folder=chosen.input_value())
+    start_training(page, server, "prepared", 8 if server.is_forge else 20, folder=chosen.input_value())
     page.locator("#lora_train_live").get_by_text("Use it in a prompt").wait_for()
     run = wait_for_state(server, "finished")
     config = json.loads((server.runs / run["id"] / "run.json").read_text())["config"]
