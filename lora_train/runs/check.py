@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.config import RunConfig, problems
+from lora_train.config.usual import DEFAULT_REPEATS
 from lora_train.data.scan import Manifest, as_text
 from lora_train.data.sources import read_pictures
 from lora_train.errors import LoraTrainError, Problem
@@ -17,8 +18,6 @@ from lora_train.runs.stages import Stages
 
 if TYPE_CHECKING:
     from lora_train.hosts.base import Host
-
-DEFAULT_REPEATS = 10
 
 
 def output_path(config: RunConfig) -> Path:

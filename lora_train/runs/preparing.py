@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.config import PrepareOptions, RunConfig
+from lora_train.config.usual import DEFAULT_REPEATS
 from lora_train.data.scan import Manifest, Rejected, scan
 from lora_train.errors import LoraTrainError, Stopped
 from lora_train.runs.captioning import asked, captioning_problems
-from lora_train.runs.check import DEFAULT_REPEATS
 from lora_train.runs.folder import RunFolder
 from lora_train.runs.lock import NAME, RunLock
 
