@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from lora_train.config import PrepareOptions
-from lora_train.data.prepare import prepare
+from lora_train.prepare import prepare
 
 OPTIONS = PrepareOptions(
     operations=("original", "blur", "range", "similar", "resize", "square"), target=512, max_blur=9.0
@@ -153,8 +153,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.only:
         return run_one(options.only, options.folder, options.work)
-    from lora_train.data.prepare.base import Plan
-    from lora_train.data.prepare.pool import count
+    from lora_train.prepare.base import Plan
+    from lora_train.prepare.pool import count
 
     folder = options.work / f"{'large' if options.large else 'pictures'}-{options.pictures}"
     timed("generate", folder, options.work)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from lora_train.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lora_train.config import RunConfig as RunConfig

@@ -73,5 +73,9 @@ class LoraTrainError(Exception):
         return "\n".join(str(problem) for problem in self.problems)
 
 
+class Unknown(LoraTrainError):
+    """There is no such dataset, picture or run."""
+
+
 class Stopped(Exception):
     """The person asked to stop; what is worth keeping has been saved by whoever raises this."""

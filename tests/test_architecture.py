@@ -9,47 +9,96 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "lora_train"
 
-# a package may import those of its own layer and of the layers before it
-LAYERS = (
-    {"errors", "atomic", "console", "cores", "first_bytes", "hashing", "jsons", "pattern_worker", "patterns", "tomls"},
-    {"pickled", "showing", "tensors"},
-    {"config"},
-    {"data", "models", "networks", "lorafile"},
-    {"train", "prompt"},
-    {"runs", "hosts", "demo"},
-    {"ui", "api", "cli"},
-)
-RANK = {name: number for number, names in enumerate(LAYERS) for name in names}
+# a room may import the rooms before its own; those of one line import nothing of each other
+ORDER = """
+    version cores console first_bytes links
+    errors
+    hashing jsons pattern_worker
+    atomic lock patterns showing tomls
+    pickled
+    tensors
+    config
+    pictures
+    captions
+    models
+    networks
+    lorafile
+    data
+    prepare
+    train
+    prompt
+    demo
+    device memory
+    hosts
+    datasets
+    runs
+    api
+    ui
+    cli
+    __main__
+"""
+RANK = {room: number for number, line in enumerate(ORDER.split("\n")) for room in line.split()}
+FRONT = "__init__"
+
+
+def _module(path: Path) -> str:
+    """ "lora_train.config.table"; a package's front is the package."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == FRONT else parts)
+
+
+MODULES = {_module(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def _imports(path: Path) -> set[str]:
-    """The lora_train parts that a file imports, anywhere in it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    """The modules that a file imports, anywhere in it."""
     found = set()
-    for node in ast.walk(tree):
-        names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            found |= inside or {node.module}
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        found.update(name for name in names)
+            found |= {alias.name for alias in node.names}
     return found
 
 
+GRAPH = {name: (_imports(path) & MODULES.keys()) - {name} for name, path in MODULES.items()}
+"""Which of our modules each imports."""
+
+
+def _room(module: str) -> str:
+    return module.split(".")[1] if "." in module else FRONT
+
+
+def test_every_room_has_its_place() -> None:
+    assert {_room(module) for module in MODULES} - {FRONT} == RANK.keys()
+
+
 def test_imports_point_one_way() -> None:
-    wrong = []
-    for path in PACKAGE.rglob("*.py"):
-        part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        for name in _imports(path):
-            pieces = name.split(".")
-            if pieces[0] != "lora_train" or len(pieces) < 2 or part == "__init__":
-                continue
-            other = pieces[1]
-            if part not in RANK or other not in RANK:
-                continue
-            if RANK[other] > RANK[part]:
-                wrong.append(f"{path.relative_to(PACKAGE)} imports {name}")
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in GRAPH.items()
+        for other in others
+        if _room(module) != _room(other) and FRONT not in (_room(module), _room(other))
+        if RANK[_room(other)] >= RANK[_room(module)]
+    ]
     assert not wrong
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    left = dict(GRAPH)
+    while free := [module for module, others in left.items() if not others & left.keys()]:
+        for module in free:
+            del left[module]
+    assert not left
+
+
+def test_no_room_holds_more_than_its_share() -> None:
+    lines: dict[str, int] = {}
+    for module, path in MODULES.items():
+        lines[_room(module)] = lines.get(_room(module), 0) + path.read_text(encoding="utf-8").count("\n")
+    large = {room for room, count in lines.items() if count > 0.15 * sum(lines.values())}
+    assert not large
 
 
 def test_only_hosts_and_scripts_import_the_webui() -> None:

@@ -14,16 +14,16 @@ from PIL import Image
 
 from lora_train.config import DataOptions, PrepareOptions
 from lora_train.data.cache import LatentCache
-from lora_train.data.dataset import build_dataset
 from lora_train.data.masks import attach_masks
-from lora_train.data.prepare import Services, prepare
 from lora_train.data.scan import scan
 from lora_train.data.sources import read_pictures
+from lora_train.data.training_set import build_dataset
 from lora_train.errors import LoraTrainError
 from lora_train.links import leads_out
 from lora_train.lorafile.sidecar import activation_text, write_preview, write_sidecar
+from lora_train.prepare import Services, prepare
 from tests.conftest import draw_pictures
-from tests.data.test_dataset import FakeEncoder
+from tests.data.test_training_set import FakeEncoder
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
 SECRET = "secret words"

@@ -9,9 +9,8 @@ from fastapi import HTTPException, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
-from lora_train.errors import LoraTrainError, Problem
+from lora_train.errors import LoraTrainError, Problem, Unknown
 from lora_train.jsons import read_json, to_json
-from lora_train.runs.dataset import Unknown
 
 NO_STORE = {"Cache-Control": "no-store"}
 

@@ -15,9 +15,9 @@ from fastapi.responses import FileResponse, Response
 
 from lora_train.api.answers import NO_STORE, Route, answer, json_body, only
 from lora_train.config import PrepareOptions, RunConfig
-from lora_train.errors import LoraTrainError
-from lora_train.runs.dataset import OUTCOMES, Dataset, Filter, Unknown, large_jpeg
-from lora_train.runs.datasets import Datasets
+from lora_train.datasets.dataset import OUTCOMES, Dataset, Filter, large_jpeg
+from lora_train.datasets.service import Datasets
+from lora_train.errors import LoraTrainError, Unknown
 
 MAX_PAGE = 500
 MAX_CAPTION = 20_000
@@ -169,7 +169,7 @@ def _options(content: dict[str, Any]) -> PrepareOptions:
 
 
 def _edits(content: dict[str, Any]) -> list[Any]:
-    from lora_train.data.captioning.edit import edit_of
+    from lora_train.captions.edit import edit_of
 
     only(content, ["edits"])
     raw = content.get("edits")

@@ -15,11 +15,10 @@ from fastapi.responses import FileResponse, Response
 from lora_train.api.answers import Route, answer, json_body, only, refusal
 from lora_train.api.datasets import dataset_routes
 from lora_train.config import RunConfig
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Unknown
 from lora_train.hosts.access import Login
 from lora_train.lorafile.sidecar import activation_text
 from lora_train.runs.check import output_outside
-from lora_train.runs.dataset import Unknown
 from lora_train.runs.folder import RunFolder, list_runs
 from lora_train.runs.service import Service
 

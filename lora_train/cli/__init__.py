@@ -6,21 +6,21 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import lora_train
 from lora_train.cli.captions import add_captions
 from lora_train.cli.dataset import add_dataset
 from lora_train.cli.demo import add_demo
-from lora_train.cli.files import add_file
+from lora_train.cli.file import add_file
 from lora_train.cli.generate import add_generate
-from lora_train.cli.page import add_ui
 from lora_train.cli.parser import Parser
-from lora_train.cli.preparing import add_prepare
-from lora_train.cli.training import add_resume, add_train
+from lora_train.cli.prepare import add_prepare
+from lora_train.cli.train import add_resume, add_train
+from lora_train.cli.ui import add_ui
 from lora_train.config.wording import in_flags
 from lora_train.console import forgive_characters
 from lora_train.cores import settle_threads
 from lora_train.errors import LoraTrainError
 from lora_train.showing import as_shown
+from lora_train.version import __version__
 
 BAD_INPUT = 2
 ABORTED = 130
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def build_parser() -> Parser:
     """All commands and their options."""
     parser = Parser(prog="lora-train", description="Train LoRAs for Stable Diffusion.")
-    parser.add_argument("--version", action="version", version=f"lora-train {lora_train.__version__}")
+    parser.add_argument("--version", action="version", version=f"lora-train {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in ADD:
         add(commands)

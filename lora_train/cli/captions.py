@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from lora_train.data.captioning.edit import Edit
-    from lora_train.data.captioning.journal import Report
+    from lora_train.captions.edit import Edit
+    from lora_train.captions.journal import Report
 
 
 class Command(NamedTuple):
@@ -84,7 +84,7 @@ def add_captions(commands: Any) -> None:
 
 
 def _frequency(options: argparse.Namespace) -> int:
-    from lora_train.data.captioning.journal import count_tags
+    from lora_train.captions.journal import count_tags
 
     counts, skipped = count_tags(options.folder)
     for tag, count in counts.most_common():
@@ -96,8 +96,8 @@ def _frequency(options: argparse.Namespace) -> int:
 
 
 def _edit(options: argparse.Namespace) -> int:
-    from lora_train.data.captioning.edit import edit_of
-    from lora_train.data.captioning.journal import edit_captions
+    from lora_train.captions.edit import edit_of
+    from lora_train.captions.journal import edit_captions
 
     edits = [edit_of(options.edit(options))]
     if options.dry_run:
@@ -110,7 +110,7 @@ def _edit(options: argparse.Namespace) -> int:
 
 
 def _preview(folder: Path, edits: list[Edit]) -> int:
-    from lora_train.data.captioning.journal import preview_edits
+    from lora_train.captions.journal import preview_edits
 
     changes, skipped = preview_edits(folder, edits)
     for change in changes:
@@ -125,7 +125,7 @@ def _preview(folder: Path, edits: list[Edit]) -> int:
 
 
 def _undo(options: argparse.Namespace) -> int:
-    from lora_train.data.captioning.journal import undo
+    from lora_train.captions.journal import undo
 
     report = undo(options.folder, _journal(options.folder))
     print(f"Undone: {report.name} ({_captions(len(report.changed))}).")
@@ -135,8 +135,8 @@ def _undo(options: argparse.Namespace) -> int:
 
 def _journal(folder: Path) -> Path:
     """The same as the *Dataset* page's, so that either takes back what the other did."""
+    from lora_train.datasets.dataset import journal_of
     from lora_train.hosts.standalone import StandaloneHost
-    from lora_train.runs.dataset import journal_of
 
     return journal_of(folder, StandaloneHost().data_dir())
 
@@ -150,8 +150,8 @@ def _told(report: Report) -> None:
 
 def _tell_bare(folder: Path) -> None:
     """Say which pictures are not among those counted or changed."""
-    from lora_train.data.caption_reading import named
-    from lora_train.data.captioning.journal import bare_pictures
+    from lora_train.captions.journal import bare_pictures
+    from lora_train.pictures.caption_reading import named
 
     bare = bare_pictures(folder)
     if bare:

@@ -22,7 +22,7 @@ def add_demo(commands: Any) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from lora_train.demo.command import run_demo
+    from lora_train.cli.demo_command import run_demo
 
     return run_demo(options.out)
 

@@ -63,7 +63,7 @@ def add_generate(commands: Any) -> None:
 
 def _generate(options: argparse.Namespace) -> int:
     from lora_train.hosts.standalone import StandaloneHost
-    from lora_train.prompt.finding import look_up_anywhere
+    from lora_train.lorafile.finding import look_up_anywhere
     from lora_train.prompt.generate import Generator
     from lora_train.runs.bases import remember_base, usual_guidance
 
@@ -94,8 +94,8 @@ def _note(text: str) -> None:
 
 def _base(options: argparse.Namespace, host: Host, folder: Path) -> Path:
     """The base model that is given, or the one that is chosen, which is said. Raises LoraTrainError."""
+    from lora_train.lorafile.finding import look_up_anywhere
     from lora_train.models.hub import local_model
-    from lora_train.prompt.finding import look_up_anywhere
     from lora_train.prompt.syntax import parse_prompt
     from lora_train.runs.bases import base_for
 
@@ -116,10 +116,10 @@ def _opened(path: Path, options: argparse.Namespace, host: Host) -> BaseModel:
     """The base model, on its device."""
     import torch
 
+    from lora_train.device import inference_dtype, pick_device
     from lora_train.models.opening import open_model
     from lora_train.models.prediction import Assumed
     from lora_train.models.tokenizers import TokenizerSources
-    from lora_train.runs.device import inference_dtype, pick_device
 
     device = pick_device(options.device, "--device")
     sources = TokenizerSources(host.tokenizers, host.downloads, _note)
@@ -148,8 +148,8 @@ def _check(options: argparse.Namespace) -> None:
 def _look(options: argparse.Namespace) -> list[Problem]:
     from PIL import Image
 
+    from lora_train.device import pick_device
     from lora_train.hosts.standalone import StandaloneHost
-    from lora_train.runs.device import pick_device
 
     host = StandaloneHost(offline=True)
     found = [
@@ -174,7 +174,7 @@ def _look(options: argparse.Namespace) -> list[Problem]:
 
 def _missing(options: argparse.Namespace, host: Host) -> list[Problem]:
     """What is wrong with the LoRAs that the prompt names."""
-    from lora_train.prompt.finding import look_up_anywhere
+    from lora_train.lorafile.finding import look_up_anywhere
     from lora_train.prompt.syntax import parse_prompt
 
     parsed = parse_prompt(options.prompt)

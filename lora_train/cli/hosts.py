@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.errors import LoraTrainError
@@ -19,14 +17,6 @@ def add_server(parser: Any) -> None:
     server.add_argument("--server", default="", metavar="URL", help="its address; its checkpoint is unloaded meanwhile")
     server.add_argument("--user", default="", help="of its --api-auth")
     server.add_argument("--password", default="", help="of its --api-auth")
-
-
-def without_shards(folder: str, host: Host) -> str:
-    """The folder itself; one of webdataset's shards is unpacked below the host's data folder, once."""
-    from lora_train.data.shards import shard_files, unpack
-
-    source = Path(os.path.expanduser(folder))  # unlike Path.expanduser it leaves "~nobody" for the checks to tell
-    return str(unpack(source, host.data_dir() / "shards")) if folder and shard_files(source) else folder
 
 
 def host_of(options: argparse.Namespace) -> Host:

@@ -13,18 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lora_train.atomic import write_text, writing
+from lora_train.captions.store import keep_backup
 from lora_train.config import DataOptions
-from lora_train.data.captioning.store import keep_backup
-from lora_train.data.finding import MASK_ENDINGS
 from lora_train.data.formats.dataset_toml import Subset, is_dataset_config, write_dataset_config
 from lora_train.data.formats.imagefolder import write_imagefolder
 from lora_train.data.formats.kohya_metadata import MetadataEntry, metadata_key, write_metadata
 from lora_train.data.formats.webdataset import write_shard
-from lora_train.data.neighbours import CAPTION_EXTENSIONS, caption_file
 from lora_train.data.scan import Manifest, Picture, scan
 from lora_train.data.shards import unpack_shards
 from lora_train.data.sources import IMAGEFOLDER, beside_captions, read_pictures
 from lora_train.errors import LoraTrainError
+from lora_train.pictures.finding import MASK_ENDINGS
+from lora_train.pictures.neighbours import CAPTION_EXTENSIONS, caption_file
 
 REPEATS = 1
 """Of pictures for which nothing says how often they come."""

@@ -11,12 +11,12 @@ import torch
 
 from lora_train.data.cache import Latents
 from lora_train.data.formats.kohya_npz import KohyaLatents, npz_path, read_npz, write_npz
-from lora_train.data.left_out import SHOWN, shown
 from lora_train.errors import LoraTrainError
 from lora_train.links import OUT, MayRead, anywhere, leads_out
+from lora_train.pictures.left_out import SHOWN, shown
 
 if TYPE_CHECKING:
-    from lora_train.data.dataset import Encoder, Item
+    from lora_train.data.items import Encoder, Item
 
 
 class _Unfit(Exception):

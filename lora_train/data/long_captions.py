@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from lora_train.data.captions import kept_first, tag_first, up_to_tag
 from lora_train.data.scan import Manifest, Picture
+from lora_train.pictures.captions import kept_first, tag_first, up_to_tag
 
 NAMED = 5
 

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from lora_train.data.buckets import Placement, cut
-from lora_train.data.kinds import EXTENSIONS
-from lora_train.data.pictures import BrokenPicture, has_alpha, load_alpha, load_picture
 from lora_train.data.scan import Manifest
 from lora_train.errors import LoraTrainError
 from lora_train.links import MayRead, anywhere
+from lora_train.pictures.kinds import EXTENSIONS
+from lora_train.pictures.opening import BrokenPicture, has_alpha, load_alpha, load_picture
 
 BLACK = (0, 0, 0)
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from lora_train.data.kinds import EXTENSIONS
+from lora_train.pictures.kinds import EXTENSIONS
 
 Parts = tuple[str, ...]
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lora_train.data.left_out import SHOWN, shown
+from lora_train.pictures.left_out import SHOWN, shown
 
 if TYPE_CHECKING:
     from lora_train.data.buckets import Placement
-    from lora_train.data.dataset import Dataset, Item
+    from lora_train.data.items import Item
+    from lora_train.data.training_set import Dataset
 
 NAMED = 5
 """So many pictures are told one by one."""

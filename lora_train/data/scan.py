@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lora_train.data.caption_content import content_notes
-from lora_train.data.caption_reading import CaptionReader
-from lora_train.data.captions import caption_line, with_tag
-from lora_train.data.finding import REPEATS, Found, find
-from lora_train.data.finding import is_ours as is_ours
-from lora_train.data.kinds import EXTENSIONS
-from lora_train.data.left_out import SHOWN, LeftOut, Reason, shown
-from lora_train.data.left_out import Rejected as Rejected
-from lora_train.data.left_out import as_text as as_text
-from lora_train.data.pictures import BrokenPicture, NoReader, look_at
-from lora_train.data.plain import plain_note, shows_nothing
 from lora_train.errors import LoraTrainError
+from lora_train.pictures.caption_content import content_notes
+from lora_train.pictures.caption_reading import CaptionReader
+from lora_train.pictures.captions import caption_line, with_tag
+from lora_train.pictures.finding import REPEATS, Found, find
+from lora_train.pictures.finding import is_ours as is_ours
+from lora_train.pictures.kinds import EXTENSIONS
+from lora_train.pictures.left_out import SHOWN, LeftOut, Reason, shown
+from lora_train.pictures.left_out import Rejected as Rejected
+from lora_train.pictures.left_out import as_text as as_text
+from lora_train.pictures.opening import BrokenPicture, NoReader, look_at
+from lora_train.pictures.plain import plain_note, shows_nothing
 
 UNUSABLE = Reason("file that cannot be used", "files that cannot be used")
 LEAST_SIDE = 8

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from lora_train.atomic import write_bytes, write_json, write_text
-from lora_train.data.finding import find
 from lora_train.data.formats.webdataset import Sample, read_shards
-from lora_train.data.left_out import Rejected
-from lora_train.data.texts import file_text
+from lora_train.links import MayRead, anywhere
+from lora_train.pictures.finding import find
+from lora_train.pictures.left_out import Rejected
+from lora_train.pictures.texts import file_text
 
 DONE = "unpacked.json"
+SHARDS = "shards"
+"""Below this folder of a host's data they are unpacked."""
 
 
 def shard_files(folder: Path) -> list[Path]:
@@ -22,6 +26,19 @@ def shard_files(folder: Path) -> list[Path]:
     if not folder.is_dir() or find(folder).pictures:
         return []
     return sorted(path for path in folder.glob("*.tar") if path.is_file())
+
+
+def without_shards(folder: str, root: Path, may_read: MayRead = anywhere) -> str:
+    """The folder itself; one of webdataset's shards is unpacked below `root`, once.
+
+    What may not be read is left as it is: the checks refuse it. Raises LoraTrainError as `unpack`.
+    """
+    source = Path(os.path.expanduser(folder))  # unlike Path.expanduser it leaves "~nobody" for the checks to report
+    try:
+        there = bool(folder) and may_read(source) and bool(shard_files(source))
+    except (OSError, ValueError):  # too long, a zero byte
+        return folder
+    return str(unpack(source, root)) if there else folder
 
 
 def unpack(folder: Path, root: Path) -> Path:

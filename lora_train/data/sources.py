@@ -8,22 +8,22 @@ from dataclasses import fields
 from pathlib import Path
 
 from lora_train.config import DataOptions
-from lora_train.data.caption_content import content_notes
-from lora_train.data.caption_reading import CaptionReader
-from lora_train.data.captioning.merge import merge
-from lora_train.data.captions import with_tag
-from lora_train.data.finding import find
 from lora_train.data.formats.dataset_toml import Subset, read_dataset_config
 from lora_train.data.formats.imagefolder import read_imagefolder
 from lora_train.data.formats.kohya_metadata import MetadataEntry, find_picture, read_metadata
-from lora_train.data.left_out import Reason, shown
 from lora_train.data.matching import match_ends
-from lora_train.data.neighbours import caption_file
 from lora_train.data.scan import Manifest, Picture, concept_of, counted, require_folder, require_pictures, scan, usable
-from lora_train.data.strays import stray_notes
-from lora_train.data.texts import lines_of
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.links import OUT, MayRead, anywhere, leads_out
+from lora_train.pictures.caption_content import content_notes
+from lora_train.pictures.caption_reading import CaptionReader
+from lora_train.pictures.captions import with_tag
+from lora_train.pictures.finding import find
+from lora_train.pictures.left_out import Reason, shown
+from lora_train.pictures.neighbours import caption_file
+from lora_train.pictures.strays import stray_notes
+from lora_train.pictures.template import merge
+from lora_train.pictures.texts import lines_of
 
 IMAGEFOLDER = "metadata.jsonl"
 HONOURED = (

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+GUIDANCE = 4.0
+"""What its base draws best with: with more the pictures get noisy; rates are in docs/demo.md."""
+
 
 def base_folder() -> Path:
     """The tiny base model, a diffusers folder."""

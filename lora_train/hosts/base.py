@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lora_train.errors import Problem
 from lora_train.hosts.settings import Settings
 
 if TYPE_CHECKING:
@@ -126,6 +127,10 @@ class Host(Protocol):
 
     def report_progress(self, run: str, done: int, total: int, text: str) -> None:
         """Show how far the run is in the host's own progress bar; nothing where it has none."""
+        ...
+
+    def unreachable(self) -> list[Problem]:
+        """Why the host does not answer now; empty where it does, or where nothing has to be asked over a network."""
         ...
 
     def check_shutdown(self) -> None:

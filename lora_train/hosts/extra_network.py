@@ -61,7 +61,7 @@ def make_network(lora_dir: Callable[[], Path]) -> Any:
 
         def activate(self, p: Any, params_list: list[Any]) -> None:
             """Apply what the prompt names, and nothing else; what cannot be is told in the result."""
-            from lora_train.prompt.finding import look_up
+            from lora_train.lorafile.finding import look_up
             from lora_train.prompt.syntax import strength_notes, tag_of_items
 
             usable, notes = [], []
@@ -97,7 +97,7 @@ def make_network(lora_dir: Callable[[], Path]) -> Any:
 
         def _applier_of_model(self) -> Any:
             from lora_train.hosts.ldm_modules import modules_by_file_name
-            from lora_train.prompt.apply import Applier
+            from lora_train.lorafile.applying import Applier
 
             if self._applier is None or self._model is not shared.sd_model:
                 self._model = shared.sd_model

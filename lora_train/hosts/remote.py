@@ -21,7 +21,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.base import CAPTION_KINDS, Note, never
 from lora_train.hosts.standalone import StandaloneHost
 
@@ -177,6 +177,14 @@ class RemoteHost(StandaloneHost):
         """See Host; a WebUI that is away is no reason to fail: it looks when it starts."""
         with suppress(LoraTrainError):
             self._ask("/sdapi/v1/refresh-loras", {})
+
+    def unreachable(self) -> list[Problem]:
+        """See Host: asked before anything is done, since else all pictures would come first."""
+        try:
+            self.checkpoints()
+        except LoraTrainError as error:
+            return error.problems
+        return []
 
     def check_shutdown(self) -> None:
         """See Host: the route is there only with --api-server-stop, and refuses to be read."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.demo.files import base_folder
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.base import Note, never
 from lora_train.hosts.settings import Settings
 
@@ -88,7 +88,7 @@ class StandaloneHost:
 
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
         """See Host: by a transformers model, tags not at all."""
-        from lora_train.data.captioners.transformers_model import transformers_captions
+        from lora_train.captions.captioners.transformers_model import transformers_captions
 
         if kind != "blip" or not self._captioner:
             raise LoraTrainError(
@@ -116,6 +116,10 @@ class StandaloneHost:
 
     def report_progress(self, run: str, done: int, total: int, text: str) -> None:
         """See Host."""
+
+    def unreachable(self) -> list[Problem]:
+        """See Host."""
+        return []
 
     def check_shutdown(self) -> None:
         """See Host."""

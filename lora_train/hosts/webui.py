@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.base import CAPTION_KINDS, Note, never
 from lora_train.hosts.postponing import PostponedSettings
 from lora_train.hosts.queueing import interruptible, refusing, turn
@@ -408,6 +408,10 @@ class WebuiHost:
             if getattr(module, "network_current_names", ()):
                 networks.network_restore_weights_from_backup(module)
                 module.network_current_names = ()
+
+    def unreachable(self) -> list[Problem]:
+        """See Host."""
+        return []
 
     def check_shutdown(self) -> None:
         """See Host."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-import lora_train
 from lora_train.config import RunConfig, TrainOptions
 from lora_train.config.network import network_arguments, network_module
 from lora_train.config.table import options
 from lora_train.errors import LoraTrainError
 from lora_train.hashing import file_hash
+from lora_train.version import __version__
 
 _LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
 
@@ -121,7 +121,7 @@ def _session(facts: TrainingFacts) -> dict[str, object]:
         "ss_training_started_at": facts.started_at,
         "ss_training_finished_at": facts.finished_at,
         "ss_training_comment": facts.config.save.training_comment or None,
-        "ss_sd_scripts_commit_hash": f"lora-train {lora_train.__version__}",
+        "ss_sd_scripts_commit_hash": f"lora-train {__version__}",
         "ss_sd_model_name": facts.base_name,
         "ss_base_model_version": facts.base_version,
         "ss_v2": facts.base_version.startswith("sd_v2"),
@@ -205,7 +205,7 @@ def _modelspec(facts: TrainingFacts) -> dict[str, object]:
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": facts.architecture,
         "modelspec.implementation": facts.implementation,
-        "modelspec.implementation_version": f"lora-train/{lora_train.__version__}",
+        "modelspec.implementation_version": f"lora-train/{__version__}",
         "modelspec.title": facts.config.save.output_name,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.date": date.replace(tzinfo=None).isoformat(timespec="seconds"),

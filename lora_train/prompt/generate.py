@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.errors import LoraTrainError, Problem, shortened
-from lora_train.prompt.finding import look_up
+from lora_train.lorafile.finding import look_up
 from lora_train.prompt.syntax import LoraTag, parse_prompt
 from lora_train.prompt.words import words_of
 
@@ -32,7 +32,7 @@ class Generator:
     """A loaded base model and a folder of LoRA files; `find` gives the file of a name in that folder, see `look_up`."""
 
     def __init__(self, model: BaseModel, lora_dir: Path, find: Find = look_up) -> None:
-        from lora_train.prompt.apply import Applier, modules_by_file_name
+        from lora_train.lorafile.applying import Applier, modules_by_file_name
 
         self.model = model
         self.lora_dir = lora_dir

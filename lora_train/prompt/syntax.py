@@ -7,10 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-DEFAULT_STRENGTH = 1.0
-USUAL = 2.0
-"""The highest strength that the WebUI's own sliders offer; more is worth a word: `:07` is 7."""
+from lora_train.lorafile.strengths import USUAL, Wanted
 
+DEFAULT_STRENGTH = 1.0
 MOST = 1000.0
 """The highest strength that is applied, of either sign: beyond it nothing is computed that is a picture."""
 
@@ -24,17 +23,11 @@ _SCHEDULE = re.compile(r"[@~,;]")
 
 
 @dataclass(frozen=True)
-class LoraTag:
-    """One `<lora:...>`: the network's name, its strengths on text encoder and UNet, and the rank it is cut to."""
+class LoraTag(Wanted):
+    """One `<lora:...>`."""
 
-    name: str
-    te: float
-    unet: float
-    dyn: int | None = None
     spelled: str = field(default="", compare=False)
     """The name with the blanks around it, where it was written so."""
-    adapter: str = ""
-    """The one to take of several adapters in the file; "": the first."""
 
     @property
     def written(self) -> str:
@@ -127,7 +120,7 @@ def tag_of_items(content: Sequence[str], default: float = DEFAULT_STRENGTH) -> L
             dyn = _rank(value)
         else:
             raise ValueError(f"{key}= is not known.")
-    return LoraTag(name, te, unet, dyn, spelled)
+    return LoraTag(name, te, unet, dyn, spelled=spelled)
 
 
 def _rank(text: str) -> int:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.atomic import write_json
-from lora_train.demo.files import base_folder
-from lora_train.demo.run import GUIDANCE
+from lora_train.demo.files import GUIDANCE, base_folder
 from lora_train.errors import LoraTrainError
 from lora_train.runs.folder import RunFolder, list_runs
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.config import RunConfig, problems
 from lora_train.config.usual import DEFAULT_REPEATS
-from lora_train.data.scan import Manifest, as_text
+from lora_train.data.scan import Manifest
 from lora_train.data.sources import read_pictures
+from lora_train.datasets.captioning import captioning_problems, server_problems
+from lora_train.device import pick_device, require_precision
 from lora_train.errors import LoraTrainError, Problem
-from lora_train.runs.captioning import captioning_problems, server_problems
-from lora_train.runs.device import pick_device, require_precision
+from lora_train.hosts.allowing import allowed, noting
 from lora_train.runs.stages import Stages
 
 if TYPE_CHECKING:
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 def output_path(config: RunConfig) -> Path:
     """Where the LoRA goes."""
     return Path(config.save.output_dir).expanduser() / f"{config.save.output_name}.safetensors"
+
+
+def unpacked(config: RunConfig, host: Host) -> RunConfig:
+    """The same run, on the pictures of webdataset's shards where its folder holds those: unpacked once, below the
+    host's data folder. Raises LoraTrainError for a damaged shard, or when the disk is full."""
+    from lora_train.data.shards import SHARDS, without_shards
+
+    folder = without_shards(config.data.folder, host.data_dir() / SHARDS, host.may_read)
+    return config if folder == config.data.folder else replace(config, data=replace(config.data, folder=folder))
 
 
 def check_run(
@@ -74,20 +84,6 @@ def check_run(
     return manifest
 
 
-@contextmanager
-def noting(found: list[Problem], where: str) -> Iterator[None]:
-    """What goes wrong within the block is added to `found`: nothing that the system refuses is a traceback."""
-    try:
-        yield
-    except LoraTrainError as error:
-        found += error.problems
-    except OSError as error:
-        what = as_text(f"cannot read {str(error.filename)[:200]}: {error.strerror}.")
-        found.append(Problem(what, where, "Allow reading it, or give another."))
-    except (RuntimeError, ValueError) as error:  # no home folder for "~", a zero byte in a path
-        found.append(Problem(f"this is no path: {error}.", where, "Give another."))
-
-
 def _pictures(config: RunConfig, host: Host) -> Manifest:
     """The pictures as they are before any preparation, with their masks where the loss is masked and they are known."""
     from lora_train.data.masks import attach_masks
@@ -125,18 +121,6 @@ def _network_files(config: RunConfig, host: Host) -> list[Problem]:
             with noting(found, "network.base_weights"):
                 read_lora(path, adapter=adapter)
     return found
-
-
-def allowed(named: str, host: Host, where: str) -> Path:
-    """The path that a person named in the field `where`. Raises LoraTrainError when the page may not read it."""
-    path = Path(named).expanduser()
-    if not host.may_read(path):
-        raise LoraTrainError(
-            f"{named} is outside the folders that may be used from this page.",
-            where,
-            "Choose one below the WebUI's folder, or add its folder to the settings (Train LoRA).",
-        )
-    return path
 
 
 def output_outside(config: RunConfig, host: Host) -> list[Problem]:

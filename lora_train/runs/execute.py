@@ -13,13 +13,13 @@ from lora_train.config import Facts, RunConfig, idle_notes, resolve
 from lora_train.data.scan import Manifest
 from lora_train.data.tag_statistics import tag_note
 from lora_train.data.trigger import trigger_of
+from lora_train.device import fast_bf16, free_memory, pick_device
 from lora_train.errors import LoraTrainError, Stopped
 from lora_train.hosts.base import never
-from lora_train.runs.check import check_run, output_path
-from lora_train.runs.device import fast_bf16, free_memory, pick_device
+from lora_train.lock import RunLock
+from lora_train.memory import memory_given_back
+from lora_train.runs.check import check_run, output_path, unpacked
 from lora_train.runs.folder import Event, RunFolder
-from lora_train.runs.lock import RunLock
-from lora_train.runs.memory import memory_given_back
 from lora_train.runs.preparing import find_masks, note_buckets, prepare_pictures, prepared_before
 from lora_train.runs.resuming import check_resume, forget_states, own_result
 from lora_train.runs.stages import Result, Stages
@@ -27,7 +27,7 @@ from lora_train.runs.threads import same_threads
 from lora_train.runs.writer import RunWriter, in_words
 
 if TYPE_CHECKING:
-    from lora_train.data.dataset import Dataset
+    from lora_train.data.training_set import Dataset
     from lora_train.hosts.base import Host
     from lora_train.models.base import BaseModel
     from lora_train.train.loop import Trainer
@@ -48,6 +48,7 @@ def run_training(
     LoRA so far is saved. Raises LoraTrainError; the run's folder then says "failed" and why.
     """
     host = host or _standalone()
+    config = unpacked(config, host)
     manifest = check_run(config, host, stages)
     folder = RunFolder.create(host.data_dir() / "runs", config, listener, stages)
     return execute(folder, config, manifest, host, stopped, stages)
@@ -245,7 +246,7 @@ class _Execution:
         resolved = self.folder.read().get("resolved")
         if resolved is not None and self.folder.saved_state is not None:
             return self._longer(RunConfig.from_dict(resolved))
-        from lora_train.data.dataset import count_epoch
+        from lora_train.data.training_set import count_epoch
 
         device = pick_device(self.config.train.device, auto=self.host.device())
         facts = Facts(
@@ -279,8 +280,8 @@ class _Execution:
         import torch
 
         from lora_train.data.cache import LatentCache
-        from lora_train.data.dataset import build_dataset
         from lora_train.data.remarks import remarks
+        from lora_train.data.training_set import build_dataset
 
         def progress(done: int, total: int) -> None:
             self.folder.event("prepare", stage="latents", done=done, total=total)

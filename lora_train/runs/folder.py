@@ -21,7 +21,7 @@ from lora_train.atomic import write_json
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.jsons import to_json
-from lora_train.runs.lock import is_held
+from lora_train.lock import is_held
 from lora_train.runs.stages import Stages
 
 STATES = ("preparing", "training", "finished", "stopped", "failed")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,49 +11,14 @@ from typing import TYPE_CHECKING
 from lora_train.config import PrepareOptions, RunConfig
 from lora_train.config.usual import DEFAULT_REPEATS
 from lora_train.data.scan import Manifest, Rejected, scan
+from lora_train.datasets.work import alone_in, services_of, work_folder
 from lora_train.errors import LoraTrainError, Stopped
-from lora_train.runs.captioning import asked, captioning_problems
 from lora_train.runs.folder import RunFolder
-from lora_train.runs.lock import NAME, RunLock
 
 if TYPE_CHECKING:
-    from lora_train.data.dataset import Dataset
-    from lora_train.data.prepare import Prepared, Services
+    from lora_train.data.training_set import Dataset
     from lora_train.hosts.base import Host
-
-
-def work_folder(folder: Path, host: Host) -> Path:
-    """Where the prepared pictures of an input folder are kept: the same folder finds its earlier work again."""
-    source = folder.expanduser().resolve()
-    digest = hashlib.sha256(str(source).encode()).hexdigest()[:12]
-    return host.data_dir() / "prepared" / f"{source.name or 'pictures'}-{digest}"
-
-
-@contextmanager
-def alone_in(work: Path) -> Iterator[None]:
-    """Hold a work folder: two preparations of the same pictures would take each other's files away.
-
-    Raises LoraTrainError when another one goes on there, in this program or another, or it cannot be written.
-    """
-    lock = RunLock(work)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise LoraTrainError(
-            f"cannot write in this folder: {error.strerror}.", str(work), "Make room, or allow writing there."
-        ) from error
-    except LoraTrainError as error:
-        raise LoraTrainError(
-            "these pictures are being prepared already.", str(work), "Wait for it, or stop it first."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-        if [path.name for path in work.iterdir()] == [NAME]:  # nothing came of it
-            (work / NAME).unlink()
-            work.rmdir()
+    from lora_train.prepare import Prepared
 
 
 def prepare_pictures(folder: RunFolder, config: RunConfig, host: Host, stopped: Callable[[], bool]) -> Manifest:
@@ -63,7 +26,7 @@ def prepare_pictures(folder: RunFolder, config: RunConfig, host: Host, stopped: 
 
     Raises LoraTrainError when nothing is left, or when the host fails; Stopped.
     """
-    from lora_train.data.prepare import prepare
+    from lora_train.prepare import prepare
 
     stage = "pictures"
 
@@ -114,7 +77,7 @@ def with_target(config: RunConfig) -> tuple[PrepareOptions, str]:
 
 def prepared_before(config: RunConfig, host: Host) -> Manifest:
     """What an earlier run prepared. Raises LoraTrainError when there is nothing."""
-    from lora_train.data.prepare.pipeline import output_folders
+    from lora_train.prepare.pipeline import output_folders
 
     source = Path(config.data.folder).expanduser()
     pictures, masks = output_folders(source, work_folder(source, host))
@@ -140,7 +103,7 @@ def find_masks(folder: RunFolder, config: RunConfig, manifest: Manifest, host: H
 
 def note_buckets(folder: RunFolder, config: RunConfig, host: Host, dataset: Dataset) -> None:
     """The real buckets into the metadata of the prepared pictures; it is for others, so the training goes on anyway."""
-    from lora_train.data.prepare.metadata import METADATA, correct_resolutions
+    from lora_train.prepare.metadata import METADATA, correct_resolutions
 
     buckets = {item.picture.path.absolute(): item.placement.bucket for item in dataset.items}
     try:
@@ -153,25 +116,6 @@ def _scan(config: RunConfig, pictures: Path, masks: Path | None) -> Manifest:
     manifest = scan(pictures, config.data.tag, config.data.repeats or DEFAULT_REPEATS)
     manifest.masks = masks
     return manifest
-
-
-def services_of(host: Host, options: PrepareOptions) -> Services:
-    """The host's models and the chosen captioners, as the preparation calls them; None for what is not there.
-
-    Raises LoraTrainError for what `captioning_problems` tells.
-    """
-    from lora_train.data.prepare import Services
-
-    if found := captioning_problems(options, host):
-        raise LoraTrainError.of(found)
-    return Services(
-        upscale=(lambda p: host.upscale(p, 2, options.upscaler)) if host.improves else None,
-        restore=(lambda p: host.restore_faces(p, options.restore_weight)) if host.improves else None,
-        caption=asked(options.captioner, options, "captioner", host),
-        tags=asked(options.tagger, options, "tagger", host),
-        weights=tuple(str(folder) for folder in host.face_weights()),
-        may_read=host.may_read,
-    )
 
 
 def _rejected(prepared: Prepared) -> list[Rejected]:

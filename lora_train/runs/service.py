@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_train.config import RunConfig
-from lora_train.errors import LoraTrainError, Problem
+from lora_train.datasets.service import Datasets
+from lora_train.errors import LoraTrainError, Problem, Unknown
 from lora_train.hosts.base import Host
-from lora_train.runs.check import check_run
-from lora_train.runs.dataset import Unknown
-from lora_train.runs.datasets import Datasets
+from lora_train.runs.check import check_run, unpacked
 from lora_train.runs.execute import execute
 from lora_train.runs.folder import RunFolder, list_runs
 from lora_train.runs.resuming import check_resume
@@ -32,7 +31,7 @@ class Service:
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._current: RunFolder | None = None
-        self.datasets = Datasets(self)
+        self.datasets = Datasets(host, self.no_start)
 
     @property
     def runs_dir(self) -> Path:
@@ -45,6 +44,7 @@ class Service:
         Raises LoraTrainError with all problems, or when a run is going on already.
         """
         self._require_idle()
+        config = unpacked(config, self.host)
         manifest = check_run(config, self.host, stages, known=known)
         with self._lock:
             self._require_idle()

@@ -14,8 +14,8 @@ from lora_train.data.tag_statistics import tag_frequency
 from lora_train.data.trigger import trigger_of
 from lora_train.errors import LoraTrainError
 from lora_train.links import MayRead, anywhere
+from lora_train.memory import memory_given_back
 from lora_train.runs.folder import RunFolder
-from lora_train.runs.memory import memory_given_back
 
 if TYPE_CHECKING:
     from lora_train.lorafile.metadata import TrainingFacts
@@ -102,7 +102,7 @@ class RunWriter:
     def _thumbnail(self) -> bytes:
         """The first training picture, as it was cut, as PNG."""
         from lora_train.data.buckets import cut
-        from lora_train.data.pictures import load_picture
+        from lora_train.pictures.opening import load_picture
         from lora_train.runs.pictures import png_bytes
 
         item = self.trainer.dataset.items[0]

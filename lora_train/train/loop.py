@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from lora_train.config import RunConfig
-from lora_train.data.captions import vary, without_tag
-from lora_train.data.dataset import Dataset, Item
+from lora_train.data.items import Item
+from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import BaseModel, Conditioning
 from lora_train.networks.inject import NetworkSet
+from lora_train.pictures.captions import vary, without_tag
 from lora_train.train.network import build_network, dropping, merge_base_weights, parameter_groups
 from lora_train.train.optimizer import OPTIMIZERS
 from lora_train.train.randomness import Randomness

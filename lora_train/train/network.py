@@ -15,18 +15,18 @@ from lora_train.config.choices import SCALABLE
 from lora_train.config.network import continued_arguments
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.lorafile.adapters import choose_adapters
+from lora_train.lorafile.applying import Applier, modules_by_file_name
 from lora_train.lorafile.inspecting import kind_name
 from lora_train.lorafile.layouts import named
 from lora_train.lorafile.readers import reader_notes
 from lora_train.lorafile.reading import LoraFile, read_lora
 from lora_train.lorafile.resizing import dimensions
+from lora_train.lorafile.strengths import USUAL, Wanted
 from lora_train.models.base import BaseModel
 from lora_train.networks.base import Drop
 from lora_train.networks.inject import Dropping, NetworkSet, create_planned, load_networks, targets
 from lora_train.networks.lora import LoraModule
 from lora_train.networks.plan import Rate, plan_of, rates_of
-from lora_train.prompt.apply import Applier, modules_by_file_name
-from lora_train.prompt.syntax import USUAL, LoraTag
 from lora_train.train.randomness import Randomness
 
 _ROOTS = (
@@ -83,7 +83,7 @@ def merge_base_weights(options: NetworkOptions, model: BaseModel) -> tuple[str, 
     strengths = list(options.base_weights_multiplier) + [1.0] * len(paths)
     adapters = [adapter for _, adapter in start_files(options)][-len(paths) :]
     tags = [
-        (LoraTag(path.stem, strength, strength, adapter=adapter), path)
+        (Wanted(path.stem, strength, strength, adapter=adapter), path)
         for path, strength, adapter in zip(paths, strengths, adapters)
     ]
     applied = Applier(modules_by_file_name(model)).apply(tags)
@@ -153,7 +153,7 @@ def _merge_carried(
     absent = sorted({name for name in _names(carried) if name not in known})
     part = replace(file, tensors={k: v for k, v in carried.items() if k.split(".", 1)[0] in known}, notes=())
     if part.tensors:
-        Applier(known).add(LoraTag(file.path.stem, 1.0, 1.0), part)
+        Applier(known).add(Wanted(file.path.stem, 1.0, 1.0), part)
     names = [
         name for root, name in _ROOTS if any(key.startswith(root) and not _below(key, prefixes) for key in carried)
     ]

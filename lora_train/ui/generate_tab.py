@@ -12,7 +12,7 @@ import gradio as gr
 
 from lora_train.console import own_command
 from lora_train.errors import LoraTrainError
-from lora_train.prompt.finding import lora_files, prompt_name, prompt_names
+from lora_train.lorafile.finding import lora_files, prompt_name, prompt_names
 from lora_train.prompt.generate import Generator
 from lora_train.runs.bases import base_for, remember_base, usual_guidance
 from lora_train.runs.service import Service

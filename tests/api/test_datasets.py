@@ -18,7 +18,7 @@ from lora_train.api.routes import PREFIX, routes
 from lora_train.hosts.access import PAGE_HEADER, Login
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.service import Service
-from tests.data.prepare.samples import noise
+from tests.prepare.samples import noise
 
 OPTIONS = {"operations": ["original", "similar", "resize"], "target": 64, "min_size": 100, "workers": 1}
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 from lora_train.config import DataOptions
 from lora_train.data.cache import LatentCache
-from lora_train.data.dataset import Dataset, build_dataset
 from lora_train.data.formats.kohya_npz import read_npz
 from lora_train.data.scan import scan
+from lora_train.data.training_set import Dataset, build_dataset
 from tests.conftest import draw_pictures
-from tests.data.test_dataset import FakeEncoder
+from tests.data.test_training_set import FakeEncoder
 
 OPTIONS = DataOptions(resolution=128, min_bucket_reso=64, max_bucket_reso=256, flip_aug=True)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_train.data.captions import kept_first, up_to_tag, vary
 from lora_train.data.long_captions import fit_captions
 from lora_train.data.scan import Manifest, Picture
+from lora_train.pictures.captions import kept_first, up_to_tag, vary
 
 ROOM = 10
 

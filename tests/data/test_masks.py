@@ -13,16 +13,16 @@ from PIL import Image
 from lora_train.config import DataOptions, RunConfig
 from lora_train.data.buckets import cut, place
 from lora_train.data.cache import LatentCache
-from lora_train.data.dataset import build_dataset
 from lora_train.data.masks import attach_masks, load_mask, to_latents
 from lora_train.data.remarks import remarks
 from lora_train.data.scan import scan
+from lora_train.data.training_set import build_dataset
 from lora_train.errors import LoraTrainError
 from lora_train.runs.execute import run_training
 from lora_train.runs.folder import RunFolder
 from lora_train.train import loop
 from tests.conftest import draw_pictures
-from tests.data.test_dataset import FakeEncoder
+from tests.data.test_training_set import FakeEncoder
 
 Make = Callable[..., RunConfig]
 

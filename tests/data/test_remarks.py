@@ -9,10 +9,10 @@ from PIL import Image
 
 from lora_train.config import DataOptions
 from lora_train.data.cache import LatentCache
-from lora_train.data.dataset import Dataset, build_dataset, count_epoch
 from lora_train.data.remarks import remarks
 from lora_train.data.scan import scan
-from tests.data.test_dataset import FakeEncoder
+from lora_train.data.training_set import Dataset, build_dataset, count_epoch
+from tests.data.test_training_set import FakeEncoder
 
 OPTIONS = DataOptions(resolution=128, min_bucket_reso=64, max_bucket_reso=256, train_batch_size=4)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lora_train.data.captions import vary, with_tag
 from lora_train.data.scan import concept_of, scan
 from lora_train.errors import LoraTrainError
+from lora_train.pictures.captions import vary, with_tag
 from tests.conftest import draw_pictures
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from lora_train.cli import main
 from lora_train.config import DataOptions, PrepareOptions, RunConfig, problems
-from lora_train.data.prepare import prepare
 from lora_train.data.scan import Manifest
 from lora_train.data.sources import read_pictures
 from lora_train.errors import LoraTrainError
+from lora_train.prepare import prepare
 from tests.conftest import draw_pictures
 
 

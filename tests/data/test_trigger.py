@@ -8,7 +8,7 @@ import pytest
 
 from lora_train.data.scan import Manifest, Picture, scan
 from lora_train.data.trigger import trigger_of
-from lora_train.demo.run import write_pictures
+from lora_train.runs.demo import write_pictures
 
 
 def manifest(*captions: str, concept: str = "pictures", repeats: int = 10) -> list[Picture]:

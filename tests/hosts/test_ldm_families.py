@@ -13,13 +13,13 @@ from torch import nn
 
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.ldm_modules import modules_by_file_name, tokenizers_of
+from lora_train.lorafile.applying import Applier
+from lora_train.lorafile.applying import modules_by_file_name as of_ours
 from lora_train.lorafile.writing import write_lora
 from lora_train.models.ldm_keys import SD2_TEXT_PREFIX, SDXL_TEXT_PREFIXES, UNET_PREFIX
 from lora_train.models.opening import open_model
 from lora_train.networks.base import Form
 from lora_train.networks.inject import create_networks
-from lora_train.prompt.apply import Applier
-from lora_train.prompt.apply import modules_by_file_name as of_ours
 from lora_train.prompt.syntax import LoraTag
 from tests.hosts.ldm_model import _grow, _Tree
 from tests.models.tiny import Tiny, checkpoint_tensors, tiny_sd2, tiny_sdxl, write_folder

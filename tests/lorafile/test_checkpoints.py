@@ -15,6 +15,7 @@ import torch
 from lora_train.demo.checkpoint import ldm_tensors
 from lora_train.demo.files import base_folder
 from lora_train.errors import LoraTrainError, Stopped
+from lora_train.lorafile.applying import Applier, modules_by_file_name
 from lora_train.lorafile.checkpoints import open_checkpoint, places_of
 from lora_train.lorafile.extracting import Extraction, extract
 from lora_train.lorafile.factors import Cut
@@ -22,7 +23,6 @@ from lora_train.lorafile.merging_into import MERGED, merge_into
 from lora_train.lorafile.reading import LoraFile, read_lora
 from lora_train.lorafile.writing import serialise, write_lora
 from lora_train.models.opening import open_model
-from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.syntax import LoraTag
 from tests.lorafile.witness import apart, deltas
 from tests.models.tiny import tiny_sd2, tiny_sdxl, write_checkpoint, write_tokenizer

@@ -14,12 +14,12 @@ from safetensors import safe_open
 
 from lora_train import RunConfig, run_training
 from lora_train.hosts.standalone import StandaloneHost
+from lora_train.lorafile.applying import Applier, modules_by_file_name
 from lora_train.lorafile.converting import write_diffusers, write_peft
 from lora_train.lorafile.inspecting import inspect
 from lora_train.lorafile.reading import LoraFile, read_lora
 from lora_train.lorafile.writing import model_hashes, write_lora
 from lora_train.models.opening import open_model
-from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.syntax import LoraTag
 from tests.lorafile.witness import deltas
 

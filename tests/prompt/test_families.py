@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from lora_train.lorafile.applying import Applier, modules_by_file_name
 from lora_train.lorafile.reading import read_lora
 from lora_train.lorafile.writing import write_lora
 from lora_train.models.names import UnetNames
 from lora_train.models.opening import open_model
 from lora_train.networks.base import Form
 from lora_train.networks.inject import create_networks
-from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.generate import Generator
 from lora_train.prompt.syntax import LoraTag
 from tests.models.pipelines import pipeline_of

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from lora_train.errors import LoraTrainError
+from lora_train.lorafile.applying import Applier, modules_by_file_name
 from lora_train.lorafile.hashes import OF_NOTHING
 from lora_train.lorafile.writing import serialise, write_lora
 from lora_train.models.opening import open_model
 from lora_train.networks.base import NORMS, Form
 from lora_train.networks.registry import new_network
-from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.syntax import LoraTag
 from tests.networks.samples import shaken
 

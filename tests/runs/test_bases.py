@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lora_train.config import RunConfig
-from lora_train.demo.run import GUIDANCE
+from lora_train.demo.files import GUIDANCE
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lorafile.writing import serialise
 from lora_train.runs.bases import base_for, remember_base, usual_guidance

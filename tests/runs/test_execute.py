@@ -13,11 +13,11 @@ from lora_train.config import RunConfig
 from lora_train.data.scan import scan
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
+from lora_train.lock import RunLock
 from lora_train.lorafile.reading import read_lora
 from lora_train.runs.check import check_run
 from lora_train.runs.execute import _Execution, execute, run_training
 from lora_train.runs.folder import RunFolder
-from lora_train.runs.lock import RunLock
 from lora_train.runs.stages import Stages
 from tests.conftest import draw_pictures
 

@@ -9,8 +9,8 @@ import pytest
 
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
+from lora_train.lock import RunLock
 from lora_train.runs.folder import RunFolder
-from lora_train.runs.lock import RunLock
 
 
 @pytest.fixture

@@ -13,21 +13,21 @@ import pytest
 import torch
 from PIL import Image
 
+from lora_train.captions.edit import add
+from lora_train.captions.journal import edit_captions
 from lora_train.cli import build_parser, main
-from lora_train.cli.preparing import prepare_of
-from lora_train.cli.training import config_of
+from lora_train.cli.prepare import prepare_of
+from lora_train.cli.train import config_of
 from lora_train.config import PrepareOptions, RunConfig
-from lora_train.data.captioning.edit import add
-from lora_train.data.captioning.journal import edit_captions
 from lora_train.data.formats.kohya_metadata import read_metadata
 from lora_train.data.scan import scan
+from lora_train.datasets.captioning import captioning_problems
 from lora_train.demo.files import base_folder
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.base import CAPTION_KINDS
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.hosts.webui import WebuiHost
 from lora_train.lorafile.reading import read_lora
-from lora_train.runs.captioning import captioning_problems
 from lora_train.runs.execute import run_training
 from lora_train.runs.folder import RunFolder
 from lora_train.runs.preparing import alone_in, services_of, with_target, work_folder

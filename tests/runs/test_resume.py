@@ -16,10 +16,10 @@ import torch
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
+from lora_train.lock import RunLock, is_held
 from lora_train.lorafile.reading import read_lora
 from lora_train.runs.execute import resume_training, run_training
 from lora_train.runs.folder import RunFolder
-from lora_train.runs.lock import RunLock, is_held
 from lora_train.runs.resuming import KEPT_STATES, check_resume, forget_states
 from lora_train.runs.service import Service
 from lora_train.runs.stages import Stages
@@ -175,7 +175,7 @@ def test_a_killed_run_is_interrupted_not_running(make_config: Make, host: Standa
     folder = RunFolder.create(host.data_dir() / "runs", make_config())
     folder.set_state("training")
     code = (
-        "import sys, time; from pathlib import Path; from lora_train.runs.lock import RunLock\n"
+        "import sys, time; from pathlib import Path; from lora_train.lock import RunLock\n"
         "lock = RunLock(Path(sys.argv[1])); lock.acquire(); print('held', flush=True); time.sleep(60)"
     )
     service = Service(host)

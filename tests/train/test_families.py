@@ -12,7 +12,7 @@ from PIL import Image
 
 from lora_train.config import RunConfig
 from lora_train.data.buckets import cut, place
-from lora_train.data.dataset import Item
+from lora_train.data.items import Item
 from lora_train.data.scan import Picture
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost

@@ -13,8 +13,9 @@ import torch
 
 from lora_train.config import DataOptions, ModelOptions, NetworkOptions, RunConfig, TrainOptions
 from lora_train.data.buckets import Placement
-from lora_train.data.dataset import Dataset, Item
+from lora_train.data.items import Item
 from lora_train.data.scan import Picture
+from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.models.sdxl import StableDiffusionXL
 from lora_train.networks.inject import NetworkSet

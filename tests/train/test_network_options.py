@@ -14,13 +14,13 @@ from lora_train.config import NetworkOptions, RunConfig
 from lora_train.config.choices import KINDS
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
+from lora_train.lorafile.applying import Applier, modules_by_file_name
 from lora_train.lorafile.reading import LoraFile, read_lora
 from lora_train.lorafile.writing import write_lora
 from lora_train.models.names import UnetNames
 from lora_train.models.opening import open_model
 from lora_train.networks.inject import targets
 from lora_train.networks.registry import load_network
-from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.syntax import LoraTag
 from lora_train.runs.execute import resume_training, run_training
 from lora_train.runs.folder import RunFolder

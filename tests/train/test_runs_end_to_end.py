@@ -15,10 +15,10 @@ from lora_train.config import RunConfig
 from lora_train.data import tag_statistics
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
+from lora_train.lorafile.applying import Applier, modules_by_file_name
 from lora_train.lorafile.reading import read_lora
 from lora_train.models import sampling
 from lora_train.models.opening import open_model
-from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.syntax import parse_prompt
 from lora_train.runs.execute import run_training
 from lora_train.runs.folder import RunFolder, list_runs

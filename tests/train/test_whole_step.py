@@ -24,8 +24,9 @@ from torch import nn
 
 from lora_train.config import DataOptions, NetworkOptions, RunConfig, TrainOptions
 from lora_train.data.buckets import Placement
-from lora_train.data.dataset import Dataset, Item
+from lora_train.data.items import Item
 from lora_train.data.scan import Picture
+from lora_train.data.training_set import Dataset
 from lora_train.models.base import Frame
 from lora_train.networks.inject import targets
 from lora_train.train.loop import Callbacks, StepReport, Trainer

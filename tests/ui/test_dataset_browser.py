@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from lora_train.demo.files import pictures_folder
-from tests.data.prepare.samples import noise
+from tests.prepare.samples import noise
 from tests.ui.pages import CHROMIUM, browsing, fill, open_tab, serving, shot
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lora_train.console import own_command
-from lora_train.demo.run import GUIDANCE
+from lora_train.demo.files import GUIDANCE
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lorafile.writing import serialise
 from lora_train.runs.service import Service

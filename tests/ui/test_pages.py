@@ -25,11 +25,11 @@ from lora_train.config import (
     TrainOptions,
 )
 from lora_train.demo.mascot import TAG
-from lora_train.demo.run import demo_config
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.access import PAGE_HEADER
 from lora_train.hosts.settings import Settings
 from lora_train.hosts.standalone import StandaloneHost
+from lora_train.runs.demo import demo_config
 from lora_train.runs.service import Service
 from lora_train.ui.dataset_tab import LOOKS, NUMBERS, OPERATIONS, TEXTS, options_of, values_of
 from lora_train.ui.gate import Gate, new_token, only_for_me

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from tests.data.prepare.samples import noise
+from tests.prepare.samples import noise
 from tests.ui.pages import fill
 from tests.webui.driving import (
     REAL,

@@ -13,8 +13,8 @@ from typing import Any
 
 from lora_train.atomic import write_text
 from lora_train.data.buckets import Size
-from lora_train.data.texts import decode_whole
 from lora_train.errors import LoraTrainError, Problem
+from lora_train.pictures.texts import decode_whole
 from lora_train.tomls import toml_reader
 
 

@@ -9,13 +9,13 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from lora_train.atomic import write_text
-from lora_train.data.finding import find
 from lora_train.data.formats.kohya_metadata import first_text
-from lora_train.data.kinds import EXTENSIONS
-from lora_train.data.left_out import Rejected
 from lora_train.data.matching import match_ends
-from lora_train.data.texts import decode_whole, lines_of
 from lora_train.errors import LoraTrainError
+from lora_train.pictures.finding import find
+from lora_train.pictures.kinds import EXTENSIONS
+from lora_train.pictures.left_out import Rejected
+from lora_train.pictures.texts import decode_whole, lines_of
 
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from lora_train.atomic import write_json
 from lora_train.data.buckets import Size
-from lora_train.data.kinds import EXTENSIONS
-from lora_train.data.texts import decode_whole
 from lora_train.errors import LoraTrainError
+from lora_train.pictures.kinds import EXTENSIONS
+from lora_train.pictures.texts import decode_whole
 
 OWN_KEY = "lora_train"
 KeyStyle = Literal["stem", "name", "path"]

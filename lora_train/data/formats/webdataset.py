@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from lora_train.data.formats.imagefolder import CAPTION_COLUMNS
-from lora_train.data.kinds import EXTENSIONS
-from lora_train.data.left_out import Rejected
-from lora_train.data.neighbours import CAPTION_EXTENSIONS
-from lora_train.data.texts import NotText, decode, lines_of
 from lora_train.errors import LoraTrainError
+from lora_train.pictures.kinds import EXTENSIONS
+from lora_train.pictures.left_out import Rejected
+from lora_train.pictures.neighbours import CAPTION_EXTENSIONS
+from lora_train.pictures.texts import NotText, decode, lines_of
 
 MAX_PICTURE = 256 << 20
 MAX_TEXT = 1 << 20

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_train.data.formats.imagefolder import ImageFolder, read_imagefolder
-from lora_train.data.texts import NotText, decode_whole
 from lora_train.errors import LoraTrainError
+from lora_train.pictures.texts import NotText, decode_whole
 
 
 @pytest.fixture

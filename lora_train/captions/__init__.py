@@ -1,0 +1,1 @@
+"""Many captions: stored, edited in bulk with undo, and what makes them."""

@@ -1,0 +1,143 @@
+"""`lora-train prepare`: the operations on folders of pictures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_train.cli.hosts import add_server, host_of
+from lora_train.cli.options import add_options, with_given
+from lora_train.config import DataOptions, PrepareOptions, RunConfig
+from lora_train.config.option import CAPTIONS, OPERATIONS
+from lora_train.config.table import in_section
+from lora_train.errors import LoraTrainError, Problem
+
+if TYPE_CHECKING:
+    from lora_train.hosts.base import Host
+    from lora_train.prepare import Prepared
+
+SDXL_TARGET = 1024
+ON = ("original", "blur", "range", "similar", "resize")
+"""The operations of `prepare` where none are given."""
+
+
+def add_prepare(commands: Any) -> None:
+    """The command "prepare"."""
+    prepare = commands.add_parser(
+        "prepare",
+        help="prepare folders of pictures: crop faces and bodies, reject blurred and similar ones, caption ...",
+        description="Do the operations to a copy of the pictures, and say what became of each and why.",
+    )
+    prepare.add_argument(
+        "--input",
+        required=True,
+        action="append",
+        metavar="FOLDER",
+        help="folder of pictures; nothing is written there. May be repeated: each becomes a dataset of its own",
+    )
+    prepare.add_argument("--tag", default="", help="activation tag(s), put where the caption template says")
+    prepare.add_argument("--offline", action="store_true", help="use nothing that needs a WebUI")
+    add_operations(add_options(prepare, in_section("prepare"), {"prepare.operations": ON}))
+    add_server(prepare)
+    prepare.set_defaults(run=_prepare, shutdown=False)
+
+
+def add_operations(groups: dict[str, Any]) -> None:
+    """What the groups of options about the operations have beside them."""
+    groups[OPERATIONS].add_argument(
+        "--sdxl", action="store_true", help=f"prepare for SDXL: the default target is {SDXL_TARGET}"
+    )
+    groups[CAPTIONS].add_argument("--nocaptions", action="store_true", help="make none (interrogate is switched off)")
+
+
+def prepare_of(options: argparse.Namespace, before: PrepareOptions | None = None) -> PrepareOptions:
+    """`before` (none: the defaults) with what the flags say."""
+    prepare = with_given(before or PrepareOptions(), options, "prepare")
+    if options.nocaptions:
+        prepare = replace(prepare, operations=tuple(name for name in prepare.operations if name != "interrogate"))
+    if options.sdxl and options.target is None:
+        prepare = replace(prepare, target=SDXL_TARGET)
+    return prepare
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from lora_train.config import problems
+    from lora_train.data.scan import require_folder
+    from lora_train.data.shards import SHARDS, without_shards
+    from lora_train.datasets.captioning import captioning_problems, server_problems
+    from lora_train.hosts.allowing import noting
+
+    host, wanted = host_of(options), prepare_of(options)
+    config = RunConfig(data=DataOptions(tag=options.tag), prepare=wanted)
+    folders: list[Path] = []
+    found = [p for p in problems(config) if p.where.startswith("prepare.")]
+    found += captioning_problems(wanted, host) + server_problems(wanted, host)
+    if not wanted.operations:
+        found.append(
+            Problem("no operation is on.", "prepare.operations", "Give --process original,resize, for example.")
+        )
+    if "" in options.input:  # Path would take it for the present folder
+        found.append(Problem("no folder is named.", "--input", "Give the folder that holds your pictures."))
+    for name in dict.fromkeys(options.input):
+        with noting(found, f"--input {name}"):
+            folders.append(Path(name).expanduser())
+            require_folder(folders[-1])
+    if found:
+        raise LoraTrainError.of(found)
+    failed: list[Problem] = []
+    for folder in folders:
+        try:
+            prepared = _prepare_one(Path(without_shards(str(folder), host.data_dir() / SHARDS)), config, host)
+            _show(prepared)
+            if not prepared.summary["kept"]:
+                fix = "The report says why; lower the limits."
+                failed.append(Problem("none of the pictures was kept.", str(folder), fix))
+        except LoraTrainError as error:  # the other folders may be well
+            failed += error.problems
+    if failed:
+        raise LoraTrainError.of(failed)
+    return 0
+
+
+def _prepare_one(folder: Path, config: RunConfig, host: Host) -> Prepared:
+    from lora_train.prepare import prepare
+    from lora_train.runs.preparing import alone_in, services_of, work_folder
+    from lora_train.runs.terminal import ProgressBar
+
+    bar = ProgressBar()
+    stage = ["pictures"]
+
+    def staged(name: str) -> None:
+        stage[0] = name
+
+    def progress(done: int, total: int) -> None:
+        bar.on_event({"kind": "prepare", "stage": stage[0], "done": done, "total": total})
+
+    work = work_folder(folder, host)
+    try:
+        with alone_in(work):
+            return prepare(
+                folder,
+                config.prepare,
+                work,
+                services_of(host, config.prepare),
+                progress,
+                tag=config.data.tag,
+                stage=staged,
+                note=lambda text: bar.on_event({"kind": "note", "text": text}),
+            )
+    finally:
+        bar.close()
+
+
+def _show(prepared: Prepared) -> None:
+    print(prepared.line())
+    print(f"Pictures  {prepared.folder}")
+    if prepared.masks:
+        print(f"Masks     {prepared.masks} (for --masked-loss --mask-folder)")
+    print(f"Metadata  {prepared.metadata}")
+    print(f"Report    {prepared.report}", flush=True)
+    sys.stderr.flush()

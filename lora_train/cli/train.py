@@ -1,0 +1,243 @@
+"""`lora-train train` and `resume`: the options of a run, and running it in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_train.cli.hosts import add_server, host_of
+from lora_train.cli.network import add_network, network_of
+from lora_train.cli.options import add_options, with_given
+from lora_train.cli.prepare import add_operations, prepare_of
+from lora_train.config import RunConfig, kohya, problems
+from lora_train.config.files import read_config, set_options, write_config
+from lora_train.config.option import NETWORK
+from lora_train.config.table import options as all_options
+from lora_train.errors import LoraTrainError, Problem
+from lora_train.runs.stages import Stages
+
+if TYPE_CHECKING:
+    from lora_train.hosts.base import Host
+
+
+def add_train(commands: Any) -> None:
+    """The command "train"."""
+    train = commands.add_parser(
+        "train",
+        help="train a LoRA on a folder of pictures",
+        description="Train a LoRA. What is not given is chosen, and the choices are shown.",
+    )
+    groups = add_options(train, all_options())
+    add_network(groups[NETWORK])
+    add_operations(groups)
+    _add_files(train)
+    _add_stages(train)
+    add_server(train)
+    _add_kohyas(train)
+    train.set_defaults(run=_train, look=_look)
+
+
+class _Noted(argparse.Action):
+    """Remembers that a flag was given which does nothing here."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest), self.option_strings[0].lstrip("-")])
+
+
+class _Same(argparse.Action):
+    """Takes a flag of sd-scripts with a value that changes nothing here, and remembers it; another is a problem."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        name = self.option_strings[0].lstrip("-")
+        given = values if isinstance(values, list) else [values]
+        if all(kohya.is_same(name, value) for value in given):
+            text = f"{option_string} {' '.join(given)}".strip()
+            setattr(namespace, self.dest, [*getattr(namespace, self.dest), text])
+        else:
+            parser.problems.append(parser.absent_flag(str(option_string), f"with the value {' '.join(given)!r} "))
+
+
+def _add_kohyas(train: Any) -> None:
+    """The names that sd-scripts has for our flags, and its flags that make no difference."""
+    train.alias(kohya.FLAGS)
+    train.absent = kohya.ABSENT
+    for name in kohya.NOTED:
+        count = 0 if name in kohya.TAKES_NO_VALUE else None
+        train.add_argument(f"--{name}", dest="noted", action=_Noted, nargs=count, default=[], help=argparse.SUPPRESS)
+    for name in kohya.SAME:
+        several = "*" if name in kohya.LISTS else None
+        train.add_argument(f"--{name}", dest="same", action=_Same, nargs=several, default=[], help=argparse.SUPPRESS)
+
+
+def _add_files(train: Any) -> None:
+    group = train.add_argument_group("options in files")
+    group.add_argument("--config", metavar="FILE", help="take options from this file (JSON or TOML); flags win")
+    group.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="SECTION.NAME=VALUE",
+        help="set any option by its name in such a file: train.seed=7 data.flip_aug=true ...; wins over its flag",
+    )
+    group.add_argument(
+        "--save-config", metavar="FILE", help="write the options to this file (.json or .toml) for --config"
+    )
+
+
+def _add_stages(train: Any) -> None:
+    stages = train.add_argument_group("stages")
+    stages.add_argument("--notrain", action="store_true", help="prepare only: pictures, captions, metadata, latents")
+    stages.add_argument("--noprocess", action="store_true", help="train on what was prepared before")
+    stages.add_argument("--nolatents", action="store_true", help="make no latents: train on those that are there")
+    stages.add_argument("--offline", action="store_true", help="use no WebUI and download nothing")
+    stages.add_argument(
+        "--shutdown", action="store_true", help="stop the WebUI before training (needs its --api-server-stop)"
+    )
+    stages.add_argument("--debug", action="store_true", help="show the log with details")
+
+
+def add_resume(commands: Any) -> None:
+    """The command "resume"."""
+    resume = commands.add_parser("resume", help="go on with a training that was stopped or killed")
+    resume.add_argument(
+        "run_id", metavar="RUN", nargs="?", default="", help="the run's id (default: the newest that can go on)"
+    )
+    resume.add_argument(
+        "--steps", type=int, help="train so many steps in all, more than before; a finished run goes on with it, too"
+    )
+    resume.set_defaults(run=_resume)
+
+
+def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConfig:
+    """The run that the options of `train` ask for; `model` and `lora_dir` count where none is given."""
+    asked = asked_of(options)
+    if options.model is None and not asked.model.path:
+        asked = replace(asked, model=replace(asked.model, path=model))
+    if options.dir is None and not asked.save.output_dir:
+        asked = replace(asked, save=replace(asked.save, output_dir=lora_dir))
+    return asked
+
+
+def asked_of(options: argparse.Namespace) -> RunConfig:
+    """See `_asked`. Raises LoraTrainError with all that is not understood."""
+    asked, found = _asked(options)
+    if found:
+        raise LoraTrainError.of(found)
+    return asked
+
+
+def _asked(options: argparse.Namespace) -> tuple[RunConfig, list[Problem]]:
+    """What --config says, changed by what the flags say, changed by --set; and all in these that is not understood."""
+    from lora_train.hosts.allowing import noting
+
+    found: list[Problem] = []
+    asked = network = RunConfig()
+    with noting(found, "--config"):
+        asked = read_config(Path(options.config).expanduser()) if options.config is not None else asked
+    with noting(found, "--args"):
+        network = replace(asked, network=network_of(options, asked.network))
+    asked = replace(
+        asked,
+        model=with_given(asked.model, options, "model"),
+        data=with_given(asked.data, options, "data"),
+        prepare=prepare_of(options, asked.prepare),
+        network=network.network,
+        train=with_given(asked.train, options, "train"),
+        save=with_given(asked.save, options, "save"),
+        preview=with_given(asked.preview, options, "preview"),
+    )
+    with noting(found, "--set"):
+        asked = set_options(asked, options.set)
+    return asked, found
+
+
+def _train(options: argparse.Namespace) -> int:
+    from lora_train.runs.terminal import train_with_progress
+
+    if options.debug:
+        import logging
+
+        logging.basicConfig(level=logging.DEBUG)
+    for name in options.noted:
+        print(f"note: --{name} {kohya.NOTED[name]}.", file=sys.stderr)
+    if options.same:
+        print(f"note: as it is here anyway: {', '.join(options.same)}.", file=sys.stderr)
+    host = host_of(options)
+    config = _config(options, host)
+    if options.model is None and config.model.path and not asked_of(options).model.path:
+        print(f"note: without --model it trains on {config.model.path}.", file=sys.stderr)
+    if not problems(config):
+        _save_config(options)
+    return train_with_progress(config, host, _stages(options))
+
+
+def _save_config(options: argparse.Namespace) -> None:
+    """Write what is asked for to the file that --save-config names; what is open stays open there."""
+    if options.save_config is None:
+        return
+    path = Path(options.save_config).expanduser()
+    if path.exists() and not options.overwrite:
+        raise LoraTrainError("there is such a file already.", str(path), "Give another name, or --overwrite.")
+    write_config(path, asked_of(options))
+    print(f"Options   {path}", flush=True)
+
+
+def _config(options: argparse.Namespace, host: Host) -> RunConfig:
+    from lora_train.models.hub import local_model
+
+    asked, found = _asked(options)
+    if found:  # the rest is checked all the same; only what the host would fill in is not missed
+        rest = [one for one in problems(asked) if one.where not in ("model.path", "save.output_dir")]
+        raise LoraTrainError.of(found + rest)
+    given = asked.model.path
+    # a server is asked only for what is not given: one that is gone is a problem beside the others
+    model = "" if given or options.model is not None else str(host.current_checkpoint() or "")
+    config = config_of(options, model, str(host.lora_dir()))
+    return replace(config, model=replace(config.model, path=local_model(given))) if given else config
+
+
+def _stages(options: argparse.Namespace) -> Stages:
+    return Stages(
+        process=not options.noprocess,
+        latents=not options.nolatents,
+        train=not options.notrain,
+        shutdown=options.shutdown,
+    )
+
+
+def _look(options: argparse.Namespace) -> list[Problem]:
+    """What else is wrong, where the command line alone is wrong already; no server is asked and nothing downloaded."""
+    from lora_train.hosts.standalone import StandaloneHost
+    from lora_train.runs.check import check_run
+
+    host = StandaloneHost(offline=True)
+    try:
+        check_run(_config(options, host), host, _stages(options))
+    except LoraTrainError as error:
+        return error.problems
+    return []
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from lora_train.hosts.standalone import StandaloneHost
+    from lora_train.runs.folder import list_runs
+    from lora_train.runs.terminal import resume_with_progress
+
+    host = StandaloneHost()
+    runs = list_runs(host.data_dir() / "runs")
+    wanted = [run for run in runs if run.id == options.run_id or (not options.run_id and run.can_resume)]
+    if not wanted:
+        there = ", ".join(run.id for run in runs if run.can_resume) or "none"
+        if runs and not options.run_id:  # all are finished, or going on; the newest says what can be done
+            wanted = runs
+        else:
+            raise LoraTrainError(
+                f"there is no such run to go on with (there: {there}).",
+                options.run_id or str(host.data_dir() / "runs"),
+                "Give the id of a run that was stopped.",
+            )
+    return resume_with_progress(wanted[0], host, options.steps)

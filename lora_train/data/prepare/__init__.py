@@ -1,7 +1,0 @@
-"""From a folder of pictures to a training set: see `pipeline.prepare`."""
-
-from lora_train.data.prepare.base import Services
-from lora_train.data.prepare.pipeline import Prepared, prepare
-from lora_train.data.prepare.report import overrule
-
-__all__ = ["Prepared", "Services", "overrule", "prepare"]

@@ -1,0 +1,237 @@
+"""The training set: pictures placed in buckets, their latents, and the order of batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import ChainMap, Counter
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lora_train.config import DataOptions
+from lora_train.data.buckets import Placement, Size, cut, make_buckets, place, place_without_upscale
+from lora_train.data.cache import SHARD_ENTRIES, CachedLatents, LatentCache, Latents, entry_key
+from lora_train.data.items import Encoder, Item
+from lora_train.data.latent_files import read_all, write_all
+from lora_train.data.masks import load_mask, to_latents
+from lora_train.data.scan import Manifest, Picture, Rejected
+from lora_train.errors import LoraTrainError
+from lora_train.hashing import file_hash
+from lora_train.links import MayRead, anywhere
+from lora_train.pictures.opening import LARGE, BrokenPicture, load_picture
+
+ENCODE_BATCH = 8
+
+
+@dataclass
+class Dataset:
+    """All items with their latents by key: (mean, std), each (C, H/8, W/8), read when they are looked at."""
+
+    items: list[Item]
+    latents: Mapping[str, Latents] = field(default_factory=dict)
+    from_npz: int = 0
+    """So many pictures' latents come from sd-scripts' files."""
+    notes: list[str] = field(default_factory=list)
+    """What the person should know of those files."""
+    _masks: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def mask(self, item: Item, flipped: bool) -> torch.Tensor:
+        """What counts of an item's latents: (1, H/8, W/8), 0 to 1; ones where the picture has no mask.
+
+        Raises LoraTrainError when the mask cannot be read any more.
+        """
+        key = item.keys[flipped]
+        if key not in self._masks:
+            self._masks[key] = self._load_mask(item, flipped)
+        return self._masks[key]
+
+    def _load_mask(self, item: Item, flipped: bool) -> torch.Tensor:
+        height, width = self.latents[item.keys[flipped]][0].shape[-2:]
+        if item.picture.mask is None:
+            return torch.ones(1, height, width)
+        try:
+            mask = load_mask(item.picture.mask, item.picture.path, item.placement, flipped)
+        except (BrokenPicture, OSError) as error:
+            what, where = f"the mask cannot be read ({error}).", str(item.picture.mask)
+            raise LoraTrainError(what, where, "Replace it.") from error
+        return to_latents(mask, height, width)
+
+    def bucket_counts(self) -> dict[Size, int]:
+        """Looks an epoch per bucket size."""
+        counts: Counter[Size] = Counter()
+        for item in self.items:
+            counts[item.placement.bucket] += item.picture.repeats
+        return dict(sorted(counts.items()))
+
+    def batches_per_epoch(self, batch_size: int) -> int:
+        """How many batches `epoch` gives."""
+        return batches_of(self.bucket_counts(), batch_size)
+
+    def fingerprint(self) -> str:
+        """A hash of pictures, cuts, captions, repeats and masks: the same for the same training set."""
+        parts = [
+            (item.keys, item.picture.caption, item.picture.repeats, *filter(None, [item.mask_hash]))
+            for item in self.items
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+    def epoch(self, batch_size: int, seed: str) -> list[list[int]]:
+        """Batches of item indices for one epoch; no batch mixes buckets. `seed` fixes the order."""
+        rng = random.Random(seed)
+        by_bucket: dict[Size, list[int]] = {}
+        for index, item in enumerate(self.items):
+            by_bucket.setdefault(item.placement.bucket, []).extend([index] * item.picture.repeats)
+        batches = []
+        for bucket in sorted(by_bucket):
+            members = by_bucket[bucket]
+            rng.shuffle(members)
+            batches += [members[i : i + batch_size] for i in range(0, len(members), batch_size)]
+        rng.shuffle(batches)
+        return batches
+
+
+def batches_of(bucket_counts: Mapping[Size, int], batch_size: int) -> int:
+    """How many batches an epoch has: none mixes buckets, so the last one of each may be smaller."""
+    return sum(-(-count // batch_size) for count in bucket_counts.values())
+
+
+def count_epoch(pictures: Sequence[Picture], options: DataOptions, step: int) -> tuple[int, int]:
+    """How many pictures (repeats counted) and how many batches an epoch will have."""
+    counts: Counter[Size] = Counter()
+    for picture, placement in zip(pictures, placements(pictures, options, step)):
+        counts[placement.bucket] += picture.repeats
+    return sum(counts.values()), batches_of(counts, options.train_batch_size or 1)
+
+
+def placements(pictures: Sequence[Picture], options: DataOptions, step: int) -> list[Placement]:
+    """Where each picture goes; `step` is the least size step that the model can take."""
+    assert options.resolution and options.min_bucket_reso and options.max_bucket_reso
+    size_step = max(step, options.bucket_reso_steps)
+    if not options.enable_bucket:
+        side = max(step, options.resolution // step * step)
+        return [place((p.width, p.height), [(side, side)]) for p in pictures]
+    if options.bucket_no_upscale:
+        return [place_without_upscale((p.width, p.height), options.resolution, size_step) for p in pictures]
+    buckets = make_buckets(options.resolution, options.min_bucket_reso, options.max_bucket_reso, size_step)
+    return [place((p.width, p.height), buckets) for p in pictures]
+
+
+def build_dataset(
+    manifest: Manifest,
+    options: DataOptions,
+    encoder: Encoder,
+    cache: LatentCache,
+    size_step: int,
+    progress: Callable[[int, int], None],
+    may_encode: bool = True,
+    may_read: MayRead = anywhere,
+) -> Dataset:
+    """Cut and encode every picture that the cache does not hold yet.
+
+    Pictures that turn out to be damaged move to `manifest.rejected`. `progress(done, total)` is
+    called after each batch and may raise to stop: what was encoded so far stays in the cache.
+    `.npz` files that are links are read where `may_read` allows it.
+    Raises LoraTrainError when none is left, or when `may_encode` is false and latents are missing.
+    """
+    wanted = _keyed(manifest, options, encoder, size_step)
+    given, notes = read_all(wanted, encoder, may_read) if options.read_npz else ({}, [])
+    missing = [item for item in wanted if any(key not in given and key not in cache for key in item.keys)]
+    if missing and not may_encode:
+        raise LoraTrainError(
+            f"the latents of {len(missing)} pictures have not been prepared.",
+            str(manifest.folder),
+            "Run once without --noprocess and --nolatents.",
+        )
+    broken = _encode(missing, encoder, cache, progress, len(wanted))
+    for picture, reason in broken.items():
+        manifest.pictures.remove(picture)
+        manifest.rejected.append(Rejected(picture.path, reason))
+    items = [item for item in wanted if item.picture not in broken]
+    if not items:
+        raise LoraTrainError("every picture in this folder is damaged.", str(manifest.folder), "Replace them.")
+    keys = [key for item in items for key in item.keys if key not in given]
+    cache.used(keys)
+    latents: MutableMapping[str, Latents] = ChainMap(given, CachedLatents(cache, keys))  # type: ignore[arg-type]
+    if options.write_npz:
+        notes += write_all([item for item in items if item.keys[0] not in given], latents, encoder)
+    return Dataset(items, latents, sum(item.keys[0] in given for item in items), notes)
+
+
+def _keyed(manifest: Manifest, options: DataOptions, encoder: Encoder, size_step: int) -> list[Item]:
+    flips = (False, True) if options.flip_aug else (False,)
+    items = []
+    for picture, placement in zip(manifest.pictures, placements(manifest.pictures, options, size_step)):
+        content = file_hash(picture.path)
+        keys = tuple(entry_key(content, placement, flip, encoder.vae_hash, "float32") for flip in flips)
+        mask_hash = file_hash(picture.mask) if picture.mask and picture.mask != picture.path else ""
+        items.append(Item(picture, placement, keys, mask_hash, content))
+    return items
+
+
+def _encode(
+    items: list[Item],
+    encoder: Encoder,
+    cache: LatentCache,
+    progress: Callable[[int, int], None],
+    total: int,
+) -> dict[Picture, str]:
+    """Encode `items` in batches of one size; returns the pictures that could not be decoded."""
+    broken: dict[Picture, str] = {}
+    fresh: dict[str, Latents] = {}
+    ordered = sorted(items, key=lambda item: item.placement.bucket)
+    done = total - len(items)
+    try:
+        while ordered:
+            size = ordered[0].placement.bucket
+            batch = [item for item in ordered[:ENCODE_BATCH] if item.placement.bucket == size]
+            del ordered[: len(batch)]
+            fresh |= _encode_batch(batch, encoder, broken)
+            if len(fresh) >= SHARD_ENTRIES:
+                cache.add(fresh)
+                fresh = {}
+            done += len(batch)
+            progress(done, total)
+    finally:
+        cache.add(fresh)
+    return broken
+
+
+def _encode_batch(batch: list[Item], encoder: Encoder, broken: dict[Picture, str]) -> dict[str, Latents]:
+    keys, pixels = [], []
+    for item in batch:
+        try:
+            image = np.asarray(cut(_opened(item), item.placement))
+        except BrokenPicture as error:
+            broken[item.picture] = str(error)
+            continue
+        plain = torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 127.5 - 1.0
+        for key, turned in zip(item.keys, (plain, plain.flip(-1))):
+            keys.append(key)
+            pixels.append(turned)
+    if not keys:
+        return {}
+    try:
+        mean, std = encoder.encode_pictures(torch.stack(pixels))
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+            raise
+        if len(batch) > 1:  # one by one it may fit
+            return {key: one for item in batch for key, one in _encode_batch([item], encoder, broken).items()}
+        width, height = batch[0].placement.bucket
+        raise LoraTrainError(
+            f"there is not enough memory to encode it at {width} x {height}.",
+            str(batch[0].picture.path),
+            "Lower the resolution, close other programs, or take it out.",
+        ) from error
+    return {key: (mean[i].float().cpu(), std[i].float().cpu()) for i, key in enumerate(keys)}
+
+
+def _opened(item: Item) -> Image.Image:
+    """The whole picture; one so large that copies would fill the memory at no less than twice what is needed."""
+    picture, enough = item.picture, 2 * max(item.placement.scaled)
+    return load_picture(picture.path, enough if picture.width * picture.height > LARGE else None)

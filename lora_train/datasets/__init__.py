@@ -1,0 +1,1 @@
+"""Prepared datasets as people see them: what is kept, captions, decisions."""

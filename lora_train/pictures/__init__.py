@@ -1,0 +1,1 @@
+"""One picture or caption file: found, opened, read."""

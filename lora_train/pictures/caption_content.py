@@ -1,0 +1,67 @@
+"""What stands in captions that a person should know of before training on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from lora_train.pictures.caption_reading import named
+from lora_train.pictures.tags import CHOICE, NETWORK, WILDCARD, WORDS
+
+LOOKED_AT = 100_000
+"""Characters of a caption."""
+
+SYNTAX = {
+    "weights such as (x:1.3)": re.compile(r"(?<!\\)\([^()]*:\s*[+-]?\d[\d.]*\s*\)"),
+    "brackets such as ((x)) or [x]": re.compile(r"(?<!\\)\(\(|\{\{|(?<!\\)\[[^\[\]]+\]"),
+    "BREAK or AND": WORDS,
+    "networks such as <lora:x:1>": NETWORK,
+    "wildcards such as {a|b} or __a__": re.compile(f"{CHOICE.pattern}|{WILDCARD.pattern}"),
+    "|||": re.compile(r"\|\|\|"),
+    r"backslashes such as \(x\)": re.compile(r"\\[()\[\]{}:,]"),
+    "HTML such as &amp;": re.compile(r"&(?:#\d{1,6}|#x[0-9a-f]{1,6}|amp|quot|lt|gt|nbsp|apos);", re.IGNORECASE),
+}
+"""What a WebUI's prompt or a page on the web understands, and training takes to the letter."""
+
+DATA = re.compile(r"""[{\[]\s*["'][^"']*["']\s*[:,\]]""")
+"""JSON or Python's way of writing it: `{"caption": ...`, `["a", ...`."""
+ADDRESS = re.compile(
+    r"(?:https?://|www\.)\S|(?<!\w)[a-zA-Z]:[\\/]\w|(?:/[\w.-]+){3,}|\S\.(?:png|jpe?g|webp)(?!\w)", re.IGNORECASE
+)
+
+
+def content_notes(captions: Iterable[tuple[Path, str]], tag: str) -> list[str]:
+    """Notes on the pictures' captions, with the tag in front: which have nothing else, and which hold prompt syntax."""
+    listed = [(path, caption[:LOOKED_AT]) for path, caption in captions]
+    bare = tag.strip().strip(",").strip()
+    notes = _few_words([path for path, caption in listed if _form(caption) in ("", _form(bare))], len(listed), bare)
+    kinds = {kind: [path for path, caption in listed if look.search(caption)] for kind, look in SYNTAX.items()}
+    found = {kind: len(paths) for kind, paths in kinds.items() if paths}
+    if found:
+        count = len({path for paths in kinds.values() for path in paths})
+        which = ", ".join(f"{kind} in {number}" for kind, number in found.items())
+        notes.append(
+            f"Prompt syntax in {count} of {len(listed)} captions is trained on to the letter ({which}). To remove it: "
+            "lora-train captions FOLDER plain, or Remove prompt syntax on the Dataset page."
+        )
+    data = [path for path, caption in listed if DATA.search(caption)]
+    if data:
+        notes.append(f"JSON is in the caption of {named(data)}, and is trained on to the letter: keep just the text.")
+    addresses = [path for path, caption in listed if ADDRESS.search(caption)]
+    if addresses:
+        notes.append(f"An address of a file or a page is in the caption of {named(addresses)}.")
+    return notes
+
+
+def _few_words(paths: list[Path], count: int, tag: str) -> list[str]:
+    if not paths:
+        return []
+    who = "All pictures" if len(paths) == count else f"{len(paths)} of {count} pictures"
+    has = "has" if len(paths) == 1 and count > 1 else "have"
+    which = "" if len(paths) == count else f" ({named(paths)})"
+    return [f"{who} {has} {'nothing but the tag as' if tag else 'no'} caption{which}."]
+
+
+def _form(caption: str) -> str:
+    return caption.strip(" ,").casefold()
