@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from lora_train.atomic import write_text
-from lora_train.config.option import COMMAS, SHELL
 from lora_train.config.run import RunConfig, suggestion
-from lora_train.config.table import Option, find, in_section, known, options
-from lora_train.config.values import parse
+from lora_train.config.table import find, in_section, known, options
+from lora_train.config.values import parse_written
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.jsons import read_json, to_json
 from lora_train.tomls import toml_reader
@@ -61,7 +59,8 @@ def set_options(config: RunConfig, given: list[str]) -> RunConfig:
             continue
         option = find(path)
         try:
-            section = replace(getattr(config, option.section), **{option.name: _read(option, value.strip())})
+            read = parse_written(option.hint, option.about.written, value.strip())
+            section = replace(getattr(config, option.section), **{option.name: read})
         except ValueError as error:
             found.append(Problem(f"{text!r}: {error}.", "--set", "Give another value."))
         else:
@@ -69,14 +68,6 @@ def set_options(config: RunConfig, given: list[str]) -> RunConfig:
     if found:
         raise LoraTrainError.of(found)
     return config
-
-
-def _read(option: Option, text: str) -> Any:
-    if option.about.written == SHELL:
-        return tuple(shlex.split(text))
-    if option.about.written == COMMAS:
-        return tuple(item.strip() for item in text.split(",") if item.strip())
-    return parse(option.hint, text)
 
 
 def _place(path: str) -> str:
