@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_train.atomic import write_text
+from lora_train.config.presets import import_options, is_foreign
 from lora_train.config.run import RunConfig, suggestion
 from lora_train.config.table import find, in_section, known, options
 from lora_train.config.values import parse_written
@@ -17,9 +18,14 @@ from lora_train.tomls import toml_reader
 
 
 def read_config(path: Path) -> RunConfig:
-    """The options in `path` (.toml, else JSON); what the file leaves out has its default.
+    """The options in `path` (.toml, else JSON), also as sd-scripts and its GUI keep them; see `read_options`."""
+    return read_options(path)[0]
 
-    Raises LoraTrainError that names everything in it that is not understood.
+
+def read_options(path: Path) -> tuple[RunConfig, list[str]]:
+    """The options in `path` (.toml, else JSON), and a report on a file of another program: see `presets`.
+
+    What the file leaves out has its default. Raises LoraTrainError that names everything in it that is not understood.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -32,7 +38,10 @@ def read_config(path: Path) -> RunConfig:
         form = "TOML" if _is_toml(path) else "JSON"
         raise LoraTrainError(f"this is not {form} ({error}).", str(path), "Correct the file.") from error
     try:
-        return RunConfig.from_dict(data)
+        if is_foreign(data):
+            imported = import_options(data)
+            return imported.config(), [*imported.lines()]
+        return RunConfig.from_dict(data), []
     except LoraTrainError as error:
         inside = [replace(one, where=f"{path}, {_place(one.where)}") for one in error.problems]
         raise LoraTrainError.of(inside) from error
