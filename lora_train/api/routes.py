@@ -6,6 +6,7 @@ The page's own JavaScript follows a run through them, so that no long request is
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastapi.responses import FileResponse, Response
 from lora_train.api.answers import Route, answer, json_body, only, refusal
 from lora_train.api.datasets import dataset_routes
 from lora_train.config import RunConfig
+from lora_train.config.schema import schema
 from lora_train.errors import LoraTrainError, Unknown
 from lora_train.hosts.access import Login
 from lora_train.lorafile.sidecar import activation_text
@@ -32,6 +34,7 @@ STATIC_FILES = {
     "lora_train_grid.js": "text/javascript",
     "lora_train_card.js": "text/javascript",
     "lora_train_captions.js": "text/javascript",
+    "lora_train_search.js": "text/javascript",
     "style.css": "text/css",
 }
 
@@ -78,7 +81,13 @@ def routes(service: Service, login: Login | None = None) -> APIRouter:
     @router.post("/runs")
     def start(content: dict[str, Any] = Depends(json_body)) -> Response:
         config = RunConfig.from_dict(content)
+        if not config.save.output_dir:
+            config = replace(config, save=replace(config.save, output_dir=str(service.host.lora_dir())))
         return answer({"id": service.start(config, known=output_outside(config, service.host))}, 201)
+
+    @router.get("/schema")
+    def options() -> Response:
+        return answer(schema())
 
     @router.get("/base")
     def base() -> Response:

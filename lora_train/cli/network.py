@@ -8,7 +8,7 @@ from typing import Any
 
 from lora_train.cli.options import given
 from lora_train.config import NetworkOptions, kohya
-from lora_train.config.arguments import named_network
+from lora_train.config.arguments import merged_files, named_network
 from lora_train.errors import LoraTrainError
 
 
@@ -30,9 +30,7 @@ def network_of(options: argparse.Namespace, before: NetworkOptions) -> NetworkOp
     values = given(options, "network")
     algorithm = _algorithm(options, values.pop("kind", ""))
     if "base_weights" in values:
-        merged = [_with_strength(text) for text in values["base_weights"]]
-        values["base_weights"] = tuple(path for path, _ in merged)
-        values["base_weights_multiplier"] = tuple(strength for _, strength in merged)
+        values |= merged_files(values["base_weights"])
     if algorithm:
         before = replace(before, kind=NetworkOptions().kind, dora_wd=NetworkOptions().dora_wd)
     return named_network(replace(before, **values), algorithm or NetworkOptions().kind, options.args)
@@ -46,12 +44,3 @@ def _algorithm(options: argparse.Namespace, given: str) -> str:
         raise LoraTrainError(f"{module!r} is not there.", "--network_module", f"Give --algo, or one of: {known}.")
     plain = NetworkOptions().kind
     return kohya.NETWORK_MODULES[module] if module and given in ("", plain) else given
-
-
-def _with_strength(text: str) -> tuple[str, float]:
-    """`FILE` or `FILE:0.5`; a colon that no number follows belongs to the path."""
-    path, _, strength = text.rpartition(":")
-    try:
-        return (path, float(strength)) if path else (text, 1.0)
-    except ValueError:
-        return text, 1.0

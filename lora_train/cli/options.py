@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from lora_train.cli.parser import Switch
 from lora_train.config.arguments import ALGORITHMS
-from lora_train.config.option import COMMAS, GROUPS, REPEATED, SHELL
+from lora_train.config.option import COMMAS, GROUPS, REPEATED
 from lora_train.config.table import Option, in_section
-from lora_train.config.values import item_type, parse, plain_type
+from lora_train.config.values import item_type, parse_written, plain_type
 
 S = TypeVar("S")
 
@@ -62,7 +61,9 @@ def _help(option: Option, default: Any = None) -> str:
         shown = f"{value:g}" if isinstance(value, float) else f'"{value}"' if " " in str(value) else str(value)
     elif value:
         shown = "on"
-    return f"{about.help} (default: {shown})".replace("%", "%%") if shown else about.help.replace("%", "%%")
+    ways = {REPEATED: "may be repeated", COMMAS: "separated by commas"}
+    text = f"{about.help}; {ways[about.written]}" if about.written in ways else about.help
+    return (f"{text} (default: {shown})" if shown else text).replace("%", "%%")
 
 
 def _keywords(option: Option) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def _keywords(option: Option) -> dict[str, Any]:
     if option.path in _READ:
         keywords["type"] = _READ[option.path]
     elif item_type(hint):
-        keywords["type"] = _LISTS[about.written] if about.written in _LISTS else _reader(option)
+        keywords["type"] = str if about.written == REPEATED else _reader(option)
     elif hint is not str:
         keywords["type"] = hint
     if about.written == REPEATED:
@@ -87,22 +88,11 @@ def _keywords(option: Option) -> dict[str, Any]:
 def _reader(option: Option) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         try:
-            return parse(option.hint, text)
+            return parse_written(option.hint, option.about.written, text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return read
-
-
-def _commas(text: str) -> tuple[str, ...]:
-    return tuple(item.strip() for item in text.split(",") if item.strip())
-
-
-def _shell(command: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(command))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"the command cannot be read ({error}): check its quotes") from None
 
 
 def _side(text: str) -> int:
@@ -117,7 +107,6 @@ def _name(text: str) -> str:
     return text.removesuffix(".safetensors")
 
 
-_LISTS: dict[str, Callable[[str], Any]] = {COMMAS: _commas, SHELL: _shell, REPEATED: str}
 _READ: dict[str, Callable[[str], Any]] = {"data.resolution": _side, "save.output_name": _name}
 """Those whose text at the command line is read in a way of its own."""
 _CHOICES = {"network.kind": tuple(ALGORITHMS)}

@@ -13,7 +13,7 @@ from lora_train.cli.network import add_network, network_of
 from lora_train.cli.options import add_options, with_given
 from lora_train.cli.prepare import add_operations, prepare_of
 from lora_train.config import RunConfig, kohya, problems
-from lora_train.config.files import read_config, set_options, write_config
+from lora_train.config.files import read_config, read_options, set_options, write_config
 from lora_train.config.option import NETWORK
 from lora_train.config.table import options as all_options
 from lora_train.errors import LoraTrainError, Problem
@@ -74,7 +74,12 @@ def _add_kohyas(train: Any) -> None:
 
 def _add_files(train: Any) -> None:
     group = train.add_argument_group("options in files")
-    group.add_argument("--config", metavar="FILE", help="take options from this file (JSON or TOML); flags win")
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        help="take options from this file (JSON or TOML; also sd-scripts' --config_file or a preset of the kohya_ss "
+        "GUI); flags win",
+    )
     group.add_argument(
         "--set",
         nargs="+",
@@ -168,6 +173,9 @@ def _train(options: argparse.Namespace) -> int:
         print(f"note: as it is here anyway: {', '.join(options.same)}.", file=sys.stderr)
     host = host_of(options)
     config = _config(options, host)
+    if options.config is not None:
+        for line in read_options(Path(options.config).expanduser())[1]:
+            print(f"note: {options.config}: {line}", file=sys.stderr)
     if options.model is None and config.model.path and not asked_of(options).model.path:
         print(f"note: without --model it trains on {config.model.path}.", file=sys.stderr)
     if not problems(config):

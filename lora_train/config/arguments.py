@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from lora_train.config.run import NetworkOptions
+from lora_train.config.run import NetworkOptions, suggestion
 from lora_train.config.usual import DEFAULT_DIM
 from lora_train.config.values import parse
 from lora_train.errors import LoraTrainError, Problem
@@ -62,7 +63,8 @@ def arguments(given: list[str]) -> dict[str, Any]:
         name = OTHER_NAMES.get(name.strip(), name.strip())
         if not equals or name not in hints:
             what = f"{text!r}: there is no such option of the network."
-            problems.append(Problem(what, "--args", f"Known: {', '.join(sorted(hints))}."))
+            near = suggestion(name, [*hints, *OTHER_NAMES])
+            problems.append(Problem(what, "--args", near or "Write NAME=VALUE; docs/command-line.md has all names."))
         elif name == "kind":
             value = OTHER_KINDS.get(value, value)
             values |= ALGORITHMS.get(value, {"kind": value}) or {"kind": "lora"}
@@ -74,3 +76,18 @@ def arguments(given: list[str]) -> dict[str, Any]:
     if problems:
         raise LoraTrainError.of(problems)
     return values
+
+
+def merged_files(given: Iterable[str]) -> dict[str, tuple[Any, ...]]:
+    """Texts `FILE` or `FILE:STRENGTH` as values of NetworkOptions' fields: the files, and their strengths."""
+    merged = [_with_strength(text) for text in given]
+    return {"base_weights": tuple(path for path, _ in merged), "base_weights_multiplier": tuple(s for _, s in merged)}
+
+
+def _with_strength(text: str) -> tuple[str, float]:
+    """A colon that no number follows belongs to the path."""
+    path, _, strength = text.rpartition(":")
+    try:
+        return (path, float(strength)) if path else (text, 1.0)
+    except ValueError:
+        return text, 1.0

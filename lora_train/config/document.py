@@ -11,7 +11,7 @@ from lora_train.atomic import write_text
 from lora_train.config.option import GROUPS
 from lora_train.config.table import Option, options
 from lora_train.config.values import describe
-from lora_train.config.wording import flag_of
+from lora_train.config.wording import concerns, flag_of, sentence
 
 MARK = "<!-- from here on written by python -m lora_train.config.document docs/command-line.md -->\n"
 """In a file that has this line, the page replaces all that follows it."""
@@ -31,7 +31,7 @@ def document() -> str:
 
 
 def _group(group: str) -> Iterator[str]:
-    yield f"### {group[0].upper()}{group[1:]}\n"
+    yield f"### {sentence(group)}\n"
     yield "| name | flag | what it does | default | values | kohya |"
     yield "|---|---|---|---|---|---|"
     for option in options():
@@ -44,8 +44,7 @@ def _cells(option: Option) -> Iterator[str]:
     about = option.about
     yield f"**{option.path}**" if about.level == "first" else option.path
     yield ", ".join(f"`{flag}`" for flag in option.flags or (flag_of(option),))
-    only = [f"for {', '.join(names)}" for names in (about.kinds, about.families, about.operations) if names]
-    yield about.help + (f" ({'; '.join(only)})" if only else "")
+    yield about.help + (f" ({concerns(option)})" if concerns(option) else "")
     yield about.unset if option.default in (None, "", ()) else f"`{_value(option.default)}`"
     yield _values(option)
     yield ", ".join(f"`{name}`" for name in about.kohya)

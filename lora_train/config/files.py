@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from lora_train.atomic import write_text
-from lora_train.config.option import COMMAS, SHELL
+from lora_train.config.presets import import_options, is_foreign
 from lora_train.config.run import RunConfig, suggestion
-from lora_train.config.table import Option, find, in_section, known, options
-from lora_train.config.values import parse
+from lora_train.config.table import find, in_section, known, options
+from lora_train.config.values import parse_written
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.jsons import read_json, to_json
 from lora_train.tomls import toml_reader
 
 
 def read_config(path: Path) -> RunConfig:
-    """The options in `path` (.toml, else JSON); what the file leaves out has its default.
+    """The options in `path` (.toml, else JSON), also as sd-scripts and its GUI keep them; see `read_options`."""
+    return read_options(path)[0]
 
-    Raises LoraTrainError that names everything in it that is not understood.
+
+def read_options(path: Path) -> tuple[RunConfig, list[str]]:
+    """The options in `path` (.toml, else JSON), and a report on a file of another program: see `presets`.
+
+    What the file leaves out has its default. Raises LoraTrainError that names everything in it that is not understood.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -34,7 +38,10 @@ def read_config(path: Path) -> RunConfig:
         form = "TOML" if _is_toml(path) else "JSON"
         raise LoraTrainError(f"this is not {form} ({error}).", str(path), "Correct the file.") from error
     try:
-        return RunConfig.from_dict(data)
+        if is_foreign(data):
+            imported = import_options(data)
+            return imported.config(), [*imported.lines()]
+        return RunConfig.from_dict(data), []
     except LoraTrainError as error:
         inside = [replace(one, where=f"{path}, {_place(one.where)}") for one in error.problems]
         raise LoraTrainError.of(inside) from error
@@ -61,7 +68,8 @@ def set_options(config: RunConfig, given: list[str]) -> RunConfig:
             continue
         option = find(path)
         try:
-            section = replace(getattr(config, option.section), **{option.name: _read(option, value.strip())})
+            read = parse_written(option.hint, option.about.written, value.strip())
+            section = replace(getattr(config, option.section), **{option.name: read})
         except ValueError as error:
             found.append(Problem(f"{text!r}: {error}.", "--set", "Give another value."))
         else:
@@ -69,14 +77,6 @@ def set_options(config: RunConfig, given: list[str]) -> RunConfig:
     if found:
         raise LoraTrainError.of(found)
     return config
-
-
-def _read(option: Option, text: str) -> Any:
-    if option.about.written == SHELL:
-        return tuple(shlex.split(text))
-    if option.about.written == COMMAS:
-        return tuple(item.strip() for item in text.split(",") if item.strip())
-    return parse(option.hint, text)
 
 
 def _place(path: str) -> str:

@@ -16,7 +16,7 @@ FLAGS = {
     for option in options()
     for name in option.about.kohya
     if option.flags and name not in _IN_LISTS and f"--{name.replace('_', '-')}" != option.flags[0]
-} | {"network_args": "--args"}
+} | {"network_args": "--args", "config_file": "--config"}
 """Of `train`. Those that differ from ours by underscores alone need no entry."""
 
 VALUES = {option.flags[0]: option.about.kohya_values for option in options() if option.about.kohya_values}
@@ -159,7 +159,6 @@ ABSENT = {
     "metadata_description": "",
     "metadata_license": "",
     "metadata_tags": "",
-    "config_file": "Give --config FILE, with the names of docs/command-line.md, or --dataset-config for the pictures.",
     "output_config": "Give --save-config FILE.",
     "debug_dataset": "Give --notrain.",
     "initial_epoch": "",

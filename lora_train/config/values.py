@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import types
 import typing
 from typing import Any
+
+from lora_train.config.option import COMMAS, SHELL
 
 
 def plain_type(hint: Any) -> Any:
@@ -57,7 +60,22 @@ def parse(hint: Any, text: str) -> Any:
     try:
         return hint(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not a number") from None
+        raise ValueError(f"{text!r} is not {describe(hint)}") from None
+
+
+def parse_written(hint: Any, written: str, text: str) -> Any:
+    """As `parse`, of an option whose list is `written` so: with commas, or as one command.
+
+    Raises ValueError that says what is wrong.
+    """
+    if written == SHELL:
+        try:
+            return tuple(shlex.split(text))
+        except ValueError as error:
+            raise ValueError(f"the command cannot be read ({error}): check its quotes") from None
+    if written == COMMAS:
+        return tuple(item.strip() for item in text.split(",") if item.strip())
+    return parse(hint, text)
 
 
 def describe(hint: Any) -> str:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from lora_train.config.option import COMMAS, REPEATED
 from lora_train.config.run import RunConfig
 from lora_train.config.table import Option, find, known
+from lora_train.config.values import plain_type
+
+AUTOMATIC = "automatic"
+"""What a page calls a choice that is left to the program."""
+
+_WAYS = {REPEATED: "one per line", COMMAS: "separated by commas"}
+"""How the items of a list are written in a field."""
 
 # what stands in quotation marks is what a person typed, and a path with more behind it is a file's
 _PATH = re.compile(
@@ -35,10 +43,24 @@ def label_of(path: str) -> str:
 
 
 def hint_of(path: str) -> str:
-    """The help of the option of this path as a sentence of its own, with what happens where a field is left empty."""
-    about = find(path).about
-    text = about.help[0].upper() + about.help[1:]
-    return f"{text} (empty: {about.unset})" if about.unset else text
+    """The help of the option of this path for a page, with how a list is written and what a field left open means."""
+    option = find(path)
+    about, text = option.about, sentence(option.about.help)
+    if about.written in _WAYS and not about.choices:  # choices are ticked
+        text = f"{text}; {_WAYS[about.written]}"
+    left_open = AUTOMATIC if plain_type(option.hint) is bool else "empty"
+    return f"{text} ({left_open}: {about.unset})" if about.unset else text
+
+
+def sentence(text: str) -> str:
+    """`text` with a capital at its start."""
+    return text[:1].upper() + text[1:]
+
+
+def concerns(option: Option) -> str:
+    """What an option counts for alone: "for lora, loha"; nothing where it always counts."""
+    about = option.about
+    return "; ".join(f"for {', '.join(names)}" for names in (about.kinds, about.families, about.operations) if names)
 
 
 def _said(text: str, word: Callable[[Option], str]) -> str:

@@ -132,20 +132,21 @@ def output_outside(config: RunConfig, host: Host) -> list[Problem]:
             what = f"{folder} is outside the folders that LoRAs may be written to over the API."
             fix = f"Choose one below {host.lora_dir()}; in a WebUI, the settings (Train LoRA) can name more folders."
             found.append(Problem(what, "save.output_dir", fix))
-    with noting(found, "data.write_npz"):
-        found += _npz_outside(config, host)
-    return found
+    return found + npz_outside(config, host)
 
 
-def _npz_outside(config: RunConfig, host: Host) -> list[Problem]:
+def npz_outside(config: RunConfig, host: Host) -> list[Problem]:
     """Latents are written beside the pictures that are trained on: prepared ones, or the person's own."""
     data = config.data
     if not data.write_npz or (config.prepare.operations and not data.dataset_config):
         return []
-    if not data.dataset_config and host.may_write(Path(data.folder).expanduser()):
-        return []
-    what = ".npz files would be written beside the pictures, outside the folders that may be written to over the API."
-    return [Problem(what, "data.write_npz", "Leave it out, prepare the pictures first, or use the command line.")]
+    found: list[Problem] = []
+    with noting(found, "data.write_npz"):
+        if data.dataset_config or not host.may_write(Path(data.folder).expanduser()):
+            what = ".npz files would be written beside the pictures, outside the folders that may be written to here."
+            fix = "Leave it out, prepare the pictures first, or use the command line."
+            found.append(Problem(what, "data.write_npz", fix))
+    return found
 
 
 def _output_problems(config: RunConfig, host: Host, own_output: Path | None) -> list[Problem]:

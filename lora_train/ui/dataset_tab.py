@@ -9,11 +9,12 @@ from typing import Any
 import gradio as gr
 
 from lora_train.config import PrepareOptions
-from lora_train.config.table import CHOICES
+from lora_train.config.table import CHOICES, find
 from lora_train.config.wording import hint_of, label_of
 from lora_train.errors import LoraTrainError
 from lora_train.runs.service import Service
-from lora_train.ui.train_tab import Numbers, clear_first, path_of, problems_html
+from lora_train.ui.reading import Reader, path_of
+from lora_train.ui.train_tab import clear_first, problems_html
 
 DATASET_VIEW = (
     '<div id="lora_train_dataset" class="lora-train-dataset" data-page="{page}">'
@@ -44,7 +45,6 @@ NUMBERS = (
     *("target", "min_size", "max_blur", "min_range", "max_similarity", "face_score", "face_pad", "body_parts"),
     *("tag_limit", "restore_weight"),
 )
-WHOLE = ("target", "min_size", "body_parts", "tag_limit")
 WHO = ("captioner", "tagger")
 TEXTS = ("captioner_model", "tagger_model", "caption_template", "tag_blacklist")
 LOOKS = ("background", "upscaler")
@@ -124,7 +124,7 @@ class DatasetTab:
         )
 
     def _texts(self, wanted: tuple[str, ...], placeholder: str = "") -> None:
-        """Texts, or numbers that may be left open; see `TrainTab._number` for why those are text fields."""
+        """Texts, or numbers that may be left open; number fields turn empty into 0 in some gradios."""
         for name in wanted:
             self._fields[name] = gr.Textbox(
                 DEFAULTS[name],
@@ -182,19 +182,9 @@ DEFAULTS = values_of(PrepareOptions())
 
 def options_of(values: dict[str, Any]) -> PrepareOptions:
     """The preparation that the form asks for. Raises LoraTrainError with every field that holds no number."""
-    number, default = Numbers(values), PrepareOptions()
-    numbers: dict[str, Any] = {}
-    for name in NUMBERS:
-        value = (number.whole if name in WHOLE else number)(name, f"prepare.{name}")
-        numbers[name] = getattr(default, name) if value is None else value
-    number.check()
-    given: dict[str, Any] = {name: text for name in (*TEXTS, *LOOKS) if (text := (values[name] or "").strip())}
-    if "tag_blacklist" in given:
-        given["tag_blacklist"] = tuple(part for one in given["tag_blacklist"].split(",") if (part := one.strip()))
-    return PrepareOptions(
-        operations=tuple(name for name in OPERATIONS if values[name]),
-        recaption=bool(values["recaption"]),
-        **{name: values[name] for name in WHO},
-        **given,
-        **numbers,
-    )
+    read = Reader()
+    given = {
+        name: read(find(f"prepare.{name}"), values[name]) for name in (*NUMBERS, *TEXTS, *LOOKS, *WHO, "recaption")
+    }
+    read.check()
+    return PrepareOptions(operations=tuple(name for name in OPERATIONS if values[name]), **given)

@@ -17,7 +17,8 @@ from lora_train.prompt.generate import Generator
 from lora_train.runs.bases import base_for, remember_base, usual_guidance
 from lora_train.runs.service import Service
 from lora_train.showing import as_shown
-from lora_train.ui.train_tab import clear_first, path_of, problems_html
+from lora_train.ui.reading import path_of
+from lora_train.ui.train_tab import clear_first, problems_html
 
 MAX_PICTURES, MAX_STEPS = 16, 150
 USUAL_GUIDANCE = 7.0

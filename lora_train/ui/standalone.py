@@ -33,6 +33,7 @@ HEAD = """
 <script src="lora-train/static/lora_train_grid.js"></script>
 <script src="lora-train/static/lora_train_card.js"></script>
 <script src="lora-train/static/lora_train_captions.js"></script>
+<script src="lora-train/static/lora_train_search.js"></script>
 """
 TRAIN = "train"
 

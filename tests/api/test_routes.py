@@ -112,6 +112,20 @@ def test_problems_come_as_data(client: TestClient) -> None:
     assert client.get(f"{PREFIX}/runs/none").status_code == 404
 
 
+def test_the_options_of_a_run_are_described(client: TestClient) -> None:
+    said = client.get(f"{PREFIX}/schema").json()
+    assert said["properties"]["train"]["properties"]["seed"]["default"] == RunConfig().train.seed
+    document = {
+        section: {name: one["default"] for name, one in described["properties"].items()}
+        for section, described in said["properties"].items()
+        if section != "version"
+    }
+    assert RunConfig.from_dict(document) == RunConfig()
+    # as the description says, the LoRA then goes to the host's folder
+    found = {problem["where"] for problem in client.post(f"{PREFIX}/runs", json=document).json()["problems"]}
+    assert found == {"model.path", "data.folder", "save.output_name"}
+
+
 def test_other_sites_cannot_post(client: TestClient) -> None:
     for path in ("runs", "runs/x/stop"):
         for kind in ("text/plain", "application/x-www-form-urlencoded"):

@@ -22,6 +22,7 @@ SCRIPTS = (
     "lora_train_grid",
     "lora_train_card",
     "lora_train_captions",
+    "lora_train_search",
 )
 Answer = Callable[[str, str, Any], Any]
 """Gives the JSON for a path below the API, a method and what was sent; None for a server that is gone."""

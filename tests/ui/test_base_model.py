@@ -45,7 +45,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The bases of the runs that were started."""
     bases: list[str] = []
 
-    def start(_service: Service, config: RunConfig) -> str:
+    def start(_service: Service, config: RunConfig, known: Any) -> str:
         bases.append(Path(config.model.path).stem)
         return "id"
 
@@ -62,7 +62,7 @@ def tab(changing: Host) -> TrainTab:
 def train(tab: TrainTab, model: Any, followed: Any) -> str:
     """Press Train, with this in the field and this as what it follows."""
     given = {component: component.value for component in tab._fields.values()}
-    return tab._start(given | {tab._fields["model"]: model, tab._fields["followed"]: followed})
+    return tab._start(given | {tab._fields["model.path"]: model, tab._fields["followed"]: followed})
 
 
 def test_train_takes_the_checkpoint_in_use_even_where_the_page_has_not_followed(

@@ -45,7 +45,8 @@ def test_train_refresh_stop_and_generate(page: Any, tmp_path: Path) -> None:
 
     fill(page, "lora_train_folder", str(draw_pictures(tmp_path / "in")))
     fill(page, "lora_train_name", "sara")
-    page.get_by_text("More options").click()
+    page.get_by_text("Steps and rates").click()
+    page.get_by_text("Saving and previews").click()
     fill(page, "lora_train_steps", "100000")
     fill(page, "lora_train_preview", "sks on blue")
     page.locator("#lora_train_start").click()

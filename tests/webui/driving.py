@@ -39,8 +39,12 @@ def start_training(page: Any, server: WebuiServer, name: str, steps: int, folder
     fill(page, "lora_train_folder", folder or str(server.data / "pictures"))
     fill(page, "lora_train_tag", "sks")
     fill(page, "lora_train_name", name)
-    if not page.locator("#lora_train_steps").is_visible():
-        page.get_by_text("More options").click()
+    for heading, field in (
+        ("Steps and rates", "lora_train_steps"),
+        ("Data, noise and numbers", "lora_train_resolution"),
+    ):
+        if not page.locator(f"#{field}").is_visible():
+            page.get_by_text(heading).click()
     fill(page, "lora_train_steps", str(steps))
     fill(page, "lora_train_resolution", str(server.side))
     fill(page, "lora_train_lr", "0.002")

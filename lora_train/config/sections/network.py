@@ -342,7 +342,7 @@ class NetworkOptions:
     base_weights: tuple[str, ...] = option(
         (),
         "Merged LoRAs",
-        "LoRA file to merge into the base model before training; may be repeated",
+        "LoRA file to merge into the base model before training",
         NETWORK,
         flags=("--merge-base",),
         metavar="FILE[:STRENGTH]",

@@ -19,7 +19,7 @@ class PrepareOptions:
     operations: tuple[str, ...] = option(
         (),
         "Operations",
-        f"operations separated by commas, of: {', '.join(PREPARE_OPERATIONS)}; they run in this order",
+        f"what is done to the pictures, in this order: {', '.join(PREPARE_OPERATIONS)}",
         OPERATIONS,
         COMMON,
         choices=PREPARE_OPERATIONS,
@@ -241,7 +241,7 @@ class PrepareOptions:
     tag_blacklist: tuple[str, ...] = option(
         (),
         "Tags never kept",
-        "tags that are never kept, separated by commas; * stands for any characters",
+        "tags that are never kept; * stands for any characters",
         CAPTIONS,
         metavar="TAGS",
         written=COMMAS,

@@ -92,7 +92,7 @@ class PreviewOptions:
     prompts: tuple[str, ...] = option(
         (),
         "Preview prompt",
-        "make a picture of this prompt at start and end; may be repeated",
+        "make a picture of this prompt at start and end",
         SAVING,
         COMMON,
         flags=("--preview",),

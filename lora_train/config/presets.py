@@ -1,0 +1,330 @@
+"""Options as other programs keep them: sd-scripts' `--config_file` (TOML) and presets of the kohya_ss GUI (JSON).
+
+Nothing of such a file is dropped in silence: each name is taken, or is listed with the reason why not.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lora_train.config import kohya
+from lora_train.config.arguments import ALGORITHMS, OTHER_KINDS, OTHER_NAMES
+from lora_train.config.run import RunConfig
+from lora_train.config.table import Option, find, options
+from lora_train.config.usual import DEFAULT_DIM
+from lora_train.config.values import describe, item_type, may_be_none, parse, plain_type
+from lora_train.errors import LoraTrainError
+
+GUI_NAMES = {
+    "max_resolution": "resolution",
+    "optimizer": "optimizer_type",
+    "lora_network_weights": "network_weights",
+    "use_cp": "use_tucker",
+    "constrain": "constraint",
+    "epoch": "max_train_epochs",
+    "sdxl_no_half_vae": "no_half_vae",
+    "sdxl_cache_text_encoder_outputs": "cache_text_encoder_outputs",
+    "stop_text_encoder_training_pct": "stop_text_encoder_training",
+}
+"""What the GUI calls sd-scripts' options."""
+
+GUI_KINDS = {
+    "standard": "lora",
+    "kohya locon": "locon",
+    "lycoris/locon": "locon",
+    "lycoris/loha": "loha",
+    "lycoris/lokr": "lokr",
+    "lycoris/ia3": "ia3",
+    "lycoris/diag-oft": "oft",
+    "lycoris/boft": "boft",
+    "lycoris/glora": "glora",
+    "lycoris/native fine-tuning": "full",
+}
+"""The GUI's `LoRA_type` and our `--algo`."""
+
+_SEEN = "is seen from the base model"
+GUI_NOTED = {"sdxl": _SEEN, "use_wandb": "is not there: the run's folder has all losses"}
+GUI_SAME = {"LyCORIS_preset": "full", "unit": "1", "save_as_bool": "false", "model_list": "custom"}
+"""What the GUI alone knows: what changes nothing here, whatever it is; and with which value."""
+
+LIKE_ADAMW = frozenset(("adamw8bit", "pagedadamw", "pagedadamw8bit", "pagedadamw32bit"))
+"""Optimizers that AdamW stands in for, with the same rates."""
+_RATES = tuple(
+    f"train.{name}" for name in ("learning_rate", "unet_lr", "text_encoder_lr", "text_encoder_lr1", "text_encoder_lr2")
+)
+_OFF = ("", "0", "0.0", "false", "none", "[]")
+
+
+@dataclass
+class Imported:
+    """What came of a file of another program."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    """By the path of the option."""
+    taken: dict[str, str] = field(default_factory=dict)
+    """By the name there: the path here."""
+    differs: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    """Not honoured, and why."""
+
+    def config(self) -> RunConfig:
+        """The run."""
+        sections: dict[str, dict[str, Any]] = {}
+        for path, value in self.values.items():
+            section, _, name = path.partition(".")
+            sections.setdefault(section, {})[name] = value
+        return RunConfig.from_dict(sections)
+
+    def lines(self) -> Iterator[str]:
+        """The report, a line for each name."""
+        for name, path in self.taken.items():
+            yield f"taken: {name} as {path} = {_text(self.values[path])}"
+        for name, why in self.differs.items():
+            yield f"differs: {name} {why}"
+        for name, why in self.left.items():
+            yield f"not honoured: {name} {why}"
+
+
+def is_foreign(data: Mapping[str, Any]) -> bool:
+    """Whether these are options as another program keeps them: none of our sections, but sd-scripts' names."""
+    if {*data} & {"version", *RunConfig.__dataclass_fields__}:
+        return False
+    flat = _flat(data)
+    return bool({*flat} & {*_names(), *GUI_NAMES, *kohya.NOTED, *kohya.ABSENT, "LoRA_type", "network_module"})
+
+
+def import_options(data: Mapping[str, Any]) -> Imported:
+    """What `data` asks for, in our options. Raises LoraTrainError where it is no training's at all."""
+    if isinstance(data.get("datasets"), list):
+        what = "this describes pictures (a dataset config), not a training."
+        raise LoraTrainError(what, "datasets", "Give it with --dataset-config.")
+    found, flat = Imported(), _flat(data)
+    if "LoRA_type" in flat:
+        flat = _of_gui(flat, found)
+    algorithm = _algorithm(flat, found)
+    rates = _optimizer(flat, found)
+    for name, value in flat.items():
+        option = _option(name)
+        if option is None:
+            _other(found, name, value)
+        elif rates and option.path in _RATES:
+            found.left[name] = f"= {_text(value)}: {rates}"
+        else:
+            _take(found, name, option, value, flat)
+    found.values |= {f"network.{name}": value for name, value in ALGORITHMS[algorithm].items()}
+    if algorithm == "locon":
+        found.values.setdefault("network.conv_dim", found.values.get("network.network_dim", DEFAULT_DIM))
+    _only_of_the_kind(found, ALGORITHMS[algorithm].get("kind", "lora"))
+    return found
+
+
+def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
+    """sd-scripts ignores the names of sections."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= {str(one): inner for one, inner in value.items()} if isinstance(value, dict) else {str(name): value}
+    return flat
+
+
+def _of_gui(given: dict[str, Any], found: Imported) -> dict[str, Any]:
+    """A preset of the GUI as sd-scripts' options."""
+    flat: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in GUI_NOTED or (name in GUI_SAME and _text(value).casefold() in (GUI_SAME[name], "")):
+            if name in GUI_NOTED and _text(value) not in _OFF:
+                found.differs[name] = GUI_NOTED[name]
+        elif name not in ("additional_parameters", "lr_warmup"):
+            known = GUI_NAMES.get(name, name)
+            if known not in flat or _text(flat[known]) in _OFF:  # of "epoch" and "max_train_epochs" what is filled in
+                flat[known] = value
+    if _text(flat["LoRA_type"]).casefold() == "standard":
+        for name in ("conv_dim", "conv_alpha"):
+            if _text(flat.pop(name, "")) not in (*_OFF, "1"):
+                found.left[name] = "counts for LoCon and the kinds of LyCORIS alone there."
+    flat |= _of_line(_text(given.get("additional_parameters", "")))
+    stop = flat.pop("stop_text_encoder_training", 0)
+    for name, percent in (("lr_warmup_steps", given.get("lr_warmup")), ("stop_text_encoder_training", stop)):
+        if _text(percent) not in _OFF:
+            flat[name] = Share(percent)
+    for rate, only in (("text_encoder_lr", "network_train_unet_only"), ("unet_lr", "network_train_text_encoder_only")):
+        if rate in flat and _text(flat[rate]) in ("0", "0.0"):
+            flat[only] = True  # a rate of 0 is how the GUI says it
+            del flat[rate]
+    return flat
+
+
+def _of_line(line: str) -> dict[str, Any]:
+    """Flags of a command line: `--a=1 --b 2 --c`."""
+    flags: dict[str, Any] = {}
+    name = ""
+    for word in _words(line):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            flags[name] = value if equals else True
+        elif name:
+            flags[name] = word if flags[name] is True else f"{flags[name]} {word}"
+    return flags
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:  # a quotation mark that is not closed
+        return line.split()
+
+
+class Share:
+    """A share of the training's steps, in percent."""
+
+    def __init__(self, percent: Any) -> None:
+        self.percent = _number(_text(percent))
+
+
+def _algorithm(flat: dict[str, Any], found: Imported) -> str:
+    """The kind of network, by our name; its arguments become options beside the others."""
+    module, kind = _text(flat.pop("network_module", "")), _text(flat.pop("LoRA_type", ""))
+    given = flat.pop("network_args", None) or []
+    for text in _words(given) if isinstance(given, str) else map(_text, given):
+        name, _, value = text.partition("=")
+        if name.strip() == "algo":
+            kind = value.strip()
+        else:
+            flat.setdefault(name.strip(), value)
+    kind = kind or module or "networks.lora"
+    algorithm = GUI_KINDS.get(kind.casefold()) or kohya.NETWORK_MODULES.get(kind) or OTHER_KINDS.get(kind, kind)
+    if algorithm not in ALGORITHMS:
+        found.left["network"] = f"= {kind}: there is no such kind here yet; lora is trained."
+        return "lora"
+    return algorithm
+
+
+def _optimizer(flat: dict[str, Any], found: Imported) -> str:
+    """Take the optimizer; where it is not there, why its rates are not taken either."""
+    name, option = _text(flat.pop("optimizer_type", "")), find("train.optimizer")
+    if flat.get("use_8bit_adam") is True:
+        name = "AdamW8bit"
+        del flat["use_8bit_adam"]
+    if not name:
+        return ""
+    if name.casefold() in option.about.choices:
+        found.values[option.path] = name.casefold()
+        found.taken["optimizer_type"] = option.path
+        return ""
+    if name.casefold() in LIKE_ADAMW:
+        found.differs["optimizer_type"] = f"= {name}: AdamW itself is trained with, at the same rates"
+        return ""
+    found.left["optimizer_type"] = f"= {name}: it is not there yet; {option.default} is trained with."
+    arguments = _text(flat.pop("optimizer_args", ""))
+    if arguments:
+        found.left["optimizer_args"] = f"= {arguments}: those of {name}."
+    return f"a rate for {name}; a usual one is chosen."
+
+
+def _take(found: Imported, name: str, option: Option, value: Any, flat: Mapping[str, Any]) -> None:
+    """One option that there is here, too."""
+    try:
+        read = _read(option, value, _steps(flat))
+    except ValueError as error:
+        found.left[name] = f"= {_text(value)}: {error}."
+        return
+    if read is not None:
+        found.values[option.path] = read
+        found.taken[name] = option.path
+
+
+def _other(found: Imported, name: str, value: Any) -> None:
+    """One that is no option here; what is not filled in says nothing."""
+    text = _text(value)
+    if name in kohya.NOTED:
+        if text not in _OFF:
+            found.differs[name] = kohya.NOTED[name]
+        return
+    items = value if isinstance(value, list) else _words(text) if name in kohya.LISTS else [text]
+    same = name in kohya.SAME and all(kohya.is_same(name, _text(one)) for one in items)
+    if text not in _OFF and not same:
+        known = name in kohya.ABSENT
+        why = f"it is not there yet. {kohya.ABSENT[name]}".strip() if known else "it is not known here."
+        found.left[name] = f"= {text}: {why}"
+
+
+def _read(option: Option, value: Any, steps: int) -> Any:
+    """The value in our terms; None where it says nothing. Raises ValueError that says what is wrong."""
+    text, hint = _text(value), plain_type(option.hint)
+    if isinstance(value, Share) or (option.name == "lr_warmup_steps" and 0 < _number(text) < 1):
+        share = value.percent / 100 if isinstance(value, Share) else _number(text)
+        if not math.isfinite(share):
+            raise ValueError("it is not a number")
+        if not steps:
+            raise ValueError("a share of the steps, and how many is not said")
+        return round(share * steps)
+    if text.casefold() in ("", "none"):
+        return None
+    if hint is bool:
+        if text.casefold() not in ("true", "false", "1", "0"):
+            raise ValueError("it is neither true nor false")
+        on = text.casefold() in ("true", "1")
+        return None if may_be_none(option.hint) and not on else on  # a flag that is not given
+    if item_type(hint):
+        return tuple(map(str, value)) if isinstance(value, list) and item_type(hint) is str else parse(hint, text)
+    if hint is str:
+        text = option.about.kohya_values.get(text, text)
+        if option.about.choices and text.casefold() not in option.about.choices:
+            raise ValueError(f"it is not there yet; {option.default} is used")
+        return text.casefold() if option.about.choices else text
+    if option.name == "resolution" and len({one.strip() for one in text.split(",")}) == 1:
+        text = text.split(",")[0]
+    if hint is int and re.fullmatch(r"[+-]?\d+", text) and int(text):
+        return int(text)  # a seed has more digits than a float
+    number = _number(text)
+    if not math.isfinite(number) or (hint is int and number != int(number)):
+        raise ValueError(f"it is not {describe(option.hint)}")
+    low = option.about.range[0] if option.about.range else 0
+    return None if number == 0 < low and may_be_none(option.hint) else hint(number)  # 0 is off there
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _only_of_the_kind(found: Imported, kind: str) -> None:
+    """Presets have the options of all kinds; those of others than the chosen one would be refused."""
+    for name, path in [*found.taken.items()]:
+        option = find(path)
+        if option.section == "network" and option.about.kinds and kind not in option.about.kinds:
+            value = found.values.pop(path)
+            del found.taken[name]
+            if value != option.default:
+                found.left[name] = f"= {_text(value)}: it counts for {', '.join(option.about.kinds)} alone."
+
+
+def _names() -> dict[str, Option]:
+    return {name: option for option in options() for name in option.about.kohya}
+
+
+def _option(name: str) -> Option | None:
+    """The option that sd-scripts or LyCORIS calls so."""
+    other = find(f"network.{OTHER_NAMES[name]}") if name in OTHER_NAMES and name != "algo" else None
+    return _names().get(name) or other
+
+
+def _steps(flat: Mapping[str, Any]) -> int:
+    steps = _number(_text(flat.get("max_train_steps", "")))
+    return int(steps) if steps > 0 else 0
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_text, value))
+    if isinstance(value, Share):
+        return f"{value.percent:g} %"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value).strip()
