@@ -6,16 +6,16 @@ import argparse
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from lora_train.cli.parser import Switch
 from lora_train.config.arguments import ALGORITHMS
-from lora_train.config.option import COMMAS, GROUPS, REPEATED, SHELL
+from lora_train.config.option import COMMAS, GROUPS, REPEATED, SHELL, WORDS
+from lora_train.config.registered import Section, changed
 from lora_train.config.table import Option, in_section
 from lora_train.config.values import item_type, parse, plain_type
 
-S = TypeVar("S")
+S = TypeVar("S", bound=Section)
 
 
 def add_options(parser: Any, options: Iterable[Option], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def given(namespace: argparse.Namespace, section: str) -> dict[str, Any]:
 
 def with_given(options: S, namespace: argparse.Namespace, section: str) -> S:
     """A section of the run with what the flags say; where none was given it stays."""
-    return replace(options, **given(namespace, section))  # type: ignore[type-var]
+    return changed(options, given(namespace, section))
 
 
 def _destination(option: Option) -> str:
@@ -79,6 +79,8 @@ def _keywords(option: Option) -> dict[str, Any]:
         keywords["type"] = hint
     if about.written == REPEATED:
         keywords["action"] = "append"
+    elif about.written == WORDS:
+        keywords |= {"nargs": "*", "action": "extend"}
     elif about.choices and not item_type(hint):
         keywords["choices"] = _CHOICES.get(option.path, about.choices)
     return keywords
@@ -117,7 +119,7 @@ def _name(text: str) -> str:
     return text.removesuffix(".safetensors")
 
 
-_LISTS: dict[str, Callable[[str], Any]] = {COMMAS: _commas, SHELL: _shell, REPEATED: str}
+_LISTS: dict[str, Callable[[str], Any]] = {COMMAS: _commas, SHELL: _shell, REPEATED: str, WORDS: str}
 _READ: dict[str, Callable[[str], Any]] = {"data.resolution": _side, "save.output_name": _name}
 """Those whose text at the command line is read in a way of its own."""
 _CHOICES = {"network.kind": tuple(ALGORITHMS)}

@@ -61,11 +61,9 @@ def set_options(config: RunConfig, given: list[str]) -> RunConfig:
             continue
         option = find(path)
         try:
-            section = replace(getattr(config, option.section), **{option.name: _read(option, value.strip())})
+            config = option.put(config, _read(option, value.strip()))
         except ValueError as error:
             found.append(Problem(f"{text!r}: {error}.", "--set", "Give another value."))
-        else:
-            config = replace(config, **{option.section: section})
     if found:
         raise LoraTrainError.of(found)
     return config
