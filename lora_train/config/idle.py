@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from lora_train.config.methods import Choice, is_default, value_at
 from lora_train.config.run import RunConfig
-from lora_train.config.training_methods import TABLES
+from lora_train.config.training_methods import OPTIMIZERS, TABLES
 
 
 def idle_notes(config: RunConfig) -> list[str]:
     """A note for each such option of `config`."""
-    idle = [*_idle(config), *_of_methods(config)]
+    idle = [*_idle(config), *_of_methods(config), *_schedule(config)]
     return [f"{field} has no effect {why}." for field, why in idle] + _warmup(config)
 
 
@@ -47,6 +47,12 @@ def _of_methods(config: RunConfig) -> Iterator[tuple[str, str]]:
             if path not in used and not is_default(config, path):
                 chosen = table.option if isinstance(table, Choice) else ""
                 yield path, f"with {chosen} {value_at(config, chosen)}" if chosen else f"without {switch}"
+
+
+def _schedule(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """A schedule that was chosen for an optimizer which needs none."""
+    if any(one.own_schedule for one in OPTIMIZERS.active(config)) and not is_default(config, "train.lr_scheduler"):
+        yield "train.lr_scheduler", f"with train.optimizer {config.train.optimizer}, which needs a constant rate"
 
 
 def _warmup(config: RunConfig) -> list[str]:

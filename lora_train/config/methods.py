@@ -1,15 +1,13 @@
 """Tables of methods: losses, noises, schedules ... each a formula, a sentence, and the options that it reads.
 
 A method's formula may lie where torch is imported: it is named as "package.module:function" and imported when it is
-first used, so that its name and its sentence are known without. Adding one from outside is one line:
-`LOSSES.register(Method("mine", "what it does", my_function))`.
+first used, so that its name and its sentence are known without. `extending.register` adds one from outside.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +41,8 @@ class Method:
     """What pip calls that package."""
     own_rate: bool = False
     """An optimizer that finds the learning rate itself: what is given is a factor on it, usually 1, for all alike."""
+    own_schedule: bool = False
+    """An optimizer that needs a constant rate after the warm-up, whatever schedule is chosen."""
 
     def __call__(self, *given: Any) -> Any:
         return self.load()(*given)
@@ -78,7 +78,7 @@ class Table(Mapping[str, Method]):
         return len(self._methods)
 
     def register(self, method: Method) -> Method:
-        """Add a method and return it: the one line that an extension needs. Raises ValueError: the name is taken."""
+        """Add a method and return it. Raises ValueError when its name is taken."""
         taken = {word for other in self.values() for word in (other.name, *other.kohya)}
         if {method.name, *method.kohya} & taken:
             raise ValueError(f"the name {method.name!r} is taken among the {self.title}")
@@ -91,17 +91,6 @@ class Table(Mapping[str, Method]):
         if self._methods.get(method.name) is method:
             del self._methods[method.name]
             count_change()
-
-    @contextmanager
-    def registered_for(self, *methods: Method) -> Iterator[None]:
-        """Methods that are there within the block, for tests."""
-        try:
-            for method in methods:
-                self.register(method)
-            yield
-        finally:
-            for method in methods:
-                self.unregister(method)
 
     def active(self, config: Any) -> tuple[Method, ...]:
         """The methods that a run uses, in the table's order."""

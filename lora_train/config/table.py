@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import TypeVar
 
@@ -28,7 +27,6 @@ __all__ = [
     "known",
     "options",
     "register",
-    "registered_for",
     "unregister",
 ]
 
@@ -115,7 +113,7 @@ CHOICES = Live(lambda: {option.path: tuple(option.about.choices) for option in o
 
 
 def register(option: Option) -> Option:
-    """Add an option to a section and return it: the one line that an extension needs.
+    """Add an option to a section and return it; `extending.register` is the door for extensions.
 
     From then on it has a flag, stands in `--help`, in files, in the checks and on the page, and
     `config.train.my_option` (`option.of(config)`) is its value. Raises ValueError where it cannot be added.
@@ -145,15 +143,3 @@ def _words(option: Option) -> tuple[str, ...]:
 def unregister(option: Option) -> None:
     """Take a registered option away; without effect where it is not there."""
     remove(option)
-
-
-@contextmanager
-def registered_for(*added: Option) -> Iterator[None]:
-    """Options that are there within the block, for tests."""
-    try:
-        for option in added:
-            register(option)
-        yield
-    finally:
-        for option in added:
-            remove(option)

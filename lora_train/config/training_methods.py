@@ -155,10 +155,16 @@ SAMPLINGS = Choice(
 
 
 def _optimizer(
-    name: str, does: str, where: str, formula: Callable[..., Any] | str = "", install: str = "", **more: Any
+    name: str,
+    does: str,
+    where: str,
+    formula: Callable[..., Any] | str = "",
+    install: str = "",
+    decay: bool = True,
+    **more: Any,
 ) -> Method:
     """An optimizer of the class at `where` ("package.module:Class"); `install` is the package that has it, as pip
-    calls it. `formula` makes it where the class alone does not."""
+    calls it. `formula` makes it where the class alone does not; without `decay` it knows no weight decay."""
     usual = more.pop("usual", {})
     maker = "lora_train.train.optimizer:" + ("one_rate" if more.get("own_rate") else "by_class")
 
@@ -166,10 +172,12 @@ def _optimizer(
         return Method(name, does, maker)(where, usual, *given)
 
     def told(config: Any) -> dict[str, object]:
-        arguments = ",".join(f"{key}={value}" for key, value in {**usual, **all_arguments(config)}.items())
-        return {"ss_optimizer": f"{where.replace(':', '.')}({arguments})"}
+        given = {**usual, **all_arguments(config)}
+        arguments = ",".join(f"{key}={value}" for key, value in given.items() if decay or key != "weight_decay")
+        found: dict[str, object] = {"ss_optimizer": f"{where.replace(':', '.')}({arguments})"}
+        return found | ({"ss_lr_scheduler": "constant"} if more.get("own_schedule") else {})
 
-    options = ("train.weight_decay", "train.optimizer_args")
+    options = (*(("train.weight_decay",) if decay else ()), "train.optimizer_args")
     package = where.partition(".")[0] if install else ""
     return Method(name, does, formula or made, options, told, package=package, install=install, **more)
 
@@ -190,7 +198,7 @@ OPTIMIZERS = Choice(
     _optimizer("adagrad", "steps by the sum of all squared gradients", "torch.optim.adagrad:Adagrad"),
     _optimizer("adadelta", "steps by a mean of squared gradients and steps", "torch.optim.adadelta:Adadelta"),
     _optimizer("rmsprop", "steps by a mean of squared gradients", "torch.optim.rmsprop:RMSprop"),
-    _optimizer("rprop", "steps by the sign of the gradient", "torch.optim.rprop:Rprop"),
+    _optimizer("rprop", "steps by the sign of the gradient", "torch.optim.rprop:Rprop", decay=False),
     _optimizer("asgd", "averaged gradient descent", "torch.optim.asgd:ASGD"),
     _optimizer("sgd", "gradient descent; momentum with optimizer_args", "torch.optim.sgd:SGD"),
     _optimizer(
@@ -219,6 +227,7 @@ OPTIMIZERS = Choice(
         "prodigyplus.prodigy_plus_schedulefree:ProdigyPlusScheduleFree",
         install="prodigy-plus-schedule-free",
         own_rate=True,
+        own_schedule=True,
     ),
     *(
         _optimizer(
@@ -237,6 +246,7 @@ OPTIMIZERS = Choice(
             f"{named} without a schedule: the result is a mean of the weights (arXiv 2405.15682)",
             f"schedulefree.{named.lower()}_schedulefree:{named}ScheduleFree",
             install="schedulefree",
+            own_schedule=True,
         )
         for named in ("AdamW", "RAdam", "SGD")
     ),

@@ -21,12 +21,13 @@ class InUse:
 
     @torch.no_grad()
     def to_train(self) -> None:
-        """The weights that the optimizer goes on with."""
+        """The weights that the optimizer goes on with; those that are there, where they are not in use (a saved state
+        has them)."""
         if hasattr(self._optimizer, "train"):
+            kept = self._kept or [parameter.detach().clone() for parameter in self._parameters]
             self._optimizer.train()
-        if self._kept is not None:
-            for parameter, kept in zip(self._parameters, self._kept):
-                parameter.copy_(kept)
+            for parameter, value in zip(self._parameters, kept):
+                parameter.copy_(value)
             self._kept = None
 
     @torch.no_grad()

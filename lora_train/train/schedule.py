@@ -8,15 +8,20 @@ from __future__ import annotations
 import math
 
 from lora_train.config import RunConfig
-from lora_train.config.training_methods import SCHEDULES
+from lora_train.config.training_methods import OPTIMIZERS, SCHEDULES
 
 
 def lr_factor(config: RunConfig, step: int) -> float:
-    """The factor on all learning rates at `step` (from 0): rising linearly in the warm-up, then the schedule's."""
+    """The factor on all learning rates at `step` (from 0): rising linearly in the warm-up, then the schedule's.
+
+    An optimizer that has a schedule of its own gets the whole rate then.
+    """
     total, warmup = config.train.max_train_steps, config.train.lr_warmup_steps
     assert total and warmup is not None
     if step < warmup:
         return (step + 1) / warmup
+    if any(optimizer.own_schedule for optimizer in OPTIMIZERS.active(config)):
+        return 1.0
     return float(SCHEDULES.of(config)((step - warmup) / max(1, total - warmup), config))
 
 

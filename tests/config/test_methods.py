@@ -13,8 +13,10 @@ from lora_train.cli import build_parser
 from lora_train.cli.training import config_of
 from lora_train.config import RunConfig, TrainOptions, idle_notes, problems
 from lora_train.config.document import document
+from lora_train.config.extending import register, registered_for
 from lora_train.config.methods import Choice, Layers, Method, Table
-from lora_train.config.table import CHOICES, find, known
+from lora_train.config.option import LOSS, About
+from lora_train.config.table import CHOICES, Option, find, known
 from lora_train.config.training_methods import LOSSES, NOISES, OPTIMIZERS, TABLES
 from lora_train.errors import LoraTrainError
 
@@ -48,7 +50,7 @@ def made(*line: str) -> RunConfig:
 
 def test_a_method_from_outside_can_be_chosen_everywhere() -> None:
     before = document()
-    with LOSSES.registered_for(MINE):
+    with registered_for((LOSSES, MINE)):
         assert CHOICES["train.loss_type"][-1] == "mine" and "| mine | mine alone |" in document()
         assert made("--loss-type", "mine").train.loss_type == made("--loss_type", "theirs").train.loss_type == "mine"
         config = RunConfig.from_dict({"train": {"loss_type": "mine"}})
@@ -71,7 +73,7 @@ def test_layers_are_on_where_their_first_option_is_not_at_its_default() -> None:
 def test_options_of_methods_that_are_not_used_are_noted() -> None:
     sgd = Method("own", "an optimizer", lambda groups, config: None)
     config = RunConfig(train=TrainOptions(optimizer="own", weight_decay=0.5))
-    with OPTIMIZERS.registered_for(sgd):
+    with registered_for((OPTIMIZERS, sgd)):
         (note,) = [text for text in idle_notes(config) if "weight_decay" in text]
         assert note == "train.weight_decay has no effect with train.optimizer own."
         assert not [text for text in idle_notes(RunConfig()) if "no effect" in text]
@@ -90,3 +92,13 @@ def test_the_formula_of_a_name_is_found_when_it_is_asked_for() -> None:
     assert later(3, 4) == 5
     with pytest.raises(ModuleNotFoundError):
         Method("lost", "found never", "lora_train.nowhere:f").load()
+
+
+def test_several_additions_come_together_or_not_at_all() -> None:
+    own = Option("train", "own_strength", 0.0, float, About("Own", "an own strength", LOSS))
+    with pytest.raises(ValueError, match="'l1' is taken"):
+        register(own, (LOSSES, replace(MINE, name="l1")))
+    assert not known(own.path)
+    with registered_for(own, (LOSSES, MINE)):
+        assert known(own.path) and "mine" in LOSSES
+    assert not known(own.path) and "mine" not in LOSSES

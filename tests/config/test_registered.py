@@ -14,10 +14,11 @@ from lora_train.cli import build_parser
 from lora_train.cli.training import config_of
 from lora_train.config import RunConfig, TrainOptions, kohya, problems
 from lora_train.config.document import document
+from lora_train.config.extending import registered_for
 from lora_train.config.files import read_config, set_options, write_config
 from lora_train.config.network import network_arguments
 from lora_train.config.option import COMMAS, DATA, NETWORK_MORE, About
-from lora_train.config.table import CHOICES, RANGES, Option, find, in_section, known, options, register, registered_for
+from lora_train.config.table import CHOICES, RANGES, Option, find, in_section, known, options, register
 from lora_train.config.wording import in_flags, in_labels
 from lora_train.data.prepare.base import Plan
 from lora_train.errors import LoraTrainError
