@@ -9,6 +9,7 @@ from typing import Any
 from lora_train.cli.options import given
 from lora_train.config import NetworkOptions, kohya
 from lora_train.config.arguments import merged_files, named_network
+from lora_train.config.registered import changed
 from lora_train.errors import LoraTrainError
 
 
@@ -33,7 +34,7 @@ def network_of(options: argparse.Namespace, before: NetworkOptions) -> NetworkOp
         values |= merged_files(values["base_weights"])
     if algorithm:
         before = replace(before, kind=NetworkOptions().kind, dora_wd=NetworkOptions().dora_wd)
-    return named_network(replace(before, **values), algorithm or NetworkOptions().kind, options.args)
+    return named_network(changed(before, values), algorithm or NetworkOptions().kind, options.args)
 
 
 def _algorithm(options: argparse.Namespace, given: str) -> str:

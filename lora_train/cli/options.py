@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from lora_train.cli.parser import Switch
 from lora_train.config.arguments import ALGORITHMS
-from lora_train.config.option import COMMAS, GROUPS, REPEATED
+from lora_train.config.option import COMMAS, GROUPS, REPEATED, WORDS
+from lora_train.config.registered import Section, changed
 from lora_train.config.table import Option, in_section
 from lora_train.config.values import item_type, parse_written, plain_type
 
-S = TypeVar("S")
+S = TypeVar("S", bound=Section)
 
 
 def add_options(parser: Any, options: Iterable[Option], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def given(namespace: argparse.Namespace, section: str) -> dict[str, Any]:
 
 def with_given(options: S, namespace: argparse.Namespace, section: str) -> S:
     """A section of the run with what the flags say; where none was given it stays."""
-    return replace(options, **given(namespace, section))  # type: ignore[type-var]
+    return changed(options, given(namespace, section))
 
 
 def _destination(option: Option) -> str:
@@ -75,11 +75,13 @@ def _keywords(option: Option) -> dict[str, Any]:
     if option.path in _READ:
         keywords["type"] = _READ[option.path]
     elif item_type(hint):
-        keywords["type"] = str if about.written == REPEATED else _reader(option)
+        keywords["type"] = str if about.written in (REPEATED, WORDS) else _reader(option)
     elif hint is not str:
         keywords["type"] = hint
     if about.written == REPEATED:
         keywords["action"] = "append"
+    elif about.written == WORDS:
+        keywords |= {"nargs": "*", "action": "extend"}
     elif about.choices and not item_type(hint):
         keywords["choices"] = _CHOICES.get(option.path, about.choices)
     return keywords

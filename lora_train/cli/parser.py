@@ -152,7 +152,8 @@ def _plain(flag: str) -> str:
 def _usual(action: argparse.Action, text: str) -> str:
     """A value under the name that it has here."""
     for flag in action.option_strings:
-        text = kohya.VALUES.get(flag, {}).get(text, text)
+        named = {theirs.lower(): ours for theirs, ours in kohya.VALUES.get(flag, {}).items()}
+        text = named.get(text.lower(), text)
     if action.choices and text not in action.choices:
         return next((str(choice) for choice in action.choices if str(choice).lower() == text.lower()), text)
     return text

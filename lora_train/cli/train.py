@@ -52,12 +52,11 @@ class _Same(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         name = self.option_strings[0].lstrip("-")
-        given = values if isinstance(values, list) else [values]
-        if all(kohya.is_same(name, value) for value in given):
-            text = f"{option_string} {' '.join(given)}".strip()
+        if kohya.is_same(name, values):
+            text = f"{option_string} {values}".strip()
             setattr(namespace, self.dest, [*getattr(namespace, self.dest), text])
         else:
-            parser.problems.append(parser.absent_flag(str(option_string), f"with the value {' '.join(given)!r} "))
+            parser.problems.append(parser.absent_flag(str(option_string), f"with the value {values!r} "))
 
 
 def _add_kohyas(train: Any) -> None:
@@ -68,8 +67,7 @@ def _add_kohyas(train: Any) -> None:
         count = 0 if name in kohya.TAKES_NO_VALUE else None
         train.add_argument(f"--{name}", dest="noted", action=_Noted, nargs=count, default=[], help=argparse.SUPPRESS)
     for name in kohya.SAME:
-        several = "*" if name in kohya.LISTS else None
-        train.add_argument(f"--{name}", dest="same", action=_Same, nargs=several, default=[], help=argparse.SUPPRESS)
+        train.add_argument(f"--{name}", dest="same", action=_Same, default=[], help=argparse.SUPPRESS)
 
 
 def _add_files(train: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from lora_train.config.registered import changed
 from lora_train.config.run import NetworkOptions, suggestion
+from lora_train.config.table import in_section
 from lora_train.config.usual import DEFAULT_DIM
 from lora_train.config.values import parse
 from lora_train.errors import LoraTrainError, Problem
@@ -44,7 +45,7 @@ def named_network(network: NetworkOptions, algorithm: str, given: list[str]) -> 
 
     Raises LoraTrainError that names every argument that is not understood.
     """
-    network = replace(network, **{**ALGORITHMS[algorithm], **arguments(given)})
+    network = changed(network, {**ALGORITHMS[algorithm], **arguments(given)})
     if algorithm == "locon" and not network.conv_dim:
         network = replace(network, conv_dim=network.network_dim or DEFAULT_DIM)
     return network
@@ -55,7 +56,7 @@ def arguments(given: list[str]) -> dict[str, Any]:
 
     Raises LoraTrainError that names all that are not understood.
     """
-    hints = typing.get_type_hints(NetworkOptions)
+    hints = {option.name: option.hint for option in in_section("network")}
     values: dict[str, Any] = {}
     problems = []
     for text in given:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_train.config.choices import DECOMPOSED
 from lora_train.config.run import DataOptions, NetworkOptions, RunConfig
+from lora_train.config.training_methods import OPTIMIZERS
 from lora_train.config.usual import (
     BYTES_PER_PARAMETER,
     DEFAULT_DIM,
@@ -93,14 +94,19 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     )
     steps, why_steps = _steps(facts, data, batch * accumulation, accumulation, recipe.looks)
     steps = choose("train.max_train_steps", train.max_train_steps, steps, why_steps)
-    rate = choose("train.learning_rate", train.learning_rate, recipe.rate, of_base)
-    of_rate = "half of the learning rate" if recipe.text_share == 0.5 else "two thirds of the learning rate"
+    rate, of_base, text_share, of_rate = recipe.rate, of_base, recipe.text_share, _SHARES[recipe.text_share]
+    if any(method.own_rate for method in OPTIMIZERS.active(config)):
+        rate, of_base = 1.0, f"{train.optimizer} finds the rate itself; this is a factor on it"
+        text_share, of_rate = 1.0, "the learning rate, since there is one for all"
+    rate = choose("train.learning_rate", train.learning_rate, rate, of_base)
     unet_lr = choose("train.unet_lr", train.unet_lr, rate, "the general learning rate")
-    text_lr = choose("train.text_encoder_lr", train.text_encoder_lr, rate * recipe.text_share, of_rate)
+    text_lr = choose("train.text_encoder_lr", train.text_encoder_lr, rate * text_share, of_rate)
     preserve = train.preserve
     if preserve is None and recipe.preserve:
         preserve = choose("train.preserve", None, recipe.preserve, "a small base forgets its other things quickly")
     warmup = choose("train.lr_warmup_steps", train.lr_warmup_steps, min(100, steps // 20), "5 % of the steps")
+    if 0 < warmup < 1:
+        warmup = int(warmup * steps)  # as sd-scripts and transformers have it
     precision, why = _precision(train.mixed_precision, facts)
     if why:
         choices.append(Choice("train.mixed_precision", precision, why))
@@ -130,6 +136,9 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
         ),
         choices,
     )
+
+
+_SHARES = {0.5: "half of the learning rate", 2 / 3: "two thirds of the learning rate"}
 
 
 def _steps(

@@ -28,7 +28,5 @@ PREPARE_OPERATIONS = (
 CAPTIONERS = ("blip", "transformers", "command", "none")
 TAGGERS = ("deepbooru", "wd14", "transformers", "command", "none")
 
-OPTIMIZERS = ("adamw",)
-SCHEDULES = ("constant", "cosine", "linear")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SAVE_PRECISIONS = ("fp16", "bf16", "fp32")

@@ -10,6 +10,7 @@ from typing import Any
 from lora_train.atomic import write_text
 from lora_train.config.option import GROUPS
 from lora_train.config.table import Option, options
+from lora_train.config.training_methods import TABLES
 from lora_train.config.values import describe
 from lora_train.config.wording import concerns, flag_of, sentence
 
@@ -27,7 +28,7 @@ The descriptions stand in `lora_train/config/sections/`.
 
 def document() -> str:
     """The whole page as Markdown."""
-    return "\n".join([HEAD, *(line for group in GROUPS for line in _group(group))])
+    return "\n".join([HEAD, *(line for group in GROUPS for line in _group(group)), *_methods()])
 
 
 def _group(group: str) -> Iterator[str]:
@@ -38,6 +39,19 @@ def _group(group: str) -> Iterator[str]:
         if option.about.group == group:
             yield f"| {' | '.join(_cell(cell) for cell in _cells(option))} |"
     yield ""
+
+
+def _methods() -> Iterator[str]:
+    yield "## Methods\n"
+    yield "What the options above choose from or switch on, of `lora_train/config/training_methods.py`.\n"
+    for table in TABLES:
+        if table:
+            yield f"### {table.title[0].upper()}{table.title[1:]}\n"
+            yield "| name | what it is | options |"
+            yield "|---|---|---|"
+            for method in table.values():
+                yield f"| {' | '.join(map(_cell, (method.name, method.does, ', '.join(method.options))))} |"
+            yield ""
 
 
 def _cells(option: Option) -> Iterator[str]:

@@ -68,12 +68,9 @@ def set_options(config: RunConfig, given: list[str]) -> RunConfig:
             continue
         option = find(path)
         try:
-            read = parse_written(option.hint, option.about.written, value.strip())
-            section = replace(getattr(config, option.section), **{option.name: read})
+            config = option.put(config, parse_written(option.hint, option.about.written, value.strip()))
         except ValueError as error:
             found.append(Problem(f"{text!r}: {error}.", "--set", "Give another value."))
-        else:
-            config = replace(config, **{option.section: section})
     if found:
         raise LoraTrainError.of(found)
     return config

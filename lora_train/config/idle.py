@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from lora_train.config.methods import Choice, is_default, value_at
 from lora_train.config.run import RunConfig
+from lora_train.config.training_methods import OPTIMIZERS, TABLES
 
 
 def idle_notes(config: RunConfig) -> list[str]:
     """A note for each such option of `config`."""
-    return [f"{field} has no effect {why}." for field, why in _idle(config)] + _warmup(config)
+    idle = [*_idle(config), *_of_methods(config), *_schedule(config)]
+    return [f"{field} has no effect {why}." for field, why in idle] + _warmup(config)
 
 
 def _idle(config: RunConfig) -> list[tuple[str, str]]:
@@ -33,11 +38,28 @@ def _idle(config: RunConfig) -> list[tuple[str, str]]:
     return found
 
 
+def _of_methods(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """The options of losses, noises ... that are not used."""
+    for table in TABLES:
+        used = {path for method in table.active(config) for path in method.options}
+        switches = {path: method.options[0] for method in table.values() for path in method.options}
+        for path, switch in switches.items():
+            if path not in used and not is_default(config, path):
+                chosen = table.option if isinstance(table, Choice) else ""
+                yield path, f"with {chosen} {value_at(config, chosen)}" if chosen else f"without {switch}"
+
+
+def _schedule(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """A schedule that was chosen for an optimizer which needs none."""
+    if any(one.own_schedule for one in OPTIMIZERS.active(config)) and not is_default(config, "train.lr_scheduler"):
+        yield "train.lr_scheduler", f"with train.optimizer {config.train.optimizer}, which needs a constant rate"
+
+
 def _warmup(config: RunConfig) -> list[str]:
     warmup, steps = config.train.lr_warmup_steps, config.train.max_train_steps
     if warmup is None or steps is None or warmup < steps:
         return []
     return [
-        f"train.lr_warmup_steps is {warmup} in a training of {steps} steps: the learning rate never gets to what is "
+        f"train.lr_warmup_steps is {warmup:g} in a training of {steps} steps: the learning rate never gets to what is "
         "given."
     ]

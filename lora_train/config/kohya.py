@@ -6,20 +6,27 @@ the others.
 
 from __future__ import annotations
 
-from lora_train.config.table import options
+from collections.abc import Iterator
+
+from lora_train.config.table import Live, options
 
 _IN_LISTS = frozenset(("base_weights", "base_weights_multiplier"))
 """Names whose values are written otherwise there; see ABSENT."""
 
-FLAGS = {
-    name: option.flags[0]
-    for option in options()
-    for name in option.about.kohya
-    if option.flags and name not in _IN_LISTS and f"--{name.replace('_', '-')}" != option.flags[0]
-} | {"network_args": "--args", "config_file": "--config"}
+
+def _flags() -> Iterator[tuple[str, str]]:
+    for option in options():
+        for name in option.about.kohya:
+            if option.flags and name not in _IN_LISTS and f"--{name.replace('_', '-')}" != option.flags[0]:
+                yield name, option.flags[0]
+    yield "network_args", "--args"
+    yield "config_file", "--config"
+
+
+FLAGS = Live(lambda: dict(_flags()))
 """Of `train`. Those that differ from ours by underscores alone need no entry."""
 
-VALUES = {option.flags[0]: option.about.kohya_values for option in options() if option.about.kohya_values}
+VALUES = Live(lambda: {one.flags[0]: one.about.kohya_values for one in options() if one.about.kohya_values})
 """What a flag's value is called there. Case does not count in any choice."""
 
 NETWORK_MODULES = {
@@ -35,7 +42,6 @@ _ALWAYS = "is so here without it"
 _MEMORY = "changes memory or speed only and is not there"
 _LOSSES = "is not there: the run's folder has all losses"
 _LAUNCH = "is accelerate's, and not needed here"
-_HUBER = "counts with another loss_type only"
 NOTED = {
     "cache_latents": _ALWAYS,
     "cache_latents_to_disk": _ALWAYS,
@@ -87,10 +93,6 @@ NOTED = {
     "save_state_on_train_end": _ALWAYS,
     "sample_at_first": _ALWAYS,
     "sample_sampler": "is not there: previews are made with one sampler",
-    "huber_schedule": _HUBER,
-    "huber_c": _HUBER,
-    "huber_scale": _HUBER,
-    "multires_noise_discount": "counts with multires_noise_iterations only",
 }
 """Accepted without doing anything, since the LoRA would be the same; and what is said of each."""
 
@@ -119,26 +121,13 @@ ABSENT = {
     "color_aug": "",
     "random_crop": "",
     "face_crop_aug_range": "The operation face crops faces: --process face.",
-    "multires_noise_iterations": "Give --noise-offset.",
-    "adaptive_noise_scale": "",
-    "noise_offset_random_strength": "",
-    "ip_noise_gamma": "",
-    "debiased_estimation_loss": "Give --min-snr 5.",
-    "scale_v_pred_loss_like_noise_pred": "",
-    "v_pred_like_loss": "",
     "prior_loss_weight": "",
-    "loss_type": "",
-    "min_timestep": "",
-    "max_timestep": "",
     "alpha_mask": "Give --masked-loss: it takes the pictures' transparency.",
     "conditioning_data_dir": "Give --masked-loss and --mask-folder.",
-    "optimizer_args": "",
-    "use_8bit_adam": "",
-    "use_lion_optimizer": "",
+    "use_8bit_adam": "Give --optimizer adamw8bit.",
+    "use_lion_optimizer": "Give --optimizer lion.",
     "lr_scheduler_args": "",
     "lr_scheduler_type": "Give --scheduler.",
-    "lr_scheduler_num_cycles": "",
-    "lr_scheduler_power": "",
     "lr_decay_steps": "",
     "full_fp16": "Give --precision.",
     "full_bf16": "Give --precision.",
@@ -170,10 +159,8 @@ ABSENT = {
     "enable_wildcard": "",
     "save_last_n_epochs_state": "",
     "save_last_n_steps_state": "",
-    "ip_noise_gamma_random_strength": "",
     "noise_offset_type": "",
     "lr_scheduler_timescale": "",
-    "lr_scheduler_min_lr_ratio": "",
     "resize_interpolation": "",
     "fp8_base_unet": "",
     "skip_until_initial_step": "",
@@ -188,17 +175,8 @@ SAME: dict[str, tuple[str, ...]] = {
     "token_warmup_min": ("1",),
     "token_warmup_step": ("0",),
     "max_token_length": ("75",),
-    "multires_noise_iterations": ("0",),
-    "adaptive_noise_scale": ("0",),
     "noise_offset_type": ("original",),
-    "ip_noise_gamma": ("0",),
     "prior_loss_weight": ("1",),
-    "loss_type": ("l2",),
-    "min_timestep": ("0",),
-    "max_timestep": ("1000",),
-    "optimizer_args": ("weight_decay=0.01", "betas=0.9,0.999", "betas=(0.9,0.999)", "eps=1e-8", "eps=1e-08"),
-    "lr_scheduler_num_cycles": ("1", "0"),
-    "lr_scheduler_power": ("1", "0"),
     "lr_decay_steps": ("0",),
     "save_n_epoch_ratio": ("0",),
     "save_last_n_epochs": ("0",),
@@ -214,8 +192,6 @@ SAME: dict[str, tuple[str, ...]] = {
 }
 """Of ABSENT: values with which sd-scripts does what is done here anyway, and which are therefore taken. An empty value,
 which GUIs write for what was not filled in, is taken for each of ABSENT."""
-LISTS = frozenset(("optimizer_args",))
-"""Of SAME: those with any number of values."""
 TAKES_NO_VALUE = frozenset(
     (
         "cache_latents",

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from lora_train.config.choices import DECOMPOSED, KINDS, SCALABLE
@@ -295,10 +295,10 @@ def network_arguments(options: NetworkOptions) -> dict[str, str]:
     default, told = NetworkOptions(), {}
     if network_module(options) == "lycoris.kohya":
         told["algo"] = LYCORIS_NAMES.get(options.kind, options.kind)
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if field.name not in _NOT_ARGUMENTS and value != getattr(default, field.name):
-            told[field.name] = _text(value)
+    for option in in_section("network"):
+        name, value = option.name, getattr(options, option.name)
+        if name not in _NOT_ARGUMENTS and value != getattr(default, name):
+            told[name] = _text(value)
     if options.dora_wd:
         told["wd_on_output"] = str(options.wd_on_output)  # LyCORIS' default is the other one
     if not options.conv_dim:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,15 +18,17 @@ SOURCES = "what others prepared, and masks"
 STEPS = "steps and rates"
 NETWORK = "network"
 NETWORK_MORE = "more of the network"
-DATA = "data, noise and numbers"
+DATA = "data and numbers"
+LOSS = "loss, noise and timesteps"
 SAVING = "saving and previews"
 OPERATIONS = "operations on the pictures"
 CAPTIONS = "captions and tags (the operation interrogate)"
-GROUPS = (BASICS, SOURCES, STEPS, NETWORK, NETWORK_MORE, DATA, SAVING, OPERATIONS, CAPTIONS)
+GROUPS = (BASICS, SOURCES, STEPS, NETWORK, NETWORK_MORE, DATA, LOSS, SAVING, OPERATIONS, CAPTIONS)
 """The headings under which options stand, in their order."""
 
-REPEATED, COMMAS, SHELL = "repeated", "commas", "shell"
-"""How a list is written at the command line: its flag several times, one text with commas, one command with quotes."""
+REPEATED, COMMAS, SHELL, WORDS = "repeated", "commas", "shell", "words"
+"""How a list is written at the command line: its flag several times, one text with commas, one command with quotes, any
+number of texts after the flag."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ class About:
     level: str = EXPERT
     range: tuple[float, float] | None = None
     """Least and highest value, both allowed. None is always allowed where the field may be None."""
-    choices: tuple[str, ...] = ()
-    """What it may be; of a list, what each item may be."""
+    choices: Collection[str] = ()
+    """What it may be; of a list, what each item may be. In `table.options` a tuple; here perhaps a table of methods."""
     unset: str = ""
     """What happens where nothing is given, if the default does not say it itself."""
     flags: tuple[str, ...] | None = None
@@ -51,7 +53,7 @@ class About:
     """The flag that sets it, for one without a flag of its own."""
     metavar: str = ""
     written: str = ""
-    """REPEATED, COMMAS or SHELL, of a list."""
+    """REPEATED, COMMAS, SHELL or WORDS, of a list."""
     kohya: tuple[str, ...] = ()
     """sd-scripts' names, the first one first; also those of its `--network_args`."""
     kohya_values: Mapping[str, str] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from lora_train.config.arguments import ALGORITHMS, OTHER_KINDS, OTHER_NAMES
 from lora_train.config.run import RunConfig
 from lora_train.config.table import Option, find, options
 from lora_train.config.usual import DEFAULT_DIM
-from lora_train.config.values import describe, item_type, may_be_none, parse, plain_type
+from lora_train.config.values import describe, item_type, may_be_none, parse_written, plain_type
 from lora_train.errors import LoraTrainError
 
 GUI_NAMES = {
@@ -52,8 +52,6 @@ GUI_NOTED = {"sdxl": _SEEN, "use_wandb": "is not there: the run's folder has all
 GUI_SAME = {"LyCORIS_preset": "full", "unit": "1", "save_as_bool": "false", "model_list": "custom"}
 """What the GUI alone knows: what changes nothing here, whatever it is; and with which value."""
 
-LIKE_ADAMW = frozenset(("adamw8bit", "pagedadamw", "pagedadamw8bit", "pagedadamw32bit"))
-"""Optimizers that AdamW stands in for, with the same rates."""
 _RATES = tuple(
     f"train.{name}" for name in ("learning_rate", "unet_lr", "text_encoder_lr", "text_encoder_lr1", "text_encoder_lr2")
 )
@@ -102,7 +100,7 @@ def import_options(data: Mapping[str, Any]) -> Imported:
     """What `data` asks for, in our options. Raises LoraTrainError where it is no training's at all."""
     if isinstance(data.get("datasets"), list):
         what = "this describes pictures (a dataset config), not a training."
-        raise LoraTrainError(what, "datasets", "Give it with --dataset-config.")
+        raise LoraTrainError(what, "datasets", "Give it as data.dataset_config.")
     found, flat = Imported(), _flat(data)
     if "LoRA_type" in flat:
         flat = _of_gui(flat, found)
@@ -211,12 +209,10 @@ def _optimizer(flat: dict[str, Any], found: Imported) -> str:
         del flat["use_8bit_adam"]
     if not name:
         return ""
-    if name.casefold() in option.about.choices:
-        found.values[option.path] = name.casefold()
+    named = option.about.kohya_values.get(name, name).casefold()
+    if named in option.about.choices:
+        found.values[option.path] = named
         found.taken["optimizer_type"] = option.path
-        return ""
-    if name.casefold() in LIKE_ADAMW:
-        found.differs["optimizer_type"] = f"= {name}: AdamW itself is trained with, at the same rates"
         return ""
     found.left["optimizer_type"] = f"= {name}: it is not there yet; {option.default} is trained with."
     arguments = _text(flat.pop("optimizer_args", ""))
@@ -244,7 +240,7 @@ def _other(found: Imported, name: str, value: Any) -> None:
         if text not in _OFF:
             found.differs[name] = kohya.NOTED[name]
         return
-    items = value if isinstance(value, list) else _words(text) if name in kohya.LISTS else [text]
+    items = value if isinstance(value, list) else [text]
     same = name in kohya.SAME and all(kohya.is_same(name, _text(one)) for one in items)
     if text not in _OFF and not same:
         known = name in kohya.ABSENT
@@ -270,7 +266,9 @@ def _read(option: Option, value: Any, steps: int) -> Any:
         on = text.casefold() in ("true", "1")
         return None if may_be_none(option.hint) and not on else on  # a flag that is not given
     if item_type(hint):
-        return tuple(map(str, value)) if isinstance(value, list) and item_type(hint) is str else parse(hint, text)
+        if isinstance(value, list) and item_type(hint) is str:
+            return tuple(map(str, value))
+        return parse_written(hint, option.about.written, text)
     if hint is str:
         text = option.about.kohya_values.get(text, text)
         if option.about.choices and text.casefold() not in option.about.choices:

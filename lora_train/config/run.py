@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any
 
+from lora_train.config.registered import Section, own_names, registered
 from lora_train.config.sections.data import DataOptions, ModelOptions
 from lora_train.config.sections.network import NetworkOptions
 from lora_train.config.sections.prepare import PrepareOptions
@@ -36,7 +37,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data with a version number."""
-        return {"version": VERSION, **asdict(self)}
+        return {"version": VERSION, **{one.name: getattr(self, one.name).to_dict() for one in fields(self)}}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> RunConfig:
@@ -53,13 +54,17 @@ class RunConfig:
                 "Update the extension.",
             )
         found: list[Problem] = []
-        config = _build(cls, rest, "", found)
+        kinds: dict[str, type[Section]] = typing.get_type_hints(cls)
+        parts: dict[str, Any] = {}
+        for name, part in rest.items():
+            if name in kinds:
+                parts[name] = _section(kinds[name], name, part, found)
+            else:
+                found.append(_unknown(name, name, [*kinds]))
+        config = cls(**parts)
         if found:
             raise LoraTrainError.of(found)
         return config
-
-
-T = TypeVar("T")
 
 
 def suggestion(name: str, names: list[str]) -> str:
@@ -68,24 +73,28 @@ def suggestion(name: str, names: list[str]) -> str:
     return f"Did you mean {near[0]}?" if near else ""
 
 
-def _build(cls: type[T], data: Any, where: str, found: list[Problem]) -> T:
-    """Make a dataclass from JSON data; problems are added to `found`, their fields left out."""
+def _unknown(name: object, path: str, known: list[str]) -> Problem:
+    fix = suggestion(str(name), known) or "Remove it or check its spelling."
+    return Problem("there is no such option.", path, fix)
+
+
+def _section(kind: type[Section], section: str, data: Any, found: list[Problem]) -> Section:
+    """A section from JSON data; problems are added to `found`, their options left out."""
     if not isinstance(data, dict):
-        found.append(Problem(f"must be a group of options, not {data!r}.", where))
-        return cls()
-    hints = typing.get_type_hints(cls)
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        found.append(Problem(f"must be a group of options, not {data!r}.", section))
+        return kind()
+    own = typing.get_type_hints(kind)
+    hints = {name: own[name] for name in own_names(kind)}
+    hints |= {option.name: option.hint for option in registered(section)}
     values: dict[str, Any] = {}
     for name, value in data.items():
-        path = f"{where}.{name}" if where else str(name)
-        if name not in known:
-            fix = suggestion(str(name), [*known]) or "Remove it or check its spelling."
-            found.append(Problem("there is no such option.", path, fix))
-        elif is_dataclass(hints[name]):
-            values[name] = _build(typing.cast(type, hints[name]), value, path, found)
+        path = f"{section}.{name}"
+        if name not in hints:
+            found.append(_unknown(name, path, [*hints]))
+            continue
+        ok, fitting = fit(hints[name], value)
+        if ok:
+            values[name] = fitting
         else:
-            ok, values[name] = fit(hints[name], value)
-            if not ok:
-                found.append(Problem(f"{value!r} is not {describe(hints[name])}.", path))
-                del values[name]
-    return cls(**values)
+            found.append(Problem(f"{value!r} is not {describe(hints[name])}.", path))
+    return kind.of_values(values)

@@ -1,47 +1,45 @@
-"""The table of options: every field of `RunConfig` with its default, its type and what is said of it."""
+"""The table of options: every field of `RunConfig` with its default, its type and what is said of it.
+
+`options()` has the registered ones (`register`) as well, and what is made of it sees them.
+"""
 
 from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from typing import TypeVar
 
-from lora_train.config.option import KEY, About
+from lora_train.config.methods import Table
+from lora_train.config.option import GROUPS, KEY, LEVELS
+from lora_train.config.registered import Option, add, changes, own_names, registered, remove
 from lora_train.config.run import RunConfig
+from lora_train.config.values import fit
+
+__all__ = [
+    "CHOICES",
+    "RANGES",
+    "Live",
+    "Option",
+    "find",
+    "in_section",
+    "known",
+    "options",
+    "register",
+    "unregister",
+]
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Option:
-    """One option of a run."""
-
-    section: str
-    """Of `RunConfig`: "train"."""
-    name: str
-    default: Any
-    hint: Any
-    """Its type as annotated; `values` reads and checks by it."""
-    about: About
-
-    @property
-    def path(self) -> str:
-        """Its name in the API and in messages: "train.learning_rate"."""
-        return f"{self.section}.{self.name}"
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Its flags at the command line."""
-        return (f"--{self.name.replace('_', '-')}",) if self.about.flags is None else self.about.flags
-
-    def of(self, config: RunConfig) -> Any:
-        """Its value in `config`."""
-        return getattr(getattr(config, self.section), self.name)
+def options() -> tuple[Option, ...]:
+    """All options, in the order in which they are declared; registered ones at the end of their section."""
+    return _options(changes())
 
 
 @functools.lru_cache(maxsize=1)
-def options() -> tuple[Option, ...]:
-    """All options, in the order in which they are declared."""
+def _options(_changes: int) -> tuple[Option, ...]:
     return tuple(_all())
 
 
@@ -50,8 +48,20 @@ def _all() -> Iterator[Option]:
     for section in fields(RunConfig):
         kind = sections[section.name]
         hints = typing.get_type_hints(kind)
-        for field in fields(kind):
-            yield Option(section.name, field.name, field.default, hints[field.name], field.metadata[KEY])
+        declared = {field.name: field for field in fields(kind)}
+        for name in own_names(kind):
+            field = declared[name]
+            yield _plain(Option(section.name, name, field.default, hints[name], field.metadata[KEY]))
+        yield from map(_plain, registered(section.name))
+
+
+def _plain(option: Option) -> Option:
+    """An option whose choices are a table's has the names that are in it now, and sd-scripts' names of them."""
+    about = option.about
+    if isinstance(about.choices, Table):
+        theirs = {word: method.name for method in about.choices.values() for word in method.kohya}
+        about = replace(about, kohya_values={**about.kohya_values, **theirs})
+    return replace(option, about=replace(about, choices=tuple(about.choices)))
 
 
 def in_section(section: str) -> tuple[Option, ...]:
@@ -60,22 +70,76 @@ def in_section(section: str) -> tuple[Option, ...]:
 
 
 @functools.lru_cache(maxsize=1)
-def _by_path() -> dict[str, Option]:
+def _by_path(_changes: int) -> dict[str, Option]:
     return {option.path: option for option in options()}
 
 
 def find(path: str) -> Option:
     """The option of this path. Raises KeyError."""
-    return _by_path()[path]
+    return _by_path(changes())[path]
 
 
 def known(path: str) -> bool:
     """Whether there is an option of this path."""
-    return path in _by_path()
+    return path in _by_path(changes())
 
 
-RANGES = {option.path: option.about.range for option in options() if option.about.range}
+class Live(Mapping[str, T]):
+    """A mapping made from `options()`, made again where these have changed."""
+
+    def __init__(self, make: Callable[[], dict[str, T]]) -> None:
+        self._make, self._of, self._made = make, -1, dict[str, T]()
+
+    def _content(self) -> dict[str, T]:
+        if self._of != changes():
+            self._of, self._made = changes(), self._make()
+        return self._made
+
+    def __getitem__(self, name: str) -> T:
+        return self._content()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._content())
+
+    def __len__(self) -> int:
+        return len(self._content())
+
+
+RANGES = Live(lambda: {option.path: option.about.range for option in options() if option.about.range})
 """Least and greatest value of each that has them. None is allowed where the field may be None."""
 
-CHOICES = {option.path: option.about.choices for option in options() if option.about.choices}
+CHOICES = Live(lambda: {option.path: tuple(option.about.choices) for option in options() if option.about.choices})
 """What each may be; of a list, what each item must be."""
+
+
+def register(option: Option) -> Option:
+    """Add an option to a section and return it; `extending.register` is the door for extensions.
+
+    From then on it has a flag, stands in `--help`, in files, in the checks and on the page, and
+    `config.train.my_option` (`option.of(config)`) is its value. Raises ValueError where it cannot be added.
+    """
+    sections = typing.get_type_hints(RunConfig)
+    if option.section not in sections:
+        raise ValueError(f"there is no section {option.section!r}; there are: {', '.join(sections)}")
+    if known(option.path) or hasattr(sections[option.section], option.name):
+        raise ValueError(f"the name {option.path} is taken")
+    about, words = option.about, [(word, other) for other in options() for word in _words(other)]
+    if taken := [(word, other.path) for word, other in words if word in _words(option)]:
+        raise ValueError(f"{option.path}: {taken[0][0]!r} is the name of {taken[0][1]} already")
+    if about.group not in GROUPS or about.level not in LEVELS:
+        raise ValueError(f"{option.path}: the group must be of {GROUPS}, the level of {LEVELS}")
+    if not fit(option.hint, option.default)[0] or (option.default is None and not about.unset):
+        raise ValueError(f"{option.path}: the default does not fit, or `unset` does not say what happens without")
+    add(option)
+    return option
+
+
+def _words(option: Option) -> tuple[str, ...]:
+    """What no other option may be called: flags, sd-scripts' names, the key in the metadata."""
+    about = option.about
+    return (*option.flags, *about.kohya, *filter(None, [about.metadata]))
+
+
+def unregister(option: Option) -> None:
+    """Take a registered option away; without effect where it is not there."""
+    remove(option)

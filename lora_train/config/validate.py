@@ -6,6 +6,7 @@ import math
 import re
 
 from lora_train.config.network import network_problems
+from lora_train.config.optimizer_args import optimizer_arguments
 from lora_train.config.run import RunConfig
 from lora_train.config.table import CHOICES, RANGES, find, options
 from lora_train.errors import LoraTrainError, Problem
@@ -119,6 +120,16 @@ def _together(config: RunConfig) -> list[Problem]:
         found.append(
             Problem("all learning rates are 0: nothing would be trained.", "train.learning_rate", "1e-4 is usual.")
         )
+    try:
+        optimizer_arguments(train.optimizer_args)
+    except ValueError as error:
+        found.append(Problem(f"{error}.", "train.optimizer_args", "weight_decay=0.1 betas=0.9,0.99, for example."))
+    if train.lr_warmup_steps and train.lr_warmup_steps > 1 and train.lr_warmup_steps % 1:
+        what = f"{train.lr_warmup_steps:g} is neither a number of steps nor a share of them."
+        found.append(Problem(what, "train.lr_warmup_steps", "Give a whole number, or one below 1 (0.1: a tenth)."))
+    if train.min_timestep >= train.max_timestep:
+        what = f"no timestep is left: the last one is {train.max_timestep} (train.max_timestep)."
+        found.append(Problem(what, "train.min_timestep", "Give less."))
     if data.min_bucket_reso and data.max_bucket_reso and data.min_bucket_reso > data.max_bucket_reso:
         found.append(Problem("is larger than data.max_bucket_reso.", "data.min_bucket_reso", "Swap them."))
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", config.prepare.background):

@@ -7,7 +7,7 @@ import types
 import typing
 from typing import Any
 
-from lora_train.config.option import COMMAS, SHELL
+from lora_train.config.option import COMMAS, SHELL, WORDS
 
 
 def plain_type(hint: Any) -> Any:
@@ -64,15 +64,15 @@ def parse(hint: Any, text: str) -> Any:
 
 
 def parse_written(hint: Any, written: str, text: str) -> Any:
-    """As `parse`, of an option whose list is `written` so: with commas, or as one command.
+    """As `parse`, of an option whose list is `written` so: with commas, as one command, or as words.
 
     Raises ValueError that says what is wrong.
     """
-    if written == SHELL:
+    if written in (SHELL, WORDS):
         try:
             return tuple(shlex.split(text))
         except ValueError as error:
-            raise ValueError(f"the command cannot be read ({error}): check its quotes") from None
+            raise ValueError(f"{text!r} cannot be read ({error}): check its quotes") from None
     if written == COMMAS:
         return tuple(item.strip() for item in text.split(",") if item.strip())
     return parse(hint, text)

@@ -105,7 +105,7 @@ def count_epoch(pictures: Sequence[Picture], options: DataOptions, step: int) ->
     counts: Counter[Size] = Counter()
     for picture, placement in zip(pictures, placements(pictures, options, step)):
         counts[placement.bucket] += picture.repeats
-    return sum(counts.values()), batches_of(counts, options.train_batch_size or 1)
+    return sum(counts.values()), batches_of(counts, options.batch_size)
 
 
 def placements(pictures: Sequence[Picture], options: DataOptions, step: int) -> list[Placement]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -283,7 +283,7 @@ class Dataset:
             "pictures_folder": str(self.pictures),
             "report": str(self.work / "report.json"),
             "tag": self.tag,
-            "options": asdict(self.options) if "options" in made else None,
+            "options": self.options.to_dict() if "options" in made else None,
             "detectors": made.get("detectors", {}),
             "notes": self.notes,
             "counts": self.counts(),

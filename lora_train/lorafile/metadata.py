@@ -11,6 +11,7 @@ from pathlib import Path
 from lora_train.config import RunConfig, TrainOptions
 from lora_train.config.network import network_arguments, network_module
 from lora_train.config.table import options
+from lora_train.config.training_methods import TABLES
 from lora_train.errors import LoraTrainError
 from lora_train.hashing import file_hash
 from lora_train.version import __version__
@@ -30,6 +31,7 @@ NOT_OFFERED: dict[str, object] = {
     "ss_ip_noise_gamma_random_strength": False,
     "ss_lowram": False,
     "ss_multires_noise_iterations": None,
+    "ss_noise_offset": None,
     "ss_noise_offset_random_strength": False,
     "ss_num_validation_images": 0,
     "ss_validate_every_n_epochs": None,
@@ -37,7 +39,7 @@ NOT_OFFERED: dict[str, object] = {
     "ss_validation_seed": None,
     "ss_validation_split": 0.0,
 }
-"""Fields of sd-scripts for what this trainer does not do; what it comes to do goes over them."""
+"""Fields of sd-scripts for what was not done; what was done goes over them."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def lora_metadata(facts: TrainingFacts) -> dict[str, str]:
         **_data(facts),
         **_network(facts),
         **_training(facts),
+        **_methods(facts.config),
         **facts.base_hashes,
         **_modelspec(facts),
         **facts.extra,
@@ -176,16 +179,24 @@ def _training(facts: TrainingFacts) -> dict[str, object]:
     train, network = facts.config.train, facts.config.network
     return {
         "ss_steps": facts.steps,
+        "ss_lr_warmup_steps": None if train.lr_warmup_steps is None else int(train.lr_warmup_steps),
         "ss_unet_lr": None if network.network_train_text_encoder_only else train.unet_lr,
         "ss_text_encoder_lr": None if network.network_train_unet_only else _text_encoder_lr(train),
-        "ss_optimizer": f"torch.optim.adamw.AdamW(weight_decay={train.weight_decay})",
-        "ss_noise_offset": train.noise_offset or None,
         "ss_preserve": train.preserve or None,
-        "ss_loss_type": "l2",
         "ss_mixed_precision": "no" if train.mixed_precision == "fp32" else train.mixed_precision,
         "ss_clip_skip": None if facts.config.model.clip_skip == 1 else facts.config.model.clip_skip,
         "ss_prior_loss_weight": 1.0,
         "ss_zero_terminal_snr": facts.zero_terminal_snr,
+    }
+
+
+def _methods(config: RunConfig) -> dict[str, object]:
+    """What the methods that the run used say of themselves."""
+    return {
+        key: value
+        for table in TABLES
+        for method in table.active(config)
+        for key, value in method.metadata(config).items()
     }
 
 

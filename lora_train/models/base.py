@@ -170,6 +170,11 @@ class BaseModel(Protocol):
         """What the model is told of each picture besides its text, to be merged into the conditioning."""
         ...
 
+    @property
+    def training_times(self) -> int:
+        """How many training times there are."""
+        ...
+
     def draw_timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """`count` training times from a CPU generator, on the model's device."""
         ...

@@ -161,10 +161,14 @@ class LatentDiffusion:
         """See BaseModel: none."""
         return {}
 
+    @property
+    def training_times(self) -> int:
+        """See BaseModel: 1000."""
+        return len(self.process.alphas_cumprod)
+
     def draw_timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """See BaseModel: uniform integers."""
-        last = len(self.process.alphas_cumprod)
-        return torch.randint(0, last, (count,), generator=generator).to(self.device)
+        return torch.randint(0, self.training_times, (count,), generator=generator).to(self.device)
 
     def noised(self, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """See BaseModel."""
@@ -214,6 +218,13 @@ class LatentDiffusion:
                     "Leave it out; it is for bases that predict v.",
                 )
             )
+        train = config.train
+        if train.scale_v_pred_loss_like_noise_pred and epsilon:
+            what, where = "this base predicts noise.", "train.scale_v_pred_loss_like_noise_pred"
+            found.append(Problem(what, where, "Leave it out; it is for bases that predict v."))
+        if train.v_pred_like_loss is not None and not epsilon:
+            what = "this base predicts v itself."
+            found.append(Problem(what, "train.v_pred_like_loss", "Leave it out; it is for bases that predict noise."))
         if len(cls.text_prefixes) == 1:
             for name in ("text_encoder_lr1", "text_encoder_lr2"):
                 if getattr(config.train, name) is not None:

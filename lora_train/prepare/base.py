@@ -109,13 +109,13 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data."""
-        return asdict(self)
+        return asdict(self) | {"options": self.options.to_dict()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Plan:
         """The inverse of `to_dict`, also after a trip through JSON."""
         options: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data["options"].items()}
-        return cls(**{**data, "options": PrepareOptions(**options), "weights": tuple(data["weights"])})
+        return cls(**{**data, "options": PrepareOptions.of_values(options), "weights": tuple(data["weights"])})
 
 
 def fit(picture: Image.Image, target: int, enlarge: bool = False) -> Image.Image:

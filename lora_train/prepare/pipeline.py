@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +255,7 @@ def _about(folder: Path, plan: Plan, tag: str, notes: list[str]) -> dict[str, An
     return {
         "folder": str(folder.expanduser().resolve()),
         "tag": tag,
-        "options": asdict(plan.options),
+        "options": plan.options.to_dict(),
         "operations": [name for name in (*TABLE, "interrogate") if plan.has(name)],
         "detectors": {role: title_of(role, plan) for role in plan.detectors},
         "notes": notes,

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.config import RunConfig, problems
+from lora_train.config.methods import Choice
+from lora_train.config.training_methods import TABLES
 from lora_train.config.usual import DEFAULT_REPEATS
 from lora_train.data.scan import Manifest
 from lora_train.data.sources import read_pictures
@@ -66,6 +68,7 @@ def check_run(
             if stages.train or stages.latents:
                 require_tokenizer(path, TokenizerSources(host.tokenizers, host.downloads, said.append))
     if stages.train:
+        found += _packages(config)
         with noting(found, "network"):
             found += _network_files(config, host)
     if stages.train and config.save.output_name and config.save.output_dir:
@@ -82,6 +85,20 @@ def check_run(
         raise LoraTrainError.of(found)
     manifest.notes += said
     return manifest
+
+
+def _packages(config: RunConfig) -> list[Problem]:
+    """What is not installed that a method of the training needs."""
+    return [
+        Problem(
+            f"{method.name} needs the package {method.install}, which is not installed.",
+            table.option if isinstance(table, Choice) else method.options[0],
+            f"Install it (pip install {method.install}), or choose another.",
+        )
+        for table in TABLES
+        for method in table.active(config)
+        if method.missing
+    ]
 
 
 def _pictures(config: RunConfig, host: Host) -> Manifest:

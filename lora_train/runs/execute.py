@@ -299,7 +299,7 @@ class _Execution:
         if dataset.from_npz:
             text = f"{dataset.from_npz} pictures' latents come from sd-scripts' .npz files."
             self.folder.event("note", text=text)
-        for text in (*dataset.notes, *remarks(dataset, config.data.train_batch_size or 1)):
+        for text in (*dataset.notes, *remarks(dataset, config.data.batch_size)):
             self.folder.event("note", text=text)
         if self.config.prepare.operations:
             note_buckets(self.folder, self.config, self.host, dataset)

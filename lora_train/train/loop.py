@@ -12,19 +12,22 @@ from typing import Any
 import torch
 
 from lora_train.config import RunConfig
+from lora_train.config.training_methods import LOSSES, OPTIMIZERS, SAMPLINGS
 from lora_train.data.items import Item
 from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import BaseModel, Conditioning
 from lora_train.networks.inject import NetworkSet
 from lora_train.pictures.captions import vary, without_tag
+from lora_train.train.in_use import InUse
 from lora_train.train.network import build_network, dropping, merge_base_weights, parameter_groups
-from lora_train.train.optimizer import OPTIMIZERS
+from lora_train.train.noises import draw_noise, input_noise
 from lora_train.train.randomness import Randomness
 from lora_train.train.schedule import lr_factor
 from lora_train.train.state import read_state, write_state
-from lora_train.train.step import BaseTerm, Draw, Row, backward, draw_noise, min_snr_weight
+from lora_train.train.step import BaseTerm, Draw, Row, backward
 from lora_train.train.text_states import TextStates
+from lora_train.train.weightings import weight_at
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SMOOTHING = 0.98
@@ -97,13 +100,14 @@ class Trainer:
         # torch 2.1 refuses fp32 on the CPU even where autocast is not enabled
         self.autocast = torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
         self._states, self._base_states = TextStates(), TextStates()
-        self.optimizer = OPTIMIZERS[options.optimizer](self._groups(), options.weight_decay)
+        self.optimizer = OPTIMIZERS.of(self.config)(self._groups(), self.config)
+        self.weights = InUse(self.optimizer, self.network.parameters())
         self.scaler = _scaler(self.device, enabled=self.dtype == torch.float16)
 
     @property
     def batches_per_epoch(self) -> int:
         """Micro-batches in one epoch."""
-        return self.dataset.batches_per_epoch(self.config.data.train_batch_size or 1)
+        return self.dataset.batches_per_epoch(self.config.data.batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -113,12 +117,13 @@ class Trainer:
     def run(self) -> int:
         """Train; returns the number of steps done. Raises LoraTrainError when the loss is not a number."""
         options = self.config.train
-        assert options.max_train_steps and options.lr_warmup_steps is not None
+        assert options.max_train_steps
         optimizer = self.optimizer
         steps = self._steps(self.steps_done)
         self.network.attach()
         if self.steps_done == 0:
             self.callbacks.preview(0)
+        self.weights.to_train()
         pace = Pace(self.steps_done)
         parameters = list(self.network.parameters())
         while self.steps_done < options.max_train_steps:
@@ -126,7 +131,7 @@ class Trainer:
                 self.callbacks.state(self.steps_done)
                 break
             self._stop_text_encoders()
-            factor = lr_factor(options.lr_scheduler, self.steps_done, options.max_train_steps, options.lr_warmup_steps)
+            factor = lr_factor(self.config, self.steps_done)
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
             losses, shown = [], 0
@@ -144,6 +149,7 @@ class Trainer:
             self._save_and_preview(options.max_train_steps)
             if pace.due(self.config.save.save_state_every_n_minutes):
                 self.callbacks.state(self.steps_done)
+        self.weights.to_use()
         return self.steps_done
 
     def _update(self, parameters: list[torch.nn.Parameter]) -> float:
@@ -168,7 +174,7 @@ class Trainer:
         data, size = self.config.data, self.config.train.gradient_accumulation_steps
         self.epoch, skip = divmod(skip, self.steps_per_epoch)
         while True:
-            batches = self.dataset.epoch(data.train_batch_size or 1, f"{self.config.train.seed}/order/{self.epoch}")
+            batches = self.dataset.epoch(data.batch_size, f"{self.config.train.seed}/order/{self.epoch}")
             self.epoch += 1
             for start in range(skip * size, len(batches), size):
                 yield [[self.dataset.items[i] for i in batch] for batch in batches[start : start + size]]
@@ -177,7 +183,8 @@ class Trainer:
     def write_state(self, path: Path) -> None:
         """Save what `read_state` needs to go on. Raises LoraTrainError when it cannot be written."""
         numbers = {"step": self.steps_done, "smoothed": self.smoothed, "data": self.dataset.fingerprint()}
-        write_state(path, self.network, self.optimizer, numbers | {"scaler": self.scaler.state_dict()})
+        with self.weights.trained():
+            write_state(path, self.network, self.optimizer, numbers | {"scaler": self.scaler.state_dict()})
 
     def read_state(self, path: Path) -> bool:
         """Go on from a saved state; returns whether the pictures and captions are the same as then.
@@ -196,11 +203,7 @@ class Trainer:
         options = self.config.train
         looks = self._looks(items, position)
         x = self._latents(items, looks, position)
-        noise = draw_noise(x.shape, options.noise_offset, self.random.torch("noise", position)).to(self.device)
-        t = self.model.draw_timesteps(len(items), self.random.torch("timesteps", position))
-        weight = torch.ones(len(items), device=self.device)
-        if options.min_snr_gamma is not None:
-            weight = min_snr_weight(self.model.snr(t), options.min_snr_gamma, self.model.prediction_type)
+        draw = self._draw(x, position)
         accumulation = options.gradient_accumulation_steps
 
         def learn(row: Row, draw: Draw) -> torch.Tensor:
@@ -212,21 +215,31 @@ class Trainer:
                 self._encode,
                 lambda loss: self.scaler.scale(loss / accumulation),
                 self.autocast,
+                self._cost,
             ).mean()
 
         with self.network.dropping(dropping(self.config.network, self.random, position)):
             extra, mask = self._extra(items, looks), self._masks(items, looks)
-            loss = learn(Row(x, self._captions(items, position), mask=mask, extra=extra), Draw(noise, t, weight))
+            loss = learn(Row(x, self._captions(items, position), mask=mask, extra=extra), draw)
             some = items[: self._preserved(len(items), position)]
             if some:
                 captions = [without_tag(self.trigger, item.picture.caption) for item in some]
                 x, extra = x[: len(some)], self._extra(some, looks)
                 own = BaseTerm(1.0, x, captions)
-                learn(
-                    Row(x, captions, extra=extra, terms=(own,)),
-                    Draw(*(part[: len(some)] for part in (noise, t, weight))),
-                )
+                learn(Row(x, captions, extra=extra, terms=(own,)), draw.of(len(some)))
         return loss
+
+    def _draw(self, x: torch.Tensor, position: int) -> Draw:
+        """Noise, times and weights of a micro-batch with the latents `x`."""
+        noise = draw_noise(x, self.config, self.random.torch("noise", position))
+        seen = input_noise(noise, x, self.config, self.random.torch("input noise", position))
+        t = SAMPLINGS.of(self.config)(len(x), self.random.torch("timesteps", position), self.model, self.config)
+        weight = weight_at(t, self.model, self.config)
+        return Draw(noise.to(self.device), t, weight, None if seen is noise else seen.to(self.device))
+
+    def _cost(self, predicted: torch.Tensor, target: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The run's loss at every place."""
+        return LOSSES.of(self.config)(predicted, target, t, self.model, self.config)  # type: ignore[no-any-return]
 
     def _preserved(self, pictures: int, position: int) -> int:
         """How many of a batch's pictures are also shown without the tag, to learn the base's own prediction."""
@@ -318,10 +331,14 @@ class Trainer:
         step = self.steps_done
         if step == last:
             return
-        if _due(step, save.save_every_n_steps) or _due(step, save.save_every_n_epochs * self.steps_per_epoch):
-            self.callbacks.save(step)
-        if _due(step, preview.sample_every_n_steps):
-            self.callbacks.preview(step)
+        saving = _due(step, save.save_every_n_steps) or _due(step, save.save_every_n_epochs * self.steps_per_epoch)
+        showing = _due(step, preview.sample_every_n_steps)
+        if saving or showing:
+            with self.weights.used():
+                if saving:
+                    self.callbacks.save(step)
+                if showing:
+                    self.callbacks.preview(step)
 
 
 class Pace:

@@ -20,6 +20,8 @@ from lora_train.errors import LoraTrainError
 from lora_train.lorafile.writing import serialise
 
 VERSION = 1
+_OURS = ("params", "lr", "base_lr", "initial_lr", "name")
+"""What a parameter group has that the configuration says, or the step."""
 
 
 def write_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, numbers: dict[str, Any]) -> None:
@@ -32,7 +34,12 @@ def write_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer
                 tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
             else:
                 plain.setdefault(str(index), {})[name] = value
-    told = {"version": VERSION, "optimizer": plain, **numbers}
+    groups = []
+    for index, group in enumerate(optimizer.param_groups):
+        own = {name: value for name, value in group.items() if name not in _OURS}
+        tensors |= {f"group.{index}.{n}": v.detach().cpu() for n, v in own.items() if isinstance(v, torch.Tensor)}
+        groups.append({name: value for name, value in own.items() if _is_plain(value)})
+    told = {"version": VERSION, "optimizer": plain, "groups": groups, **numbers}
     write_bytes(path, serialise(tensors, {"lora_train_state": json.dumps(told)}))
 
 
@@ -60,12 +67,11 @@ def read_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
         network.load_state_dict(
             {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
         )
-        optimizer.load_state_dict(
-            {
-                "state": _optimizer_state(tensors, told["optimizer"]),
-                "param_groups": optimizer.state_dict()["param_groups"],
-            }
-        )
+        groups = optimizer.state_dict()["param_groups"]
+        for index, group in enumerate(groups):
+            group |= _group_state(index, tensors, told.get("groups", []), group)
+        state = _optimizer_state(tensors, told["optimizer"])
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (RuntimeError, ValueError, KeyError) as error:
         raise LoraTrainError(
             "the saved state belongs to another configuration.", str(path), "Start the training anew."
@@ -80,3 +86,23 @@ def _optimizer_state(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) ->
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = value
     return state
+
+
+def _group_state(
+    index: int, tensors: dict[str, torch.Tensor], groups: list[dict[str, Any]], group: dict[str, Any]
+) -> dict[str, Any]:
+    """What the optimizer itself keeps in a parameter group, as the rate that Prodigy has found; lists are tuples again.
+
+    Files of before have none of it.
+    """
+    plain = groups[index] if index < len(groups) else {}
+    found = {n: tuple(v) if isinstance(group.get(n), tuple) else v for n, v in plain.items()}
+    start = f"group.{index}."
+    return found | {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON keeps it as it is, but for tuples."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -3,11 +3,12 @@
 A step has a time t and noise e. A row is an input x with a caption c, the multiplier m of the
 network, a weight and a mask:
 
-    loss = sum over rows of  weight * w(t) * mean( mask * (student_m(x_t, t, c) - y)^2 )
+    loss = sum over rows of  weight * w(t) * mean( mask * cost(student_m(x_t, t, c), y) )
     y    = true(x) + sum_j a_j * ( base(x_j, t, c_j) - true(x_j) )
 
-`true` is the family's own target and `base` the prediction with the network at 0. Ordinary training
-is one row with m = 1 and no a_j.
+`true` is the family's own target, `base` the prediction with the network at 0, and `cost` the run's loss, as a rule
+(student - y)^2. x_t is x with the noise that the model sees, as a rule e. Ordinary training is one row with m = 1 and
+no a_j.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ import torch
 
 from lora_train.models.base import BaseModel, Conditioning
 from lora_train.networks.inject import NetworkSet
+from lora_train.train.losses import squared
 
 Encode = Callable[[Sequence[str]], Conditioning]
+Cost = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of prediction, target and times: the loss at every place."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,23 @@ class Row:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a step draws: noise (B, C, h, w), times (B,), and the weight w(t) of each picture (B,)."""
+    """What a step draws: noise e (B, C, h, w), times (B,), and the weight w(t) of each picture (B,)."""
 
     noise: torch.Tensor
     t: torch.Tensor
     weight: torch.Tensor
+    seen: torch.Tensor | None = None
+    """The noise in what the model sees; None: e itself."""
+
+    def of(self, count: int) -> Draw:
+        """The draw of the first `count` pictures."""
+        seen = None if self.seen is None else self.seen[:count]
+        return Draw(self.noise[:count], self.t[:count], self.weight[:count], seen)
+
+    @property
+    def in_input(self) -> torch.Tensor:
+        """The noise in what the model sees."""
+        return self.noise if self.seen is None else self.seen
 
 
 def backward(
@@ -63,6 +79,7 @@ def backward(
     encode: Encode,
     scale: Callable[[torch.Tensor], torch.Tensor],
     autocast: torch.autocast,
+    cost: Cost = squared,
 ) -> torch.Tensor:
     """Run all rows forward and backward; returns the unscaled loss per picture (B,), detached.
 
@@ -73,9 +90,9 @@ def backward(
     for row in rows:
         with network.at(row.multiplier), autocast:
             target = _target(model, network, row, draw, encode)
-            noisy = model.noised(row.x, draw.noise, draw.t)
+            noisy = model.noised(row.x, draw.in_input, draw.t)
             predicted = model.predict(noisy, draw.t, {**encode(row.captions), **row.extra})
-            error = (predicted.float() - target.float()) ** 2
+            error = cost(predicted.float(), target.float(), draw.t)
             if row.mask is not None:
                 error = error * row.mask
             losses = row.weight * draw.weight * error.mean(dim=tuple(range(1, error.ndim)))
@@ -90,24 +107,7 @@ def _target(model: BaseModel, network: NetworkSet, row: Row, draw: Draw, encode:
     target = model.target(row.x, draw.noise, draw.t)
     with torch.no_grad(), network.at(0.0):
         for term in row.terms:
-            noisy = model.noised(term.x, draw.noise, draw.t)
+            noisy = model.noised(term.x, draw.in_input, draw.t)
             base = model.predict(noisy, draw.t, {**encode(term.captions), **row.extra}).float()
             target = target + term.factor * (base - model.target(term.x, draw.noise, draw.t))
     return target
-
-
-def min_snr_weight(snr: torch.Tensor, gamma: float, prediction_type: str) -> torch.Tensor:
-    """min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v (Hang et al. 2023, arXiv 2303.09556)."""
-    capped = snr.clamp(max=gamma)
-    return capped / (snr + 1) if prediction_type == "v_prediction" else capped / snr.clamp(min=1e-12)
-
-
-def draw_noise(shape: torch.Size, offset: float, generator: torch.Generator) -> torch.Tensor:
-    """Gaussian noise, with a random constant per picture and channel when `offset` is set.
-
-    Noise offset: N. Guttenberg, "Diffusion with offset noise", 2023.
-    """
-    noise = torch.randn(shape, generator=generator)
-    if offset:
-        noise += offset * torch.randn((*shape[:2], 1, 1), generator=generator)
-    return noise

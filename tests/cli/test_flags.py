@@ -162,7 +162,9 @@ def test_every_flag_of_a_preparation_goes_to_its_own_option() -> None:
         caption_device="cuda:1",
         workers=3,
     )
-    assert all(getattr(expected, field.name) != field.default for field in fields(expected)), "a new option: its flag?"
+    assert all(getattr(expected, field.name) != field.default for field in fields(expected) if field.name != "more"), (
+        "a new option: its flag?"
+    )
     for command in (["train"], ["prepare", "--input", "pictures"]):
         parse = build_parser().parse_args
         assert prepare_of(parse([*command, *PREPARE.split()])) == expected

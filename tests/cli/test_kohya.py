@@ -13,7 +13,7 @@ import pytest
 from lora_train.cli import build_parser, main
 from lora_train.cli.parser import Switch
 from lora_train.cli.train import _config, config_of
-from lora_train.config import RunConfig, kohya
+from lora_train.config import RunConfig, TrainOptions, kohya
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.models.hub import is_hub_id, local_model
@@ -75,7 +75,7 @@ def test_every_name_of_kohyas_table_means_something() -> None:
     assert not set(kohya.FLAGS) & (set(kohya.ABSENT) | set(kohya.NOTED))
     assert kohya.NOTED.keys() >= kohya.TAKES_NO_VALUE and not set(kohya.ABSENT) & set(kohya.NOTED)
     assert set(kohya.VALUES) <= set(known)
-    assert set(kohya.SAME) <= set(kohya.ABSENT) and set(kohya.SAME) >= kohya.LISTS
+    assert set(kohya.SAME) <= set(kohya.ABSENT)
 
 
 def every_parser(parser: Any, name: str = "") -> list[tuple[str, Any]]:
@@ -114,9 +114,9 @@ def test_what_makes_no_difference_is_noted(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_what_kohya_has_and_we_do_not_is_named() -> None:
-    found = {one.where: one for one in wrong("--max_train_epochs=10 --vae x.pt --lr_scheduler_num_cycles 3 --vae-x y")}
-    found |= {one.where: one for one in wrong("--loss-type huber")}
-    assert found.keys() == {"--max_train_epochs", "--vae", "--lr_scheduler_num_cycles", "--vae-x", "--loss-type"}
+    found = {one.where: one for one in wrong("--max_train_epochs=10 --vae x.pt --lr_decay_steps 3 --vae-x y")}
+    found |= {one.where: one for one in wrong("--prior-loss-weight 0.5")}
+    assert found.keys() == {"--max_train_epochs", "--vae", "--lr_decay_steps", "--vae-x", "--prior-loss-weight"}
     assert all("sd-scripts has it" in one.what for where, one in found.items() if where != "--vae-x")
     assert "--steps" in found["--max_train_epochs"].fix
 
@@ -207,21 +207,63 @@ GUIS = """--caption_extension=.txt --prior_loss_weight=1 --loss_type=l2 --huber_
 
 
 def test_values_that_say_what_is_done_anyway_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
-    assert wrong(GUIS) == [] and config(GUIS) == config("")
-    assert main(["train", "--loss_type=l2", "--prior_loss_weight", "1.0", "--input", "nowhere"]) == 2
+    assert wrong(GUIS) == []
+    assert config(GUIS) == config("--optimizer_args weight_decay=0.01 eps=1e-8"), "what differs is as it is given"
+    assert main(["train", "--num_processes=1", "--prior_loss_weight", "1.0", "--input", "nowhere"]) == 2
     told = capsys.readouterr().err
-    assert "note: as it is here anyway: --loss_type l2, --prior_loss_weight 1.0." in told
+    assert "note: as it is here anyway: --num_processes 1, --prior_loss_weight 1.0." in told
+
+
+def test_what_kohya_says_of_loss_noise_and_optimizer_is_meant_here_too() -> None:
+    line = "--loss_type=huber --huber_schedule exponential --huber_c=0.2 --huber_scale 2 --v_pred_like_loss=0.1"
+    line += " --debiased_estimation_loss --scale_v_pred_loss_like_noise_pred --noise_offset_random_strength"
+    line += " --adaptive_noise_scale=0.05 --multires_noise_iterations=6 --multires_noise_discount=0.4"
+    line += " --ip_noise_gamma=0.1 --ip_noise_gamma_random_strength --min_timestep 10 --max_timestep=900"
+    line += " --lr_scheduler=cosine_with_restarts --lr_scheduler_num_cycles=3 --lr_scheduler_power 2"
+    line += " --lr_scheduler_min_lr_ratio 0.1 --lr_warmup_steps=0.05 --timestep_sampling sigmoid --sigmoid_scale 1.5"
+    line += " --optimizer_type=AdamW8bit --optimizer_args weight_decay=0.1 betas=0.9,0.99 --seed 1"
+    assert config(line).train == TrainOptions(
+        loss_type="huber",
+        huber_schedule="exponential",
+        huber_c=0.2,
+        huber_scale=2,
+        v_pred_like_loss=0.1,
+        debiased_estimation_loss=True,
+        scale_v_pred_loss_like_noise_pred=True,
+        noise_offset_random_strength=True,
+        adaptive_noise_scale=0.05,
+        multires_noise_iterations=6,
+        multires_noise_discount=0.4,
+        ip_noise_gamma=0.1,
+        ip_noise_gamma_random_strength=True,
+        min_timestep=10,
+        max_timestep=900,
+        lr_scheduler="cosine_with_restarts",
+        lr_scheduler_num_cycles=3,
+        lr_scheduler_power=2,
+        lr_scheduler_min_lr_ratio=0.1,
+        lr_warmup_steps=0.05,
+        timestep_sampling="logit_normal",
+        logit_std=1.5,
+        optimizer="adamw8bit",
+        optimizer_args=("weight_decay=0.1", "betas=0.9,0.99"),
+        seed=1,
+    )
+    for theirs, ours in (("AdamW", "adamw"), ("AdaFactor", "adafactor"), ("DAdaptation", "dadaptadam")):
+        assert config(f"--optimizer_type {theirs}").train.optimizer == ours
+    assert config("--lr_scheduler constant_with_warmup").train.lr_scheduler == "constant"
 
 
 def test_other_values_of_theirs_are_refused() -> None:
-    line = "--loss_type=huber --prior_loss_weight 0.5 --max_timestep=500 --caption_extension=.tags"
-    line += " --optimizer_args weight_decay=0.1 --max_token_length 225 --vae=x.pt --reg_data_dir reg"
+    line = "--loss_type=huberr --prior_loss_weight 0.5 --caption_extension=.tags"
+    line += " --max_token_length 225 --vae=x.pt --reg_data_dir reg"
     found = {problem.where: problem for problem in wrong(line)}
     assert list(found) == [
-        *("--loss_type", "--prior_loss_weight", "--max_timestep", "--caption_extension", "--optimizer_args"),
+        *("--loss-type", "--prior_loss_weight", "--caption_extension"),
         *("--max_token_length", "--vae", "--reg_data_dir"),
     ]
-    assert "'huber'" in found["--loss_type"].what and "75 tokens" in found["--max_token_length"].fix
+    assert "'huberr'" in found["--loss-type"].what and "huber?" in found["--loss-type"].fix
+    assert "75 tokens" in found["--max_token_length"].fix
 
 
 def test_a_flag_that_is_given_several_times_is_said(capsys: pytest.CaptureFixture[str]) -> None:

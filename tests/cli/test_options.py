@@ -12,7 +12,7 @@ from lora_train.cli import build_parser, main
 from lora_train.cli.train import config_of
 from lora_train.config import PrepareOptions, PreviewOptions, RunConfig
 from lora_train.config.files import read_config
-from lora_train.config.option import COMMAS, GROUPS, REPEATED, SHELL
+from lora_train.config.option import COMMAS, GROUPS, REPEATED, SHELL, WORDS
 from lora_train.config.table import Option, options
 from lora_train.config.values import item_type, plain_type
 from lora_train.errors import LoraTrainError
@@ -44,8 +44,10 @@ def other(option: Option) -> tuple[str, Any]:
     if item := item_type(hint):
         if item is not str:
             return "1,2", (item(1), item(2))
-        text = {COMMAS: "a, b", SHELL: "'a b' {picture}", REPEATED: "attn: off"}[option.about.written]
-        return text, {COMMAS: ("a", "b"), SHELL: ("a b", "{picture}"), REPEATED: (text,)}[option.about.written]
+        texts = {COMMAS: "a, b", SHELL: "'a b' {picture}", REPEATED: "attn: off", WORDS: "betas=0.9,0.99"}
+        text = texts[option.about.written]
+        parts = {COMMAS: ("a", "b"), SHELL: ("a b", "{picture}")}
+        return text, parts.get(option.about.written, (text,))
     if hint is str:
         return "some text", "some text"
     low, high = option.about.range or (2, 99)

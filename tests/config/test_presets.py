@@ -98,7 +98,8 @@ def test_a_config_file_of_sd_scripts(tmp_path: Path) -> None:
             },
             "train": {
                 **{"max_train_steps": 500, "lr_warmup_steps": 50, "learning_rate": 2e-4, "mixed_precision": "fp32"},
-                **{"optimizer": "adamw", "seed": 2**63 - 1},
+                **{"optimizer": "adamw", "seed": 2**63 - 1, "loss_type": "huber"},
+                **{"optimizer_args": ["weight_decay=0.01", "betas=0.9,0.999"], "lr_scheduler": "cosine_with_restarts"},
             },
         }
     )
@@ -106,8 +107,8 @@ def test_a_config_file_of_sd_scripts(tmp_path: Path) -> None:
     text = "\n".join(report)
     assert "taken: resolution as data.resolution = 768" in text and "differs: cache_latents is so here" in text
     left = [line for line in report if line.startswith("not honoured: ")]
-    assert [line.split()[2] for line in left] == ["lr_scheduler", "loss_type", "preset"]
-    assert "xformers" not in text and "optimizer_args" not in text and "min_snr_gamma" not in text
+    assert [line.split()[2] for line in left] == ["preset"]
+    assert "xformers" not in text and "min_snr_gamma" not in text
 
 
 def test_a_preset_of_the_gui() -> None:
@@ -121,7 +122,7 @@ def test_a_preset_of_the_gui() -> None:
     assert network.network_train_unet_only, "a rate of 0 for the text encoder is how the GUI says it"
     assert (network.kind, network.conv_dim, network.scale_weight_norms) == ("lora", None, None)
     assert data.min_bucket_reso == 320
-    assert {*imported.differs} == {"optimizer_type", "sdxl"}
+    assert {*imported.differs} == {"sdxl"} and config.train.optimizer == "adamw8bit"
     left = {"conv_dim", "max_train_epochs", "train_on_input", "weighted_captions", "strange", "debug_dataset"}
     assert {*imported.left} == left
     where = {problem.where for problem in problems(config)}
@@ -138,9 +139,17 @@ def test_every_name_is_somewhere_in_the_report_unless_it_says_nothing() -> None:
         assert not [*import_options({name: "", "network_module": "networks.lora"}).lines()], name
 
 
-@pytest.mark.parametrize("name", ["Prodigy", "Lion", "DAdaptAdam"])
+@pytest.mark.parametrize("name", ["Prodigy", "Lion", "DAdaptAdam", "AdamW8bit", "PagedAdamW8bit"])
+def test_an_optimizer_is_taken_with_its_rates_and_arguments(name: str) -> None:
+    given = {"optimizer_type": name, "learning_rate": 1.0, "optimizer_args": ["decouple=True", "d_coef=2"]}
+    train = import_options(given).config().train
+    assert (train.optimizer, train.learning_rate) == (name.lower(), 1.0)
+    assert train.optimizer_args == ("decouple=True", "d_coef=2")
+
+
+@pytest.mark.parametrize("name", ["Sophia", "my_package.Adam"])
 def test_the_rates_of_an_optimizer_that_is_not_there_are_not_taken(name: str) -> None:
-    """Prodigy's is 1, with which AdamW would ruin everything."""
+    """Some are 1, with which AdamW would ruin everything."""
     given = {"optimizer_type": name, "learning_rate": 1.0, "unet_lr": 1, "optimizer_args": ["decouple=True"]}
     imported = import_options(given | {"weight_decay": 0.5})
     assert imported.config().train == RunConfig().train
@@ -192,5 +201,5 @@ def test_whose_file_it_is() -> None:
 def test_a_dataset_config_is_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"general": {"flip_aug": True}, "datasets": [{"resolution": 512}]}), encoding="utf-8")
-    with pytest.raises(LoraTrainError, match="Give it with --dataset-config"):
+    with pytest.raises(LoraTrainError, match=r"Give it as data\.dataset_config"):
         read_config(path)

@@ -31,7 +31,7 @@ WRONG = [
     {"train": {"seed": True}},
     {"train": {"seed": -1}},
     {"train": {"max_train_steps": 0}},
-    {"train": {"optimizer": "sgd"}},
+    {"train": {"optimizer": "sophia"}},
     {"train": {"weight_decay": 1.01}},
     {"train": {"sed": 7}},
     {"train": []},

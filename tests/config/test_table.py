@@ -10,7 +10,8 @@ import pytest
 
 from lora_train.config import NetworkOptions, RunConfig, problems
 from lora_train.config.choices import KINDS, PREPARE_OPERATIONS
-from lora_train.config.option import COMMAS, GROUPS, LEVELS, REPEATED, SHELL
+from lora_train.config.option import COMMAS, GROUPS, LEVELS, REPEATED, SHELL, WORDS
+from lora_train.config.registered import own_names
 from lora_train.config.table import CHOICES, RANGES, Option, find, in_section, options
 from lora_train.config.values import describe, fit, item_type, parse
 from lora_train.models.opening import FAMILIES
@@ -18,10 +19,11 @@ from lora_train.models.opening import FAMILIES
 
 def test_every_field_is_an_option() -> None:
     declared = [
-        f"{part.name}.{one.name}" for part in fields(RunConfig) for one in fields(getattr(RunConfig(), part.name))
+        f"{part.name}.{name}" for part in fields(RunConfig) for name in own_names(type(getattr(RunConfig(), part.name)))
     ]
     assert [option.path for option in options()] == declared
-    assert [option.name for option in in_section("network")] == [one.name for one in fields(NetworkOptions)]
+    assert [option.name for option in in_section("network")] == [*own_names(NetworkOptions)]
+    assert {"more", *own_names(NetworkOptions)} == {one.name for one in fields(NetworkOptions)}
     for option in options():
         assert option is find(option.path) and option.of(RunConfig()) == option.default
 
@@ -35,7 +37,9 @@ def test_each_is_described(option: Option) -> None:
     assert bool(option.flags) != bool(about.through), "a flag of its own, or the one that sets it"
     assert set(about.kinds) <= set(KINDS) and set(about.operations) <= set(PREPARE_OPERATIONS)
     assert set(about.families) <= set(FAMILIES)
-    assert about.written in ("", COMMAS, REPEATED, SHELL) and (not about.written or item_type(option.hint) is str)
+    assert about.written in ("", COMMAS, REPEATED, SHELL, WORDS) and (
+        not about.written or item_type(option.hint) is str
+    )
     assert fit(option.hint, option.default)[0], describe(option.hint)
     if option.default is None:
         assert about.unset, "where nothing is given, what happens is said"

@@ -81,7 +81,7 @@ def weights(trainer: Trainer, prefix: str) -> torch.Tensor:
 
 def test_two_and_two_pictures_have_the_gradient_of_four(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise and times depend on the picture here, not on the batch that it is in."""
-    monkeypatch.setattr(loop, "draw_noise", lambda shape, offset, generator: torch.full(shape, 0.5))
+    monkeypatch.setattr(loop, "draw_noise", lambda x, config, generator: torch.full(x.shape, 0.5))
     monkeypatch.setattr(StableDiffusionXL, "draw_timesteps", lambda self, count, generator: torch.full((count,), 300))
     found = []
     for batch, accumulation in ((4, 1), (2, 2), (1, 4)):

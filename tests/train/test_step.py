@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,7 @@ from lora_train.models.opening import open_model
 from lora_train.networks.base import Form
 from lora_train.networks.inject import create_networks
 from lora_train.train.randomness import Randomness
-from lora_train.train.schedule import lr_factor
-from lora_train.train.step import BaseTerm, Draw, Row, backward, draw_noise, min_snr_weight
+from lora_train.train.step import BaseTerm, Draw, Row, backward
 
 OFF = torch.autocast("cpu", torch.bfloat16, enabled=False)
 
@@ -29,30 +27,6 @@ def test_noise_process_equals_diffusers() -> None:
         assert torch.allclose(process.noised(x, noise, t), scheduler.add_noise(x, noise, t), atol=1e-6)
         target = noise if prediction == "epsilon" else scheduler.get_velocity(x, noise, t)
         assert torch.allclose(process.target(x, noise, t), target, atol=1e-6)
-
-
-def test_min_snr_weight() -> None:
-    snr = torch.tensor([0.01, 1.0, 5.0, 50.0])
-    epsilon = [min(s, 5) / s for s in snr.tolist()]
-    v = [min(s, 5) / (s + 1) for s in snr.tolist()]
-    assert torch.allclose(min_snr_weight(snr, 5.0, "epsilon"), torch.tensor(epsilon))
-    assert torch.allclose(min_snr_weight(snr, 5.0, "v_prediction"), torch.tensor(v))
-
-
-def test_noise_offset_shifts_whole_channels() -> None:
-    shape = torch.Size((64, 4, 16, 16))
-    plain = draw_noise(shape, 0.0, torch.Generator().manual_seed(0))
-    shifted = draw_noise(shape, 0.5, torch.Generator().manual_seed(0))
-    shift = shifted - plain
-    assert torch.allclose(shift, shift[:, :, :1, :1].expand(shape), atol=1e-6)
-    assert 0.4 < shift[:, :, 0, 0].std() < 0.6
-
-
-def test_schedules() -> None:
-    assert [lr_factor("constant", s, 10, 0) for s in (0, 9)] == [1.0, 1.0]
-    assert [lr_factor("linear", s, 14, 4) for s in (0, 3, 4, 9)] == [0.25, 1.0, 1.0, 0.5]
-    assert math.isclose(lr_factor("cosine", 5, 10, 0), 0.5)
-    assert lr_factor("cosine", 9, 10, 0) > 0
 
 
 def test_randomness_depends_on_seed_name_and_position_only() -> None:

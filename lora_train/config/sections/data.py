@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lora_train.config.option import BASICS, COMMON, DATA, FIRST, SOURCES, STEPS, option
+from lora_train.config.registered import Section
 from lora_train.config.usual import DEFAULT_REPEATS, USUAL
 
 
 @dataclass(frozen=True)
-class ModelOptions:
+class ModelOptions(Section, section="model"):
     """The base model."""
 
     path: str = option(
@@ -43,7 +44,7 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(Section, section="data"):
     """The pictures and how they become batches."""
 
     folder: str = option(
@@ -214,3 +215,8 @@ class DataOptions:
         False, "Read .npz latents", "take latents from sd-scripts' .npz files beside the pictures, if they fit", SOURCES
     )
     write_npz: bool = option(False, "Write .npz latents", "write such files beside the pictures trained on", SOURCES)
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures in a micro-batch; 1 where none is chosen yet."""
+        return self.train_batch_size or 1

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lora_train.config.choices import DECOMPOSED, KINDS, SCALABLE, STARTS
 from lora_train.config.option import COMMON, NETWORK, NETWORK_MORE, REPEATED, option
+from lora_train.config.registered import Section
 from lora_train.config.usual import DEFAULT_DIM
 
 _BLOCKS = "one for each of the UNet's blocks, as kohya counts them: 25 for SD 1.x and 2.x, 23 for SDXL"
@@ -13,7 +14,7 @@ _CURVES = "numbers separated by commas, or sine, cosine, linear, reverse_linear,
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
+class NetworkOptions(Section, section="network"):
     """The network that is trained."""
 
     kind: str = option(

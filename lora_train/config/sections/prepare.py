@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lora_train.config.choices import CAPTIONERS, PREPARE_OPERATIONS, TAGGERS
 from lora_train.config.option import CAPTIONS, COMMAS, COMMON, OPERATIONS, SHELL, option
+from lora_train.config.registered import Section
 from lora_train.config.usual import DEFAULT_TARGET
 
 _CAPTION = ("interrogate",)
@@ -13,7 +14,7 @@ _BODY = ("body",)
 
 
 @dataclass(frozen=True)
-class PrepareOptions:
+class PrepareOptions(Section, section="prepare"):
     """What is done to the pictures before they are trained on."""
 
     operations: tuple[str, ...] = option(

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from lora_train.config.choices import SAVE_PRECISIONS
 from lora_train.config.option import BASICS, COMMON, FIRST, REPEATED, SAVING, option
+from lora_train.config.registered import Section
 
 _COUNT = (0, 10_000_000)
 
 
 @dataclass(frozen=True)
-class SaveOptions:
+class SaveOptions(Section, section="save"):
     """The result and what is written on the way."""
 
     output_name: str = option(
@@ -86,7 +87,7 @@ class SaveOptions:
 
 
 @dataclass(frozen=True)
-class PreviewOptions:
+class PreviewOptions(Section, section="preview"):
     """Pictures made while it trains."""
 
     prompts: tuple[str, ...] = option(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_train.config.choices import OPTIMIZERS, PRECISIONS, SCHEDULES
-from lora_train.config.option import COMMON, DATA, NETWORK, SOURCES, STEPS, option
+from lora_train.config.choices import PRECISIONS
+from lora_train.config.option import COMMON, DATA, LOSS, NETWORK, SOURCES, STEPS, WORDS, option
+from lora_train.config.registered import Section
+from lora_train.config.training_methods import HUBER_SCHEDULES, LOSSES, OPTIMIZERS, SAMPLINGS, SCHEDULES
 from lora_train.config.usual import USUAL
 
 _RATES = (0, 10)
 _COUNT = (0, 10_000_000)
+TIMES = 1000
+"""Training times are counted in thousandths of the noise process, as all of Stable Diffusion have that many."""
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Section, section="train"):
     """Steps, rates, noise and loss."""
 
     max_train_steps: int | None = option(
@@ -107,6 +111,15 @@ class TrainOptions:
         choices=OPTIMIZERS,
         kohya=("optimizer_type",),
     )
+    optimizer_args: tuple[str, ...] = option(
+        (),
+        "Arguments of the optimizer",
+        "more arguments of the optimizer, as sd-scripts has them, for example weight_decay=0.1 betas=0.9,0.99",
+        STEPS,
+        metavar="NAME=VALUE",
+        written=WORDS,
+        kohya=("optimizer_args",),
+    )
     stop_text_encoder_training: int | None = option(
         None,
         "Stop the text encoder after",
@@ -133,20 +146,45 @@ class TrainOptions:
         choices=SCHEDULES,
         flags=("--scheduler",),
         kohya=("lr_scheduler",),
-        kohya_values={"constant_with_warmup": "constant"},
         metadata="ss_lr_scheduler",
     )
-    lr_warmup_steps: int | None = option(
+    lr_scheduler_num_cycles: int = option(
+        1,
+        "Cycles of the schedule",
+        "how often the schedule cosine_with_restarts starts again",
+        STEPS,
+        range=(0, 1000),
+        metavar="N",
+        kohya=("lr_scheduler_num_cycles",),
+    )
+    lr_scheduler_power: float = option(
+        1.0,
+        "Power of the schedule",
+        "power of the schedule polynomial",
+        STEPS,
+        range=(0, 100),
+        metavar="POWER",
+        kohya=("lr_scheduler_power",),
+    )
+    lr_scheduler_min_lr_ratio: float = option(
+        0.0,
+        "Least rate",
+        "what the schedule ends at, as a share of the learning rate",
+        STEPS,
+        range=(0, 1),
+        metavar="SHARE",
+        kohya=("lr_scheduler_min_lr_ratio",),
+    )
+    lr_warmup_steps: float | None = option(
         None,
         "Warm-up steps",
-        "steps in which the learning rate rises from 0",
+        "steps in which the learning rate rises from 0; below 1: this share of all steps",
         STEPS,
         range=_COUNT,
         unset="5 % of the steps, 100 at most",
         flags=("--warmup",),
         metavar="N",
         kohya=("lr_warmup_steps",),
-        metadata="ss_lr_warmup_steps",
     )
     max_grad_norm: float = option(
         1.0,
@@ -167,11 +205,45 @@ class TrainOptions:
         kohya=("gradient_checkpointing",),
         metadata="ss_gradient_checkpointing",
     )
+    loss_type: str = option(
+        "l2",
+        "Loss",
+        "what the difference between prediction and target costs",
+        LOSS,
+        choices=LOSSES,
+        kohya=("loss_type",),
+        metadata="ss_loss_type",
+    )
+    huber_schedule: str = option(
+        "snr",
+        "Huber threshold over time",
+        "how the threshold of the losses huber and smooth_l1 changes with the timestep",
+        LOSS,
+        choices=HUBER_SCHEDULES,
+        kohya=("huber_schedule",),
+    )
+    huber_c: float = option(
+        0.1,
+        "Huber threshold",
+        "threshold of the losses huber and smooth_l1, at the noisy end",
+        LOSS,
+        range=(1e-6, 1000),
+        metavar="C",
+        kohya=("huber_c",),
+    )
+    huber_scale: float = option(
+        1.0,
+        "Huber scale",
+        "factor on the threshold of huber and smooth_l1, for the schedules constant and exponential",
+        LOSS,
+        range=(1e-6, 1e6),
+        kohya=("huber_scale",),
+    )
     min_snr_gamma: float | None = option(
         None,
         "Min-SNR gamma",
         "min-SNR loss weighting (arXiv 2303.09556); 5 is usual",
-        DATA,
+        LOSS,
         range=(0.01, 1000),
         unset="all timesteps have the same weight",
         flags=("--min-snr",),
@@ -179,19 +251,138 @@ class TrainOptions:
         kohya=("min_snr_gamma",),
         metadata="ss_min_snr_gamma",
     )
+    debiased_estimation_loss: bool = option(
+        False,
+        "Debiased estimation",
+        "weight the loss by 1 / sqrt(SNR) (arXiv 2310.08442)",
+        LOSS,
+        kohya=("debiased_estimation_loss",),
+        metadata="ss_debiased_estimation",
+    )
+    scale_v_pred_loss_like_noise_pred: bool = option(
+        False,
+        "Scale v loss like noise loss",
+        "for bases that predict v: weight the loss as if the base predicted noise",
+        LOSS,
+        kohya=("scale_v_pred_loss_like_noise_pred",),
+    )
+    v_pred_like_loss: float | None = option(
+        None,
+        "Share of a v-like loss",
+        "for bases that predict noise: add this much of the loss that a base predicting v would have",
+        LOSS,
+        range=(0, 1000),
+        unset="none",
+        metavar="WEIGHT",
+        kohya=("v_pred_like_loss",),
+    )
     noise_offset: float = option(
         0.0,
         "Noise offset",
         "strength of a noise that is the same at every place, for darker and brighter pictures",
-        DATA,
+        LOSS,
         range=(0, 1),
         kohya=("noise_offset",),
+    )
+    noise_offset_random_strength: bool = option(
+        False,
+        "Noise offset of random strength",
+        "draw the strength of the noise offset anew each time, from 0 to the one given",
+        LOSS,
+        kohya=("noise_offset_random_strength",),
+        metadata="ss_noise_offset_random_strength",
+    )
+    adaptive_noise_scale: float = option(
+        0.0,
+        "Adaptive noise offset",
+        "add this times the mean of a picture's latents to the strength of the noise offset",
+        LOSS,
+        range=(-10, 10),
+        metavar="SCALE",
+        kohya=("adaptive_noise_scale",),
+    )
+    multires_noise_iterations: int = option(
+        0,
+        "Multires noise",
+        "layers of multi-resolution (pyramid) noise; 6 to 10 are usual, 0: none",
+        LOSS,
+        range=(0, 20),
+        metavar="N",
+        kohya=("multires_noise_iterations",),
+    )
+    multires_noise_discount: float = option(
+        0.3,
+        "Multires noise discount",
+        "how strong each layer of multi-resolution noise is, as a share of the one before",
+        LOSS,
+        range=(0, 1),
+        metavar="SHARE",
+        kohya=("multires_noise_discount",),
+    )
+    ip_noise_gamma: float = option(
+        0.0,
+        "Input perturbation",
+        "strength of extra noise in what the model sees (arXiv 2301.11706); 0.1 is usual, 0: none",
+        LOSS,
+        range=(0, 1),
+        metavar="GAMMA",
+        kohya=("ip_noise_gamma",),
+    )
+    ip_noise_gamma_random_strength: bool = option(
+        False,
+        "Input perturbation of random strength",
+        "draw the strength of the input perturbation anew each time, from 0 to the one given",
+        LOSS,
+        kohya=("ip_noise_gamma_random_strength",),
+        metadata="ss_ip_noise_gamma_random_strength",
+    )
+    timestep_sampling: str = option(
+        "uniform",
+        "Sampling of timesteps",
+        "which times of the noise process are trained how often",
+        LOSS,
+        choices=SAMPLINGS,
+        kohya=("timestep_sampling",),
+    )
+    min_timestep: int = option(
+        0,
+        "First timestep",
+        "train no timestep before this one, of 1000; 0 is the clean end",
+        LOSS,
+        range=(0, TIMES - 1),
+        metavar="T",
+        kohya=("min_timestep",),
+    )
+    max_timestep: int = option(
+        TIMES,
+        "Last timestep",
+        "train timesteps before this one only, of 1000",
+        LOSS,
+        range=(1, TIMES),
+        metavar="T",
+        kohya=("max_timestep",),
+    )
+    logit_mean: float = option(
+        0.0,
+        "Mean of logit-normal timesteps",
+        "where the sampling logit_normal has its middle; above 0: at noisier times",
+        LOSS,
+        range=(-10, 10),
+        kohya=("logit_mean",),
+    )
+    logit_std: float = option(
+        1.0,
+        "Spread of logit-normal timesteps",
+        "how wide the sampling logit_normal is",
+        LOSS,
+        range=(0.01, 10),
+        kohya=("logit_std", "sigmoid_scale"),
     )
     zero_terminal_snr: bool | None = option(
         None,
         "Zero terminal SNR",
         "train the last timestep as pure noise (arXiv 2305.08891), for base models that predict v",
-        DATA,
+        LOSS,
         unset="as the base model was trained",
         kohya=("zero_terminal_snr",),
     )

@@ -1,0 +1,51 @@
+"""The door for what is added from outside: options, and methods with the tables that they go to.
+
+One line adds something and all the options that it reads::
+
+    register(STRENGTH, (NOISES, Method("grain", "what it does", grain, ("train.grain",))))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lora_train.config import table
+from lora_train.config.methods import Method, Table
+from lora_train.config.registered import Option
+
+Addition = Option | tuple[Table, Method]
+
+
+def register(*additions: Addition) -> None:
+    """Add all of them, or none: raises ValueError where a name is taken or a description is not whole."""
+    done: list[Addition] = []
+    try:
+        for one in additions:
+            if isinstance(one, Option):
+                table.register(one)
+            else:
+                one[0].register(one[1])
+            done.append(one)
+    except ValueError:
+        unregister(*done)
+        raise
+
+
+def unregister(*additions: Addition) -> None:
+    """Take them away; without effect for what is not there."""
+    for one in additions:
+        if isinstance(one, Option):
+            table.unregister(one)
+        else:
+            one[0].unregister(one[1])
+
+
+@contextmanager
+def registered_for(*additions: Addition) -> Iterator[None]:
+    """Additions that are there within the block, for tests."""
+    register(*additions)
+    try:
+        yield
+    finally:
+        unregister(*additions)
