@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "lora_train"
 LAYERS = (
     {"errors", "atomic", "console", "cores", "first_bytes", "hashing", "jsons", "pattern_worker", "patterns", "tomls"},
     {"pickled", "showing", "tensors"},
+    {"records"},
     {"config"},
     {"data", "models", "networks", "lorafile"},
     {"train", "prompt"},

@@ -7,6 +7,7 @@ the others.
 from __future__ import annotations
 
 from lora_train.config.table import options
+from lora_train.records.kinds import KINDS
 
 _IN_LISTS = frozenset(("base_weights", "base_weights_multiplier"))
 """Names whose values are written otherwise there; see ABSENT."""
@@ -22,14 +23,11 @@ FLAGS = {
 VALUES = {option.flags[0]: option.about.kohya_values for option in options() if option.about.kohya_values}
 """What a flag's value is called there. Case does not count in any choice."""
 
-NETWORK_MODULES = {
-    "networks.lora": "lora",
-    "networks.loha": "loha",
-    "networks.lokr": "lokr",
-    "networks.oft": "oft",
-    "lycoris.kohya": "lora",
-}
-"""`--network_module` and our `--algo`; LyCORIS' own kinds are named with `--network_args algo=...`."""
+
+def network_modules() -> dict[str, str]:
+    """`--network_module` and our `--algo`; LyCORIS' own kinds are named with `--network_args algo=...`."""
+    return {module: kind.name for kind in KINDS.values() for module in kind.modules}
+
 
 _ALWAYS = "is so here without it"
 _MEMORY = "changes memory or speed only and is not there"

@@ -14,9 +14,9 @@ from lora_train.config.run import NetworkOptions
 from lora_train.config.table import RANGES, in_section
 from lora_train.errors import Problem
 from lora_train.patterns import Faulty, PatternError, check_pattern
+from lora_train.records.kinds import KINDS as RECORDS
+from lora_train.records.kinds import LORA, LYCORIS, kinds_with
 
-LYCORIS_NAMES = {"oft": "diag-oft", "lora": "locon"}
-"""Where LyCORIS calls a kind otherwise."""
 RULE_LR = "lr"
 
 # what a rule may set: the first three, and the options of the kinds
@@ -163,7 +163,7 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
         f"Choose from: {', '.join(DECOMPOSED)}.",
     )
     refuse(
-        bool(options.network_dropout) and (kinds != {"lora"} or decomposed),
+        bool(options.network_dropout) and (bool(kinds - {*kinds_with("network_dropout")}) or decomposed),
         "works between the two matrices of LoRA only.",
         "network_dropout",
         "Use network.rank_dropout or network.module_dropout.",
@@ -189,7 +189,7 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
         )
     started = options.init_lora_weights != "default"
     refuse(
-        started and (options.kind != "lora" or options.dora_wd or options.use_tucker),
+        started and (options.kind not in kinds_with("init_lora_weights") or options.dora_wd or options.use_tucker),
         "is for plain LoRA.",
         "init_lora_weights",
         "Choose the kind lora, without DoRA and Tucker form.",
@@ -284,17 +284,24 @@ _NOT_ARGUMENTS = (
 
 
 def network_module(options: NetworkOptions) -> str:
-    """kohya's `ss_network_module`: its own LoRA, or LyCORIS."""
-    plain = options.kind == "lora" and not (options.dora_wd or options.use_tucker or options.train_norm)
-    plain = plain and not any(rule.values.keys() & {"kind", "dora_wd", "use_tucker"} for rule in _read_rules(options))
-    return "networks.lora" if plain and not options.rs_lora else "lycoris.kohya"
+    """kohya's `ss_network_module`: its own LoRA, LyCORIS, or what a kind of another origin says."""
+    rules = _read_rules(options)
+    kinds = [options.kind, *(rule.values["kind"] for rule in rules if "kind" in rule.values)]
+    modules = [RECORDS[kind].module for kind in kinds if kind in RECORDS]
+    others = [module for module in modules if module not in (RECORDS[LORA].module, LYCORIS)]
+    if others:
+        return others[0]
+    plain = options.kind == LORA and not (options.dora_wd or options.use_tucker or options.train_norm)
+    plain = plain and not any(rule.values.keys() & {"kind", "dora_wd", "use_tucker"} for rule in rules)
+    return RECORDS[LORA].module if plain and not options.rs_lora else LYCORIS
 
 
 def network_arguments(options: NetworkOptions) -> dict[str, str]:
     """kohya's `ss_network_args`: what its `--network_args` would have been, and ours where it has none."""
     default, told = NetworkOptions(), {}
-    if network_module(options) == "lycoris.kohya":
-        told["algo"] = LYCORIS_NAMES.get(options.kind, options.kind)
+    if network_module(options) != RECORDS[LORA].module:
+        kind = RECORDS[options.kind]
+        told["algo"] = kind.lycoris or kind.name
     for field in fields(options):
         value = getattr(options, field.name)
         if field.name not in _NOT_ARGUMENTS and value != getattr(default, field.name):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +41,8 @@ class About:
     level: str = EXPERT
     range: tuple[float, float] | None = None
     """Least and highest value, both allowed. None is always allowed where the field may be None."""
-    choices: tuple[str, ...] = ()
-    """What it may be; of a list, what each item may be."""
+    choices: Sequence[str] = ()
+    """What it may be; of a list, what each item may be. Of tables the names that they have now."""
     unset: str = ""
     """What happens where nothing is given, if the default does not say it itself."""
     flags: tuple[str, ...] | None = None
@@ -56,8 +56,8 @@ class About:
     """sd-scripts' names, the first one first; also those of its `--network_args`."""
     kohya_values: Mapping[str, str] = field(default_factory=dict)
     """What a value is called there."""
-    kinds: tuple[str, ...] = ()
-    """The kinds of network that it means something for; none: all."""
+    kinds: Sequence[str] = ()
+    """The kinds of network that it means something for; none: all. See `Kind.options`."""
     families: tuple[str, ...] = ()
     """The families of base models; none: all."""
     operations: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from lora_train.lorafile.factors import alpha_of
 from lora_train.lorafile.layouts import ALPHA, DORA, DOWN, MID, UP, named
 from lora_train.lorafile.names import COMPONENTS, looks_like_sdxl, path_of, split_name, to_diffusers
 from lora_train.lorafile.reading import ADAPTER_CONFIG, WEIGHTS, LoraFile
-from lora_train.lorafile.writing import DTYPES, KEEP, SINGLE, dtype_name, narrowed, refuse_existing, write_lora
+from lora_train.lorafile.writing import DTYPES, KEEP, dtype_name, is_number, narrowed, refuse_existing, write_lora
 from lora_train.networks.full import BIAS
 from lora_train.tensors import is_finite
 
@@ -127,7 +127,7 @@ def _write(
 ) -> tuple[str, ...]:
     """As `write_lora`, but what is too large for a precision that was asked for is refused."""
     for name, value in tensors.items():
-        if name.rpartition(".")[2] not in SINGLE and not is_finite(value.to(DTYPES.get(precision, value.dtype))):
+        if not is_number(name) and not is_finite(value.to(DTYPES.get(precision, value.dtype))):
             raise LoraTrainError(
                 f"{name} has values that {dtype_name(value.to(DTYPES.get(precision, value.dtype)))} cannot hold.",
                 str(path),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from lora_train.lorafile.layouts import DOWN
+from lora_train.records.kinds import KINDS
 
 SD1, SD2, SDXL = "SD 1.x", "SD 2.x", "SDXL"
 SD = "SD 1.x or 2.x"
@@ -115,7 +115,5 @@ def input_width(parts: Parts) -> int:
     def side(part: str, at: int = 1) -> int:
         return parts[part].shape[at] if part in parts and parts[part].ndim > at else 0
 
-    left, right = side("lokr_w1") or side("lokr_w1_b"), side("lokr_w2") or side("lokr_w2_b")
-    return (
-        side(DOWN) or side("hada_w1_b") or side("diff") or left * right or max(side("a1.weight", 0), side("a1.weight"))
-    )
+    ways = (kind.inputs for kind in KINDS.values() if kind.inputs is not None)
+    return next((width for inputs in ways if (width := inputs(side))), 0)

@@ -18,10 +18,9 @@ from lora_train.lorafile.layouts import ALPHA, DORA, DOWN, MID, UP
 from lora_train.lorafile.names import block_of, looks_like_sdxl
 from lora_train.lorafile.reading import read_lora
 from lora_train.networks.registry import kind_of
+from lora_train.records.kinds import KINDS
 
 _PLAIN = {UP, DOWN, MID, ALPHA}
-_RANK_PARTS = ((DOWN, 0), ("hada_w1_b", 0), ("lokr_w2_b", 0), ("lokr_w1_b", 0))
-"""Parts that show a module's rank, and in which dimension."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,9 @@ def alpha_or_none(parts: Mapping[str, torch.Tensor]) -> str:
 
 
 def _rank(parts: Mapping[str, torch.Tensor]) -> int | None:
-    return next((parts[part].shape[at] for part, at in _RANK_PARTS if part in parts and parts[part].ndim > at), None)
+    """As its parts show it, whatever else is wrong with the module."""
+    shown = (one for kind in KINDS.values() for one in kind.rank_of)
+    return next((parts[part].shape[at] for part, at in shown if part in parts and parts[part].ndim > at), None)
 
 
 def _counted(values: Any) -> dict[str, int]:

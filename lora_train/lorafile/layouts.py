@@ -6,11 +6,13 @@ ai-toolkit, ComfyUI's `LoraSave`.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lora_train.lorafile.names import path_of, split_name
+from lora_train.records.kinds import KINDS
 from lora_train.showing import as_shown
 
 ROOTS = (
@@ -85,16 +87,8 @@ ENDINGS = {
 SPARSE = ("bias_indices", "bias_values", "bias_size")
 """What LyCORIS' extraction keeps of the difference beside the low rank: a sparse matrix."""
 
-_PARTS = """
-    alpha dora_scale lora_down.weight lora_up.weight lora_mid.weight lora_up.bias scalar
-    bias_indices bias_values bias_size
-    hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 hada_t2
-    lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2
-    oft_blocks oft_diag rescale on_input weight diff diff_b w_norm b_norm
-    a1.weight a2.weight b1.weight b2.weight bm.weight
-"""
-PARTS = frozenset(_PARTS.split())
-"""The last parts of keys in kohya's and LyCORIS' files."""
+BESIDE = frozenset((ALPHA, DORA, LORA_BIAS, "scalar", *SPARSE, "diff_b", "bm.weight"))
+"""The last parts of keys that are there beside those of a kind of network, in kohya's and LyCORIS' files."""
 
 _MAX_NAMED = 3
 
@@ -139,7 +133,7 @@ def _split_flat(key: str) -> Key | None:
         name = "lora_unet_" + name.removeprefix(OFT_PREFIX)
     prefix, rest = split_name(name)
     part, adapter = _part(ending)
-    if not prefix or not rest or part not in PARTS:
+    if not prefix or not rest or not (part in BESIDE or any(part in kind.parts for kind in KINDS.values())):
         return None
     return Key(prefix, path_of(name) or rest, part, "kohya", module, adapter, _is_magnitude(ending))
 
@@ -149,7 +143,7 @@ def _split_dotted(key: str) -> Key | None:
     modern = key
     for pattern, replacement in OLD_SPELLINGS:
         modern = pattern.sub(replacement, modern)
-    found = _ENDING.search(modern)
+    found = _ending(frozenset().union(*(kind.parts for kind in KINDS.values()))).search(modern)
     if found is None:
         return None
     module, ending = modern[: found.start()], found[1]
@@ -183,7 +177,11 @@ def _place(module: str) -> tuple[str, str] | None:
     return next(((prefix, bare) for pattern, prefix in BARE_ROOTS if pattern.match(bare)), None)
 
 
-_ALL_ENDINGS = sorted({*ENDINGS, *PARTS} - {"weight"})
 _UNNAMED = [pattern.pattern.replace("?P<adapter>", "?:") for pattern, _ in ADAPTER_ENDINGS]
-_ENDING = re.compile(rf"\.({'|'.join([*_UNNAMED, *map(re.escape, _ALL_ENDINGS)])})\Z")
-"""A dotted key's ending. The longest counts, since a search finds what begins first."""
+
+
+@functools.lru_cache(maxsize=8)
+def _ending(parts: frozenset[str]) -> re.Pattern[str]:
+    """A dotted key's ending, of kinds with these parts. The longest counts, since a search finds what begins first."""
+    endings = sorted({*ENDINGS, *BESIDE, *parts} - {"weight"})
+    return re.compile(rf"\.({'|'.join([*_UNNAMED, *map(re.escape, endings)])})\Z")

@@ -23,10 +23,10 @@ from lora_train.lorafile.resizing import dimensions
 from lora_train.models.base import BaseModel
 from lora_train.networks.base import Drop
 from lora_train.networks.inject import Dropping, NetworkSet, create_planned, load_networks, targets
-from lora_train.networks.lora import LoraModule
 from lora_train.networks.plan import Rate, plan_of, rates_of
 from lora_train.prompt.apply import Applier, modules_by_file_name
 from lora_train.prompt.syntax import USUAL, LoraTag
+from lora_train.records.kinds import KINDS, kinds_with
 from lora_train.train.randomness import Randomness
 
 _ROOTS = (
@@ -107,8 +107,9 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
         bases = targets(model, convolutions=True, norms=True)
         plan = plan_of(options, bases, frozenset(model.module_names()), prefixes)
         network = create_planned(model, plan, generator)
-        # plain LoRA is read by all, and what it writes may take an SVD
-        parts = {n: {} if isinstance(one, LoraModule) else one.file_tensors() for n, one in network.named().items()}
+        # what is read by all needs no look, and what it writes may take an SVD
+        plain = {n for n, part in plan.items() if not (KINDS[part.kind].not_read or part.form.dora_wd)}
+        parts = {n: {} if n in plain else one.file_tensors() for n, one in network.named().items()}
         notes = reader_notes(parts)
         return Built(network, {name: part.rate for name, part in plan.items()}, notes=notes)
     file = continued_file(options)
@@ -205,7 +206,7 @@ def _require_kinds(options: NetworkOptions, modules: Mapping[str, Mapping[str, t
         Problem(f"does not work on {', '.join(odd)}, which {file.path} has.", field, "Leave it out.")
         for field, value, able in (
             ("network.scale_weight_norms", options.scale_weight_norms, SCALABLE),
-            ("network.network_dropout", options.network_dropout, ("lora",)),
+            ("network.network_dropout", options.network_dropout, kinds_with("network_dropout")),
         )
         if value and (odd := sorted(kinds - {*able}))
     ]

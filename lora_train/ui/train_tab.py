@@ -23,7 +23,7 @@ from lora_train.config import (
     SaveOptions,
     TrainOptions,
 )
-from lora_train.config.arguments import ALGORITHMS, named_network
+from lora_train.config.arguments import algorithms, named_network
 from lora_train.config.table import options
 from lora_train.config.wording import in_labels, label_of
 from lora_train.errors import LoraTrainError, Problem
@@ -141,7 +141,7 @@ class TrainTab:
             self._number("textlr", "train.text_encoder_lr", None)
         with gr.Row():
             self._fields["algo"] = gr.Dropdown(
-                list(ALGORITHMS),
+                list(algorithms()),
                 value="lora",
                 label=label_of("network.kind"),
                 info="lora is read by every tool",
