@@ -12,6 +12,7 @@ from lora_train.config.option import GROUPS
 from lora_train.config.table import Option, options
 from lora_train.config.values import describe
 from lora_train.config.wording import flag_of
+from lora_train.records.families import FAMILIES
 
 MARK = "<!-- from here on written by python -m lora_train.config.document docs/command-line.md -->\n"
 """In a file that has this line, the page replaces all that follows it."""
@@ -44,7 +45,8 @@ def _cells(option: Option) -> Iterator[str]:
     about = option.about
     yield f"**{option.path}**" if about.level == "first" else option.path
     yield ", ".join(f"`{flag}`" for flag in option.flags or (flag_of(option),))
-    only = [f"for {', '.join(names)}" for names in (about.kinds, about.families, about.operations) if names]
+    families = about.families if len(about.families) < len(FAMILIES) else ()
+    only = [f"for {', '.join(names)}" for names in (about.kinds, families, about.operations) if names]
     yield about.help + (f" ({'; '.join(only)})" if only else "")
     yield about.unset if option.default in (None, "", ()) else f"`{_value(option.default)}`"
     yield _values(option)

@@ -14,6 +14,7 @@ from lora_train.config.run import NetworkOptions
 from lora_train.config.table import RANGES, in_section
 from lora_train.errors import Problem
 from lora_train.patterns import Faulty, PatternError, check_pattern
+from lora_train.records.families import all_blocks, block_totals, titles
 from lora_train.records.kinds import KINDS as RECORDS
 from lora_train.records.kinds import LORA, LYCORIS, kinds_with
 
@@ -248,17 +249,20 @@ def _read_rules(options: NetworkOptions) -> list[Rule]:
 
 
 def _block_problems(options: NetworkOptions) -> list[Problem]:
-    """Lengths are known for certain only with the base model; here it must fit one of them (SD 25, SDXL 23)."""
+    """Lengths are known for certain only with the base model; here it must fit one of them."""
     found = []
+    totals = block_totals()
+    lengths = "; ".join(f"{titles(families)}: {total}" for total, families in totals.items())
+    most = max((max(one.side, one.mid) for one in all_blocks()), default=0)
     for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
         values = getattr(options, name)
-        if values and len(values) not in (23, 25):
-            found.append(Problem(f"has {len(values)} values.", f"network.{name}", "SD 1.x and 2.x: 25, SDXL: 23."))
+        if values and len(values) not in totals:
+            found.append(Problem(f"has {len(values)} values.", f"network.{name}", f"{lengths}."))
         if any(not (math.isfinite(value) and value >= 0) for value in values):
             found.append(Problem("has negative values.", f"network.{name}", "0 leaves a block out."))
     for name in ("down_lr_weight", "mid_lr_weight", "up_lr_weight"):
         try:
-            _side_weights(getattr(options, name), 12)
+            _side_weights(getattr(options, name), most)
         except ValueError as error:
             found.append(Problem(f"{error}.", f"network.{name}"))
     for name in ("block_alphas", "conv_block_alphas"):

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lora_train.records.families import families_with
+
 KEY = "option"
 """Under this name a field's metadata holds its `About`."""
 
@@ -58,12 +60,17 @@ class About:
     """What a value is called there."""
     kinds: Sequence[str] = ()
     """The kinds of network that it means something for; none: all. See `Kind.options`."""
-    families: tuple[str, ...] = ()
-    """The families of base models; none: all."""
+    needs: str = ""
+    """What a family of base models must have, that it means something (see `records.family.FEATURES`); "": nothing."""
     operations: tuple[str, ...] = ()
     """The operations on pictures one of which must be on; none: it always counts."""
     metadata: str = ""
     """The key in the file's metadata that has just this value; others are made from several options."""
+
+    @property
+    def families(self) -> Sequence[str]:
+        """The families of base models that it means something for; none: all."""
+        return families_with(self.needs) if self.needs else ()
 
 
 def option(default: Any, label: str, help: str, group: str, level: str = EXPERT, **more: Any) -> Any:

@@ -12,31 +12,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lora_train.lorafile.names import path_of, split_name
+from lora_train.records.families import sides
 from lora_train.records.kinds import KINDS
 from lora_train.showing import as_shown
 
-ROOTS = (
-    ("base_model.model.unet.", "lora_unet_"),
-    ("base_model.model.text_encoder.", "lora_te_"),
-    ("base_model.model.text_encoder_2.", "lora_te2_"),
-    ("unet.base_model.model.", "lora_unet_"),
-    ("text_encoder.base_model.model.", "lora_te_"),
-    ("text_encoder_2.base_model.model.", "lora_te2_"),
-    ("unet.", "lora_unet_"),
-    ("text_encoder.", "lora_te_"),
-    ("text_encoder_2.", "lora_te2_"),
-    ("text_encoders.clip_l.transformer.", "lora_te_"),
-    ("text_encoders.clip_g.transformer.", "lora_te2_"),
-    ("text_encoders.clip_l.", "lora_te_"),
-    ("text_encoders.clip_g.", "lora_te2_"),
-    ("clip_l.transformer.", "lora_te_"),
-    ("clip_g.transformer.", "lora_te2_"),
-    ("clip_l.", "lora_te_"),
-    ("clip_g.", "lora_te2_"),
-    ("model.diffusion_model.", "lora_unet_"),
-    ("diffusion_model.", "lora_unet_"),
-)
-"""Beginnings of dotted keys, and what they stand for."""
+
+def roots() -> list[tuple[str, str]]:
+    """Beginnings of dotted keys, the longest first, and what they stand for: diffusers', peft's, those of others.
+
+    Two families' parts are called the same in them: `understanding` puts the prefix right once it knows the family.
+    """
+    found: dict[str, str] = {}
+    for side in sides():
+        name = side.component
+        for root in (f"{PEFT_WRAPPER}{name}.", f"{name}.{PEFT_WRAPPER}", f"{name}.", *side.dialects):
+            found.setdefault(root, f"{side.prefix}_")
+    return sorted(found.items(), key=lambda one: -len(one[0]))
+
 
 BARE_ROOTS = (
     (re.compile(r"(?:down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks)\."), "lora_unet_"),
@@ -170,7 +162,7 @@ def _is_magnitude(ending: str) -> bool:
 
 def _place(module: str) -> tuple[str, str] | None:
     """kohya's prefix and the path of a module that is named with dots."""
-    for beginning, prefix in ROOTS:
+    for beginning, prefix in roots():
         if module.startswith(beginning):
             return prefix, module[len(beginning) :]
     bare = module.removeprefix(PEFT_WRAPPER)

@@ -12,9 +12,10 @@ from lora_train.config import NetworkOptions
 from lora_train.config.network import RULE_LR, Rule, block_weights, parse_rule
 from lora_train.errors import LoraTrainError
 from lora_train.networks.base import NORMS, Form
-from lora_train.networks.blocks import Layout, block_of, layout_of
+from lora_train.networks.blocks import block_of, layout_of
 from lora_train.networks.registry import network_kind
 from lora_train.patterns import PatternError, search
+from lora_train.records.family import Blocks
 from lora_train.records.kinds import KINDS, NORM
 
 _FORM_FIELDS = {field.name for field in fields(Form)}
@@ -95,7 +96,7 @@ def rates_of(options: NetworkOptions, names: Iterable[str]) -> dict[str, Rate]:
     return {name: _rate(name, weights) for name in names}
 
 
-def _weights(options: NetworkOptions, layout: Layout) -> list[float]:
+def _weights(options: NetworkOptions, layout: Blocks) -> list[float]:
     """The factor of each block's rate; empty where there are none. Raises LoraTrainError when lists do not fit."""
     for field in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
         count = len(getattr(options, field))

@@ -15,6 +15,7 @@ from lora_train.data.tag_statistics import tag_note
 from lora_train.data.trigger import trigger_of
 from lora_train.errors import LoraTrainError, Stopped
 from lora_train.hosts.base import never
+from lora_train.records.families import FAMILIES
 from lora_train.runs.check import check_run, output_path
 from lora_train.runs.device import fast_bf16, free_memory, pick_device
 from lora_train.runs.folder import Event, RunFolder
@@ -251,6 +252,7 @@ class _Execution:
         facts = Facts(
             pictures=len(self.manifest.pictures),
             native_resolution=model.native_resolution,
+            size_step=FAMILIES[model.family].latents.factor,
             device=device,
             fast_bf16=fast_bf16(device),
             unet_parameters=_unet_parameters(model),

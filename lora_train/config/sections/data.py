@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lora_train.config.option import BASICS, COMMON, DATA, FIRST, SOURCES, STEPS, option
 from lora_train.config.usual import DEFAULT_REPEATS, USUAL
+from lora_train.records.family import CLIP_SKIP, DIFFUSION
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ModelOptions:
         DATA,
         range=(1, 12),
         kohya=("clip_skip",),
-        families=("sd1", "sd2"),
+        needs=CLIP_SKIP,
     )
     v_parameterization: bool | None = option(
         None,
@@ -39,6 +40,7 @@ class ModelOptions:
         DATA,
         unset="as its files say, else as is usual for its family",
         kohya=("v_parameterization",),
+        needs=DIFFUSION,
     )
 
 

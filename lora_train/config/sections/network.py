@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from lora_train.config.choices import DECOMPOSED, KINDS, SCALABLE, STARTS
 from lora_train.config.option import COMMON, NETWORK, NETWORK_MORE, REPEATED, option
 from lora_train.config.usual import DEFAULT_DIM
+from lora_train.records.families import block_totals, titles
 from lora_train.records.kinds import kinds_with
 
-_BLOCKS = "one for each of the UNet's blocks, as kohya counts them: 25 for SD 1.x and 2.x, 23 for SDXL"
+_COUNTS = ", ".join(f"{total} for {titles(families)}" for total, families in block_totals().items())
+_BLOCKS = f"one for each of the UNet's blocks, as kohya counts them: {_COUNTS}"
 _CURVES = "numbers separated by commas, or sine, cosine, linear, reverse_linear, zeros"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lora_train.config.choices import OPTIMIZERS, PRECISIONS, SCHEDULES
 from lora_train.config.option import COMMON, DATA, NETWORK, SOURCES, STEPS, option
 from lora_train.config.usual import USUAL
+from lora_train.records.family import DIFFUSION, TWO_ENCODERS
 
 _RATES = (0, 10)
 _COUNT = (0, 10_000_000)
@@ -85,7 +86,7 @@ class TrainOptions:
         flags=("--textlr1",),
         metavar="RATE",
         kohya=("text_encoder_lr1", "learning_rate_te1"),
-        families=("sdxl",),
+        needs=TWO_ENCODERS,
     )
     text_encoder_lr2: float | None = option(
         None,
@@ -97,7 +98,7 @@ class TrainOptions:
         flags=("--textlr2",),
         metavar="RATE",
         kohya=("text_encoder_lr2", "learning_rate_te2"),
-        families=("sdxl",),
+        needs=TWO_ENCODERS,
     )
     optimizer: str = option(
         "adamw",
@@ -177,6 +178,7 @@ class TrainOptions:
         flags=("--min-snr",),
         metavar="GAMMA",
         kohya=("min_snr_gamma",),
+        needs=DIFFUSION,
         metadata="ss_min_snr_gamma",
     )
     noise_offset: float = option(
@@ -186,6 +188,7 @@ class TrainOptions:
         DATA,
         range=(0, 1),
         kohya=("noise_offset",),
+        needs=DIFFUSION,
     )
     zero_terminal_snr: bool | None = option(
         None,
@@ -194,6 +197,7 @@ class TrainOptions:
         DATA,
         unset="as the base model was trained",
         kohya=("zero_terminal_snr",),
+        needs=DIFFUSION,
     )
     preserve: float | None = option(
         None,
