@@ -17,6 +17,7 @@ ORDER = """
     atomic lock patterns showing tomls
     pickled
     tensors
+    records
     config
     pictures
     captions

@@ -39,9 +39,9 @@ def network_of(options: argparse.Namespace, before: NetworkOptions) -> NetworkOp
 
 def _algorithm(options: argparse.Namespace, given: str) -> str:
     """The name that is given with --algo, else in sd-scripts' way; "" where none is."""
-    module = options.network_module
-    if module and module not in kohya.NETWORK_MODULES:
-        known = ", ".join(kohya.NETWORK_MODULES)
+    module, modules = options.network_module, kohya.network_modules()
+    if module and module not in modules:
+        known = ", ".join(modules)
         raise LoraTrainError(f"{module!r} is not there.", "--network_module", f"Give --algo, or one of: {known}.")
     plain = NetworkOptions().kind
-    return kohya.NETWORK_MODULES[module] if module and given in ("", plain) else given
+    return modules[module] if module and given in ("", plain) else given

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from lora_train.cli.parser import Switch
-from lora_train.config.arguments import ALGORITHMS
+from lora_train.config.arguments import algorithms
 from lora_train.config.option import COMMAS, GROUPS, REPEATED, WORDS
 from lora_train.config.registered import Section, changed
 from lora_train.config.table import Option, in_section
@@ -83,7 +83,7 @@ def _keywords(option: Option) -> dict[str, Any]:
     elif about.written == WORDS:
         keywords |= {"nargs": "*", "action": "extend"}
     elif about.choices and not item_type(hint):
-        keywords["choices"] = _CHOICES.get(option.path, about.choices)
+        keywords["choices"] = _NAMED[option.path]() if option.path in _NAMED else tuple(about.choices)
     return keywords
 
 
@@ -111,5 +111,5 @@ def _name(text: str) -> str:
 
 _READ: dict[str, Callable[[str], Any]] = {"data.resolution": _side, "save.output_name": _name}
 """Those whose text at the command line is read in a way of its own."""
-_CHOICES = {"network.kind": tuple(ALGORITHMS)}
+_NAMED: dict[str, Callable[[], tuple[str, ...]]] = {"network.kind": lambda: tuple(algorithms())}
 """Those that have other names at the command line."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,21 +12,10 @@ from lora_train.config.table import in_section
 from lora_train.config.usual import DEFAULT_DIM
 from lora_train.config.values import parse
 from lora_train.errors import LoraTrainError, Problem
+from lora_train.records.kinds import KINDS
 
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "lora": {},
-    "locon": {},
-    "dora": {"dora_wd": True},
-    "loha": {"kind": "loha"},
-    "lokr": {"kind": "lokr"},
-    "oft": {"kind": "oft"},
-    "boft": {"kind": "boft"},
-    "ia3": {"kind": "ia3"},
-    "glora": {"kind": "glora"},
-    "full": {"kind": "full"},
-    "norm": {"kind": "norm"},
-}
-"""What each name sets; locon is lora with convolutions (see `named_network`)."""
+LOCON = "locon"
+"""lora with convolutions; see `named_network`."""
 
 OTHER_NAMES = {
     "algo": "kind",
@@ -37,16 +26,30 @@ OTHER_NAMES = {
     "use_conv_cp": "use_tucker",
 }
 """What LyCORIS calls options, and its older names."""
-OTHER_KINDS = {"diag-oft": "oft"}
+
+
+def algorithms() -> dict[str, Mapping[str, Any]]:
+    """What each name that a person can choose a kind by sets: the kinds' own, and other names for them."""
+    found: dict[str, Mapping[str, Any]] = {}
+    usual = NetworkOptions().kind
+    for name, kind in KINDS.items():
+        own = {} if name == usual else {"kind": name}
+        found |= {name: own, **{spelling: own | {**sets} for spelling, sets in kind.spellings.items()}}
+    return found
+
+
+def kind_named(name: str) -> str:
+    """The kind that LyCORIS calls `name`; else the name itself."""
+    return next((kind.name for kind in KINDS.values() if kind.lycoris == name), name)
 
 
 def named_network(network: NetworkOptions, algorithm: str, given: list[str]) -> NetworkOptions:
-    """`network` with the kind that ALGORITHMS names and the options of `given` (`NAME=VALUE`), which win.
+    """`network` with the kind that `algorithm` names (see `algorithms`), and `given` (`NAME=VALUE`), which wins.
 
     Raises LoraTrainError that names every argument that is not understood.
     """
-    network = changed(network, {**ALGORITHMS[algorithm], **arguments(given)})
-    if algorithm == "locon" and not network.conv_dim:
+    network = changed(network, {**algorithms()[algorithm], **arguments(given)})
+    if algorithm == LOCON and not network.conv_dim:
         network = replace(network, conv_dim=network.network_dim or DEFAULT_DIM)
     return network
 
@@ -67,8 +70,8 @@ def arguments(given: list[str]) -> dict[str, Any]:
             near = suggestion(name, [*hints, *OTHER_NAMES])
             problems.append(Problem(what, "--args", near or "Write NAME=VALUE; docs/command-line.md has all names."))
         elif name == "kind":
-            value = OTHER_KINDS.get(value, value)
-            values |= ALGORITHMS.get(value, {"kind": value}) or {"kind": "lora"}
+            value = kind_named(value)
+            values |= algorithms().get(value, {"kind": value}) or {"kind": NetworkOptions().kind}
         else:
             try:
                 values[name] = parse(hints[name], value)

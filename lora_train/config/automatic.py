@@ -37,6 +37,8 @@ class Facts:
     """How many pictures (repeats counted) and how many batches an epoch has; None: as if all batches were full."""
     unet_parameters: int = 860_000_000
     """How many weights the base's UNet has."""
+    size_step: int = 8
+    """What sides in pixels are multiples of, at least."""
     free_memory: int | None = None
     """Bytes that are free on the GPU; None without one."""
 
@@ -67,7 +69,9 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     resolution = choose(
         "data.resolution", data.resolution, facts.native_resolution, "the size this base model was trained at"
     )
-    smallest = choose("data.min_bucket_reso", data.min_bucket_reso, max(8, resolution // 2), "half of the resolution")
+    smallest = choose(
+        "data.min_bucket_reso", data.min_bucket_reso, max(facts.size_step, resolution // 2), "half of the resolution"
+    )
     largest = choose("data.max_bucket_reso", data.max_bucket_reso, resolution * 2, "twice the resolution")
     repeats = choose("data.repeats", data.repeats, DEFAULT_REPEATS, "usual; only sets what is called an epoch")
     dim = choose(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-KINDS = ("lora", "loha", "lokr", "oft", "boft", "ia3", "glora", "full", "norm")
-DECOMPOSED = ("lora", "loha", "lokr")
+from lora_train.records.kinds import KINDS as _KINDS
+
+KINDS = _KINDS.names()
+DECOMPOSED = _KINDS.names(lambda kind: kind.decomposable)
 """Kinds that DoRA can be around."""
-SCALABLE = ("lora", "loha", "lokr", "full", "norm")
+SCALABLE = _KINDS.names(lambda kind: kind.scalable)
 """Kinds whose delta can be shrunk (max-norm scaling)."""
 STARTS = ("default", "pissa", "olora")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lora_train.config.table import Live, options
+from lora_train.records.kinds import KINDS
 
 _IN_LISTS = frozenset(("base_weights", "base_weights_multiplier"))
 """Names whose values are written otherwise there; see ABSENT."""
@@ -29,14 +30,11 @@ FLAGS = Live(lambda: dict(_flags()))
 VALUES = Live(lambda: {one.flags[0]: one.about.kohya_values for one in options() if one.about.kohya_values})
 """What a flag's value is called there. Case does not count in any choice."""
 
-NETWORK_MODULES = {
-    "networks.lora": "lora",
-    "networks.loha": "loha",
-    "networks.lokr": "lokr",
-    "networks.oft": "oft",
-    "lycoris.kohya": "lora",
-}
-"""`--network_module` and our `--algo`; LyCORIS' own kinds are named with `--network_args algo=...`."""
+
+def network_modules() -> dict[str, str]:
+    """`--network_module` and our `--algo`; LyCORIS' own kinds are named with `--network_args algo=...`."""
+    return {module: kind.name for kind in KINDS.values() for module in kind.modules}
+
 
 _ALWAYS = "is so here without it"
 _MEMORY = "changes memory or speed only and is not there"

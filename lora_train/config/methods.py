@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora_train.config.registered import count_change
 from lora_train.errors import LoraTrainError
+from lora_train.records.table import count_change
 
 
 def nothing(config: Any) -> Mapping[str, object]:

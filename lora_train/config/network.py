@@ -14,9 +14,10 @@ from lora_train.config.run import NetworkOptions
 from lora_train.config.table import RANGES, in_section
 from lora_train.errors import Problem
 from lora_train.patterns import Faulty, PatternError, check_pattern
+from lora_train.records.families import all_blocks, block_totals, titles
+from lora_train.records.kinds import KINDS as RECORDS
+from lora_train.records.kinds import LORA, LYCORIS, kinds_with
 
-LYCORIS_NAMES = {"oft": "diag-oft", "lora": "locon"}
-"""Where LyCORIS calls a kind otherwise."""
 RULE_LR = "lr"
 
 # what a rule may set: the first three, and the options of the kinds
@@ -163,7 +164,7 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
         f"Choose from: {', '.join(DECOMPOSED)}.",
     )
     refuse(
-        bool(options.network_dropout) and (kinds != {"lora"} or decomposed),
+        bool(options.network_dropout) and (bool(kinds - {*kinds_with("network_dropout")}) or decomposed),
         "works between the two matrices of LoRA only.",
         "network_dropout",
         "Use network.rank_dropout or network.module_dropout.",
@@ -189,7 +190,7 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
         )
     started = options.init_lora_weights != "default"
     refuse(
-        started and (options.kind != "lora" or options.dora_wd or options.use_tucker),
+        started and (options.kind not in kinds_with("init_lora_weights") or options.dora_wd or options.use_tucker),
         "is for plain LoRA.",
         "init_lora_weights",
         "Choose the kind lora, without DoRA and Tucker form.",
@@ -248,17 +249,20 @@ def _read_rules(options: NetworkOptions) -> list[Rule]:
 
 
 def _block_problems(options: NetworkOptions) -> list[Problem]:
-    """Lengths are known for certain only with the base model; here it must fit one of them (SD 25, SDXL 23)."""
+    """Lengths are known for certain only with the base model; here it must fit one of them."""
     found = []
+    totals = block_totals()
+    lengths = "; ".join(f"{titles(families)}: {total}" for total, families in totals.items())
+    most = max((max(one.side, one.mid) for one in all_blocks()), default=0)
     for name in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
         values = getattr(options, name)
-        if values and len(values) not in (23, 25):
-            found.append(Problem(f"has {len(values)} values.", f"network.{name}", "SD 1.x and 2.x: 25, SDXL: 23."))
+        if values and len(values) not in totals:
+            found.append(Problem(f"has {len(values)} values.", f"network.{name}", f"{lengths}."))
         if any(not (math.isfinite(value) and value >= 0) for value in values):
             found.append(Problem("has negative values.", f"network.{name}", "0 leaves a block out."))
     for name in ("down_lr_weight", "mid_lr_weight", "up_lr_weight"):
         try:
-            _side_weights(getattr(options, name), 12)
+            _side_weights(getattr(options, name), most)
         except ValueError as error:
             found.append(Problem(f"{error}.", f"network.{name}"))
     for name in ("block_alphas", "conv_block_alphas"):
@@ -284,17 +288,24 @@ _NOT_ARGUMENTS = (
 
 
 def network_module(options: NetworkOptions) -> str:
-    """kohya's `ss_network_module`: its own LoRA, or LyCORIS."""
-    plain = options.kind == "lora" and not (options.dora_wd or options.use_tucker or options.train_norm)
-    plain = plain and not any(rule.values.keys() & {"kind", "dora_wd", "use_tucker"} for rule in _read_rules(options))
-    return "networks.lora" if plain and not options.rs_lora else "lycoris.kohya"
+    """kohya's `ss_network_module`: its own LoRA, LyCORIS, or what a kind of another origin says."""
+    rules = _read_rules(options)
+    kinds = [options.kind, *(rule.values["kind"] for rule in rules if "kind" in rule.values)]
+    modules = [RECORDS[kind].module for kind in kinds if kind in RECORDS]
+    others = [module for module in modules if module not in (RECORDS[LORA].module, LYCORIS)]
+    if others:
+        return others[0]
+    plain = options.kind == LORA and not (options.dora_wd or options.use_tucker or options.train_norm)
+    plain = plain and not any(rule.values.keys() & {"kind", "dora_wd", "use_tucker"} for rule in rules)
+    return RECORDS[LORA].module if plain and not options.rs_lora else LYCORIS
 
 
 def network_arguments(options: NetworkOptions) -> dict[str, str]:
     """kohya's `ss_network_args`: what its `--network_args` would have been, and ours where it has none."""
     default, told = NetworkOptions(), {}
-    if network_module(options) == "lycoris.kohya":
-        told["algo"] = LYCORIS_NAMES.get(options.kind, options.kind)
+    if network_module(options) != RECORDS[LORA].module:
+        kind = RECORDS[options.kind]
+        told["algo"] = kind.lycoris or kind.name
     for option in in_section("network"):
         name, value = option.name, getattr(options, option.name)
         if name not in _NOT_ARGUMENTS and value != getattr(default, name):

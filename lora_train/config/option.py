@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from lora_train.records.families import families_with
 
 KEY = "option"
 """Under this name a field's metadata holds its `About`."""
@@ -44,7 +46,7 @@ class About:
     range: tuple[float, float] | None = None
     """Least and highest value, both allowed. None is always allowed where the field may be None."""
     choices: Collection[str] = ()
-    """What it may be; of a list, what each item may be. In `table.options` a tuple; here perhaps a table of methods."""
+    """What it may be; of a list, what each item may be. Of tables the names that they have now."""
     unset: str = ""
     """What happens where nothing is given, if the default does not say it itself."""
     flags: tuple[str, ...] | None = None
@@ -58,14 +60,19 @@ class About:
     """sd-scripts' names, the first one first; also those of its `--network_args`."""
     kohya_values: Mapping[str, str] = field(default_factory=dict)
     """What a value is called there."""
-    kinds: tuple[str, ...] = ()
-    """The kinds of network that it means something for; none: all."""
-    families: tuple[str, ...] = ()
-    """The families of base models; none: all."""
+    kinds: Sequence[str] = ()
+    """The kinds of network that it means something for; none: all. See `Kind.options`."""
+    needs: str = ""
+    """What a family of base models must have, that it means something (see `records.family.FEATURES`); "": nothing."""
     operations: tuple[str, ...] = ()
     """The operations on pictures one of which must be on; none: it always counts."""
     metadata: str = ""
     """The key in the file's metadata that has just this value; others are made from several options."""
+
+    @property
+    def families(self) -> Sequence[str]:
+        """The families of base models that it means something for; none: all."""
+        return families_with(self.needs) if self.needs else ()
 
 
 def option(default: Any, label: str, help: str, group: str, level: str = EXPERT, **more: Any) -> Any:

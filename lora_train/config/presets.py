@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lora_train.config import kohya
-from lora_train.config.arguments import ALGORITHMS, OTHER_KINDS, OTHER_NAMES
-from lora_train.config.run import RunConfig
+from lora_train.config.arguments import OTHER_NAMES, algorithms, kind_named
+from lora_train.config.run import NetworkOptions, RunConfig
 from lora_train.config.table import Option, find, options
 from lora_train.config.usual import DEFAULT_DIM
 from lora_train.config.values import describe, item_type, may_be_none, parse_written, plain_type
@@ -114,10 +114,10 @@ def import_options(data: Mapping[str, Any]) -> Imported:
             found.left[name] = f"= {_text(value)}: {rates}"
         else:
             _take(found, name, option, value, flat)
-    found.values |= {f"network.{name}": value for name, value in ALGORITHMS[algorithm].items()}
+    found.values |= {f"network.{name}": value for name, value in algorithms()[algorithm].items()}
     if algorithm == "locon":
         found.values.setdefault("network.conv_dim", found.values.get("network.network_dim", DEFAULT_DIM))
-    _only_of_the_kind(found, ALGORITHMS[algorithm].get("kind", "lora"))
+    _only_of_the_kind(found, algorithms()[algorithm].get("kind", NetworkOptions().kind))
     return found
 
 
@@ -194,8 +194,8 @@ def _algorithm(flat: dict[str, Any], found: Imported) -> str:
         else:
             flat.setdefault(name.strip(), value)
     kind = kind or module or "networks.lora"
-    algorithm = GUI_KINDS.get(kind.casefold()) or kohya.NETWORK_MODULES.get(kind) or OTHER_KINDS.get(kind, kind)
-    if algorithm not in ALGORITHMS:
+    algorithm = GUI_KINDS.get(kind.casefold()) or kohya.network_modules().get(kind) or kind_named(kind)
+    if algorithm not in algorithms():
         found.left["network"] = f"= {kind}: there is no such kind here yet; lora is trained."
         return "lora"
     return algorithm

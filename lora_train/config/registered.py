@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from lora_train.config.option import About
+from lora_train.records.table import count_change
 
 C = TypeVar("C")
 
@@ -48,17 +49,6 @@ class Option:
 
 _OPTIONS: dict[str, Option] = {}
 """The registered ones by path."""
-_changes = [0]
-
-
-def changes() -> int:
-    """A number that grows with every change of what is registered, for those who keep what they made of it."""
-    return _changes[0]
-
-
-def count_change() -> None:
-    """To be called by whoever changes what an option may be."""
-    _changes[0] += 1
 
 
 def add(option: Option) -> None:

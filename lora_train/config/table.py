@@ -13,9 +13,10 @@ from typing import TypeVar
 
 from lora_train.config.methods import Table
 from lora_train.config.option import GROUPS, KEY, LEVELS
-from lora_train.config.registered import Option, add, changes, own_names, registered, remove
+from lora_train.config.registered import Option, add, own_names, registered, remove
 from lora_train.config.run import RunConfig
 from lora_train.config.values import fit
+from lora_train.records.table import changes
 
 __all__ = [
     "CHOICES",

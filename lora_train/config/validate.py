@@ -10,6 +10,7 @@ from lora_train.config.optimizer_args import optimizer_arguments
 from lora_train.config.run import RunConfig
 from lora_train.config.table import CHOICES, RANGES, find, options
 from lora_train.errors import LoraTrainError, Problem
+from lora_train.records.families import least_factor
 
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -136,10 +137,11 @@ def _together(config: RunConfig) -> list[Problem]:
         found.append(
             Problem(f"{config.prepare.background!r} is no colour.", "prepare.background", "#c0c0c0 is the usual grey.")
         )
-    if data.resolution and data.resolution % 8:
-        found.append(Problem(f"{data.resolution} is no multiple of 8.", "data.resolution", "512 is usual."))
-    if data.bucket_reso_steps % 8:
-        found.append(Problem("must be a multiple of 8.", "data.bucket_reso_steps", "64 is usual."))
+    factor = least_factor()
+    if data.resolution and data.resolution % factor:
+        found.append(Problem(f"{data.resolution} is no multiple of {factor}.", "data.resolution", "512 is usual."))
+    if data.bucket_reso_steps % factor:
+        found.append(Problem(f"must be a multiple of {factor}.", "data.bucket_reso_steps", "64 is usual."))
     if config.train.gradient_accumulation_steps == 0:
         found.append(
             Problem(

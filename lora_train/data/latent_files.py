@@ -107,7 +107,7 @@ def _read(item: Item, file: Path, encoder: Encoder) -> tuple[dict[str, Latents],
     """
     picture, bucket = item.picture, item.placement.bucket
     try:
-        found = read_npz(file, (bucket[0] // 8, bucket[1] // 8))
+        found = read_npz(file, encoder.latent_shape(*bucket)[:0:-1])
     except LoraTrainError as error:
         raise _Unfit("of another size, or damaged") from error
     if found.content:

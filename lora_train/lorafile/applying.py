@@ -23,6 +23,7 @@ from lora_train.lorafile.strengths import Wanted
 from lora_train.models.names import all_layers
 from lora_train.networks.base import NetworkModule
 from lora_train.networks.registry import load_network
+from lora_train.records.families import is_text
 
 
 def modules_by_file_name(model: Any) -> dict[str, nn.Module]:
@@ -30,6 +31,9 @@ def modules_by_file_name(model: Any) -> dict[str, nn.Module]:
 
     SDXL's are there under both names that files have for them.
     """
+    if hasattr(model, "layers"):
+        found: dict[str, nn.Module] = model.layers()
+        return found
     encoders = [getattr(model, name, None) for name in ("text_encoder", "text_encoder_2")]
     return all_layers(model.unet, [encoder for encoder in encoders if encoder is not None])
 
@@ -135,7 +139,7 @@ class Applier:
         """
         loaded, unmatched = self._load(file)
         for name, network in loaded.items():
-            strength = tag.te if name.startswith("lora_te") else tag.unet
+            strength = tag.te if is_text(name) else tag.unet
             if strength == 0:
                 continue
             if tag.dyn is not None:

@@ -16,7 +16,7 @@ from lora_train.lorafile.writing import dtype_name
 from lora_train.models.checkpoint_names import usual_names
 from lora_train.models.ldm_configs import LAYOUTS, TextLayout, numbers
 from lora_train.models.ldm_keys import UNET_PREFIX, Translator, UnetShape, unet_pairs
-from lora_train.models.names import ONE_ENCODER, TWO_ENCODERS
+from lora_train.models.names import ONE_ENCODER, TWO_ENCODERS, UNET
 from lora_train.models.open_clip_keys import ATTENTION, module_path
 from lora_train.tensors import (
     GIVE_ANOTHER,
@@ -119,8 +119,8 @@ def _unet_places(checkpoint: Checkpoint, sgm: bool) -> dict[str, Place]:
             continue
         ldm = rest.removesuffix(_WEIGHT)
         place = Place(UNET_PREFIX + rest, translator.to_diffusers(ldm))
-        theirs[flat_name("lora_unet_", ldm)] = place
-        ours[flat_name("lora_unet_", place.path)] = place
+        theirs[flat_name(f"{UNET}_", ldm)] = place
+        ours[flat_name(f"{UNET}_", place.path)] = place
     return theirs | ours if sgm else ours
 
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.lorafile.layouts import ALPHA, DOWN, MID, UP, named
+from lora_train.records.kinds import KINDS, numbers
 from lora_train.tensors import is_finite
 
-PARTNERS = (
-    (DOWN, UP),
-    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
-    ("lokr_w1_a", "lokr_w1_b"),
-    ("lokr_w2_a", "lokr_w2_b"),
-    ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
-)
-"""Parts that mean nothing without each other."""
-
-NUMBERS = (ALPHA, "on_input", "scalar")
-"""Parts that are one value; all others have dimensions, and values in them."""
-
 Module = Mapping[str, torch.Tensor]
+
+
+def partners() -> Iterator[tuple[str, ...]]:
+    """Parts that mean nothing without each other."""
+    return (together for kind in KINDS.values() for together in kind.partners)
 
 
 def problems_of(modules: Mapping[str, Module], where: str) -> list[Problem]:
@@ -52,9 +46,9 @@ def require_sound(modules: Mapping[str, Module], where: str) -> None:
 
 def _missing(name: str, parts: Module) -> str:
     """A key that should be there too, or nothing."""
-    for partners in PARTNERS:
-        absent = [part for part in partners if part not in parts]
-        if absent and len(absent) < len(partners):
+    for together in partners():
+        absent = [part for part in together if part not in parts]
+        if absent and len(absent) < len(together):
             return f"{name}.{absent[0]}"
     if not set(parts) - {ALPHA}:
         return f"{name}: alpha alone"
@@ -62,8 +56,9 @@ def _missing(name: str, parts: Module) -> str:
 
 
 def _misshapen(name: str, parts: Module) -> str:
+    single = numbers()
     for part, value in parts.items():
-        if value.numel() != 1 if part in NUMBERS else not value.ndim or not value.numel():
+        if value.numel() != 1 if part in single else not value.ndim or not value.numel():
             return f"{name}.{part} {tuple(value.shape)}"
     if DOWN not in parts or UP not in parts:
         return ""

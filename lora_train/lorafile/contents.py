@@ -10,6 +10,7 @@ import torch
 
 from lora_train.lorafile.families import other_family
 from lora_train.lorafile.layouts import named
+from lora_train.records.families import titles
 
 _LORA = re.compile(r"lora[._]?(?:A|B|up|down)\b|lora_(?:up|down)|hada_w|lokr_w|\.diff$|oft_blocks")
 _FOLDER = "It belongs into the WebUI's folder {}."
@@ -76,7 +77,7 @@ def contents_of(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
     if any(map(_LORA.search, tensors)) and not any(map(KINDS[0].keys.search, tensors)):
         family = other_family(tensors)
         for_whom = f"a LoRA for {family}" if family else "a LoRA for another kind of model"
-        return _kind("", f"{for_whom} ({named(tensors)})", "This program knows Stable Diffusion 1.x, 2.x and SDXL.")
+        return _kind("", f"{for_whom} ({named(tensors)})", f"This program knows {titles()}.")
     for kind in KINDS:
         if any(map(kind.keys.search, tensors)):
             return kind

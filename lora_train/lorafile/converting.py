@@ -16,11 +16,13 @@ from lora_train.atomic import write_json
 from lora_train.errors import LoraTrainError
 from lora_train.lorafile.adapter_config import METADATA_KEY, make_config
 from lora_train.lorafile.factors import alpha_of
+from lora_train.lorafile.families import family_of, known_family
 from lora_train.lorafile.layouts import ALPHA, DORA, DOWN, MID, UP, named
-from lora_train.lorafile.names import COMPONENTS, looks_like_sdxl, path_of, split_name, to_diffusers
+from lora_train.lorafile.names import component_of, diffusers_paths, path_of
 from lora_train.lorafile.reading import ADAPTER_CONFIG, WEIGHTS, LoraFile
-from lora_train.lorafile.writing import DTYPES, KEEP, SINGLE, dtype_name, narrowed, refuse_existing, write_lora
+from lora_train.lorafile.writing import DTYPES, KEEP, dtype_name, is_number, narrowed, refuse_existing, write_lora
 from lora_train.networks.full import BIAS
+from lora_train.records.families import is_text
 from lora_train.tensors import is_finite
 
 PEFT_PREFIX = "base_model.model."
@@ -127,7 +129,7 @@ def _write(
 ) -> tuple[str, ...]:
     """As `write_lora`, but what is too large for a precision that was asked for is refused."""
     for name, value in tensors.items():
-        if name.rpartition(".")[2] not in SINGLE and not is_finite(value.to(DTYPES.get(precision, value.dtype))):
+        if not is_number(name) and not is_finite(value.to(DTYPES.get(precision, value.dtype))):
             raise LoraTrainError(
                 f"{name} has values that {dtype_name(value.to(DTYPES.get(precision, value.dtype)))} cannot hold.",
                 str(path),
@@ -145,8 +147,8 @@ def _pairs(file: LoraFile) -> list[_Pair]:
     nameless = [name for name in modules if path_of(name) is None]
     if nameless:
         raise _cannot(file, "diffusers' and peft's", nameless, "modules whose path cannot be told")
-    sdxl = looks_like_sdxl(modules)
-    return [_pair(name, parts, sdxl) for name, parts in modules.items()]
+    diffusers_path = diffusers_paths(known_family(family_of(modules, file.metadata)), modules)
+    return [_pair(name, parts, diffusers_path) for name, parts in modules.items()]
 
 
 def _without_idle_bias(parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -154,16 +156,15 @@ def _without_idle_bias(parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
     return {part: value for part, value in parts.items() if part != BIAS or bool(value.float().any())}
 
 
-def _pair(name: str, parts: dict[str, torch.Tensor], sdxl: bool) -> _Pair:
-    prefix = split_name(name)[0]
+def _pair(name: str, parts: dict[str, torch.Tensor], diffusers_path: Callable[[str], str]) -> _Pair:
     path = path_of(name)
     assert path is not None
     down, up = parts[DOWN], parts[UP]
     if MID in parts:  # the core and the 1 x 1 in front of it are one convolution
         down = narrowed(torch.einsum("mnkl,nixy->mikl", parts[MID].float(), down.float()), down.dtype)
     return _Pair(
-        COMPONENTS[prefix],
-        to_diffusers(path, sdxl) if prefix == "lora_unet_" else path,
+        component_of(name),
+        path if is_text(name) else diffusers_path(path),
         down,
         up,
         alpha_of(parts),

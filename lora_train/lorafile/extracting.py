@@ -15,14 +15,8 @@ from lora_train.lorafile.reading import LoraFile
 from lora_train.lorafile.resizing import ModuleCut, dimensions
 from lora_train.lorafile.writing import Progress, no_progress
 from lora_train.models.names import TEXT_TARGETS, UNET_CONV_TARGETS, UNET_TARGETS
+from lora_train.records.families import FAMILIES, is_text
 from lora_train.tensors import is_finite
-
-BASES = {
-    "sd1": ("sd_v1", "stable-diffusion-v1/lora"),
-    "sd2": ("sd_v2", "stable-diffusion-v2-512/lora"),
-    "sdxl": ("sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora"),
-}
-"""kohya's `ss_base_model_version` and the `modelspec.architecture` of a family."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ def _wanted(places: dict[str, Place], how: Extraction) -> dict[str, Place]:
     unet = UNET_TARGETS if how.convolutions is None else UNET_CONV_TARGETS
     found: dict[Place, str] = {}
     for name, place in places.items():
-        text = not name.startswith("lora_unet_")
+        text = is_text(name)
         if (TEXT_TARGETS if text else unet).fullmatch(place.path) and (how.text or not text):
             found.setdefault(place, name)  # SDXL's modules have two names; kohya's comes first
     return {name: place for place, name in found.items() if not _is_norm(place)}
@@ -95,14 +89,15 @@ def _is_norm(place: Place) -> bool:
 
 
 def _metadata(family: str, base: Path, tuned: Path) -> dict[str, str]:
-    version, architecture = BASES[family]
+    record = FAMILIES[family]
+    predicts = record.predictions[0]
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": architecture,
+        "modelspec.architecture": predicts.architecture,
         "modelspec.title": tuned.stem,
-        "ss_base_model_version": version,
+        "ss_base_model_version": predicts.version,
         "ss_network_module": "networks.lora",
         "ss_sd_model_name": base.name,
         "ss_training_comment": f"extracted from {tuned.name}",
-        "ss_v2": str(family == "sd2"),
+        "ss_v2": str(record.metadata.get("ss_v2", False)),
     }

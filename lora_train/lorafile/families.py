@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from lora_train.lorafile.layouts import DOWN
+from lora_train.records.families import FAMILIES, newest_first
+from lora_train.records.family import Family
+from lora_train.records.kinds import KINDS
 
-SD1, SD2, SDXL = "SD 1.x", "SD 2.x", "SDXL"
+SD1, SD2, SDXL = (FAMILIES[name].title for name in ("sd1", "sd2", "sdxl"))
 SD = "SD 1.x or 2.x"
 """When only that is known: their UNets have the same blocks."""
 
@@ -21,13 +23,6 @@ _TEXT_WIDTHS = {768: SD1, 1024: SD2}
 """Width of the only text encoder."""
 _UP_WIDTHS = {1280: SD, 640: SDXL}
 """Width of the second block with attention on the way up."""
-
-_SAID = (
-    (re.compile(r"sd_?xl|stable_diffusion_xl|pony|illustrious|noobai"), SDXL),
-    (re.compile(r"sd_?v?2|stable_diffusion_v?2"), SD2),
-    (re.compile(r"sd_?v?1|stable_diffusion_v?1"), SD1),
-)
-"""Beginnings of `ss_base_model_version` (kohya's sd_v1, ai-toolkit's sd_1.5) and of `modelspec.architecture`."""
 
 _CROSS = re.compile(r"attn2[._]to_[kv]$")
 _TEXT = re.compile(r"lora_te_text_model[._].*[._](?:[qkv]_proj|fc1)$")
@@ -58,6 +53,10 @@ def family_of(modules: Mapping[str, Parts], metadata: Mapping[str, str], flat: b
     the metadata say. With `flat` False the prefix `lora_te_` means nothing: other layouts call SDXL's first text
     encoder as they call the only one.
     """
+    names = list(modules)
+    owner = next((one for one in newest_first() if one.owns is not None and one.owns(names)), None)
+    if owner is not None:
+        return owner.title
     return (
         _one(_CONTEXTS.get(width, "") for width in _widths(modules, _CROSS))
         or _said(metadata)
@@ -77,10 +76,15 @@ def other_family(names: Iterable[str]) -> str:
 def _said(metadata: Mapping[str, str]) -> str:
     for field in ("ss_base_model_version", "modelspec.architecture"):
         said = metadata.get(field, "").strip().lower().replace(" ", "_").replace("-", "_")
-        for pattern, family in _SAID:
-            if pattern.match(said):
-                return family
+        for family in newest_first():
+            if family.said and re.match(family.said, said):
+                return family.title
     return ""
+
+
+def known_family(title: str) -> Family | None:
+    """The record of what `family_of` says; None for other families, and where it is not one alone."""
+    return next((family for family in FAMILIES.values() if family.title == title), None)
 
 
 def _by_prefix(modules: Mapping[str, Parts], flat: bool) -> str:
@@ -115,7 +119,5 @@ def input_width(parts: Parts) -> int:
     def side(part: str, at: int = 1) -> int:
         return parts[part].shape[at] if part in parts and parts[part].ndim > at else 0
 
-    left, right = side("lokr_w1") or side("lokr_w1_b"), side("lokr_w2") or side("lokr_w2_b")
-    return (
-        side(DOWN) or side("hada_w1_b") or side("diff") or left * right or max(side("a1.weight", 0), side("a1.weight"))
-    )
+    ways = (kind.inputs for kind in KINDS.values() if kind.inputs is not None)
+    return next((width for inputs in ways if (width := inputs(side))), 0)

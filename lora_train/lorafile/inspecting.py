@@ -13,15 +13,15 @@ import torch
 from lora_train.lorafile.checks import problems_of
 from lora_train.lorafile.comparing import norm
 from lora_train.lorafile.factors import factors_of, has_factors
-from lora_train.lorafile.families import family_of
+from lora_train.lorafile.families import family_of, known_family
 from lora_train.lorafile.layouts import ALPHA, DORA, DOWN, MID, UP
-from lora_train.lorafile.names import block_of, looks_like_sdxl
+from lora_train.lorafile.names import block_names
 from lora_train.lorafile.reading import read_lora
 from lora_train.networks.registry import kind_of
+from lora_train.records.family import Family
+from lora_train.records.kinds import KINDS
 
 _PLAIN = {UP, DOWN, MID, ALPHA}
-_RANK_PARTS = ((DOWN, 0), ("hada_w1_b", 0), ("lokr_w2_b", 0), ("lokr_w1_b", 0))
-"""Parts that show a module's rank, and in which dimension."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +68,18 @@ def inspect(path: Path, adapter: str = "") -> Report:
     """Read and describe a LoRA file; damage inside a readable file is told in `problems`. Raises LoraTrainError."""
     file = read_lora(path, check=False, adapter=adapter)
     modules = file.by_module()
-    problems = problems_of(modules, str(path))
+    problems, family = problems_of(modules, str(path)), family_of(modules, file.metadata)
     return Report(
         path=str(path),
         size=sum(one.stat().st_size for one in ([path] if path.is_file() else path.rglob("*")) if one.is_file()),
         layout=file.layout,
-        base=family_of(modules, file.metadata) or "unknown",
+        base=family or "unknown",
         modules=len(modules),
         kinds=dict(sorted(Counter(kind_name(parts) for parts in modules.values()).items())),
         ranks=_counted(rank for parts in modules.values() if (rank := _rank(parts)) is not None),
         alphas=_counted(f"{alpha_or_none(parts)}" for parts in modules.values()),
         dtypes=_counted(str(value.dtype).removeprefix("torch.") for value in file.tensors.values()),
-        blocks={} if problems else _blocks(modules),
+        blocks={} if problems else _blocks(modules, known_family(family)),
         metadata=dict(sorted(file.metadata.items())),
         skipped=file.skipped,
         notes=(*file.notes, *_empty_notes(modules)),
@@ -108,18 +108,20 @@ def alpha_or_none(parts: Mapping[str, torch.Tensor]) -> str:
 
 
 def _rank(parts: Mapping[str, torch.Tensor]) -> int | None:
-    return next((parts[part].shape[at] for part, at in _RANK_PARTS if part in parts and parts[part].ndim > at), None)
+    """As its parts show it, whatever else is wrong with the module."""
+    shown = (one for kind in KINDS.values() for one in kind.rank_of)
+    return next((parts[part].shape[at] for part, at in shown if part in parts and parts[part].ndim > at), None)
 
 
 def _counted(values: Any) -> dict[str, int]:
     return {str(value): count for value, count in sorted(Counter(values).items(), key=lambda item: -item[1])}
 
 
-def _blocks(modules: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, Block]:
-    sdxl = looks_like_sdxl(modules)
+def _blocks(modules: Mapping[str, Mapping[str, torch.Tensor]], family: Family | None) -> dict[str, Block]:
+    block_of = block_names(family, modules)
     norms: dict[str, list[float | None]] = {}
     for name, parts in modules.items():
-        norms.setdefault(block_of(name, sdxl), []).append(norm(factors_of(parts)) if has_factors(parts) else None)
+        norms.setdefault(block_of(name), []).append(norm(factors_of(parts)) if has_factors(parts) else None)
     out = {}
     for block, found in sorted(norms.items()):
         known = [value for value in found if value is not None]

@@ -6,35 +6,29 @@ ai-toolkit, ComfyUI's `LoraSave`.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lora_train.lorafile.names import path_of, split_name
+from lora_train.records.families import sides
+from lora_train.records.kinds import KINDS
 from lora_train.showing import as_shown
 
-ROOTS = (
-    ("base_model.model.unet.", "lora_unet_"),
-    ("base_model.model.text_encoder.", "lora_te_"),
-    ("base_model.model.text_encoder_2.", "lora_te2_"),
-    ("unet.base_model.model.", "lora_unet_"),
-    ("text_encoder.base_model.model.", "lora_te_"),
-    ("text_encoder_2.base_model.model.", "lora_te2_"),
-    ("unet.", "lora_unet_"),
-    ("text_encoder.", "lora_te_"),
-    ("text_encoder_2.", "lora_te2_"),
-    ("text_encoders.clip_l.transformer.", "lora_te_"),
-    ("text_encoders.clip_g.transformer.", "lora_te2_"),
-    ("text_encoders.clip_l.", "lora_te_"),
-    ("text_encoders.clip_g.", "lora_te2_"),
-    ("clip_l.transformer.", "lora_te_"),
-    ("clip_g.transformer.", "lora_te2_"),
-    ("clip_l.", "lora_te_"),
-    ("clip_g.", "lora_te2_"),
-    ("model.diffusion_model.", "lora_unet_"),
-    ("diffusion_model.", "lora_unet_"),
-)
-"""Beginnings of dotted keys, and what they stand for."""
+
+def roots() -> list[tuple[str, str]]:
+    """Beginnings of dotted keys, the longest first, and what they stand for: diffusers', peft's, those of others.
+
+    Two families' parts are called the same in them: `understanding` puts the prefix right once it knows the family.
+    """
+    found: dict[str, str] = {}
+    for side in sides():
+        name = side.component
+        for root in (f"{PEFT_WRAPPER}{name}.", f"{name}.{PEFT_WRAPPER}", f"{name}.", *side.dialects):
+            found.setdefault(root, f"{side.prefix}_")
+    return sorted(found.items(), key=lambda one: -len(one[0]))
+
 
 BARE_ROOTS = (
     (re.compile(r"(?:down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks)\."), "lora_unet_"),
@@ -85,16 +79,8 @@ ENDINGS = {
 SPARSE = ("bias_indices", "bias_values", "bias_size")
 """What LyCORIS' extraction keeps of the difference beside the low rank: a sparse matrix."""
 
-_PARTS = """
-    alpha dora_scale lora_down.weight lora_up.weight lora_mid.weight lora_up.bias scalar
-    bias_indices bias_values bias_size
-    hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 hada_t2
-    lokr_w1 lokr_w1_a lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2
-    oft_blocks oft_diag rescale on_input weight diff diff_b w_norm b_norm
-    a1.weight a2.weight b1.weight b2.weight bm.weight
-"""
-PARTS = frozenset(_PARTS.split())
-"""The last parts of keys in kohya's and LyCORIS' files."""
+BESIDE = frozenset((ALPHA, DORA, LORA_BIAS, "scalar", *SPARSE, "diff_b", "bm.weight"))
+"""The last parts of keys that are there beside those of a kind of network, in kohya's and LyCORIS' files."""
 
 _MAX_NAMED = 3
 
@@ -139,7 +125,7 @@ def _split_flat(key: str) -> Key | None:
         name = "lora_unet_" + name.removeprefix(OFT_PREFIX)
     prefix, rest = split_name(name)
     part, adapter = _part(ending)
-    if not prefix or not rest or part not in PARTS:
+    if not prefix or not rest or not (part in BESIDE or any(part in kind.parts for kind in KINDS.values())):
         return None
     return Key(prefix, path_of(name) or rest, part, "kohya", module, adapter, _is_magnitude(ending))
 
@@ -149,7 +135,7 @@ def _split_dotted(key: str) -> Key | None:
     modern = key
     for pattern, replacement in OLD_SPELLINGS:
         modern = pattern.sub(replacement, modern)
-    found = _ENDING.search(modern)
+    found = _ending(frozenset().union(*(kind.parts for kind in KINDS.values()))).search(modern)
     if found is None:
         return None
     module, ending = modern[: found.start()], found[1]
@@ -176,14 +162,18 @@ def _is_magnitude(ending: str) -> bool:
 
 def _place(module: str) -> tuple[str, str] | None:
     """kohya's prefix and the path of a module that is named with dots."""
-    for beginning, prefix in ROOTS:
+    for beginning, prefix in roots():
         if module.startswith(beginning):
             return prefix, module[len(beginning) :]
     bare = module.removeprefix(PEFT_WRAPPER)
     return next(((prefix, bare) for pattern, prefix in BARE_ROOTS if pattern.match(bare)), None)
 
 
-_ALL_ENDINGS = sorted({*ENDINGS, *PARTS} - {"weight"})
 _UNNAMED = [pattern.pattern.replace("?P<adapter>", "?:") for pattern, _ in ADAPTER_ENDINGS]
-_ENDING = re.compile(rf"\.({'|'.join([*_UNNAMED, *map(re.escape, _ALL_ENDINGS)])})\Z")
-"""A dotted key's ending. The longest counts, since a search finds what begins first."""
+
+
+@functools.lru_cache(maxsize=8)
+def _ending(parts: frozenset[str]) -> re.Pattern[str]:
+    """A dotted key's ending, of kinds with these parts. The longest counts, since a search finds what begins first."""
+    endings = sorted({*ENDINGS, *BESIDE, *parts} - {"weight"})
+    return re.compile(rf"\.({'|'.join([*_UNNAMED, *map(re.escape, endings)])})\Z")

@@ -6,17 +6,14 @@ from collections.abc import Mapping
 
 import torch
 
-from lora_train.lorafile.checks import PARTNERS
+from lora_train.lorafile.checks import partners
 from lora_train.lorafile.layouts import ALPHA, DOWN, LORA_BIAS, OFT_PREFIX, named
 from lora_train.lorafile.understanding import LeftOut
 from lora_train.networks.registry import known_parts
+from lora_train.records.kinds import KINDS, kind_within
 
 _HALF_MAX = 65504.0
 """fp16's largest number: what is written for "no alpha" is beyond it."""
-_WHOLE_LOKR = {"lokr_w1", "lokr_w2"}
-_FACTORS = {"lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b"}
-_SCALED = (DOWN, "hada_w1_b", "lokr_w1_b", "lokr_w2_b", "a1.weight")
-"""A part whose presence says that alpha / rank scales the module."""
 
 Modules = dict[str, dict[str, torch.Tensor]]
 
@@ -51,9 +48,11 @@ def _bias_of_up(parts: dict[str, torch.Tensor]) -> None:
 
 
 def _idle_alpha(parts: dict[str, torch.Tensor]) -> None:
-    """LoKr of whole matrices is not scaled: ai-toolkit writes alpha 9999999999, which is infinite in fp16."""
-    whole = parts.keys() >= _WHOLE_LOKR and not parts.keys() & _FACTORS
-    if whole and ALPHA in parts and not _within_half(parts[ALPHA]):
+    """What alpha does not scale, as LoKr of whole matrices: ai-toolkit writes 9999999999, infinite in fp16."""
+    if ALPHA not in parts or _within_half(parts[ALPHA]):
+        return
+    kind = kind_within(parts)
+    if kind is not None and kind.scaled and not parts.keys() & {*kind.scaled}:
         parts[ALPHA] = torch.tensor(1.0)
 
 
@@ -79,7 +78,8 @@ def _still_rotations(modules: Modules, paths: Mapping[str, str], left_out: LeftO
 
 def _zero_alphas(modules: Modules, left_out: LeftOut) -> None:
     """Readers do not agree on alpha 0, and fp16 makes one of a tiny alpha: that is said."""
-    zero = [n for n, parts in modules.items() if _is_zero(parts.get(ALPHA)) and any(part in parts for part in _SCALED)]
+    scaled = {part for kind in KINDS.values() for part in kind.scaled}
+    zero = [n for n, parts in modules.items() if _is_zero(parts.get(ALPHA)) and parts.keys() & scaled]
     if zero:
         left_out.notes.append(
             f"alpha is 0 in {len(zero)} modules ({named(zero)}): it is read as the rank, as sd-scripts and LyCORIS do; "
@@ -94,7 +94,7 @@ def _is_zero(alpha: torch.Tensor | None) -> bool:
 def _known(name: str, parts: dict[str, torch.Tensor], left_out: LeftOut) -> dict[str, torch.Tensor]:
     """The module's parts that its kind of network has; empty when it is of no known kind."""
     known = known_parts(parts)
-    if not known and any(part in parts for partners in PARTNERS for part in partners):
+    if not known and any(part in parts for together in partners() for part in together):
         return parts  # a half of one: that is damage, which the checks name
     for part in sorted(parts.keys() - known):
         left_out.add("parts that no known kind of network has there", f"{name}.{part}")

@@ -14,6 +14,7 @@ from lora_train.config.table import options
 from lora_train.config.training_methods import TABLES
 from lora_train.errors import LoraTrainError
 from lora_train.hashing import file_hash
+from lora_train.records.families import of_version
 from lora_train.version import __version__
 
 _LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
@@ -119,6 +120,7 @@ def _plain(config: RunConfig) -> dict[str, object]:
 
 
 def _session(facts: TrainingFacts) -> dict[str, object]:
+    family = of_version(facts.base_version)
     return {
         "ss_session_id": facts.session,
         "ss_training_started_at": facts.started_at,
@@ -127,7 +129,8 @@ def _session(facts: TrainingFacts) -> dict[str, object]:
         "ss_sd_scripts_commit_hash": f"lora-train {__version__}",
         "ss_sd_model_name": facts.base_name,
         "ss_base_model_version": facts.base_version,
-        "ss_v2": facts.base_version.startswith("sd_v2"),
+        "ss_v2": False,
+        **({} if family is None else family.metadata),
     }
 
 
@@ -220,8 +223,11 @@ def _modelspec(facts: TrainingFacts) -> dict[str, object]:
         "modelspec.title": facts.config.save.output_name,
         "modelspec.resolution": f"{resolution}x{resolution}",
         "modelspec.date": date.replace(tzinfo=None).isoformat(timespec="seconds"),
-        "modelspec.prediction_type": "v" if facts.prediction_type == "v_prediction" else "epsilon",
     }
+    family = of_version(facts.base_version)
+    predicts = family.predicting(facts.prediction_type).modelspec if family is not None else ""
+    if predicts:
+        fields["modelspec.prediction_type"] = predicts
     if facts.trigger:
         fields["modelspec.trigger_phrase"] = facts.trigger
     return fields

@@ -6,69 +6,65 @@ its original code's (`sgm`: `input_blocks`, which kohya writes) and diffusers' (
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from lora_train.models.ldm_keys import Translator, UnetShape, unet_pairs
-from lora_train.models.text import file_name_of
+from lora_train.records.families import FAMILIES, is_text, side_of, sides
+from lora_train.records.family import Family
 
-PREFIXES = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
-"""What names begin with."""
-
-COMPONENTS = {
-    "lora_unet_": "unet",
-    "lora_te_": "text_encoder",
-    "lora_te1_": "text_encoder",
-    "lora_te2_": "text_encoder_2",
-}
-"""diffusers' name of what a prefix stands for."""
-
+UNET = FAMILIES["sd1"].denoiser
 SD1 = UnetShape(2, (True, True, True, False))
 SDXL = UnetShape(2, (False, True, True))
 _TRANSLATORS = {shape: Translator(unet_pairs(shape)) for shape in (SD1, SDXL)}
 
-_WORDS = """
-    down_blocks mid_block up_blocks attentions resnets downsamplers upsamplers transformer_blocks
-    attn1 attn2 to_q to_k to_v to_out ff net proj proj_in proj_out norm norm1 norm2 norm3
-    conv conv1 conv2 conv_in conv_out conv_norm_out conv_shortcut
-    time_emb_proj time_embedding add_embedding linear_1 linear_2
-
-    input_blocks middle_block output_blocks in_layers emb_layers out_layers skip_connection op out
-    time_embed label_emb
-
-    text_model encoder layers self_attn q_proj k_proj v_proj out_proj mlp fc1 fc2
-    layer_norm1 layer_norm2 final_layer_norm embeddings token_embedding position_embedding text_projection
-"""
-"""Of diffusers' UNet, of the original code's, of CLIP."""
-_WORD = re.compile(rf"({'|'.join(sorted(_WORDS.split(), key=len, reverse=True))}|\d+)(?:_|$)")
 _DEEP = re.compile(r"transformer_blocks[._](?:[2-9]|\d\d)")
 _BLOCK = re.compile(r"(input|output)_blocks\.(\d+)\.|(middle)_block\.")
 _SGM = re.compile(r"(?:^|[._])(?:input_blocks|middle_block|output_blocks)[._]")
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """The prefix and the rest of a module's name; the prefix is empty where there is none of ours."""
-    prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
+    """The prefix (with its underscore) and the rest of a module's name; the prefix is empty where none is known."""
+    side = side_of(name)
+    prefix = "" if side is None else f"{side.prefix}_"
     return prefix, name[len(prefix) :]
+
+
+def component_of(name: str) -> str:
+    """diffusers' name of the part of the model that a module is in; "" where the prefix is unknown."""
+    side = side_of(name)
+    return "" if side is None else side.component
 
 
 def flat_name(prefix: str, path: str) -> str:
     """The name of the module at `path` ("down_blocks.0. ...")."""
-    spelled = path if prefix == "lora_unet_" else file_name_of(path)
-    return prefix + spelled.replace(".", "_")
+    side = side_of(prefix)
+    return prefix + (path if side is None else side.spelled(path)).replace(".", "_")
 
 
 def path_of(name: str) -> str | None:
     """The module's path, dots where they belong; None when a word is unknown."""
-    rest, words = split_name(name)[1], []
-    position = 0
+    prefix, rest = split_name(name)
+    words: list[str] = []
+    known, position = _words(_vocabulary(prefix)), 0
     while position < len(rest):
-        found = _WORD.match(rest, position)
+        found = known.match(rest, position)
         if found is None:
             return None
         words.append(found[1])
         position = found.end()
     return ".".join(words) or None
+
+
+def _vocabulary(prefix: str) -> frozenset[str]:
+    """The words of all that have this prefix; without one those of every family."""
+    return frozenset().union(*(side.words for side in sides() if not prefix or f"{side.prefix}_" == prefix))
+
+
+@functools.lru_cache(maxsize=32)
+def _words(words: frozenset[str]) -> re.Pattern[str]:
+    return re.compile(rf"({'|'.join([*sorted(map(re.escape, words), key=len, reverse=True), '[0-9]+'])})(?:_|$)")
 
 
 def has_deep_transformers(names: Iterable[str]) -> bool:
@@ -95,10 +91,34 @@ def canonical_path(path: str, sdxl: bool) -> str:
 def block_of(name: str, sdxl: bool) -> str:
     """ "IN00" ..., "M00", "OUT00" ... as in the original code, "BASE" outside of them; "TE", "TE1", "TE2" for text."""
     prefix, rest = split_name(name)
-    if prefix != "lora_unet_":
+    if is_text(name) or not prefix:
         return prefix.removeprefix("lora_").rstrip("_").upper()
     path = path_of(name) or rest
     found = _BLOCK.match(_TRANSLATORS[SDXL if sdxl else SD1].to_ldm(path) + ".")
     if found is None:
         return "BASE"
     return "M00" if found[3] else f"{'IN' if found[1] == 'input' else 'OUT'}{int(found[2]):02d}"
+
+
+def block_names(family: Family | None, names: Iterable[str]) -> Callable[[str], str]:
+    """The name of each module's block, for a LoRA with modules of these names, made for this family."""
+    if family is None or family.owns is None:
+        sdxl = looks_like_sdxl(names)
+        return lambda name: block_of(name, sdxl)
+
+    def of(name: str) -> str:
+        number = None if family.blocks is None else family.blocks.number(name)
+        prefix = split_name(name)[0]
+        if number is None:
+            return prefix.removeprefix("lora_").rstrip("_").upper() if is_text(name) else "BASE"
+        return f"B{number:02d}"
+
+    return of
+
+
+def diffusers_paths(family: Family | None, names: Iterable[str]) -> Callable[[str], str]:
+    """diffusers' path of each of the denoiser's, from its path in files; see `block_names`."""
+    if family is None or family.owns is None:
+        sdxl = looks_like_sdxl(names)
+        return lambda path: to_diffusers(path, sdxl)
+    return lambda path: path

@@ -16,8 +16,9 @@ from lora_train.lorafile.checks import require_sound
 from lora_train.lorafile.contents import NotLora
 from lora_train.lorafile.layouts import ALPHA, DOWN, LORA_BIAS, UP, named
 from lora_train.lorafile.meanings import settle
-from lora_train.lorafile.names import COMPONENTS, split_name
+from lora_train.lorafile.names import component_of
 from lora_train.lorafile.understanding import Read, adapters_in, understand
+from lora_train.records.families import sides
 from lora_train.tensors import header_metadata, holds_safetensors, odd_metadata, read_header, read_tensors
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -28,7 +29,6 @@ WEIGHTS = (
     "pytorch_lora_weights.bin",
 )
 """What peft and diffusers call the file in a folder of theirs."""
-PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 _GIVE = "Give a LoRA file (.safetensors, .pt, .ckpt), or a folder as peft and diffusers write them."
 
@@ -106,7 +106,11 @@ _Raw = tuple[dict[str, torch.Tensor], dict[str, str], dict[str, dict[str, Any]],
 def _raw(path: Path) -> _Raw:
     if not path.is_dir():
         return _raw_file(path)
-    folders = {part: file for part in PARTS if (file := _weights_in(path / part)) is not None}
+    folders = {
+        part: file
+        for part in dict.fromkeys(side.component for side in sides())
+        if (file := _weights_in(path / part)) is not None
+    }
     if folders:
         return _raw_parts(folders)
     file = _weights_in(path)
@@ -192,7 +196,7 @@ def _alphas(
     """The alphas that peft's configurations tell, for modules whose tensors do not."""
     found = {}
     for module, path in paths.items():
-        config = configs.get(COMPONENTS[split_name(module)[0]], configs.get(""))
+        config = configs.get(component_of(module), configs.get(""))
         down = modules[module].get(DOWN)
         if config is None or down is None or down.ndim < 2 or ALPHA in modules[module]:
             continue

@@ -16,9 +16,7 @@ from lora_train.atomic import keep_aside, write_bytes, write_json
 from lora_train.errors import LoraTrainError
 from lora_train.links import OUT, MayRead, anywhere, leads_out
 from lora_train.lorafile.card_reading import Card, read_card
-
-SD_VERSIONS = {"sd_v1": "SD1", "sd_v2": "SD2", "sdxl": "SDXL"}
-"""kohya's `ss_base_model_version` (its beginning) to what the WebUI's card calls it."""
+from lora_train.records.families import of_version
 
 RECORD = "lora train"
 """The card's key for what we wrote there last; the WebUI keeps keys that it does not know."""
@@ -61,7 +59,8 @@ def write_sidecar(
     that `may_read` refuses.
     """
     path = lora.with_suffix(".json")
-    version = next((name for start, name in SD_VERSIONS.items() if base_version.startswith(start)), _UNKNOWN)
+    family = of_version(base_version)
+    version = _UNKNOWN if family is None else family.card
     ours = {ACTIVATION: tag, WEIGHT: 1.0, VERSION: version, NOTES: notes}
     card = _card(path, may_read)
     record = _record(card)

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import torch
 
 from lora_train.lorafile.contents import NotLora, contents_of
-from lora_train.lorafile.families import SD, SD1, SD2, SDXL, family_of, input_width
+from lora_train.lorafile.families import SDXL, family_of, input_width, known_family
 from lora_train.lorafile.layouts import Key, named, split_key
-from lora_train.lorafile.names import canonical_path, flat_name, has_deep_transformers
+from lora_train.lorafile.names import canonical_path, component_of, flat_name, has_deep_transformers
+from lora_train.records.families import is_text, shared_prefix
+from lora_train.records.family import Family
 
 FOREIGN = "keys that are not a LoRA's"
 _REASONS = (
@@ -140,13 +142,13 @@ _Spellings = dict[str, dict[str, tuple[str, torch.Tensor]]]
 def _by_spelling(
     keys: Mapping[str, Key], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> dict[str, _Spellings]:
-    sdxl, sgm = _naming(keys, tensors, metadata)
+    family, sgm = _naming(keys, tensors, metadata)
     out: dict[str, _Spellings] = {}
     for key, found in keys.items():
         value = tensors[key]
         if found.magnitude:
             value = value.reshape(-1, *[1] * (max(value.ndim, 2) - 1))
-        parts = out.setdefault(_module(found, sdxl, sgm), {}).setdefault(found.spelled, {})
+        parts = out.setdefault(_module(found, family, sgm), {}).setdefault(found.spelled, {})
         parts[found.part] = key, value
     return out
 
@@ -168,21 +170,25 @@ def _one_spelling(spellings: _Spellings, left_out: LeftOut) -> tuple[str, dict[s
 
 def _naming(
     keys: Mapping[str, Key], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
-) -> tuple[bool, bool]:
-    """Whether the file is for SDXL, and whether its UNet's names become `sgm`'s: only where the real shape shows,
-    since smaller models of the design count their blocks otherwise."""
+) -> tuple[Family | None, bool]:
+    """The family that the file is for, and whether its UNet's names become `sgm`'s: only where SDXL's real shape
+    shows, since smaller models of the design count their blocks otherwise."""
     modules: dict[str, dict[str, torch.Tensor]] = {}
     for key, found in keys.items():
         modules.setdefault(f"{found.prefix}{found.path}", {})[found.part] = tensors[key]
     family = family_of(modules, metadata, flat=all(found.layout == "kohya" for found in keys.values()))
-    if family in (SD, SD1, SD2):
-        return False, False
+    if family != SDXL:
+        return known_family(family), False
     wide = any(input_width(parts) == 2048 for name, parts in modules.items() if name.endswith("to_k"))
-    return family == SDXL, family == SDXL and (wide or has_deep_transformers(modules))
+    return known_family(family), wide or has_deep_transformers(modules)
 
 
-def _module(key: Key, sdxl: bool, sgm: bool) -> str:
-    prefix = "lora_te1_" if key.prefix == "lora_te_" and sdxl else key.prefix
-    if prefix != "lora_unet_" or sdxl != sgm:
+def _module(key: Key, family: Family | None, sgm: bool) -> str:
+    """The module's name in kohya's files. Other layouts call the parts of two families the same."""
+    prefix, component = key.prefix, component_of(key.prefix)
+    if family is not None and prefix == f"{shared_prefix(component)}_":
+        prefix = next((f"{side.prefix}_" for side in family.sides if side.component == component), prefix)
+    other = family is not None and family.owns is not None
+    if other or is_text(prefix) or (family is not None and family.title == SDXL) != sgm:
         return flat_name(prefix, key.path)
     return flat_name(prefix, canonical_path(key.path, sgm))

@@ -16,15 +16,12 @@ from safetensors.torch import save
 
 from lora_train.atomic import write_bytes, writing
 from lora_train.errors import LoraTrainError
+from lora_train.records.kinds import numbers
 from lora_train.tensors import MAX_HEADER, is_finite
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 KEEP = "keep"
 """The precision that leaves every tensor as it is."""
-
-SINGLE = ("alpha", "scalar", "on_input")
-"""Last parts of keys whose tensors are one number. They are always fp32: an alpha of 1e-8 is 0 in fp16, which reads
-as the rank (LoRA) or as no bound at all (OFT), and above 65504 it is infinite."""
 
 MAX_LOSS = 0.01
 """A share of a tensor's norm. bf16's rounding changes 0.1 %, fp16's 0.02 % in its range."""
@@ -108,8 +105,13 @@ def in_precision(name: str, value: torch.Tensor, precision: str) -> torch.Tensor
     """A LoRA file's tensor `name` as it is written in `precision` (a key of DTYPES, or KEEP)."""
     if precision not in DTYPES:
         return value
-    single = name.rpartition(".")[2] in SINGLE
-    return value.float() if single else narrowed(value, DTYPES[precision])
+    return value.float() if is_number(name) else narrowed(value, DTYPES[precision])
+
+
+def is_number(name: str) -> bool:
+    """Whether the tensor `name` is one number. They are always fp32: an alpha of 1e-8 is 0 in fp16, which reads as the
+    rank (LoRA) or as no bound at all (OFT), and above 65504 it is infinite."""
+    return name.rpartition(".")[2] in numbers()
 
 
 def narrowed(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -148,7 +150,7 @@ def _wider_notes(tensors: Mapping[str, torch.Tensor], cast: Mapping[str, torch.T
 
 def _is_wider(name: str, value: torch.Tensor, precision: str) -> bool:
     wanted = DTYPES.get(precision, value.dtype)
-    return value.dtype != wanted and name.rpartition(".")[2] not in SINGLE
+    return value.dtype != wanted and not is_number(name)
 
 
 def fitting(metadata: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

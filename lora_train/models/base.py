@@ -16,6 +16,8 @@ from torch import nn
 
 from lora_train.config import RunConfig
 from lora_train.errors import Problem
+from lora_train.models.prediction import Assumed
+from lora_train.models.tokenizers import TokenizerSources
 
 Conditioning = Mapping[str, torch.Tensor]
 """Named tensors from the text encoders and the family's extra inputs, each with the batch first."""
@@ -42,7 +44,7 @@ class Look:
 
     family: str
     schedule: dict[str, Any]
-    """A scheduler configuration, see `Parts`."""
+    """What it says of its noise: Stable Diffusion's have a scheduler configuration, see `Parts`."""
     native_resolution: int
     """Side in pixels that it was trained at."""
 
@@ -63,7 +65,7 @@ class Parts:
     notes: tuple[str, ...] = ()
     """What had to be assumed, for the person."""
     family: str = ""
-    """The family's name, see `opening.FAMILIES`."""
+    """The family's name, see `records.families.FAMILIES`."""
 
 
 class BaseModel(Protocol):
@@ -105,6 +107,11 @@ class BaseModel(Protocol):
 
     def roots(self) -> dict[str, nn.Module]:
         """The modules that networks attach to, by the file format's prefix ("lora_unet", "lora_te")."""
+        ...
+
+    def layers(self) -> dict[str, nn.Module]:
+        """Every module that a LoRA file may have a network for, targets of ours or not, by each of the names that files
+        have for it; the usual name first."""
         ...
 
     def module_names(self, convolutions: bool = False, norms: bool = False) -> dict[str, str]:
@@ -172,7 +179,11 @@ class BaseModel(Protocol):
 
     @property
     def training_times(self) -> int:
-        """How many training times there are."""
+        """Where the times end, which begin with 0, the clean picture: 1000, or 1 where a time is a share of noise."""
+        ...
+
+    def as_times(self, places: torch.Tensor) -> torch.Tensor:
+        """Places between 0 and `training_times` (float) as times of this model: whole numbers, where it has those."""
         ...
 
     def draw_timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
@@ -199,9 +210,25 @@ class BaseModel(Protocol):
         """A diffusers scheduler with its timesteps set, for previews."""
         ...
 
-    @classmethod
-    def refusals(cls, config: RunConfig, schedule: Mapping[str, Any]) -> list[Problem]:
-        """Options of `config` that mean nothing for this family, each with the reason.
 
-        `schedule` is a scheduler configuration, see `Parts`."""
+class Opening(Protocol):
+    """Recognises and opens the checkpoints of one or several families; named in their records."""
+
+    def look(self, path: Path) -> Look | None:
+        """What can be known of the model at `path` without loading it; None where it is of none of these families.
+
+        Raises LoraTrainError where it is, and cannot be trained."""
+        ...
+
+    def refusals(self, look: Look, config: RunConfig) -> list[Problem]:
+        """Options that mean nothing for this model, each with the reason, besides those that its family's record
+        knows."""
+        ...
+
+    def require_tokenizer(self, path: Path, sources: TokenizerSources) -> None:
+        """Raise LoraTrainError where the model at `path` brings no tokenizer and `sources` has none. Loads neither."""
+        ...
+
+    def open(self, path: Path, tokenizers: TokenizerSources, assumed: Assumed) -> BaseModel:
+        """The model at `path` in CPU memory, in the dtype of its file. Raises LoraTrainError."""
         ...

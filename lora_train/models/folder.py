@@ -14,13 +14,13 @@ from lora_train.models.filling import fill
 from lora_train.models.ldm_configs import LAYOUTS
 from lora_train.models.prediction import Assumed, settle
 from lora_train.models.text import build_text_encoder
+from lora_train.records.families import FAMILIES, titles
 from lora_train.tensors import read_header, read_tensors
 
 _MODEL, _TEXT = "diffusion_pytorch_model", "model"
 _ENCODERS = {
-    "sd1": (("text_encoder", "tokenizer"),),
-    "sd2": (("text_encoder", "tokenizer"),),
-    "sdxl": (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")),
+    name: tuple((side.component, side.component.replace("text_encoder", "tokenizer")) for side in family.texts)
+    for name, family in FAMILIES.items()
 }
 """A family's sub-folders with text encoders, and those with their tokenizers."""
 _PROJECTED = ("text_encoder_2",)
@@ -32,9 +32,7 @@ def recognise_folder(path: Path) -> str:
     index = _json(path / "model_index.json")
     kind = str(index.get("_class_name", ""))
     if not (path / "unet").is_dir() and ((path / "transformer").is_dir() or "StableDiffusion" not in kind):
-        raise LoraTrainError(
-            f"this is a {kind or 'model of another kind'}; SD 1.x, SD 2.x and SDXL can be trained.", str(path)
-        )
+        raise LoraTrainError(f"this is a {kind or 'model of another kind'}; {titles()} can be trained.", str(path))
     family = "sdxl" if "text_encoder_2" in index or kind.startswith("StableDiffusionXL") else "sd1"
     needed = ["unet", "vae", *(name for pair in _ENCODERS[family] for name in pair)]
     missing = [name for name in needed if not (path / name).is_dir()]
@@ -45,7 +43,8 @@ def recognise_folder(path: Path) -> str:
             f"the model folder lacks {', '.join(missing)}.", str(path), "Copy the whole diffusers folder."
         )
     config = _json(path / "unet" / "config.json")
-    if config.get("in_channels", 4) != 4:
+    channels = FAMILIES[family].latents.channels
+    if config.get("in_channels", channels) != channels:
         raise LoraTrainError("the UNet takes extra channels (an inpainting model).", str(path), "Use another.")
     if config.get("class_embed_type"):
         raise LoraTrainError("the UNet takes a picture's embedding (unCLIP).", str(path), "Use another.")
@@ -64,7 +63,8 @@ def look_at_folder(path: Path) -> Look:
     file = path / "scheduler" / "scheduler_config.json"
     schedule = _json(file) if file.is_file() else {}
     side = _json(path / "unet" / "config.json").get("sample_size")
-    return Look(family, schedule, 8 * (side if isinstance(side, int) else LAYOUTS[family].sample_size[0]))
+    factor = FAMILIES[family].latents.factor
+    return Look(family, schedule, factor * (side if isinstance(side, int) else LAYOUTS[family].sample_size[0]))
 
 
 def load_folder_parts(path: Path, assumed: Assumed = Assumed()) -> Parts:

@@ -15,9 +15,10 @@ from lora_train.config import RunConfig
 from lora_train.errors import Problem
 from lora_train.models.base import Conditioning, Frame, Parts
 from lora_train.models.ddpm import NoiseProcess
-from lora_train.models.names import ONE_ENCODER, UNET, UnetNames, target_names
+from lora_train.models.names import UNET, UnetNames, all_layers, target_names
 from lora_train.models.prediction import EPSILON
 from lora_train.models.text import count_tokens, encode_clip, room_of, tokenize
+from lora_train.records.families import FAMILIES
 
 ENCODE_PIXELS = 8 * 512 * 512
 """The VAE takes no more than this at once, which is two pictures of 1024 pixels."""
@@ -27,11 +28,6 @@ class LatentDiffusion:
     """See BaseModel. A family says its names, and overrides what it does in its own way."""
 
     family: str
-    version: str
-    architecture: str
-    implementation = "diffusers"
-    text_prefixes: tuple[str, ...] = ONE_ENCODER
-    guidance = 7.0
     _sgm_names = False
 
     def __init__(self, parts: Parts) -> None:
@@ -44,10 +40,16 @@ class LatentDiffusion:
         self.padding = parts.padding
         self.scheduler_config = dict(parts.scheduler_config)
         self.process = NoiseProcess.of_config(self.scheduler_config)
+        record = FAMILIES[self.family]
+        predicts = record.predicting(self.prediction_type)
+        self.version, self.architecture = predicts.version, predicts.architecture
+        self.implementation, self.guidance = record.implementation, record.guidance
+        self.text_prefixes = tuple(side.prefix for side in record.texts)
         self.device = torch.device("cpu")
-        self.native_resolution = int(self.unet.config.sample_size) * 8
+        self._factor = record.latents.factor
+        self.native_resolution = int(self.unet.config.sample_size) * self._factor
         # kohya's UNets shrink sizes as they go down: sides must divide by 8 at each level's stride
-        self.size_step = 8 * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        self.size_step = self._factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
         for module in (self.unet, self.vae, *self.text_encoders):
             module.requires_grad_(False).eval()
 
@@ -83,6 +85,10 @@ class LatentDiffusion:
     def roots(self) -> dict[str, nn.Module]:
         """See BaseModel."""
         return {UNET: self.unet} | dict(zip(self.text_prefixes, self.text_encoders))
+
+    def layers(self) -> dict[str, nn.Module]:
+        """See BaseModel."""
+        return all_layers(self.unet, self.text_encoders)
 
     def module_names(self, convolutions: bool = False, norms: bool = False) -> dict[str, str]:
         """See BaseModel; kohya's default targets."""
@@ -135,7 +141,7 @@ class LatentDiffusion:
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """See BaseModel."""
-        return int(self.vae.config.latent_channels), height // 8, width // 8
+        return int(self.vae.config.latent_channels), height // self._factor, width // self._factor
 
     def _tokens(self, encoder: int, captions: Sequence[str]) -> torch.Tensor:
         return tokenize(self.tokenizers[encoder], captions, self.padding[encoder]).to(self.device)
@@ -165,6 +171,10 @@ class LatentDiffusion:
     def training_times(self) -> int:
         """See BaseModel: 1000."""
         return len(self.process.alphas_cumprod)
+
+    def as_times(self, places: torch.Tensor) -> torch.Tensor:
+        """See BaseModel."""
+        return places.long()
 
     def draw_timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """See BaseModel: uniform integers."""
@@ -207,7 +217,7 @@ class LatentDiffusion:
 
     @classmethod
     def refusals(cls, config: RunConfig, schedule: Mapping[str, Any]) -> list[Problem]:
-        """See BaseModel."""
+        """Options of `config` that do not fit a base with this scheduler configuration, each with the reason."""
         found = []
         epsilon = schedule.get("prediction_type", EPSILON) == EPSILON
         if schedule.get("rescale_betas_zero_snr") and epsilon:
@@ -225,14 +235,6 @@ class LatentDiffusion:
         if train.v_pred_like_loss is not None and not epsilon:
             what = "this base predicts v itself."
             found.append(Problem(what, "train.v_pred_like_loss", "Leave it out; it is for bases that predict noise."))
-        if len(cls.text_prefixes) == 1:
-            for name in ("text_encoder_lr1", "text_encoder_lr2"):
-                if getattr(config.train, name) is not None:
-                    found.append(
-                        Problem(
-                            "this base has one text encoder.", f"train.{name}", "Give train.text_encoder_lr instead."
-                        )
-                    )
         return found
 
 

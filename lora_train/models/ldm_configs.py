@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_train.models.ldm_keys import CLIP_PREFIX, SD2_TEXT_PREFIX, SDXL_TEXT_PREFIXES, UnetShape
+from lora_train.records.families import FAMILIES
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -42,11 +43,13 @@ class Layout:
 
 
 LAYOUTS = {
-    "sd1": Layout((TextLayout(CLIP_PREFIX),), 0.18215, (64, 64), heads=8),
-    "sd2": Layout((TextLayout(SD2_TEXT_PREFIX, open_clip=True, unused_layers=1),), 0.18215, (64, 96)),
+    "sd1": Layout((TextLayout(CLIP_PREFIX),), FAMILIES["sd1"].latents.scale, (64, 64), heads=8),
+    "sd2": Layout(
+        (TextLayout(SD2_TEXT_PREFIX, open_clip=True, unused_layers=1),), FAMILIES["sd2"].latents.scale, (64, 96)
+    ),
     "sdxl": Layout(
         (TextLayout(SDXL_TEXT_PREFIXES[0]), TextLayout(SDXL_TEXT_PREFIXES[1], open_clip=True, projected=True)),
-        0.13025,
+        FAMILIES["sdxl"].latents.scale,
         (128, 128),
     ),
 }

@@ -15,10 +15,11 @@ from torch import nn
 
 from lora_train.models.ldm_keys import Translator, UnetShape, unet_pairs
 from lora_train.models.text import file_name_of
+from lora_train.records.families import FAMILIES
 
-UNET = "lora_unet"
-ONE_ENCODER = ("lora_te",)
-TWO_ENCODERS = ("lora_te1", "lora_te2")
+_ONE, _TWO = FAMILIES["sd1"], FAMILIES["sdxl"]
+UNET = _ONE.denoiser.prefix
+ONE_ENCODER, TWO_ENCODERS = (tuple(side.prefix for side in family.texts) for family in (_ONE, _TWO))
 
 UNET_TARGETS = re.compile(r"(?:down_blocks|mid_block|up_blocks)\..*attentions\.\d+\..+")
 UNET_CONV_TARGETS = re.compile(

@@ -1,40 +1,21 @@
-"""Open a base model, whatever it is: the one place that knows all families and containers."""
+"""Open a base model, whatever it is: each family's own opening is asked, as its record names it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lora_train.config import RunConfig
+from lora_train.config.table import options
 from lora_train.errors import LoraTrainError, Problem
+from lora_train.records.families import FAMILIES, least_factor, newest_first
+from lora_train.records.family import DIFFUSION, Family
+from lora_train.records.table import load
 
 if TYPE_CHECKING:
-    from lora_train.models.base import BaseModel, Look
+    from lora_train.models.base import BaseModel, Look, Opening
     from lora_train.models.prediction import Assumed
     from lora_train.models.tokenizers import TokenizerSources
-
-
-def _sd1() -> type[Any]:
-    from lora_train.models.sd1 import StableDiffusion1
-
-    return StableDiffusion1
-
-
-def _sd2() -> type[Any]:
-    from lora_train.models.sd2 import StableDiffusion2
-
-    return StableDiffusion2
-
-
-def _sdxl() -> type[Any]:
-    from lora_train.models.sdxl import StableDiffusionXL
-
-    return StableDiffusionXL
-
-
-FAMILIES: dict[str, Callable[[], type[Any]]] = {"sd1": _sd1, "sd2": _sd2, "sdxl": _sdxl}
-"""A family's name to its class, imported when it is needed."""
 
 
 def look(path: Path) -> Look:
@@ -42,11 +23,28 @@ def look(path: Path) -> Look:
 
     Raises LoraTrainError when there is no model that can be trained.
     """
-    from lora_train.models.folder import look_at_folder
-    from lora_train.models.single_file import look_at_file
+    return _look(path)[1]
 
+
+def _look(path: Path) -> tuple[Opening, Look]:
+    opening, seen = _opening_of(path)
+    if seen is None:
+        seen = opening.look(path)
+    if seen is None:
+        raise LoraTrainError("this is no base model of a known family.", str(path), "Give another.")
+    return opening, seen
+
+
+def _opening_of(path: Path) -> tuple[Opening, Look | None]:
+    """What opens the model at `path`, and what it saw of it; the last one takes what no other knows, unseen."""
     _require(path)
-    return look_at_folder(path) if path.is_dir() else look_at_file(path)
+    *others, last = dict.fromkeys(family.opening for family in newest_first())
+    for name in others:
+        opening: Opening = load(name)
+        seen = opening.look(path)
+        if seen is not None:
+            return opening, seen
+    return load(last), None
 
 
 def recognise(path: Path) -> str:
@@ -73,15 +71,13 @@ def _require(path: Path) -> None:
         raise LoraTrainError(what, str(path), fix)
     if not path.is_dir() and not path.is_file():  # a pipe would wait for ever
         raise LoraTrainError("this is neither a file nor a folder.", str(path), GIVE_ANOTHER)
-    if path.is_dir() and not (path / "model_index.json").is_file():
-        raise LoraTrainError("this folder is not a diffusers model (no model_index.json).", str(path), GIVE_ANOTHER)
 
 
 def assumed_by(config: RunConfig) -> Assumed:
     """What a run's configuration says about its base model."""
     from lora_train.models.prediction import Assumed
 
-    return Assumed(config.model.v_parameterization, config.train.zero_terminal_snr)
+    return Assumed.by(config)
 
 
 def refusals(path: Path, config: RunConfig) -> list[Problem]:
@@ -89,19 +85,44 @@ def refusals(path: Path, config: RunConfig) -> list[Problem]:
 
     Raises LoraTrainError as `look` does.
     """
-    from lora_train.models.prediction import settle
+    opening, seen = _look(path)
+    family = FAMILIES[seen.family]
+    return [*_without_meaning(family, config), *_sizes(family, config), *opening.refusals(seen, config)]
 
-    seen = look(path)
-    schedule, _ = settle(seen.schedule, assumed_by(config))
-    return list(FAMILIES[seen.family]().refusals(config, schedule))
+
+def _without_meaning(family: Family, config: RunConfig) -> list[Problem]:
+    """Options that need what the family does not have, where they are not as they are anyway."""
+    found = []
+    for option in options():
+        if option.of(config) == option.default:
+            continue
+        needed = option.about.needs
+        if option.path in family.refused:
+            found.append(Problem(family.refused[option.path], option.path, "Leave it out."))
+        elif needed and needed not in family.features:
+            why, fix = family.lacks(needed)
+            found.append(Problem(why, option.path, fix))
+    if not family.npz:
+        for name in ("read_npz", "write_npz"):
+            if getattr(config.data, name):
+                what = f"sd-scripts has no .npz files of latents that are known here for {family.title}."
+                found.append(Problem(what, f"data.{name}", "Leave it out."))
+    return found
+
+
+def _sizes(family: Family, config: RunConfig) -> list[Problem]:
+    """Sides that this family's latents cannot have, of those that another's can (see `config.validate`)."""
+    factor, data = family.latents.factor, config.data
+    return [
+        Problem(f"{value} is no multiple of {factor}, which {family.title} needs.", f"data.{name}", f"{factor * 8} is.")
+        for name, value in (("resolution", data.resolution), ("bucket_reso_steps", data.bucket_reso_steps))
+        if value and value % factor and not value % least_factor()
+    ]
 
 
 def require_tokenizer(path: Path, sources: TokenizerSources) -> None:
     """Raise LoraTrainError where the base model at `path` brings no tokenizer and `sources` has none."""
-    from lora_train.models.single_file import require_tokenizer_for
-
-    if path.is_file():
-        require_tokenizer_for(path, sources)
+    _opening_of(path)[0].require_tokenizer(path, sources)
 
 
 def open_model(
@@ -119,15 +140,15 @@ def open_model(
     """
     import torch
 
-    from lora_train.models.folder import load_folder_parts
     from lora_train.models.prediction import Assumed
-    from lora_train.models.single_file import load_file_parts
     from lora_train.models.tokenizers import TokenizerSources
 
-    _require(path)
-    assumed, tokenizers = assumed or Assumed(), tokenizers or TokenizerSources()
-    parts = load_folder_parts(path, assumed) if path.is_dir() else load_file_parts(path, tokenizers, assumed)
-    model: BaseModel = FAMILIES[parts.family]()(parts)
+    opening, _ = _opening_of(path)
+    model = opening.open(path, tokenizers or TokenizerSources(), assumed or Assumed())
+    family = FAMILIES[model.family]
+    if assumed not in (None, Assumed()) and DIFFUSION not in family.features:
+        why, fix = family.lacks(DIFFUSION)
+        raise LoraTrainError(why, "model.v_parameterization", fix)
     if not keep_dtype:
         model.to(torch.device("cpu"), torch.float32)
     return model

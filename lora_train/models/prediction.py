@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-EPSILON, V = "epsilon", "v_prediction"
+from lora_train.config import RunConfig
+from lora_train.records.families import EPSILON, V
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class Assumed:
 
     v_parameterization: bool | None = None
     zero_terminal_snr: bool | None = None
+
+    @classmethod
+    def by(cls, config: RunConfig) -> Assumed:
+        """What a run's configuration says."""
+        return cls(config.model.v_parameterization, config.train.zero_terminal_snr)
 
 
 @dataclass(frozen=True)

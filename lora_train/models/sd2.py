@@ -7,20 +7,10 @@ clip skip counts back from there, as sd-scripts does.
 
 from __future__ import annotations
 
-from lora_train.models.base import Parts
 from lora_train.models.latent_diffusion import LatentDiffusion
-from lora_train.models.prediction import EPSILON
 
 
 class StableDiffusion2(LatentDiffusion):
     """The SD 2.x family."""
 
     family = "sd2"
-    version = "sd_v2"
-    architecture = "stable-diffusion-v2-512/lora"
-
-    def __init__(self, parts: Parts) -> None:
-        super().__init__(parts)
-        if self.prediction_type != EPSILON:
-            self.version = "sd_v2_v"
-            self.architecture = "stable-diffusion-v2-768-v/lora"

@@ -11,7 +11,6 @@ from lora_train.config import RunConfig
 from lora_train.errors import Problem
 from lora_train.models.base import Conditioning, Frame
 from lora_train.models.latent_diffusion import LatentDiffusion
-from lora_train.models.names import TWO_ENCODERS
 from lora_train.models.text import encode_penultimate
 
 
@@ -19,10 +18,6 @@ class StableDiffusionXL(LatentDiffusion):
     """The SDXL family, also where it predicts v (NoobAI)."""
 
     family = "sdxl"
-    version = "sdxl_base_v1-0"
-    architecture = "stable-diffusion-xl-v1-base/lora"
-    implementation = "https://github.com/Stability-AI/generative-models"
-    text_prefixes = TWO_ENCODERS
     _sgm_names = True
 
     @property
@@ -56,7 +51,7 @@ class StableDiffusionXL(LatentDiffusion):
 
     @classmethod
     def refusals(cls, config: RunConfig, schedule: Mapping[str, Any]) -> list[Problem]:
-        """See BaseModel."""
+        """See LatentDiffusion."""
         found = super().refusals(config, schedule)
         if config.model.clip_skip > 2:
             found.append(

@@ -43,6 +43,7 @@ from lora_train.models.open_clip_keys import to_transformers
 from lora_train.models.prediction import Assumed, Clues, Prediction, V, prediction_of, settle
 from lora_train.models.text import build_text_encoder, file_name_of
 from lora_train.models.tokenizers import OPEN_CLIP_PAD, TokenizerSources, clip_tokenizer, find_tokenizer
+from lora_train.records.families import FAMILIES
 from lora_train.tensors import (
     GIVE_ANOTHER,
     header_metadata,
@@ -70,10 +71,10 @@ def recognise_shapes(shapes: Shapes, path: Path) -> str:
     for prefix, what in ((VAE_PREFIX, "VAE"), *((text.prefix, "text encoder") for text in LAYOUTS[family].text)):
         if not any(name.startswith(prefix) for name in shapes):
             raise LoraTrainError(f"the checkpoint has no {what}.", str(path), "Use a complete checkpoint.")
-    inputs = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 0))[1]
-    if inputs != 4:
+    inputs, channels = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight", (0, 0))[1], FAMILIES[family].latents.channels
+    if inputs != channels:
         raise LoraTrainError(
-            f"its UNet has {inputs} input channels; only 4 can be trained (not inpainting or depth models).",
+            f"its UNet has {inputs} input channels; only {channels} can be trained (not inpainting or depth models).",
             str(path),
             "Use another checkpoint.",
         )
@@ -122,7 +123,7 @@ def look_at_file(path: Path) -> Look:
     family = recognise_shapes(shapes, path)
     said = _prediction(family, path, shapes, beside)
     side = beside.sample_size or LAYOUTS[family].sample_size[said.kind == V]
-    return Look(family, _schedule(beside, said), 8 * side)
+    return Look(family, _schedule(beside, said), FAMILIES[family].latents.factor * side)
 
 
 def require_tokenizer_for(path: Path, sources: TokenizerSources) -> None:

@@ -10,9 +10,10 @@ from torch import nn
 
 from lora_train.errors import LoraTrainError
 from lora_train.models.filling import fill
+from lora_train.records.families import FAMILIES
 
-_INNER = "text_model."
-_PROJECTION = "text_projection"
+_CLIP = FAMILIES["sd1"].texts[0]
+_INNER, _PROJECTION = _CLIP.begins
 
 
 def text_core(encoder: nn.Module) -> nn.Module:
@@ -22,7 +23,7 @@ def text_core(encoder: nn.Module) -> nn.Module:
 
 def file_name_of(path: str) -> str:
     """A module's path as files spell it: with `text_model.` in front, whatever this transformers has."""
-    return path if path.startswith((_INNER, _PROJECTION)) else _INNER + path
+    return _CLIP.spelled(path)
 
 
 def build_text_encoder(config: Any, weights: Mapping[str, torch.Tensor], projected: bool) -> tuple[Any, list[str]]:

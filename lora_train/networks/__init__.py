@@ -1,1 +1,1 @@
-"""Small networks beside a frozen base: one file per kind, listed in `registry.KINDS`."""
+"""Small networks beside a frozen base: one file per kind, each named in its record (`records.kinds`)."""

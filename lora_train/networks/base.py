@@ -101,20 +101,10 @@ class NetworkModule(nn.Module):
 
 
 class NetworkKind(Protocol):
-    """A kind of network: how it is made, and how it is known from a file's keys."""
+    """How networks of a kind are made and loaded; all else is in its record (`records.kind.Kind`)."""
 
-    name: str
     bases: tuple[type[nn.Module], ...]
     """The modules that it can change."""
-
-    @property
-    def parts(self) -> frozenset[str]:
-        """The last parts of the keys that it has, needed or not."""
-        ...
-
-    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Whether one module's tensors, by the last part of their keys, are of this kind."""
-        ...
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> NetworkModule:
         """A new network for `target`, whose delta is zero. Raises ValueError when `form` does not fit it."""

@@ -67,14 +67,7 @@ class BoftModule(NetworkModule):
 class Boft:
     """The kind "boft". `rank` is the largest block size."""
 
-    name = "boft"
     bases = MATRICES
-    parts = frozenset((BLOCKS, RESCALE, "alpha"))
-
-    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """See NetworkKind. OFT's keys, with one more dimension."""
-        known = {BLOCKS} <= tensors.keys() <= self.parts
-        return known and tensors[BLOCKS].ndim == 4
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> BoftModule:
         """See NetworkKind; every rotation starts as the identity."""

@@ -43,14 +43,8 @@ class FullModule(NetworkModule):
 class Full:
     """The kind "full"; it has no rank."""
 
-    name = "full"
     bases = MATRICES + NORMS
     keys = (WEIGHT, BIAS)
-    parts = frozenset(keys)
-
-    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """See NetworkKind. Some tools write a change of the bias alone."""
-        return bool(tensors) and tensors.keys() <= self.parts
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> FullModule:
         """See NetworkKind."""

@@ -49,13 +49,7 @@ class GloraModule(NetworkModule):
 class Glora:
     """The kind "glora"."""
 
-    name = "glora"
     bases = MATRICES
-    parts = frozenset((*KEYS, "alpha"))
-
-    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """See NetworkKind."""
-        return tensors.keys() - {"alpha"} == {*KEYS}
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> GloraModule:
         """See NetworkKind; a2 and b2 are 0, as LyCORIS'."""

@@ -40,13 +40,7 @@ class Ia3Module(NetworkModule):
 class Ia3:
     """The kind "ia3"; it has no rank."""
 
-    name = "ia3"
     bases = MATRICES
-    parts = frozenset((FACTORS, SIDE))
-
-    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """See NetworkKind."""
-        return tensors.keys() == self.parts
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> Ia3Module:
         """See NetworkKind. Convolutions' factors are (1, channels, 1, 1), as LyCORIS'."""

@@ -60,13 +60,7 @@ class LohaModule(NetworkModule):
 class Loha:
     """The kind "loha"."""
 
-    name = "loha"
     bases = MATRICES
-    parts = frozenset((*FACTORS, *CORES, "alpha"))
-
-    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """See NetworkKind."""
-        return tensors.keys() - {"alpha"} in ({*FACTORS}, {*FACTORS, *CORES})
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> LohaModule:
         """See NetworkKind. Deviations 0.1, 1, 0 and 1 (cores 0.1), as LyCORIS'."""

@@ -78,15 +78,7 @@ class LokrModule(NetworkModule):
 class Lokr:
     """The kind "lokr"."""
 
-    name = "lokr"
     bases = MATRICES
-    parts = frozenset((*PARTS, "alpha"))
-
-    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """See NetworkKind."""
-        left = LEFT in tensors or tensors.keys() >= {*LEFT_PAIR}
-        right = RIGHT in tensors or tensors.keys() >= {*RIGHT_PAIR}
-        return left and right and tensors.keys() <= self.parts
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> LokrModule:
         """See NetworkKind. Whole where the rank would be half of the side or more, as LyCORIS."""

@@ -136,13 +136,7 @@ def _as(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 class Lora:
     """The kind "lora"."""
 
-    name = "lora"
     bases = MATRICES
-    parts = frozenset((DOWN, UP, MID, "alpha"))
-
-    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """See NetworkKind."""
-        return {DOWN, UP} <= tensors.keys() <= self.parts
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> LoraModule:
         """See NetworkKind. `down` (and `mid`) as `uniform`, `up` 0; or a start from the base's weight."""

@@ -9,7 +9,5 @@ from lora_train.networks.full import Full
 class Norm(Full):
     """The kind "norm"; it has no rank."""
 
-    name = "norm"
     bases = NORMS
     keys = ("w_norm", "b_norm")
-    parts = frozenset(keys)

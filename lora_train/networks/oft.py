@@ -61,15 +61,7 @@ class OftModule(NetworkModule):
 class Oft:
     """The kind "oft". `rank` is the largest block size, as LyCORIS reads its dim."""
 
-    name = "oft"
     bases = MATRICES
-    parts = frozenset((BLOCKS, ROTATION, RESCALE, "alpha"))
-
-    def recognises(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """See NetworkKind. Blocks of four dimensions are BOFT's."""
-        blocks = tensors.keys() & {BLOCKS, ROTATION}
-        known = tensors.keys() <= self.parts
-        return known and len(blocks) == 1 and tensors[min(blocks)].ndim == 3
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> OftModule:
         """See NetworkKind; R starts as the identity."""

@@ -9,16 +9,14 @@ from typing import Any
 from torch import nn
 
 from lora_train.config import NetworkOptions
-from lora_train.config.choices import DECOMPOSED
 from lora_train.config.network import RULE_LR, Rule, block_weights, parse_rule
 from lora_train.errors import LoraTrainError
 from lora_train.networks.base import NORMS, Form
-from lora_train.networks.blocks import Layout, block_of, layout_of
-from lora_train.networks.registry import KINDS
+from lora_train.networks.blocks import block_of, layout_of
+from lora_train.networks.registry import network_kind
 from lora_train.patterns import PatternError, search
-
-RANKLESS = ("ia3", "full", "norm")
-"""Kinds that have no rank."""
+from lora_train.records.family import Blocks
+from lora_train.records.kinds import KINDS, NORM
 
 _FORM_FIELDS = {field.name for field in fields(Form)}
 
@@ -71,7 +69,7 @@ def plan_of(
         rule = next((rule for rule in rules if name in found[rule.pattern] and _concerns(rule, base, part)), None)
         if rule is not None:
             part = None if rule.off else _ruled(part or _blank(options, base), rule.values)
-        if part is not None and (part.form.rank > 0 or part.kind in RANKLESS) and part.rate.factor != 0:
+        if part is not None and (part.form.rank > 0 or not KINDS[part.kind].ranked) and part.rate.factor != 0:
             plan[name] = part
     return plan
 
@@ -87,7 +85,7 @@ def _found(pattern: str, names: list[str]) -> frozenset[str]:
 def _concerns(rule: Rule, base: nn.Module, part: Part | None) -> bool:
     """Whether the rule counts for a module with this part: norms get a network only where one is asked for."""
     if "kind" in rule.values:
-        return isinstance(base, KINDS[rule.values["kind"]].bases)
+        return isinstance(base, network_kind(rule.values["kind"]).bases)
     return rule.off or part is not None or not isinstance(base, NORMS)
 
 
@@ -98,7 +96,7 @@ def rates_of(options: NetworkOptions, names: Iterable[str]) -> dict[str, Rate]:
     return {name: _rate(name, weights) for name in names}
 
 
-def _weights(options: NetworkOptions, layout: Layout) -> list[float]:
+def _weights(options: NetworkOptions, layout: Blocks) -> list[float]:
     """The factor of each block's rate; empty where there are none. Raises LoraTrainError when lists do not fit."""
     for field in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
         count = len(getattr(options, field))
@@ -114,7 +112,9 @@ def _weights(options: NetworkOptions, layout: Layout) -> list[float]:
 def _default(options: NetworkOptions, name: str, base: nn.Module, usual: bool, weights: list[float]) -> Part | None:
     """What the module gets without rules."""
     if isinstance(base, NORMS):
-        return _blank(options, base) if options.train_norm or options.kind == "norm" else None
+        return _blank(options, base) if options.train_norm or options.kind == NORM else None
+    if not isinstance(base, network_kind(options.kind).bases):
+        return None
     large = isinstance(base, nn.Conv2d) and base.kernel_size != (1, 1)
     block = block_of(name)
     dims, alphas = (
@@ -125,7 +125,7 @@ def _default(options: NetworkOptions, name: str, base: nn.Module, usual: bool, w
         rank = dims[block]
         alpha = alphas[block] if alphas else (alpha or rank / 2)
     convolutions = bool(options.conv_dim or options.conv_block_dims)
-    if options.kind == "norm" or not rank or not (usual or convolutions):
+    if not rank or not (usual or convolutions):
         return None
     return Part(options.kind, _form(options, rank, float(alpha or rank)), _rate(name, weights))
 
@@ -138,9 +138,9 @@ def _rate(name: str, weights: list[float]) -> Rate:
 def _blank(options: NetworkOptions, base: nn.Module) -> Part:
     """What a rule starts from where there would be no network."""
     assert options.network_dim
-    kind = "norm" if isinstance(base, NORMS) else options.kind
+    kind = NORM if isinstance(base, NORMS) else options.kind
     form = _form(options, options.network_dim, options.network_alpha or options.network_dim)
-    return Part(kind, replace(form, dora_wd=form.dora_wd and kind != "norm"))
+    return Part(kind, replace(form, dora_wd=form.dora_wd and kind != NORM))
 
 
 def _form(options: NetworkOptions, rank: int, alpha: float) -> Form:
@@ -160,5 +160,5 @@ def _ruled(part: Part, values: Mapping[str, Any]) -> Part:
         part,
         kind=kind,
         rate=Rate(values[RULE_LR], label=f" {values[RULE_LR]:g}") if RULE_LR in values else part.rate,
-        form=replace(form, dora_wd=form.dora_wd and kind in DECOMPOSED),
+        form=replace(form, dora_wd=form.dora_wd and KINDS[kind].decomposable),
     )

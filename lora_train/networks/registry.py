@@ -1,7 +1,8 @@
-"""All kinds of networks. Adding one is one file and one line here."""
+"""The kinds of networks at work: made, recognised and loaded. What else is known of them is in `records.kinds`."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -9,26 +10,28 @@ from torch import nn
 
 from lora_train.networks.base import Form, NetworkKind, NetworkModule
 from lora_train.networks.bias import BiasModule
-from lora_train.networks.boft import Boft
 from lora_train.networks.dora import KEY as DORA
 from lora_train.networks.dora import load_dora, new_dora
-from lora_train.networks.full import BIAS, Full, load_bias
-from lora_train.networks.glora import Glora
-from lora_train.networks.ia3 import Ia3
-from lora_train.networks.loha import Loha
-from lora_train.networks.lokr import Lokr
-from lora_train.networks.lora import Lora
-from lora_train.networks.norm import Norm
-from lora_train.networks.oft import Oft
+from lora_train.networks.full import BIAS, load_bias
 from lora_train.networks.sparse import KEYS as SPARSE
 from lora_train.networks.sparse import load_sparse
+from lora_train.records.kind import Kind
+from lora_train.records.kinds import KINDS, kind_within
+from lora_train.records.table import load
 
-KINDS: dict[str, NetworkKind] = {
-    kind.name: kind for kind in (Lora(), Loha(), Lokr(), Oft(), Boft(), Ia3(), Glora(), Full(), Norm())
-}
+
+def network_kind(name: str) -> NetworkKind:
+    """What makes and loads networks of this kind, imported when it is needed. Raises KeyError."""
+    return _implemented(KINDS[name].implementation)
 
 
-def kind_of(tensors: Mapping[str, torch.Tensor]) -> NetworkKind | None:
+@functools.lru_cache
+def _implemented(implementation: str) -> NetworkKind:
+    kind: NetworkKind = load(implementation)()
+    return kind
+
+
+def kind_of(tensors: Mapping[str, torch.Tensor]) -> Kind | None:
     """The kind of one module's tensors (by the keys' last parts); None when it is unknown."""
     plain = _plain(tensors)
     return next((kind for kind in KINDS.values() if kind.recognises(tensors) or kind.recognises(plain)), None)
@@ -36,17 +39,16 @@ def kind_of(tensors: Mapping[str, torch.Tensor]) -> NetworkKind | None:
 
 def known_parts(tensors: Mapping[str, torch.Tensor]) -> set[str]:
     """Those of one module's parts that its kind has; empty when it is of no known kind, whatever is left out."""
-    for kind in KINDS.values():
-        its = {name: value for name, value in tensors.items() if name in kind.parts}
-        if kind.recognises(its):
-            wrappers = {DORA, BIAS} | ({*SPARSE} if tensors.keys() >= {*SPARSE} else set())
-            return its.keys() | (tensors.keys() & wrappers)
-    return set()
+    kind = kind_within(tensors)
+    if kind is None:
+        return set()
+    wrappers = {DORA, BIAS} | ({*SPARSE} if tensors.keys() >= {*SPARSE} else set())
+    return kind.its(tensors).keys() | (tensors.keys() & wrappers)
 
 
 def new_network(kind: str, target: nn.Module, form: Form, generator: torch.Generator) -> NetworkModule:
     """A new network beside `target`, whose delta is zero. Raises ValueError when `form` does not fit it."""
-    network = KINDS[kind].create(target, form, generator)
+    network = network_kind(kind).create(target, form, generator)
     return new_dora(network, target, form.wd_on_output) if form.dora_wd else network
 
 
@@ -55,11 +57,12 @@ def load_network(target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Netw
     kind = kind_of(tensors)
     if kind is None:
         raise ValueError(f"no kind of network has the keys {', '.join(sorted(tensors))}")
-    if not isinstance(target, kind.bases):
+    made = network_kind(kind.name)
+    if not isinstance(target, made.bases):
         raise ValueError(f"a {kind.name} network does not fit a {type(target).__name__}")
     if kind.recognises(tensors):
-        return kind.load(target, tensors)
-    network = kind.load(target, _plain(tensors))
+        return made.load(target, tensors)
+    network = made.load(target, _plain(tensors))
     if SPARSE[0] in tensors:
         network = load_sparse(network, target, tensors)
     if DORA in tensors:

@@ -18,6 +18,7 @@ from lora_train.errors import LoraTrainError, Stopped
 from lora_train.hosts.base import never
 from lora_train.lock import RunLock
 from lora_train.memory import memory_given_back
+from lora_train.records.families import FAMILIES
 from lora_train.runs.check import check_run, output_path, unpacked
 from lora_train.runs.folder import Event, RunFolder
 from lora_train.runs.preparing import find_masks, note_buckets, prepare_pictures, prepared_before
@@ -252,6 +253,7 @@ class _Execution:
         facts = Facts(
             pictures=len(self.manifest.pictures),
             native_resolution=model.native_resolution,
+            size_step=FAMILIES[model.family].latents.factor,
             device=device,
             fast_bf16=fast_bf16(device),
             unet_parameters=_unet_parameters(model),

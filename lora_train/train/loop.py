@@ -17,8 +17,10 @@ from lora_train.data.items import Item
 from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import BaseModel, Conditioning
+from lora_train.models.names import UNET
 from lora_train.networks.inject import NetworkSet
 from lora_train.pictures.captions import vary, without_tag
+from lora_train.records.families import FAMILIES
 from lora_train.train.in_use import InUse
 from lora_train.train.network import build_network, dropping, merge_base_weights, parameter_groups
 from lora_train.train.noises import draw_noise, input_noise
@@ -88,7 +90,8 @@ class Trainer:
         assert network.network_dim and network.network_alpha
         # before the base is cast: what is merged, decomposed or measured is so in the precision of its file
         merged = merge_base_weights(network, self.model)
-        self.rates = learning_rates(self.config, self.model.text_prefixes)
+        denoiser = FAMILIES[self.model.family].denoiser.prefix
+        self.rates = learning_rates(self.config, self.model.text_prefixes, denoiser)
         self.built = build_network(self.config, self.model, tuple(self.rates), self.random.torch("weights"))
         self.notes = (*merged, *self.built.notes)
         self.network: NetworkSet = self.built.network
@@ -365,16 +368,17 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def learning_rates(config: RunConfig, text_prefixes: Sequence[str]) -> dict[str, float]:
+def learning_rates(config: RunConfig, text_prefixes: Sequence[str], denoiser: str = UNET) -> dict[str, float]:
     """The rate of each root whose networks are trained; a rate of 0 leaves a root out.
 
-    `text_prefixes` are the model's text encoders; of two each can have its own rate.
+    `text_prefixes` are the model's text encoders; of several the first two can have their own rates.
     """
     network, train = config.network, config.train
-    own = (train.text_encoder_lr1, train.text_encoder_lr2) if len(text_prefixes) > 1 else (None,)
+    several = len(text_prefixes) > 1
+    own = (train.text_encoder_lr1, train.text_encoder_lr2, *[None] * len(text_prefixes)) if several else (None,)
     rates = {}
     if not network.network_train_text_encoder_only:
-        rates["lora_unet"] = train.unet_lr
+        rates[denoiser] = train.unet_lr
     if not network.network_train_unet_only:
         rates |= {prefix: train.text_encoder_lr if rate is None else rate for prefix, rate in zip(text_prefixes, own)}
     return {prefix: rate for prefix, rate in rates.items() if rate}

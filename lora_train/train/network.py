@@ -25,17 +25,11 @@ from lora_train.lorafile.strengths import USUAL, Wanted
 from lora_train.models.base import BaseModel
 from lora_train.networks.base import Drop
 from lora_train.networks.inject import Dropping, NetworkSet, create_planned, load_networks, targets
-from lora_train.networks.lora import LoraModule
 from lora_train.networks.plan import Rate, plan_of, rates_of
+from lora_train.records.families import FAMILIES, is_text
+from lora_train.records.family import Family
+from lora_train.records.kinds import KINDS, kinds_with
 from lora_train.train.randomness import Randomness
-
-_ROOTS = (
-    ("lora_unet_", "UNet"),
-    ("lora_te_", "text encoder"),
-    ("lora_te1_", "first text encoder"),
-    ("lora_te2_", "second text encoder"),
-)
-"""Beginnings of modules' names in files, and what they are called."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +101,9 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
         bases = targets(model, convolutions=True, norms=True)
         plan = plan_of(options, bases, frozenset(model.module_names()), prefixes)
         network = create_planned(model, plan, generator)
-        # plain LoRA is read by all, and what it writes may take an SVD
-        parts = {n: {} if isinstance(one, LoraModule) else one.file_tensors() for n, one in network.named().items()}
+        # what is read by all needs no look, and what it writes may take an SVD
+        plain = {n for n, part in plan.items() if not (KINDS[part.kind].not_read or part.form.dora_wd)}
+        parts = {n: {} if n in plain else one.file_tensors() for n, one in network.named().items()}
         notes = reader_notes(parts)
         return Built(network, {name: part.rate for name, part in plan.items()}, notes=notes)
     file = continued_file(options)
@@ -119,7 +114,11 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
     for name, loaded in network.named().items():
         loaded.requires_grad_(rates[name].factor != 0)
     told = _told_of(file) | {"ss_network_args": json.dumps(continued_arguments(options, file.metadata))}
-    notes = (*_merge_carried(file, carried, model, prefixes), *_left_notes(file, prefixes), *reader_notes(modules))
+    notes = (
+        *_merge_carried(file, carried, model, prefixes),
+        *_left_notes(file, FAMILIES[model.family], prefixes),
+        *reader_notes(modules),
+    )
     return Built(network, rates, told, carried, notes)
 
 
@@ -155,7 +154,9 @@ def _merge_carried(
     if part.tensors:
         Applier(known).add(Wanted(file.path.stem, 1.0, 1.0), part)
     names = [
-        name for root, name in _ROOTS if any(key.startswith(root) and not _below(key, prefixes) for key in carried)
+        side.title
+        for side in FAMILIES[model.family].sides
+        if any(_below(key, (side.prefix,)) and not _below(key, prefixes) for key in carried)
     ]
     notes = []
     if names:
@@ -178,17 +179,17 @@ def _names(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     return list(dict.fromkeys(key.split(".", 1)[0] for key in tensors))
 
 
-def _left_notes(file: LoraFile, prefixes: tuple[str, ...]) -> list[str]:
+def _left_notes(file: LoraFile, family: Family, prefixes: tuple[str, ...]) -> list[str]:
     """What of the file does not come along, and what it has no networks for."""
-    absent = [name for root, name in _ROOTS if root.rstrip("_") in prefixes and not _has(file, root)]
+    absent = [side.title for side in family.sides if side.prefix in prefixes and not _has(file, side.prefix)]
     notes = [f"{file.path.name}: {note}" for note in file.notes]
     if absent:
         notes.append(f"{file.path.name} has nothing for the {' and the '.join(absent)}, which is not trained.")
     return notes
 
 
-def _has(file: LoraFile, root: str) -> bool:
-    return any(key.startswith(root) for key in file.tensors)
+def _has(file: LoraFile, prefix: str) -> bool:
+    return any(_below(key, (prefix,)) for key in file.tensors)
 
 
 def _told_of(file: LoraFile) -> dict[str, str]:
@@ -205,7 +206,7 @@ def _require_kinds(options: NetworkOptions, modules: Mapping[str, Mapping[str, t
         Problem(f"does not work on {', '.join(odd)}, which {file.path} has.", field, "Leave it out.")
         for field, value, able in (
             ("network.scale_weight_norms", options.scale_weight_norms, SCALABLE),
-            ("network.network_dropout", options.network_dropout, ("lora",)),
+            ("network.network_dropout", options.network_dropout, kinds_with("network_dropout")),
         )
         if value and (odd := sorted(kinds - {*able}))
     ]
@@ -256,5 +257,5 @@ def dropping(options: NetworkOptions, random: Randomness, position: int) -> Drop
 
 
 def _loraplus_ratio(options: NetworkOptions, prefix: str) -> float | None:
-    own = options.loraplus_unet_lr_ratio if prefix == "lora_unet" else options.loraplus_text_encoder_lr_ratio
+    own = options.loraplus_text_encoder_lr_ratio if is_text(f"{prefix}_") else options.loraplus_unet_lr_ratio
     return own or options.loraplus_lr_ratio

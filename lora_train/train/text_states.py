@@ -26,7 +26,7 @@ class TextStates:
     def of(self, captions: Sequence[str], encode: Callable[[str], Conditioning], device: torch.device) -> Conditioning:
         """The conditioning (batch first) of `captions` on `device`; `encode` makes that of one, with a batch of 1."""
         rows = [self._one(caption, encode) for caption in captions]
-        return {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
+        return {name: _together([row[name] for row in rows]).to(device) for name in rows[0]}
 
     def _one(self, caption: str, encode: Callable[[str], Conditioning]) -> Conditioning:
         if caption in self._kept:
@@ -38,6 +38,19 @@ class TextStates:
         while self._bytes > self._limit and len(self._kept) > 1:
             self._bytes -= _size(self._kept.popitem(last=False)[1])
         return states
+
+
+def _together(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors (1, ...) as one batch. What is longer in some captions (in their second dimension) is filled up with
+    zeros in the others: a family whose captions have lengths of their own has a mask among its tensors."""
+    longest = max(part.shape[1] if part.ndim > 1 else 0 for part in parts)
+    whole = [
+        torch.cat([part, part.new_zeros(1, longest - part.shape[1], *part.shape[2:])], 1)
+        if part.ndim > 1 and part.shape[1] < longest
+        else part
+        for part in parts
+    ]
+    return torch.cat(whole)
 
 
 def _size(states: Conditioning) -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from lora_train.config.arguments import ALGORITHMS
+from lora_train.config.arguments import algorithms
 from lora_train.config.option import FIRST, GROUPS, LEVELS, REPEATED
 from lora_train.config.table import Option, options
 from lora_train.config.values import item_type, may_be_none, plain_type
@@ -35,7 +35,7 @@ NAMES = {
 }
 """What a field is called on the page where it is not by its option's own name."""
 
-CHOICES = {"network.kind": tuple(ALGORITHMS)}
+CHOICES: dict[str, Callable[[], Collection[str]]] = {"network.kind": algorithms}
 """Those from which people choose by other names."""
 
 PROGRAM = "command"
@@ -157,7 +157,7 @@ def beside_the_first() -> list[Option]:
 
 
 def _choices(option: Option) -> list[str]:
-    return [one for one in CHOICES.get(option.path, option.about.choices) if one != PROGRAM]
+    return [one for one in CHOICES.get(option.path, lambda: option.about.choices)() if one != PROGRAM]
 
 
 def _placeholder(option: Option) -> str:

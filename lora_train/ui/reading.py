@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
-from lora_train.config.option import REPEATED
+from lora_train.config.option import REPEATED, SHELL, WORDS
 from lora_train.config.table import Option
 from lora_train.config.values import describe, item_type, parse, parse_written, plain_type
 from lora_train.config.wording import AUTOMATIC
@@ -58,8 +59,11 @@ def written(option: Option, value: Any) -> str:
     if isinstance(value, bool):
         return ON if value else OFF
     if isinstance(value, tuple):
+        if option.about.written in (SHELL, WORDS):
+            return shlex.join(map(str, value))
         return ("\n" if option.about.written == REPEATED else ", ").join(map(str, value))
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    short = f"{value:.10g}" if isinstance(value, float) else ""
+    return short if short and float(short) == value else str(value)
 
 
 def path_of(text: str | None) -> str:

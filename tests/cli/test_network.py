@@ -7,7 +7,7 @@ import pytest
 from lora_train.cli import build_parser
 from lora_train.cli.train import config_of
 from lora_train.config import NetworkOptions, problems
-from lora_train.config.arguments import ALGORITHMS
+from lora_train.config.arguments import algorithms
 from lora_train.config.choices import KINDS
 from lora_train.errors import LoraTrainError
 
@@ -20,7 +20,7 @@ def test_nothing_given_is_the_default() -> None:
     assert network("") == NetworkOptions()
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", algorithms())
 def test_every_algorithm_is_a_network_that_can_be_trained(algo: str) -> None:
     config = config_of(build_parser().parse_args(["train", "--algo", algo]), "", "")
     assert not [p for p in problems(config) if p.where.startswith("network")]
@@ -29,7 +29,7 @@ def test_every_algorithm_is_a_network_that_can_be_trained(algo: str) -> None:
 
 
 def test_every_kind_has_its_name() -> None:
-    assert set(KINDS) <= set(ALGORITHMS)
+    assert set(KINDS) <= set(algorithms())
 
 
 def test_lycoris_name_of_oft() -> None:

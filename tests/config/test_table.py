@@ -14,7 +14,8 @@ from lora_train.config.option import COMMAS, GROUPS, LEVELS, REPEATED, SHELL, WO
 from lora_train.config.registered import own_names
 from lora_train.config.table import CHOICES, RANGES, Option, find, in_section, options
 from lora_train.config.values import describe, fit, item_type, parse
-from lora_train.models.opening import FAMILIES
+from lora_train.records.families import FAMILIES
+from lora_train.records.family import FEATURES
 
 
 def test_every_field_is_an_option() -> None:
@@ -36,10 +37,9 @@ def test_each_is_described(option: Option) -> None:
     assert about.group in GROUPS and about.level in LEVELS
     assert bool(option.flags) != bool(about.through), "a flag of its own, or the one that sets it"
     assert set(about.kinds) <= set(KINDS) and set(about.operations) <= set(PREPARE_OPERATIONS)
-    assert set(about.families) <= set(FAMILIES)
-    assert about.written in ("", COMMAS, REPEATED, SHELL, WORDS) and (
-        not about.written or item_type(option.hint) is str
-    )
+    assert set(about.families) <= set(FAMILIES) and about.needs in ("", *FEATURES)
+    assert about.written in ("", COMMAS, REPEATED, SHELL, WORDS)
+    assert not about.written or item_type(option.hint) is str
     assert fit(option.hint, option.default)[0], describe(option.hint)
     if option.default is None:
         assert about.unset, "where nothing is given, what happens is said"

@@ -11,7 +11,8 @@ import torch
 
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import Frame
-from lora_train.models.opening import FAMILIES, look, native_resolution, open_model, recognise
+from lora_train.models.opening import look, native_resolution, open_model, recognise
+from lora_train.models.stable_diffusion import CLASSES
 from tests.models.tiny import Tiny, checkpoint_tensors, tiny_sd2, tiny_sdxl, write_checkpoint, write_folder
 
 MAKERS: dict[str, Callable[[], Tiny]] = {"sd2": tiny_sd2, "sdxl": tiny_sdxl}
@@ -29,7 +30,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_both_layouts_are_recognised(made: Any) -> None:
     family, _, folder, file = made
     assert recognise(folder) == recognise(file) == family
-    assert type(open_model(file)) is FAMILIES[family]()
+    assert type(open_model(file)) is CLASSES[family]
 
 
 def test_folder_and_file_give_the_same_weights(made: Any) -> None:

@@ -15,7 +15,7 @@ from lora_train.models.base import Parts
 from lora_train.models.ldm_configs import LAYOUTS, text_config, unet_config
 from lora_train.models.ldm_keys import Translator, UnetShape, unet_pairs, vae_pairs
 from lora_train.models.open_clip_keys import to_open_clip, to_transformers
-from lora_train.models.opening import FAMILIES
+from lora_train.models.stable_diffusion import CLASSES
 from lora_train.models.text import file_name_of
 from lora_train.networks.base import Form
 from lora_train.networks.inject import create_networks
@@ -96,7 +96,7 @@ def model_of(family: str) -> Any:
     from diffusers import AutoencoderKL
 
     texts = texts_of(family)
-    return FAMILIES[family]()(
+    return CLASSES[family](
         Parts(Path("x"), unet_of(family), AutoencoderKL(), texts, [None] * len(texts), (None,) * len(texts))
     )
 

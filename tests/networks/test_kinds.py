@@ -13,7 +13,8 @@ from lora_train.networks.base import Form
 from lora_train.networks.boft import butterfly
 from lora_train.networks.glora import Glora
 from lora_train.networks.lokr import factorization
-from lora_train.networks.registry import KINDS, kind_of, load_network, new_network
+from lora_train.networks.registry import kind_of, load_network, new_network
+from lora_train.records.kinds import KINDS
 from tests.networks.samples import (
     BASES,
     CASES,

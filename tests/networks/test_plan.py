@@ -16,9 +16,10 @@ from lora_train.config import NetworkOptions
 from lora_train.config.network import block_weights, network_arguments, network_module, network_problems, parse_rule
 from lora_train.errors import LoraTrainError
 from lora_train.networks.base import Form
-from lora_train.networks.blocks import SD, XL, block_of, layout_of
+from lora_train.networks.blocks import block_of, layout_of
 from lora_train.networks.plan import Part, plan_of, rates_of
 from lora_train.networks.registry import new_network
+from lora_train.records.families import FAMILIES
 
 # module names and the block that sd-scripts' get_block_index gives them (networks/lora.py, February 2026)
 BLOCKS = {
@@ -40,6 +41,7 @@ BLOCKS = {
     "lora_te1_text_model_encoder_layers_0_mlp_fc1": None,
 }
 OPTIONS = NetworkOptions(network_dim=8, network_alpha=4.0)
+SD, XL = (FAMILIES[name].blocks for name in ("sd1", "sdxl"))
 BASES: dict[str, nn.Module] = {
     "lora_unet_down_blocks_0_attentions_0_proj_in": nn.Conv2d(8, 8, 1),
     "lora_unet_down_blocks_0_resnets_0_conv1": nn.Conv2d(8, 8, 3),
@@ -62,7 +64,7 @@ def test_blocks_are_kohyas(name: str) -> None:
 
 
 def test_layouts() -> None:
-    assert (SD.total, XL.total) == (25, 23)
+    assert SD is not None and XL is not None and (SD.total, XL.total) == (25, 23)
     assert layout_of(name for name in BLOCKS if "down_blocks" in name) == SD
     assert layout_of(name for name in BLOCKS if "input_blocks" in name) == XL
 

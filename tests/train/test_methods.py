@@ -39,6 +39,9 @@ class Noisy:
         self.process = NoiseProcess.of_config({**CONFIG, "prediction_type": self.prediction_type})
         self.snr = self.process.snr
 
+    def as_times(self, places: torch.Tensor) -> torch.Tensor:
+        return places.long()
+
     def draw_timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
         return torch.randint(0, 1000, (count,), generator=generator)
 
@@ -235,7 +238,7 @@ def test_uniform_times() -> None:
 def test_times_between_bounds() -> None:
     found = times(min_timestep=300, max_timestep=400)
     assert (int(found.min()), int(found.max())) == (300, 399)
-    assert torch.equal(found, torch.randint(300, 400, (20_000,), generator=seeded()))
+    assert torch.equal(found, (300 + 100 * torch.rand(20_000, generator=seeded())).long())
 
 
 def test_logit_normal_times() -> None:

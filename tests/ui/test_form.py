@@ -11,8 +11,8 @@ import gradio as gr
 import pytest
 
 from lora_train.config import RunConfig
-from lora_train.config.arguments import ALGORITHMS
-from lora_train.config.option import COMMON, GROUPS, LEVELS, REPEATED
+from lora_train.config.arguments import algorithms
+from lora_train.config.option import COMMON, GROUPS, LEVELS, REPEATED, WORDS
 from lora_train.config.table import Option, find, known, options
 from lora_train.config.values import item_type, plain_type
 from lora_train.config.wording import hint_of
@@ -108,6 +108,8 @@ def other(option: Option) -> tuple[Any, Any]:
         return (last, tuple(last)) if item_type(hint) else (last[0], last[0])
     if option.about.written == REPEATED:
         return " one: off \n\n two: dim=4\n", ("one: off", "two: dim=4")
+    if option.about.written == WORDS:
+        return " a=1 b=2,3\n", ("a=1", "b=2,3")
     if item := item_type(hint):
         return ("a, b", ("a", "b")) if item is str else ("1, 2", (item(1), item(2)))
     if hint is str:
@@ -146,7 +148,7 @@ def test_how_often_the_state_is_saved_is_the_settings_until_a_person_says_it(
 
 
 def test_every_kind_that_the_command_line_knows_can_be_chosen(tab: TrainTab) -> None:
-    for name, sets in ALGORITHMS.items():
+    for name, sets in algorithms().items():
         network = tab.config_of({"network.kind": name}).network
         assert network.kind == sets.get("kind", "lora") and network.dora_wd == (name == "dora")
     assert tab.config_of({"network.kind": "lora", "network.dora_wd": True}).network.dora_wd

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lora_train.config.option import BASICS, COMMON, DATA, FIRST, SOURCES, STEPS, option
 from lora_train.config.registered import Section
 from lora_train.config.usual import DEFAULT_REPEATS, USUAL
+from lora_train.records.family import CLIP_SKIP, DIFFUSION
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ModelOptions(Section, section="model"):
         DATA,
         range=(1, 12),
         kohya=("clip_skip",),
-        families=("sd1", "sd2"),
+        needs=CLIP_SKIP,
     )
     v_parameterization: bool | None = option(
         None,
@@ -40,6 +41,7 @@ class ModelOptions(Section, section="model"):
         DATA,
         unset="as its files say, else as is usual for its family",
         kohya=("v_parameterization",),
+        needs=DIFFUSION,
     )
 
 

@@ -8,8 +8,11 @@ from lora_train.config.choices import DECOMPOSED, KINDS, SCALABLE, STARTS
 from lora_train.config.option import COMMON, NETWORK, NETWORK_MORE, REPEATED, option
 from lora_train.config.registered import Section
 from lora_train.config.usual import DEFAULT_DIM
+from lora_train.records.families import block_totals, titles
+from lora_train.records.kinds import kinds_with
 
-_BLOCKS = "one for each of the UNet's blocks, as kohya counts them: 25 for SD 1.x and 2.x, 23 for SDXL"
+_COUNTS = ", ".join(f"{total} for {titles(families)}" for total, families in block_totals().items())
+_BLOCKS = f"one for each of the UNet's blocks, as kohya counts them: {_COUNTS}"
 _CURVES = "numbers separated by commas, or sine, cosine, linear, reverse_linear, zeros"
 
 
@@ -111,7 +114,7 @@ class NetworkOptions(Section, section="network"):
         "Tucker decomposition of convolutions",
         NETWORK_MORE,
         kohya=("use_tucker",),
-        kinds=("lora", "loha", "lokr"),
+        kinds=kinds_with("use_tucker"),
     )
     factor: int = option(
         -1,
@@ -120,7 +123,7 @@ class NetworkOptions(Section, section="network"):
         NETWORK_MORE,
         metavar="N",
         kohya=("factor",),
-        kinds=("lokr",),
+        kinds=kinds_with("factor"),
     )
     decompose_both: bool = option(
         False,
@@ -128,7 +131,7 @@ class NetworkOptions(Section, section="network"):
         "decompose LoKr's smaller matrix as well",
         NETWORK_MORE,
         kohya=("decompose_both",),
-        kinds=("lokr",),
+        kinds=kinds_with("decompose_both"),
     )
     full_matrix: bool = option(
         False,
@@ -136,7 +139,7 @@ class NetworkOptions(Section, section="network"):
         "decompose neither of LoKr's matrices",
         NETWORK_MORE,
         kohya=("full_matrix",),
-        kinds=("lokr",),
+        kinds=kinds_with("full_matrix"),
     )
     unbalanced_factorization: bool = option(
         False,
@@ -144,7 +147,7 @@ class NetworkOptions(Section, section="network"):
         "swap the factors of LoKr's output side",
         NETWORK_MORE,
         kohya=("unbalanced_factorization",),
-        kinds=("lokr",),
+        kinds=kinds_with("unbalanced_factorization"),
     )
     constraint: float = option(
         0.0,
@@ -153,7 +156,7 @@ class NetworkOptions(Section, section="network"):
         NETWORK_MORE,
         range=(0, 1000),
         kohya=("constraint",),
-        kinds=("oft", "boft"),
+        kinds=kinds_with("constraint"),
     )
     rescaled: bool = option(
         False,
@@ -161,7 +164,7 @@ class NetworkOptions(Section, section="network"):
         "also train a scale for each output",
         NETWORK_MORE,
         kohya=("rescaled",),
-        kinds=("oft", "boft"),
+        kinds=kinds_with("rescaled"),
     )
     train_on_input: bool = option(
         False,
@@ -169,7 +172,7 @@ class NetworkOptions(Section, section="network"):
         "scale the inputs of layers, not their outputs",
         NETWORK_MORE,
         kohya=("train_on_input",),
-        kinds=("ia3",),
+        kinds=kinds_with("train_on_input"),
     )
     train_norm: bool = option(
         False, "Norms too", "also train the UNet's norms, beside another kind", NETWORK_MORE, kohya=("train_norm",)
@@ -180,7 +183,7 @@ class NetworkOptions(Section, section="network"):
         "how the matrices start",
         NETWORK_MORE,
         choices=STARTS,
-        kinds=("lora",),
+        kinds=kinds_with("init_lora_weights"),
     )
     network_dropout: float = option(
         0.0,
@@ -191,7 +194,7 @@ class NetworkOptions(Section, section="network"):
         flags=("--dropout",),
         metavar="P",
         kohya=("network_dropout",),
-        kinds=("lora",),
+        kinds=kinds_with("network_dropout"),
     )
     rank_dropout: float = option(
         0.0,

@@ -9,6 +9,7 @@ from lora_train.config.option import COMMON, DATA, LOSS, NETWORK, SOURCES, STEPS
 from lora_train.config.registered import Section
 from lora_train.config.training_methods import HUBER_SCHEDULES, LOSSES, OPTIMIZERS, SAMPLINGS, SCHEDULES
 from lora_train.config.usual import USUAL
+from lora_train.records.family import DIFFUSION, TWO_ENCODERS
 
 _RATES = (0, 10)
 _COUNT = (0, 10_000_000)
@@ -89,7 +90,7 @@ class TrainOptions(Section, section="train"):
         flags=("--textlr1",),
         metavar="RATE",
         kohya=("text_encoder_lr1", "learning_rate_te1"),
-        families=("sdxl",),
+        needs=TWO_ENCODERS,
     )
     text_encoder_lr2: float | None = option(
         None,
@@ -101,7 +102,7 @@ class TrainOptions(Section, section="train"):
         flags=("--textlr2",),
         metavar="RATE",
         kohya=("text_encoder_lr2", "learning_rate_te2"),
-        families=("sdxl",),
+        needs=TWO_ENCODERS,
     )
     optimizer: str = option(
         "adamw",
@@ -249,6 +250,7 @@ class TrainOptions(Section, section="train"):
         flags=("--min-snr",),
         metavar="GAMMA",
         kohya=("min_snr_gamma",),
+        needs=DIFFUSION,
         metadata="ss_min_snr_gamma",
     )
     debiased_estimation_loss: bool = option(
@@ -257,6 +259,7 @@ class TrainOptions(Section, section="train"):
         "weight the loss by 1 / sqrt(SNR) (arXiv 2310.08442)",
         LOSS,
         kohya=("debiased_estimation_loss",),
+        needs=DIFFUSION,
         metadata="ss_debiased_estimation",
     )
     scale_v_pred_loss_like_noise_pred: bool = option(
@@ -265,6 +268,7 @@ class TrainOptions(Section, section="train"):
         "for bases that predict v: weight the loss as if the base predicted noise",
         LOSS,
         kohya=("scale_v_pred_loss_like_noise_pred",),
+        needs=DIFFUSION,
     )
     v_pred_like_loss: float | None = option(
         None,
@@ -275,6 +279,7 @@ class TrainOptions(Section, section="train"):
         unset="none",
         metavar="WEIGHT",
         kohya=("v_pred_like_loss",),
+        needs=DIFFUSION,
     )
     noise_offset: float = option(
         0.0,
@@ -283,6 +288,7 @@ class TrainOptions(Section, section="train"):
         LOSS,
         range=(0, 1),
         kohya=("noise_offset",),
+        needs=DIFFUSION,
     )
     noise_offset_random_strength: bool = option(
         False,
@@ -290,6 +296,7 @@ class TrainOptions(Section, section="train"):
         "draw the strength of the noise offset anew each time, from 0 to the one given",
         LOSS,
         kohya=("noise_offset_random_strength",),
+        needs=DIFFUSION,
         metadata="ss_noise_offset_random_strength",
     )
     adaptive_noise_scale: float = option(
@@ -300,6 +307,7 @@ class TrainOptions(Section, section="train"):
         range=(-10, 10),
         metavar="SCALE",
         kohya=("adaptive_noise_scale",),
+        needs=DIFFUSION,
     )
     multires_noise_iterations: int = option(
         0,
@@ -385,6 +393,7 @@ class TrainOptions(Section, section="train"):
         LOSS,
         unset="as the base model was trained",
         kohya=("zero_terminal_snr",),
+        needs=DIFFUSION,
     )
     preserve: float | None = option(
         None,

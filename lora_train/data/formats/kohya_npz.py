@@ -18,8 +18,8 @@ import numpy as np
 from lora_train.atomic import write_bytes
 from lora_train.data.buckets import Size
 from lora_train.errors import LoraTrainError
+from lora_train.records.families import FAMILIES
 
-SUFFIXES = {"sd1": "_sd.npz", "sd2": "_sd.npz", "sdxl": "_sdxl.npz"}
 OWN = ("lora_train_picture", "lora_train_vae")
 """Our own keys, which sd-scripts does not look at: hashes as bytes of text."""
 MAX_ARRAY = 1 << 30
@@ -54,10 +54,11 @@ def npz_path(picture: Path, size: Size, family: str) -> Path:
     old = picture.with_suffix(".npz")
     if old.exists():
         return old
-    if family not in SUFFIXES:
-        known = ", ".join(SUFFIXES)
+    suffixes = {name: one.npz for name, one in FAMILIES.items() if one.npz}
+    if family not in suffixes:
+        known = ", ".join(suffixes)
         raise LoraTrainError(f"kohya's latents are not known for {family!r}.", "family", f"Choose one of {known}.")
-    return picture.with_name(f"{picture.stem}_{size[0]:04d}x{size[1]:04d}{SUFFIXES[family]}")
+    return picture.with_name(f"{picture.stem}_{size[0]:04d}x{size[1]:04d}{suffixes[family]}")
 
 
 def resolutions(file: Path) -> list[Size | None]:
