@@ -59,7 +59,8 @@ def written(option: Option, value: Any) -> str:
         return ON if value else OFF
     if isinstance(value, tuple):
         return ("\n" if option.about.written == REPEATED else ", ").join(map(str, value))
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    short = f"{value:.10g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def path_of(text: str | None) -> str:
