@@ -8,9 +8,9 @@
     const state = {element: null, options: null, before: null, found: new Set(), parts: {}};
     const watch = new MutationObserver(mark);
 
-    // min_snr_gamma, --min-snr and "Min-SNR gamma" are the same words
+    // min_snr_gamma, --min-snr and "Min-SNR gamma" begin with the same words
     function plain(text) {
-        return text.toLowerCase().replace(/[-_.,;:()"']+/g, " ").trim();
+        return " " + text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, " ").trim();
     }
 
     function byId(id) {
@@ -45,7 +45,7 @@
 
     function search() {
         const words = plain(state.parts.input.value).split(/\s+/).filter(Boolean);
-        const has = (one) => words.every((word) => one.plain.includes(word));
+        const has = (one) => words.every((word) => one.plain.includes(" " + word));
         if (!words.length) return clear();
         if (state.before === null) {
             state.before = new Set(folds().filter(isOpen).map((fold) => fold.id));

@@ -48,14 +48,18 @@ GUI_KINDS = {
 """The GUI's `LoRA_type` and our `--algo`."""
 
 _SEEN = "is seen from the base model"
-GUI_NOTED = {"sdxl": _SEEN, "use_wandb": "is not there: the run's folder has all losses"}
-GUI_SAME = {"LyCORIS_preset": "full", "unit": "1", "save_as_bool": "false", "model_list": "custom"}
+GUI_NOTED = {"sdxl": _SEEN, "model_list": "is the GUI's own list", "use_wandb": kohya.NOTED["log_with"]}
+GUI_SAME = {"LyCORIS_preset": "full", "unit": "1"}
 """What the GUI alone knows: what changes nothing here, whatever it is; and with which value."""
 
+_GUI_RATES = {"text_encoder_lr": "network_train_unet_only", "unet_lr": "network_train_text_encoder_only"}
+
+LOKR_FULL = 10240 / 2
 _RATES = tuple(
     f"train.{name}" for name in ("learning_rate", "unet_lr", "text_encoder_lr", "text_encoder_lr1", "text_encoder_lr2")
 )
 _OFF = ("", "0", "0.0", "false", "none", "[]")
+"""What GUIs write for what was not filled in."""
 
 
 @dataclass
@@ -90,6 +94,8 @@ class Imported:
 
 def is_foreign(data: Mapping[str, Any]) -> bool:
     """Whether these are options as another program keeps them: none of our sections, but sd-scripts' names."""
+    if isinstance(data.get("datasets"), list):
+        return True  # see `import_options`
     if {*data} & {"version", *RunConfig.__dataclass_fields__}:
         return False
     flat = _flat(data)
@@ -102,7 +108,7 @@ def import_options(data: Mapping[str, Any]) -> Imported:
         what = "this describes pictures (a dataset config), not a training."
         raise LoraTrainError(what, "datasets", "Give it as data.dataset_config.")
     found, flat = Imported(), _flat(data)
-    if "LoRA_type" in flat:
+    if {*flat} & {*GUI_NAMES, "LoRA_type"}:
         flat = _of_gui(flat, found)
     algorithm = _algorithm(flat, found)
     rates = _optimizer(flat, found)
@@ -117,6 +123,7 @@ def import_options(data: Mapping[str, Any]) -> Imported:
     found.values |= {f"network.{name}": value for name, value in algorithms()[algorithm].items()}
     if algorithm == "locon":
         found.values.setdefault("network.conv_dim", found.values.get("network.network_dim", DEFAULT_DIM))
+    _full_lokr(found, algorithm)
     _only_of_the_kind(found, algorithms()[algorithm].get("kind", NetworkOptions().kind))
     return found
 
@@ -134,26 +141,31 @@ def _of_gui(given: dict[str, Any], found: Imported) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in given.items():
         if name in GUI_NOTED or (name in GUI_SAME and _text(value).casefold() in (GUI_SAME[name], "")):
-            if name in GUI_NOTED and _text(value) not in _OFF:
+            if name in GUI_NOTED and not _is_off(_text(value)):
                 found.differs[name] = GUI_NOTED[name]
         elif name not in ("additional_parameters", "lr_warmup"):
             known = GUI_NAMES.get(name, name)
-            if known not in flat or _text(flat[known]) in _OFF:  # of "epoch" and "max_train_epochs" what is filled in
+            if known not in flat or _is_off(_text(flat[known])):  # of "epoch" and "max_train_epochs" what is filled in
                 flat[known] = value
-    if _text(flat["LoRA_type"]).casefold() == "standard":
+    if _text(flat.get("LoRA_type", "")).casefold() == "standard":
         for name in ("conv_dim", "conv_alpha"):
-            if _text(flat.pop(name, "")) not in (*_OFF, "1"):
-                found.left[name] = "counts for LoCon and the kinds of LyCORIS alone there."
+            if not _is_off(value := _text(flat.pop(name, ""))) and value != "1":
+                found.left[name] = f"= {value}: it counts for LoCon and the kinds of LyCORIS alone there."
     flat |= _of_line(_text(given.get("additional_parameters", "")))
     stop = flat.pop("stop_text_encoder_training", 0)
     for name, percent in (("lr_warmup_steps", given.get("lr_warmup")), ("stop_text_encoder_training", stop)):
-        if _text(percent) not in _OFF:
+        if not _is_off(_text(percent)):
             flat[name] = Share(percent)
-    for rate, only in (("text_encoder_lr", "network_train_unet_only"), ("unet_lr", "network_train_text_encoder_only")):
-        if rate in flat and _text(flat[rate]) in ("0", "0.0"):
-            flat[only] = True  # a rate of 0 is how the GUI says it
-            del flat[rate]
+    none = [rate for rate in _GUI_RATES if rate in flat and _number(_text(flat[rate])) == 0]
+    for rate in none:
+        del flat[rate]
+    if len(none) == 1:  # how the GUI says it; with both at 0 the general rate counts
+        flat[_GUI_RATES[none[0]]] = True
     return flat
+
+
+def _is_off(text: str) -> bool:
+    return text.casefold() in _OFF
 
 
 def _of_line(line: str) -> dict[str, Any]:
@@ -237,12 +249,12 @@ def _other(found: Imported, name: str, value: Any) -> None:
     """One that is no option here; what is not filled in says nothing."""
     text = _text(value)
     if name in kohya.NOTED:
-        if text not in _OFF:
+        if not _is_off(text):
             found.differs[name] = kohya.NOTED[name]
         return
     items = value if isinstance(value, list) else [text]
     same = name in kohya.SAME and all(kohya.is_same(name, _text(one)) for one in items)
-    if text not in _OFF and not same:
+    if not _is_off(text) and not same:
         known = name in kohya.ABSENT
         why = f"it is not there yet. {kohya.ABSENT[name]}".strip() if known else "it is not known here."
         found.left[name] = f"= {text}: {why}"
@@ -274,15 +286,18 @@ def _read(option: Option, value: Any, steps: int) -> Any:
         if option.about.choices and text.casefold() not in option.about.choices:
             raise ValueError(f"it is not there yet; {option.default} is used")
         return text.casefold() if option.about.choices else text
-    if option.name == "resolution" and len({one.strip() for one in text.split(",")}) == 1:
-        text = text.split(",")[0]
-    if hint is int and re.fullmatch(r"[+-]?\d+", text) and int(text):
-        return int(text)  # a seed has more digits than a float
-    number = _number(text)
+    if option.name == "resolution":
+        text, *others = {one.strip() for one in text.split(",")}
+        if others:
+            raise ValueError("buckets have the area of a square here: give one number")
+    number = int(text) if re.fullmatch(r"[+-]?\d+", text) else _number(text)  # a seed has more digits than a float
     if not math.isfinite(number) or (hint is int and number != int(number)):
         raise ValueError(f"it is not {describe(option.hint)}")
-    low = option.about.range[0] if option.about.range else 0
-    return None if number == 0 < low and may_be_none(option.hint) else hint(number)  # 0 is off there
+    if option.about.range and not option.about.range[0] <= number <= option.about.range[1]:
+        if number == 0 and may_be_none(option.hint):
+            return None  # off there
+        raise ValueError("it is out of range here, {:g} to {:g}".format(*option.about.range))
+    return hint(number)
 
 
 def _number(text: str) -> float:
@@ -290,6 +305,16 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _full_lokr(found: Imported, algorithm: str) -> None:
+    """LyCORIS decomposes nothing where LoKr's dimension is that large; people write 100000."""
+    given = _number(found.left.get("network_dim", "").removeprefix("= ").partition(":")[0])
+    if algorithm == "lokr" and given > LOKR_FULL:
+        del found.left["network_dim"]
+        found.left.pop("conv_dim", None)
+        found.values["network.full_matrix"] = True
+        found.differs["network_dim"] = f"= {given:g} is network.full_matrix here: it means that nothing is decomposed"
 
 
 def _only_of_the_kind(found: Imported, kind: str) -> None:

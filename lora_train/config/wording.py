@@ -45,11 +45,14 @@ def label_of(path: str) -> str:
 def hint_of(path: str) -> str:
     """The help of the option of this path for a page, with how a list is written and what a field left open means."""
     option = find(path)
-    about, text = option.about, sentence(option.about.help)
+    about = option.about
+    said = [about.help] if about.help.casefold() != about.label.casefold() else []  # not the label once more
     if about.written in _WAYS and not about.choices:  # choices are ticked
-        text = f"{text}; {_WAYS[about.written]}"
-    left_open = AUTOMATIC if plain_type(option.hint) is bool else "empty"
-    return f"{text} ({left_open}: {about.unset})" if about.unset else text
+        said.append(_WAYS[about.written])
+    left_open = f"{AUTOMATIC if plain_type(option.hint) is bool else 'empty'}: {about.unset}" if about.unset else ""
+    if not said:
+        return sentence(left_open)
+    return sentence("; ".join(said)) + (f" ({left_open})" if left_open else "")
 
 
 def sentence(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from lora_train.config.arguments import algorithms
-from lora_train.config.option import FIRST, GROUPS, LEVELS, REPEATED
+from lora_train.config.option import GROUPS, LEVELS, REPEATED
 from lora_train.config.table import Option, options
 from lora_train.config.values import item_type, may_be_none, plain_type
 from lora_train.config.wording import AUTOMATIC, concerns, hint_of
@@ -40,9 +40,9 @@ CHOICES: dict[str, Callable[[], Collection[str]]] = {"network.kind": algorithms}
 
 PROGRAM = "command"
 """The choice that needs a program of the person's, which the page does not take."""
-_PROGRAM = "A program is named at the command line or over the API: others may reach this page."
+_PROGRAM = "A program is named at the command line, or over the API where the settings allow it."
 ELSEWHERE = {
-    "save.output_dir": "LoRAs go where the WebUI looks for them; the command line can write them elsewhere.",
+    "save.output_dir": "LoRAs go where prompts find them; the command line can write them elsewhere.",
     "network.base_weights_multiplier": "Write it behind the file of a merged LoRA: FILE:0.5.",
     "prepare.captioner_command": _PROGRAM,
     "prepare.tagger_command": _PROGRAM,
@@ -151,9 +151,9 @@ def add_fields(fields: dict[str, Any], shown: Iterable[Option], own: Mapping[str
         fields[option.path] = component(option, own.get(option.path, Own()))
 
 
-def beside_the_first() -> list[Option]:
-    """What stands beside that which everybody gives."""
-    return [one for one in on_page() if one.about.group == GROUPS[0] and one.about.level != FIRST]
+def beside(fields: Mapping[str, Any]) -> list[Option]:
+    """What stands beside that which everybody gives, of which there are `fields` already."""
+    return [one for one in on_page() if one.about.group == GROUPS[0] and one.path not in fields]
 
 
 def _choices(option: Option) -> list[str]:

@@ -22,7 +22,7 @@ from lora_train.errors import LoraTrainError, Problem
 from lora_train.runs.check import npz_outside
 from lora_train.runs.service import Service
 from lora_train.showing import as_shown
-from lora_train.ui.form import Own, add_fields, beside_the_first, folded, group_element, on_page, search_html
+from lora_train.ui.form import Own, add_fields, beside, folded, group_element, on_page, search_html
 from lora_train.ui.reading import Reader, exists, path_of
 
 MODEL, STATE_MINUTES = "model.path", "save.save_state_every_n_minutes"
@@ -75,7 +75,7 @@ class TrainTab:
                 self._add(own, "data.folder")
                 with gr.Row():
                     self._add(own, "data.tag", "save.output_name")
-                add_fields(self._fields, beside_the_first(), own)
+                add_fields(self._fields, beside(self._fields), own)
                 start = gr.Button("Train", variant="primary", elem_id="lora_train_start")
                 message = gr.HTML("", elem_id="lora_train_message")
                 gr.HTML(search_html([ARGUMENTS_FOUND]))

@@ -164,6 +164,23 @@ def test_kinds_of_the_gui(gui: str, kind: str) -> None:
     assert ("network" in imported.left) == (gui == "LyCORIS/DyLoRA")
 
 
+def test_lokr_that_decomposes_nothing() -> None:
+    """People write a dimension of 100000, as LyCORIS' own page says."""
+    imported = import_options({"LoRA_type": "LyCORIS/LoKr", "network_dim": 100000, "conv_dim": 100000, "factor": 8})
+    network = imported.config().network
+    assert (network.kind, network.full_matrix, network.network_dim, network.factor) == ("lokr", True, None, 8)
+    assert "network_dim" in imported.differs and not imported.left
+
+
+def test_both_rates_at_0_mean_the_general_one() -> None:
+    given = {"LoRA_type": "Standard", "learning_rate": 1e-4, "unet_lr": 0, "text_encoder_lr": "0"}
+    config = import_options(given).config()
+    assert config.train == RunConfig.from_dict({"train": {"learning_rate": 1e-4}}).train
+    assert config.network == RunConfig().network
+    only = import_options(given | {"text_encoder_lr": 1e-5}).config()
+    assert only.network.network_train_text_encoder_only and only.train.unet_lr is None
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -175,6 +192,7 @@ def test_kinds_of_the_gui(gui: str, kind: str) -> None:
         ("block_dims", "1,x"),
         ("lr_warmup_steps", 0.1),
         ("mixed_precision", "fp8"),
+        ("bucket_reso_steps", 1),
     ],
 )
 def test_a_value_that_cannot_be_taken_is_left_with_its_reason(name: str, value: Any) -> None:

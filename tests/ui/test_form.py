@@ -88,7 +88,8 @@ def test_a_field_says_what_the_table_says(option: Option) -> None:
     with gr.Blocks():
         field = component(option)
     assert field.label == about.label and field.info == info_of(option)
-    assert about.help[1:] in field.info and about.unset in field.info
+    assert about.help[1:] in f"{field.label} {field.info}" and about.unset in field.info
+    assert field.info.casefold() != field.label.casefold(), "the same is not said twice"
     assert all(word in field.info for word in (*about.kinds, *about.families, *about.operations))
     if type(field) is gr.Textbox:
         assert field.value == ""
@@ -234,3 +235,4 @@ def test_hints_say_how_a_list_is_written() -> None:
     assert "; separated by commas" in hint_of("prepare.tag_blacklist")
     assert "commas" not in hint_of("prepare.operations")
     assert "(automatic: as its files say" in hint_of("model.v_parameterization")
+    assert hint_of("train.learning_rate").startswith("Empty: by the base model") and not hint_of("train.optimizer")

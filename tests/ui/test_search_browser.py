@@ -80,6 +80,8 @@ def test_only_what_has_all_the_words_is_shown(lazily: bool) -> None:
             type_in(page, text)
             page.locator("#lora_train_dim").wait_for()
             assert seen(page) == {"folder", "group_network", "dim"} and said(page) == "1 option", text
+        type_in(page, "ension")  # in the middle of a word
+        assert seen(page) == {"folder"}
         type_in(page, "network")
         page.locator("#lora_train_alpha").wait_for()
         assert seen(page) == {"folder", "group_network", "dim", "alpha"} and said(page) == "2 options"
