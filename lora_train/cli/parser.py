@@ -116,6 +116,9 @@ class Parser(argparse.ArgumentParser):
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         if isinstance(action, argparse._SubParsersAction):
             return super()._get_values(action, arg_strings)  # type: ignore[misc]
+        names = {_plain(flag) for flag in action.option_strings}
+        if names & kohya.MAY_BE_EMPTY and arg_strings and arg_strings[0].strip().lower() in ("", "none"):
+            return action.default
         try:
             return super()._get_values(action, [_usual(action, text) for text in arg_strings])  # type: ignore[misc]
         except argparse.ArgumentError as error:

@@ -98,13 +98,15 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     )
     steps, why_steps = _steps(facts, data, batch * accumulation, accumulation, recipe.looks)
     steps = choose("train.max_train_steps", train.max_train_steps, steps, why_steps)
-    rate, of_base, text_share, of_rate = recipe.rate, of_base, recipe.text_share, _SHARES[recipe.text_share]
-    if any(method.own_rate for method in OPTIMIZERS.active(config)):
-        rate, of_base = 1.0, f"{train.optimizer} finds the rate itself; this is a factor on it"
-        text_share, of_rate = 1.0, "the learning rate, since there is one for all"
-    rate = choose("train.learning_rate", train.learning_rate, rate, of_base)
+    one_for_all = any(method.own_rate for method in OPTIMIZERS.active(config))
+    own = f"{train.optimizer} finds the rate itself; this is a factor on it"
+    usual, why_rate = (1.0, own) if one_for_all else (recipe.rate, of_base)
+    rate = choose("train.learning_rate", train.learning_rate, usual, why_rate)
     unet_lr = choose("train.unet_lr", train.unet_lr, rate, "the general learning rate")
-    text_lr = choose("train.text_encoder_lr", train.text_encoder_lr, rate * text_share, of_rate)
+    text_lr, of_rate = rate * recipe.text_share, _SHARES[recipe.text_share]
+    if one_for_all:
+        text_lr, of_rate = unet_lr, "the UNet's, since there is one for all"
+    text_lr = choose("train.text_encoder_lr", train.text_encoder_lr, text_lr, of_rate)
     preserve = train.preserve
     if preserve is None and recipe.preserve:
         preserve = choose("train.preserve", None, recipe.preserve, "a small base forgets its other things quickly")

@@ -27,8 +27,5 @@ PREPARE_OPERATIONS = (
     "interrogate",
 )
 
-CAPTIONERS = ("blip", "transformers", "command", "none")
-TAGGERS = ("deepbooru", "wd14", "transformers", "command", "none")
-
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SAVE_PRECISIONS = ("fp16", "bf16", "fp32")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lora_train.atomic import write_text
+from lora_train.config import captioning_methods, training_methods
 from lora_train.config.option import GROUPS
 from lora_train.config.table import Option, options
-from lora_train.config.training_methods import TABLES
 from lora_train.config.values import describe
 from lora_train.config.wording import concerns, flag_of, sentence
 
@@ -43,8 +43,8 @@ def _group(group: str) -> Iterator[str]:
 
 def _methods() -> Iterator[str]:
     yield "## Methods\n"
-    yield "What the options above choose from or switch on, of `lora_train/config/training_methods.py`.\n"
-    for table in TABLES:
+    yield "What the options above choose from or switch on; those that are chosen are named as here.\n"
+    for table in (*training_methods.TABLES, *captioning_methods.TABLES):
         if table:
             yield f"### {table.title[0].upper()}{table.title[1:]}\n"
             yield "| name | what it is | options |"

@@ -190,6 +190,25 @@ SAME: dict[str, tuple[str, ...]] = {
 }
 """Of ABSENT: values with which sd-scripts does what is done here anyway, and which are therefore taken. An empty value,
 which GUIs write for what was not filled in, is taken for each of ABSENT."""
+MAY_BE_EMPTY = frozenset(
+    (
+        "adaptive_noise_scale",
+        "huber_c",
+        "huber_scale",
+        "huber_schedule",
+        "ip_noise_gamma",
+        "loss_type",
+        "lr_scheduler_min_lr_ratio",
+        "lr_scheduler_num_cycles",
+        "lr_scheduler_power",
+        "max_timestep",
+        "min_timestep",
+        "multires_noise_discount",
+        "multires_noise_iterations",
+        "v_pred_like_loss",
+    )
+)
+"""Names of options that are as if they were not given where their value is empty or None, as GUIs write it."""
 TAKES_NO_VALUE = frozenset(
     (
         "cache_latents",

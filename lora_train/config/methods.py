@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Problem
 from lora_train.records.table import count_change
 
 
@@ -39,6 +39,10 @@ class Method:
     """What must be importable for it, of what does not come with the program."""
     install: str = ""
     """What pip calls that package."""
+    lacks: Callable[..., Problem | None] | str = ""
+    """Says what is missing here for it, of what the formula is given first; or where that function is."""
+    outside: bool = False
+    """Whether somebody else does it (the WebUI, or nobody): it has no formula to be called."""
     own_rate: bool = False
     """An optimizer that finds the learning rate itself: what is given is a factor on it, usually 1, for all alike."""
     own_schedule: bool = False
@@ -54,10 +58,18 @@ class Method:
 
     def load(self) -> Callable[..., Any]:
         """The formula itself."""
-        if not isinstance(self.formula, str):
-            return self.formula
-        module, _, name = self.formula.partition(":")
-        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+        return _loaded(self.formula)
+
+    def lacking(self, given: Any) -> Problem | None:
+        """What is missing for it here, as far as can be seen without doing it."""
+        return _loaded(self.lacks)(given) if self.lacks else None  # type: ignore[no-any-return]
+
+
+def _loaded(function: Callable[..., Any] | str) -> Callable[..., Any]:
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
 class Table(Mapping[str, Method]):

@@ -8,9 +8,12 @@ from typing import Any
 
 
 def optimizer_arguments(given: Iterable[str]) -> dict[str, Any]:
-    """`NAME=VALUE` texts as a constructor's arguments; values are Python's plain literals. Raises ValueError."""
+    """`NAME=VALUE` texts as a constructor's arguments; values are Python's plain literals. Raises ValueError.
+
+    Empty ones, which GUIs write for what was not filled in, are left out.
+    """
     found: dict[str, Any] = {}
-    for text in given:
+    for text in filter(str.strip, given):
         name, equals, value = text.partition("=")
         if not equals or not name.strip().isidentifier():
             raise ValueError(f"{text!r} is not NAME=VALUE")

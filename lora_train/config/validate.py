@@ -9,6 +9,7 @@ from lora_train.config.network import network_problems
 from lora_train.config.optimizer_args import optimizer_arguments
 from lora_train.config.run import RunConfig
 from lora_train.config.table import CHOICES, RANGES, find, options
+from lora_train.config.training_methods import OPTIMIZERS
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.records.families import least_factor
 
@@ -131,6 +132,7 @@ def _together(config: RunConfig) -> list[Problem]:
     if train.min_timestep >= train.max_timestep:
         what = f"no timestep is left: the last one is {train.max_timestep} (train.max_timestep)."
         found.append(Problem(what, "train.min_timestep", "Give less."))
+    found += _one_rate(config)
     if data.min_bucket_reso and data.max_bucket_reso and data.min_bucket_reso > data.max_bucket_reso:
         found.append(Problem("is larger than data.max_bucket_reso.", "data.min_bucket_reso", "Swap them."))
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", config.prepare.background):
@@ -151,6 +153,18 @@ def _together(config: RunConfig) -> list[Problem]:
             )
         )
     return found
+
+
+def _one_rate(config: RunConfig) -> list[Problem]:
+    """Several rates for an optimizer that finds one for all."""
+    network, train = config.network, config.train
+    texts = (train.text_encoder_lr, train.text_encoder_lr1, train.text_encoder_lr2)
+    unet = () if network.network_train_text_encoder_only else (train.unet_lr,)
+    rates = {rate for rate in (*unet, *(() if network.network_train_unet_only else texts)) if rate}
+    if len(rates) < 2 or not any(method.own_rate for method in OPTIMIZERS.active(config)):
+        return []
+    what = f"finds one learning rate for all, and these differ: {', '.join(f'{rate:g}' for rate in sorted(rates))}."
+    return [Problem(what, "train.optimizer", "Give train.learning_rate alone; 1 is usual.")]
 
 
 def _captioning(config: RunConfig) -> list[Problem]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lora_train.captions.captioners.registry import CaptionerOptions
     from lora_train.hosts.base import Host
 
+_TOLD_WHAT = ("transformers", "wd14", "command")
+"""The kinds that need a model or a command."""
 Ask = Callable[["Iterable[Image.Image]"], "Iterator[str]"]
 
 
@@ -48,13 +50,14 @@ def captioning_problems(options: PrepareOptions, host: Host) -> list[Problem]:
         found += error.problems
     for role, kind in (("captioner", options.captioner), ("tagger", options.tagger)):
         given = _captioner_options(options, role, "cpu")
-        if kind in ("none", *CAPTION_KINDS) or not (given.model or given.command):
+        missing = kind in _TOLD_WHAT and not (given.model or given.command)  # config.problems says so
+        if kind in ("none", *CAPTION_KINDS) or missing:
             continue
         if kind == "command" and not host.may_run_programs():
             what = "a program of yours is run from the command line only, as this WebUI's settings do not allow it."
             fix = "Choose another captioner, or allow it on the settings page (Train LoRA)."
             found.append(Problem(what, f"prepare.{role}_command", fix))
-        elif kind != "command" and not host.may_read(Path(given.model)):
+        elif kind != "command" and given.model and not host.may_read(Path(given.model)):
             found.append(Problem("is outside the folders that may be used from this page.", f"prepare.{role}_model"))
         elif problem := lacking(kind, given):
             found.append(problem)
@@ -76,7 +79,7 @@ def _captioner_options(options: PrepareOptions, role: str, device: str) -> Capti
     from lora_train.captions.captioners.registry import CaptionerOptions
 
     model, command = getattr(options, f"{role}_model"), getattr(options, f"{role}_command")
-    return CaptionerOptions(model, device, command, options.tag_threshold, options.character_threshold)
+    return CaptionerOptions(model, device, command, options.tag_threshold, options.character_threshold, options)
 
 
 def _device(options: PrepareOptions, host: Host) -> str:

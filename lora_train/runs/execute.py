@@ -270,11 +270,14 @@ class _Execution:
         steps = self.config.train.max_train_steps
         if steps is None or steps == before.train.max_train_steps:
             return before
+        from lora_train.train.schedule import lr_factor
+
         self.folder.event("note", text=f"Training {steps} steps in place of {before.train.max_train_steps}.")
-        if before.train.lr_scheduler != "constant":
+        config = replace(before, train=replace(before.train, max_train_steps=steps))
+        done = before.train.max_train_steps or 1
+        if any(lr_factor(before, step) != lr_factor(config, step) for step in range(0, done, max(1, done // 100))):
             text = f"The learning rate goes on as in a training of {steps} steps, so it may rise again first."
             self.folder.event("note", text=text)
-        config = replace(before, train=replace(before.train, max_train_steps=steps))
         self.folder.update(resolved=config.to_dict())
         return config
 

@@ -214,6 +214,12 @@ def test_values_that_say_what_is_done_anyway_are_taken(capsys: pytest.CaptureFix
     assert "note: as it is here anyway: --num_processes 1, --prior_loss_weight 1.0." in told
 
 
+def test_what_guis_leave_empty_is_as_if_it_were_not_given() -> None:
+    line = " ".join(f"--{name}=" for name in sorted(kohya.MAY_BE_EMPTY)) + " --max_timestep None --optimizer_args="
+    assert wrong(line) == [] and config(line).train == TrainOptions(optimizer_args=("",))
+    assert [one.where for one in wrong("--steps= --min-snr=")] == ["--steps", "--min-snr"]
+
+
 def test_what_kohya_says_of_loss_noise_and_optimizer_is_meant_here_too() -> None:
     line = "--loss_type=huber --huber_schedule exponential --huber_c=0.2 --huber_scale 2 --v_pred_like_loss=0.1"
     line += " --debiased_estimation_loss --scale_v_pred_loss_like_noise_pred --noise_offset_random_strength"

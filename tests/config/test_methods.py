@@ -11,15 +11,16 @@ import pytest
 
 from lora_train.cli import build_parser
 from lora_train.cli.train import config_of
-from lora_train.config import RunConfig, TrainOptions, idle_notes, problems
+from lora_train.config import RunConfig, TrainOptions, captioning_methods, idle_notes, problems, training_methods
 from lora_train.config.document import document
 from lora_train.config.extending import register, registered_for
 from lora_train.config.methods import Choice, Layers, Method, Table
 from lora_train.config.option import LOSS, About
 from lora_train.config.table import CHOICES, Option, find, known
-from lora_train.config.training_methods import LOSSES, NOISES, OPTIMIZERS, TABLES
+from lora_train.config.training_methods import LOSSES, NOISES, OPTIMIZERS
 from lora_train.errors import LoraTrainError
 
+TABLES = (*training_methods.TABLES, *captioning_methods.TABLES)
 MINE = Method("mine", "mine alone", lambda *given: len(given), kohya=("Theirs",))
 
 

@@ -283,3 +283,42 @@ def test_the_last_step_is_saved_and_shown_by_the_run_itself(make: Make) -> None:
     assert trainer.run() == 4
     trainer.network.detach()
     assert (saved, shown) == ([2], [0, 2]) and not math.isnan(trainer.smoothed)
+
+
+OPTIONS_OF_A_STEP: list[dict[str, Any]] = [
+    {"loss_type": "l1"},
+    {"loss_type": "huber"},
+    {"loss_type": "smooth_l1", "huber_schedule": "exponential"},
+    {"min_snr_gamma": 1.0},
+    {"debiased_estimation_loss": True},
+    {"v_pred_like_loss": 0.5},
+    {"scale_v_pred_loss_like_noise_pred": True},
+    {"noise_offset": 0.1},
+    {"noise_offset": 0.1, "adaptive_noise_scale": 0.5},
+    {"noise_offset": 0.1, "noise_offset_random_strength": True},
+    {"multires_noise_iterations": 3},
+    {"multires_noise_iterations": 3, "multires_noise_discount": 0.9},
+    {"ip_noise_gamma": 0.1},
+    {"ip_noise_gamma": 0.1, "ip_noise_gamma_random_strength": True},
+    {"min_timestep": 900},
+    {"max_timestep": 100},
+    {"timestep_sampling": "logit_normal"},
+    {"timestep_sampling": "logit_normal", "logit_mean": 1.0},
+    {"timestep_sampling": "logit_normal", "logit_std": 0.1},
+]
+
+
+def test_every_option_of_the_step_reaches_it(make: Make) -> None:
+    """Each makes a loss of its own."""
+    losses = [steps(make(**options), 1)[0].loss for options in ({}, *OPTIONS_OF_A_STEP)]
+    assert len(set(losses)) == len(losses) and all(map(math.isfinite, losses))
+
+
+def test_times_and_noise_are_those_that_are_asked_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer's own draw: the input's noise from a generator of its own, so that the target's stays the same."""
+    x = torch.zeros(2, 4, 4, 4)
+    plain, disturbed = make()._draw(x, 5), make(ip_noise_gamma=0.5)._draw(x, 5)
+    assert torch.equal(plain.noise, disturbed.noise) and plain.seen is None and disturbed.seen is not None
+    other = torch.randn(x.shape, generator=make().random.torch("input noise", 5))
+    assert torch.allclose(disturbed.seen, plain.noise + 0.5 * other, atol=1e-6)
+    assert torch.equal(plain.t, disturbed.t) and int(make(min_timestep=990)._draw(x, 5).t.min()) >= 990

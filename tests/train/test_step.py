@@ -72,6 +72,33 @@ def test_rows_follow_their_equation(base: Path) -> None:
         assert torch.allclose(parameter.grad, gradients[name], atol=1e-6, rtol=1e-3), name
 
 
+def test_the_loss_and_what_the_model_sees_are_those_of_the_run(base: Path) -> None:
+    """|p - y|^3 in place of the square, the target's noise untouched by that of the input."""
+    model = open_model(base)
+    networks = create_networks(model, "lora", Form(2, 2.0), torch.Generator().manual_seed(0), ("lora_unet",))
+    generator = torch.Generator().manual_seed(1)
+    x, noise, seen = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(3))
+    t, weight, captions = torch.tensor([100, 700]), torch.tensor([0.5, 2.0]), ["red star", "sks"]
+    asked: list[torch.Tensor] = []
+
+    def cost(predicted: torch.Tensor, target: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        asked.append(times)
+        return (predicted - target).abs() ** 3
+
+    term = BaseTerm(0.5, x, captions)
+    rows, draw = [Row(x, captions, terms=(term,))], Draw(noise, t, weight, seen)
+    found = backward(model, networks, rows, draw, model.encode_text, lambda loss: loss, OFF, cost)
+    with torch.no_grad():
+        predicted = model.predict(model.noised(x, seen, t), t, model.encode_text(captions))
+        target = model.target(x, noise, t)
+        y = target + 0.5 * (predicted - target)  # new networks change nothing: the base predicts the same
+        expected = weight * ((predicted - y).abs() ** 3).mean((1, 2, 3))
+    assert torch.allclose(found, expected, rtol=1e-4) and torch.equal(asked[0], t)
+    first = draw.of(1)
+    assert [len(part) for part in (first.noise, first.t, first.weight, first.in_input)] == [1] * 4
+    assert torch.equal(first.in_input, seen[:1]) and torch.equal(Draw(noise, t, weight).in_input, noise)
+
+
 def test_the_multiplier_is_restored_even_when_the_model_fails(base: Path) -> None:
     model = open_model(base)
     networks = create_networks(model, "lora", Form(1, 1.0), torch.Generator(), ("lora_unet",))

@@ -1,11 +1,11 @@
-"""The kinds of captioner; adding one is one file and one line here."""
+"""The formulas of the tables of captioners and taggers (`config.captioning_methods`), and the way to them."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,9 @@ from lora_train.captions.captioners.onnx_tagger import (
     tagger_files,
 )
 from lora_train.captions.captioners.transformers_model import transformers_captions
+from lora_train.config import PrepareOptions
+from lora_train.config.captioning_methods import TABLES
+from lora_train.config.methods import Method
 from lora_train.errors import LoraTrainError, Problem
 
 if TYPE_CHECKING:
@@ -36,53 +39,62 @@ class CaptionerOptions:
     """Program and arguments; `{picture}` in an argument becomes the picture's path."""
     general: float = GENERAL_THRESHOLD
     character: float = CHARACTER_THRESHOLD
+    prepare: PrepareOptions = field(default_factory=PrepareOptions)
+    """All options of the preparation, for a captioner that has its own."""
 
 
-@dataclass(frozen=True)
-class Kind:
-    """`run` gives one text per picture; `lacks` says what is missing here, without loading anything."""
-
-    run: Callable[[CaptionerOptions, Iterable[Image.Image]], Iterator[str]]
-    lacks: Callable[[CaptionerOptions], Problem | None] = lambda options: None
+def by_model(options: CaptionerOptions, pictures: Iterable[Image.Image]) -> Iterator[str]:
+    """What a transformers model says."""
+    return transformers_captions(options.model, pictures, options.device)
 
 
-def _tagger_lacks(options: CaptionerOptions) -> Problem | None:
+def by_tagger(options: CaptionerOptions, pictures: Iterable[Image.Image]) -> Iterator[str]:
+    """What a WD14 tagger lists."""
+    return onnx_tags(options.model, pictures, options.general, options.character, options.device)
+
+
+def by_command(options: CaptionerOptions, pictures: Iterable[Image.Image]) -> Iterator[str]:
+    """What a program says."""
+    return command_captions(options.command, pictures)
+
+
+def of_the_host(options: CaptionerOptions, pictures: Iterable[Image.Image]) -> Iterator[str]:
+    """The WebUI does it, or nobody: never called."""
+    raise NotImplementedError
+
+
+def tagger_lacks(options: CaptionerOptions) -> Problem | None:
+    """onnxruntime, or a file."""
     if importlib.util.find_spec("onnxruntime") is None:
         return Problem("WD14 taggers need onnxruntime, which is not installed.", "captioner", INSTALL_ONNX)
     missing = [file for file in tagger_files(Path(options.model)) if not file.is_file()]
     return Problem("there is no such file.", str(missing[0]), GIVE_A_TAGGER) if missing else None
 
 
-def _command_lacks(options: CaptionerOptions) -> Problem | None:
+def command_lacks(options: CaptionerOptions) -> Problem | None:
+    """The program."""
     if options.command and shutil.which(options.command[0]) is None:
         return Problem("there is no such program.", options.command[0], "Give its path.")
     return None
 
 
-CAPTIONERS: dict[str, Kind] = {
-    "transformers": Kind(lambda options, pictures: transformers_captions(options.model, pictures, options.device)),
-    "wd14": Kind(
-        lambda options, pictures: onnx_tags(
-            options.model, pictures, options.general, options.character, options.device
-        ),
-        _tagger_lacks,
-    ),
-    "command": Kind(lambda options, pictures: command_captions(options.command, pictures), _command_lacks),
-}
+def ours() -> dict[str, Method]:
+    """All captioners and taggers that are not the WebUI's, by name."""
+    return {name: method for table in TABLES for name, method in table.items() if not method.outside}
 
 
 def captions(kind: str, options: CaptionerOptions, pictures: Iterable[Image.Image]) -> Iterator[str]:
     """One text per picture, in order, by the captioner of this kind. Raises LoraTrainError."""
-    return _kind(kind).run(options, pictures)
+    return _kind(kind)(options, pictures)  # type: ignore[no-any-return]
 
 
 def lacking(kind: str, options: CaptionerOptions) -> Problem | None:
     """What a captioner of this kind lacks, as far as can be seen without loading it."""
-    return _kind(kind).lacks(options)
+    return _kind(kind).lacking(options)
 
 
-def _kind(kind: str) -> Kind:
-    if kind not in CAPTIONERS:
-        known = ", ".join(CAPTIONERS)
+def _kind(kind: str) -> Method:
+    if kind not in ours():
+        known = ", ".join(ours())
         raise LoraTrainError(f"there is no captioner {kind!r}.", "captioner", f"Choose one of {known}.")
-    return CAPTIONERS[kind]
+    return ours()[kind]

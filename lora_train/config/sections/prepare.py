@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_train.config.choices import CAPTIONERS, PREPARE_OPERATIONS, TAGGERS
+from lora_train.config.captioning_methods import CAPTIONERS, TAGGERS
+from lora_train.config.choices import PREPARE_OPERATIONS
 from lora_train.config.option import CAPTIONS, COMMAS, COMMON, OPERATIONS, SHELL, option
 from lora_train.config.registered import Section
 from lora_train.config.usual import DEFAULT_TARGET

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lora_train.captions.captioners.command import command_captions
-from lora_train.captions.captioners.registry import CAPTIONERS, CaptionerOptions, captions
+from lora_train.captions.captioners.registry import CaptionerOptions, captions, ours
 from lora_train.errors import LoraTrainError
 
 SIZE = "import sys; from PIL import Image; print(' wide', Image.open(sys.argv[1][2:]).size[0], '\\n')"
@@ -47,6 +47,6 @@ def test_failures_are_told(command: list[str], told: str) -> None:
 
 
 def test_the_table_of_kinds() -> None:
-    assert set(CAPTIONERS) == {"transformers", "wd14", "command"}
-    with pytest.raises(LoraTrainError, match="no captioner 'oracle'.*transformers, wd14, command"):
+    assert set(ours()) == {"transformers", "wd14", "command"}
+    with pytest.raises(LoraTrainError, match="no captioner 'oracle'.*transformers, command, wd14"):
         captions("oracle", CaptionerOptions(), [])
