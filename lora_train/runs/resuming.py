@@ -26,7 +26,7 @@ def check_resume(folder: RunFolder, host: Host, steps: int | None = None) -> tup
     if not isinstance(content.get("config"), dict):
         raise LoraTrainError("the run's own file is damaged.", str(folder.path / "run.json"), "Start a new run.")
     if folder.going_on:
-        raise LoraTrainError("this run is going on already, in this program or another.", folder.id, "Wait for it.")
+        raise LoraTrainError("this run is already in progress, in this program or another.", folder.id, "Wait for it.")
     config = RunConfig.from_dict(content["config"])
     if content.get("state") == "finished":
         _require_more(folder, steps)

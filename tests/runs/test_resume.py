@@ -195,7 +195,7 @@ def test_the_lock_is_never_held_twice(tmp_path: Path) -> None:
     lock = RunLock(tmp_path)
     lock.acquire()
     assert is_held(tmp_path)
-    with pytest.raises(LoraTrainError, match="going on already"):
+    with pytest.raises(LoraTrainError, match="already in progress"):
         RunLock(tmp_path).acquire()
     lock.release()
     assert not is_held(tmp_path)
