@@ -115,7 +115,7 @@ def test_of_several_lines_the_first_is_the_caption(tmp_path: Path) -> None:
     assert found["a.png"] == "sks, 1girl, hat" and found["b.png"] == "sks, red hair"
     assert found["c.png"] == "sks, #1girl, hat" and found["d.png"] == "sks, # alone"
     told = notes(tmp_path)
-    assert "1 caption has several lines (a.txt). They are alternatives, of which the first is used" in told
+    assert "1 caption has several lines (a.txt). They are alternatives; the first is used" in told
     assert "2 captions have lines that start with # (b.txt, d.txt)" in told
 
 

@@ -328,7 +328,7 @@ def test_folders_of_what_was_put_aside_are_trained_on_and_said(tmp_path: Path) -
 def test_folders_that_seem_to_say_repeats_are_named(tmp_path: Path) -> None:
     put(tmp_path, "10-sara woman/a.png", "5 tom/b.png", "3x_bob/c.png", "10_ann/d.png", "90s/e.png", "7/f.png")
     manifest = scan(tmp_path, "sks")
-    notes = [note for note in manifest.notes if "does not say repeats" in note]
+    notes = [note for note in manifest.notes if "does not set repeats" in note]
     assert [note.split(": ")[1] for note in notes] == [
         '10 repeats are written "10_sara woman".',
         '3 repeats are written "3_bob".',
@@ -343,5 +343,5 @@ def test_captions_in_two_places_that_differ_are_said(tmp_path: Path) -> None:
     captions = {tmp_path / "a.png": "of the table", tmp_path / "b.png": "the same", tmp_path / "c.png": "alone"}
     manifest = scan(tmp_path, captions=captions)
     assert [one.caption for one in manifest.pictures] == ["of the file", "the same", "alone"]
-    told = "1 picture with a caption file and another caption in metadata.jsonl (a.png): the file counts."
+    told = "1 picture with a caption file and another caption in metadata.jsonl (a.png): the file is used."
     assert told in manifest.notes

@@ -129,7 +129,7 @@ FACE = Found(0.4, 0.4, 0.5, 0.6, 0.7)
 
 def test_a_face_that_is_just_sure_enough_counts() -> None:
     assert Looked(FACE, options={"face_score": 0.7}).make(face).problem is None
-    with pytest.raises(NoView, match="only 0.70 sure; 0.71 is needed"):
+    with pytest.raises(NoView, match="with a confidence of 0.70; 0.71 is needed"):
         Looked(FACE, options={"face_score": 0.71}).make(face)
 
 

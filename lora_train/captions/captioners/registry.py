@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CaptionerOptions:
-    """What the kinds need, each its own part of it."""
+    """The options of all kinds; each uses its own."""
 
     model: str = ""
     """A folder (or, for transformers, an id in the hub's cache; for the tagger also the .onnx file)."""
@@ -40,7 +40,7 @@ class CaptionerOptions:
 
 @dataclass(frozen=True)
 class Kind:
-    """`run` gives one text per picture; `lacks` says what is missing here, without loading anything."""
+    """`run` yields one text per picture; `lacks` says what is missing here, without loading anything."""
 
     run: Callable[[CaptionerOptions, Iterable[Image.Image]], Iterator[str]]
     lacks: Callable[[CaptionerOptions], Problem | None] = lambda options: None
