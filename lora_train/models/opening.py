@@ -1,4 +1,4 @@
-"""Open a base model, whatever it is: the one place that knows all families and containers."""
+"""Open a base model of any kind: the one place that knows all families and containers."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def _sdxl() -> type[Any]:
 
 
 FAMILIES: dict[str, Callable[[], type[Any]]] = {"sd1": _sd1, "sd2": _sd2, "sdxl": _sdxl}
-"""A family's name to its class, imported when it is needed."""
+"""A family's name to its class, imported lazily."""
 
 
 def look(path: Path) -> Look:
-    """What can be known of the base model at `path` without loading it (a pickle has to be read for that).
+    """What can be known about the base model at `path` without loading it (a pickle has to be read for that).
 
     Raises LoraTrainError when there is no model that can be trained.
     """
@@ -71,7 +71,7 @@ def _require(path: Path) -> None:
                 f"Download it (hf download {path}) and give its folder, or give another .safetensors, .ckpt or folder."
             )
         raise LoraTrainError(what, str(path), fix)
-    if not path.is_dir() and not path.is_file():  # a pipe would wait for ever
+    if not path.is_dir() and not path.is_file():  # a pipe would block forever
         raise LoraTrainError("this is neither a file nor a folder.", str(path), GIVE_ANOTHER)
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise LoraTrainError("this folder is not a diffusers model (no model_index.json).", str(path), GIVE_ANOTHER)
@@ -85,7 +85,7 @@ def assumed_by(config: RunConfig) -> Assumed:
 
 
 def refusals(path: Path, config: RunConfig) -> list[Problem]:
-    """Options of `config` that mean nothing for the base model at `path`, each with the reason.
+    """Options of `config` that the base model at `path` does not support, each with the reason.
 
     Raises LoraTrainError as `look` does.
     """
@@ -97,7 +97,7 @@ def refusals(path: Path, config: RunConfig) -> list[Problem]:
 
 
 def require_tokenizer(path: Path, sources: TokenizerSources) -> None:
-    """Raise LoraTrainError where the base model at `path` brings no tokenizer and `sources` has none."""
+    """Raise LoraTrainError where the base model at `path` has no tokenizer and `sources` none either."""
     from lora_train.models.single_file import require_tokenizer_for
 
     if path.is_file():
@@ -112,9 +112,9 @@ def open_model(
 ) -> BaseModel:
     """Load the base model at `path` into CPU memory.
 
-    `tokenizers` is where one may come from for a checkpoint which brings none (without it, nothing is
+    `tokenizers` is where one may come from for a checkpoint without one (without `tokenizers`, nothing is
     downloaded); `assumed` is what a person says about the model. UNet and text encoders become fp32, ready to
-    compute. With `keep_dtype` they stay as they lie in the file, memory-mapped, for whoever then moves them to a
+    compute. With `keep_dtype` they stay as they are in the file, memory-mapped, for callers that then move them to a
     device and its dtype. Raises LoraTrainError.
     """
     import torch

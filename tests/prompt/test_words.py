@@ -37,7 +37,7 @@ def test_the_examples() -> None:
         ("[b: 0.5 ] c", "b c", "changes"),
         ("mascot [:0.5]", "mascot", "[:0.5]: changes over the steps are not supported here; its content counts"),
         ("mascot [::5]", "mascot", "changes"),
-        ("[a|b|c] d", "a d", "'a' is drawn all the time"),
+        ("[a|b|c] d", "a d", "'a' is drawn in all steps"),
         ("[mascot|]", "mascot", "changes"),
         ("mascot BREAK tree", "mascot tree", "BREAK is left out"),
         ("a cat :1.2 AND a tree: 0.5", "a cat a tree", "AND is left out"),
