@@ -166,7 +166,7 @@ def test_metadata_that_is_not_read_is_named_where_captions_are_missing(tmp_path:
     (tmp_path / "set" / "metadata.csv").write_text("file_name,text\n")
     (tmp_path / "set" / "train" / "metadata.jsonl").write_text("{}")
     notes = read_pictures(DataOptions(folder=str(tmp_path / "set"), tag="sks"), 1).notes
-    assert any("without a caption: metadata.csv, train/metadata.jsonl." in note for note in notes)
+    assert any("have no caption: metadata.csv, train/metadata.jsonl." in note for note in notes)
 
 
 def test_texts_that_belong_to_no_picture_are_named_where_captions_are_missing(tmp_path: Path) -> None:
