@@ -194,10 +194,10 @@ def test_a_check_that_leaves_out_all_is_loosened_by_a_button(page: Any) -> None:
     fill(page, "lora_train_dataset_folder", str(pictures_folder()))
     page.locator("#lora_train_prepare").click()
     view = page.locator("#lora_train_dataset")
-    view.get_by_text("The least size leaves out 16 of 16 pictures.").wait_for()
+    view.get_by_text("The minimum size leaves out 16 of 16 pictures.").wait_for()
     assert not page.locator("#lora_train_operation_range input").is_checked()
     shot(page, "dataset-advice")
-    view.get_by_role("button", name="Lower the least size to 128 pixels").click()
+    view.get_by_role("button", name="Lower the minimum size to 128 pixels").click()
     page.locator("#lora_train_on_these").get_by_text("Train on these 15").wait_for()
     assert view.locator(".lora-train-advice li").count() == 0
     page.get_by_text("Sizes and limits").first.click()
