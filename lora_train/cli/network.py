@@ -13,8 +13,8 @@ from lora_train.errors import LoraTrainError
 
 
 def add_network(group: Any) -> None:
-    """What the group of options about the network has beside them."""
-    group.add_argument("--network_module", default="", help=argparse.SUPPRESS)  # sd-scripts' way to say --algo
+    """Add what belongs to the network's group besides the table's options."""
+    group.add_argument("--network_module", default="", help=argparse.SUPPRESS)  # sd-scripts' equivalent of --algo
     group.add_argument(
         "--args",
         nargs="*",
@@ -26,7 +26,7 @@ def add_network(group: Any) -> None:
 
 
 def network_of(options: argparse.Namespace, before: NetworkOptions) -> NetworkOptions:
-    """`before` with what the flags say. Raises LoraTrainError that names every argument that is not understood."""
+    """`before` changed by the flags. Raises LoraTrainError that names every argument that is not understood."""
     values = given(options, "network")
     algorithm = _algorithm(options, values.pop("kind", ""))
     if "base_weights" in values:
@@ -39,17 +39,17 @@ def network_of(options: argparse.Namespace, before: NetworkOptions) -> NetworkOp
 
 
 def _algorithm(options: argparse.Namespace, given: str) -> str:
-    """The name that is given with --algo, else in sd-scripts' way; "" where none is."""
+    """The name given with --algo, or in sd-scripts' way; "" without either."""
     module = options.network_module
     if module and module not in kohya.NETWORK_MODULES:
         known = ", ".join(kohya.NETWORK_MODULES)
-        raise LoraTrainError(f"{module!r} is not there.", "--network_module", f"Give --algo, or one of: {known}.")
+        raise LoraTrainError(f"there is no module {module!r}.", "--network_module", f"Give --algo, or one of: {known}.")
     plain = NetworkOptions().kind
     return kohya.NETWORK_MODULES[module] if module and given in ("", plain) else given
 
 
 def _with_strength(text: str) -> tuple[str, float]:
-    """`FILE` or `FILE:0.5`; a colon that no number follows belongs to the path."""
+    """`FILE` or `FILE:0.5`; a colon without a number behind it belongs to the path."""
     path, _, strength = text.rpartition(":")
     try:
         return (path, float(strength)) if path else (text, 1.0)

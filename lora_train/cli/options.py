@@ -1,4 +1,4 @@
-"""Flags made from the table of options, and a run's sections from those that were given."""
+"""Flags made from the table of options, and a run's sections made from the given flags."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ S = TypeVar("S")
 
 
 def add_options(parser: Any, options: Iterable[Option], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A flag for each of `options`, in the groups of the table; returns these by name, for what belongs there as well.
+    """A flag for each of `options`, in the groups of the table. Returns these by name, for more options that belong
+    there.
 
-    An option without a flag that is given is None in the namespace. `defaults` (by path) are this command's own.
+    A flag that is not given is None in the namespace. `defaults` (by path) are this command's own.
     """
     groups: dict[str, Any] = {}
     options = list(options)
@@ -42,7 +43,7 @@ def given(namespace: argparse.Namespace, section: str) -> dict[str, Any]:
 
 
 def with_given(options: S, namespace: argparse.Namespace, section: str) -> S:
-    """A section of the run with what the flags say; where none was given it stays."""
+    """A section of the run changed by the given flags."""
     return replace(options, **given(namespace, section))  # type: ignore[type-var]
 
 
@@ -51,7 +52,7 @@ def _destination(option: Option) -> str:
 
 
 def _help(option: Option, default: Any = None) -> str:
-    """The line of the help, with what happens where the flag is not given."""
+    """The help text, with what happens when the flag is not given."""
     about, shown = option.about, ""
     value = option.default if default is None else default
     if value in (None, "", ()):
@@ -66,7 +67,7 @@ def _help(option: Option, default: Any = None) -> str:
 
 
 def _keywords(option: Option) -> dict[str, Any]:
-    """What argparse is to know of the flag's value."""
+    """What argparse needs to know about the flag's value."""
     hint, about = plain_type(option.hint), option.about
     if hint is bool:
         return {"action": Switch if option.default is not False else "store_true"}
@@ -106,7 +107,7 @@ def _shell(command: str) -> tuple[str, ...]:
 
 
 def _side(text: str) -> int:
-    """A resolution, also as sd-scripts has it: "512,512"."""
+    """A resolution, also in sd-scripts' form: "512,512"."""
     sides = {int(side) for side in text.split(",")} if re.fullmatch(r"\d+(,\d+)?", text.replace(" ", "")) else set()
     if len(sides) != 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not one number: buckets have the area of a square of this side")
@@ -119,6 +120,6 @@ def _name(text: str) -> str:
 
 _LISTS: dict[str, Callable[[str], Any]] = {COMMAS: _commas, SHELL: _shell, REPEATED: str}
 _READ: dict[str, Callable[[str], Any]] = {"data.resolution": _side, "save.output_name": _name}
-"""Those whose text at the command line is read in a way of its own."""
+"""Options whose text at the command line is read in a special way."""
 _CHOICES = {"network.kind": tuple(ALGORITHMS)}
-"""Those that have other names at the command line."""
+"""Options that have other names at the command line."""

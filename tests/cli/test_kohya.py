@@ -210,7 +210,7 @@ def test_values_that_say_what_is_done_anyway_are_taken(capsys: pytest.CaptureFix
     assert wrong(GUIS) == [] and config(GUIS) == config("")
     assert main(["train", "--loss_type=l2", "--prior_loss_weight", "1.0", "--input", "nowhere"]) == 2
     told = capsys.readouterr().err
-    assert "note: as it is here anyway: --loss_type l2, --prior_loss_weight 1.0." in told
+    assert "note: already the behaviour here: --loss_type l2, --prior_loss_weight 1.0." in told
 
 
 def test_other_values_of_theirs_are_refused() -> None:
@@ -229,4 +229,4 @@ def test_a_flag_that_is_given_several_times_is_said(capsys: pytest.CaptureFixtur
     options, _ = build_parser().parse(["train", *line.split()])
     assert options.repeated == ["--input"] and options.input == "nowhere"
     assert main(["file", "resize", "nowhere", "--rank", "2", "--rank", "3", "--output", "a.safetensors"]) == 2
-    assert "note: --rank is given several times; the last one counts." in capsys.readouterr().err
+    assert "note: --rank is given several times; the last one is used." in capsys.readouterr().err

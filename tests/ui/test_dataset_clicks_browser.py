@@ -106,7 +106,7 @@ def test_what_fails_is_said_whatever_was_pressed() -> None:
 
 def test_a_decision_in_the_card_is_answered_in_the_card_and_saves_the_caption() -> None:
     server = Server()
-    server.waits = "a training is running already."
+    server.waits = "a training is already running."
     with scripts(server, BODY) as page:
         tile(page, "a").locator(".lora-train-thumbs").click()
         opened = page.locator("#lora_train_card")
