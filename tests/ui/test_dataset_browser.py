@@ -96,7 +96,7 @@ def test_prepare_decide_and_caption(page: Any, folder: Path, tmp_path: Path) -> 
     before = texts(folder)
     open_tab(page, "Dataset")
     view = page.locator("#lora_train_dataset")
-    view.get_by_text("Nothing is prepared yet").wait_for()
+    view.get_by_text("Nothing has been prepared yet").wait_for()
     fill(page, "lora_train_dataset_folder", str(tmp_path / "nowhere"))
     page.locator("#lora_train_prepare").click()
     page.locator("#lora_train_dataset_message .lora-train-problems").get_by_text("no such folder").wait_for()
