@@ -1,6 +1,6 @@
 """Run by the WebUI at each start: installs what is missing, and never changes a version that is there.
 
-Standard library only. What it does is printed; what cannot be installed is told in the tab.
+Standard library only. What it does is printed; what cannot be installed is reported in the tab.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OLD_TRANSFORMERS = (4, 41)
 """Before this version only diffusers up to 0.31.0 works as a whole (measured; see docs)."""
 
 TRIES, PAUSE_S = 2, 3
-"""How often a package index that does not answer is asked, and the pause in seconds."""
+"""How many times a package index that does not answer is tried, and the pause in seconds."""
 CONNECT_S, WHOLE_S = 10, 300
 """How long pip may wait for an answer, and how long it may take in all, in seconds: a WebUI must start without a
 network, too."""
@@ -29,7 +29,7 @@ UNREACHABLE = re.compile(
     r"Connection ?(reset|refused|aborted|broken)|ProxyError|SSLError|Network is unreachable|"
     r"RemoteDisconnected|from versions: none"
 )
-"""What pip says of an index that cannot be reached; its last line is about the package all the same."""
+"""What pip says of an index that cannot be reached; its last line is about the package even then."""
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 VERSION = re.compile(
@@ -37,7 +37,7 @@ VERSION = re.compile(
     r"(\+[a-z0-9]+([._-][a-z0-9]+)*)?",
     re.IGNORECASE,
 )
-"""What pip takes as a version; it refuses a whole list of constraints for one that is none."""
+"""What pip accepts as a version; it refuses a whole list of constraints for one that is not."""
 
 
 def installed() -> dict[str, str]:
@@ -72,12 +72,12 @@ def _distributions() -> Iterator[tuple[str, str, Path, importlib.metadata.Distri
 def _said(distribution: importlib.metadata.Distribution, key: str) -> str:
     try:
         return str(distribution.metadata[key] or "").strip()
-    except Exception:  # no METADATA, or not readable: that is answered in a different way by each Python
+    except Exception:  # METADATA is missing or cannot be read: each Python answers differently
         return ""
 
 
 def _files_there(distribution: importlib.metadata.Distribution) -> float:
-    """Which part of the files that it lists is there as it lists them."""
+    """The share of the files it lists that are there as listed."""
     try:
         listed = [file for file in distribution.files or () if file.size is not None]
         there = sum(Path(str(file.locate())).stat().st_size == file.size for file in listed if _is_file(file))
@@ -102,22 +102,22 @@ def wanted(present: dict[str, str]) -> list[str]:
 
 
 def constraints_of(present: dict[str, str]) -> list[str]:
-    """Lines that hold every distribution at its version, `+cu121` and the like included."""
+    """Lines that pin every distribution to its version, `+cu121` and the like included."""
     usable = [(n, v) for n, v in sorted(present.items()) if NAME.fullmatch(n) and VERSION.fullmatch(v)]
     return [f"{name}=={version}" for name, version in usable]
 
 
 def main() -> None:
-    """Install what is absent, with everything else held at its version. Whatever happens, the WebUI starts."""
+    """Install what is absent, with everything else pinned to its version. Whatever happens, the WebUI starts."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             with suppress(OSError, ValueError):
-                reconfigure(errors="backslashreplace")  # a console of few characters is no reason to fail
+                reconfigure(errors="backslashreplace")  # a console with few characters is no reason to fail
     try:
         _install()
     except Exception as error:
-        _tell_failure("what it needs", f"{type(error).__name__}: {error}")
+        _report_failure("what it needs", f"{type(error).__name__}: {error}")
 
 
 def _install() -> None:
@@ -129,20 +129,20 @@ def _install() -> None:
     print(f"LoRA Train: installing {names}; nothing that is installed is changed", flush=True)
     failure = _pip(missing, constraints_of(present))
     if failure:
-        _tell_failure(names, failure)
+        _report_failure(names, failure)
         return
     importlib.invalidate_caches()
     added = sorted(f"{name} {version}" for name, version in installed().items() if name not in present)
     print(f"LoRA Train: installed {', '.join(added)}")
 
 
-def _tell_failure(names: str, reason: str) -> None:
+def _report_failure(names: str, reason: str) -> None:
     print(f"LoRA Train: {names} could not be installed: {reason}")
     print("LoRA Train: the tab will say what is missing; nothing else is affected.")
 
 
 def _pip(missing: list[str], constraints: list[str]) -> str:
-    """Run pip, again where the index does not answer; why it failed, or nothing."""
+    """Run pip, again where the index does not answer. Returns why it failed, or ""."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
     command += ["--retries", "0", "--timeout", str(CONNECT_S)]
     failure, end = "", time.monotonic() + WHOLE_S
@@ -165,13 +165,13 @@ def _pip(missing: list[str], constraints: list[str]) -> str:
                     check=False,
                 )
             except subprocess.TimeoutExpired:
-                return f"pip was not done after {WHOLE_S} seconds; it is tried again at the next start"
+                return f"pip had not finished after {WHOLE_S} seconds; the next start tries again"
             if not done.returncode:
                 return ""
             failure = (done.stderr.strip().splitlines() or [f"pip ended with code {done.returncode}"])[-1]
             if not UNREACHABLE.search(done.stderr):
                 return failure
-    return f"the package index cannot be reached ({failure}); it is tried again at the next start"
+    return f"the package index cannot be reached ({failure}); the next start tries again"
 
 
 if __name__ == "__main__":

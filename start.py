@@ -3,17 +3,17 @@
 
     python3 start.py demo              train the mascot's LoRA and show it
     python3 start.py ui                open the page
-    python3 start.py train ...         train from the command line (--help tells)
+    python3 start.py train ...         train from the command line (options: --help)
     python3 start.py prepare ...       prepare pictures: crop, check, reject
     python3 start.py captions ...      count tags, change all captions, undo
-    python3 start.py file ...          look into LoRA files, convert, resize, merge, extract
-    python3 start.py dataset ...       datasets of other tools in and out
-    python3 start.py resume            go on with a training that was stopped
+    python3 start.py file ...          inspect LoRA files, convert, resize, merge, extract
+    python3 start.py dataset ...       import and export datasets of other tools
+    python3 start.py resume            continue a training that was stopped
     python3 start.py generate ...      make pictures
     python3 start.py test [...]        run the tests (further arguments go to pytest)
 
 Before the command: --torch-index URL installs torch from that package index, for example the CPU or
-a CUDA index of pytorch.org; without it pip's default is taken.
+a CUDA index of pytorch.org; without it pip's default is used.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-ALL_CORES = ("-n", "auto", "--dist", "loadfile")  # the whole suite; a file's tests share what they have made
-VOCABULARY = "open_clip_torch"  # its wheel holds CLIP's vocabulary, which checkpoints of one file do not bring
+ALL_CORES = ("-n", "auto", "--dist", "loadfile")  # the whole suite; the tests of a file share what they have made
+VOCABULARY = "open_clip_torch"  # its wheel holds CLIP's vocabulary, which single-file checkpoints do not contain
 STAMP = VENV / "lora-train-installed"
 STARTED_WITH = "LORA_TRAIN_STARTED_WITH"  # see lora_train/console.py
 COMMANDS = ("demo", "ui", "train", "prepare", "captions", "dataset", "file", "resume", "generate", "test")
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             with suppress(OSError, ValueError):
-                reconfigure(errors="backslashreplace")  # a console of few characters is no reason to fail
+                reconfigure(errors="backslashreplace")  # a console with few characters is no reason to fail
     if sys.version_info < (3, 10):  # noqa: UP036 - this file is what an older Python meets first
         print("LoRA Train needs Python 3.10 or newer; this is " + sys.version.split()[0], file=sys.stderr)
         return 2
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
         print(f"Installing failed: {error.filename or VENV}: {error.strerror or error}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\nStopped while installing. Go on with it:  {again}", file=sys.stderr)
+        print(f"\nStopped while installing. To continue:  {again}", file=sys.stderr)
         return 130
     if command == "test":
         return run([str(PYTHON), "-m", "pytest", *(rest or ALL_CORES)], cwd=ROOT)
@@ -84,7 +84,7 @@ class NoVenv(Exception):
 
 
 def install(extra: str, torch_index: str | None) -> None:
-    """Make .venv and install the package with `extra`, unless that was done for these very versions, here."""
+    """Make .venv and install the package with `extra`, unless that was done here, for exactly these versions."""
     wanted = fingerprint()
     try:
         done = STAMP.read_text(encoding="utf-8").split()
@@ -100,15 +100,16 @@ def install(extra: str, torch_index: str | None) -> None:
     if torch_index:
         subprocess.run([*pip, *constraints, "--index-url", torch_index, "torch"], check=True)
     subprocess.run([*pip, *constraints, "--editable", f"{ROOT}[app,{extra}]"], check=True)
-    # nothing of it is imported, so what it needs (torchvision, timm) stays away
+    # nothing in it is imported, so what it needs (torchvision, timm) is not installed
     if subprocess.run([*pip, *constraints, "--no-deps", VOCABULARY], check=False).returncode:
-        print("CLIP's vocabulary could not be installed; all else works without it.", file=sys.stderr)
+        print("CLIP's vocabulary could not be installed; everything else works without it.", file=sys.stderr)
     before = set(done[1:]) if done[:1] == [wanted] else set()
     STAMP.write_text(" ".join([wanted, *sorted(before | {extra, "app"})]), encoding="utf-8")
 
 
 def works(code: str) -> bool:
-    """Whether the Python of .venv can run `code`: it may be gone with the one it was made of, too old, or half made."""
+    """Whether the Python of .venv can run `code`: it may be gone with the one it was made from, too old, or half
+    made."""
     check = f"import sys; assert sys.version_info >= (3, 10)\n{code}"
     try:
         done = subprocess.run([str(PYTHON), "-c", check], capture_output=True, check=False)
@@ -124,13 +125,13 @@ def make_venv() -> None:
         VENV.unlink()
     try:
         venv.create(VENV, with_pip=True, clear=VENV.exists())
-    except subprocess.CalledProcessError as error:  # it says nothing itself
+    except subprocess.CalledProcessError as error:  # it has no message of its own
         raise NoVenv(
             f"This Python ({sys.executable}) cannot make a virtual environment with pip in it. On Debian and Ubuntu "
-            "install the package python3-venv; elsewhere take Python from python.org."
+            "install the package python3-venv; elsewhere use Python from python.org."
         ) from error
     if not works("import pip"):
-        raise NoVenv(f"{VENV} was made and does not work. Remove it, or start with another Python.")
+        raise NoVenv(f"{VENV} was made but does not work. Remove it, or start with another Python.")
 
 
 def fingerprint() -> str:

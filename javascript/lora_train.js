@@ -1,11 +1,11 @@
-// The live view of a run: follows the REST routes with short requests, so that nothing stays open.
+// The live view of a run: polls the REST routes with short requests, so that no connection stays open.
 (function () {
     "use strict";
 
     const API = "lora-train/api/v1/";
     const POLL_MS = 1000, BANNER_POLL_MS = 3000, PATIENCE_MS = 60000;
     const view = {element: null, run: null, next: 0, steps: [], losses: [], smoothed: [], last: null, chart: null, parts: {}};
-    const LOST = "Connection lost: the server does not answer. What is shown may be old; this page goes on asking.";
+    const LOST = "Connection lost: the server does not answer. This page may be out of date; it keeps trying.";
 
     function root() {
         return typeof gradioApp === "function" ? gradioApp() : document;
@@ -21,9 +21,9 @@
         return (element && element.dataset.page) || "";
     }
 
-    // Throws an Error for the person; `lost` is set where nobody answers.
+    // Throws an Error for the person; `lost` is set where there is no answer.
     async function ask(path, method, content) {
-        let answer, told;
+        let answer, result;
         try {
             answer = await fetch(url(path), {
                 method: method || "GET",
@@ -35,12 +35,12 @@
             throw Object.assign(new Error(LOST), {lost: true});
         }
         try {
-            told = await answer.json();
-        } catch (error) { // a page of the server's, or of something between
+            result = await answer.json();
+        } catch (error) { // a page of the server's, or of a proxy in between
             throw Object.assign(new Error("The server answered with an error (" + answer.status + ")."), {lost: answer.status >= 502 && answer.status <= 504});
         }
-        if (!answer.ok) throw new Error(reasons(told.problems) || (typeof told.detail === "string" ? told.detail : "The server answered with an error (" + answer.status + ")."));
-        return told;
+        if (!answer.ok) throw new Error(reasons(result.problems) || (typeof result.detail === "string" ? result.detail : "The server answered with an error (" + answer.status + ")."));
+        return result;
     }
 
     function reasons(problems) {
@@ -148,7 +148,7 @@
         return root().querySelector("#txt2img_prompt textarea");
     }
 
-    // the words that call the subject, then the LoRA's tag; what the prompt has already stays as it is
+    // the trigger words, then the LoRA's tag; what the prompt already has stays as it is
     function sendToPrompt(words, tag) {
         const field = promptField();
         const plain = field.value.replace(/<[^>]*>/g, " ");
@@ -162,7 +162,7 @@
     }
 
     function log(text, kind) {
-        // the log alone is scrolled, never the page, and only where its end is looked at
+        // only the log is scrolled, never the page, and only where its end is in view
         const list = view.parts.log, atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 8;
         make("li", kind, list, text);
         if (atEnd) list.scrollTop = list.scrollHeight;
@@ -175,7 +175,7 @@
         return (hours ? hours + ":" + two(minutes) : minutes) + ":" + two(whole % 60);
     }
 
-    // what is not finite is null in JSON
+    // numbers that are not finite are null in JSON
     function number(value, digits) {
         return typeof value === "number" ? value.toFixed(digits) : "–";
     }
@@ -218,7 +218,7 @@
         view.parts.bar.value = done;
     }
 
-    // How far a run is that goes on.
+    // The progress of a running run.
     function standing(run) {
         const event = view.last;
         if (!event) return " ";
@@ -229,17 +229,17 @@
             (typeof event.seconds_left === "number" ? " · " + clock(event.seconds_left) + " left" : "");
     }
 
-    // what stays the same is not read out again
+    // unchanged text is not read out again
     function say(text, bad) {
         if (view.parts.text.textContent !== text) view.parts.text.textContent = text;
         view.parts.text.classList.toggle("lora-train-error", Boolean(bad));
     }
 
-    // How a run ended, the reason first; "" while it goes on.
+    // How a run ended, the reason first; "" while it is running.
     function ending(run) {
-        const again = run.can_resume ? " Resume goes on from there." : "", afresh = run.can_resume ? " Resume starts it again." : "";
+        const again = run.can_resume ? " Resume continues from there." : "", afresh = run.can_resume ? " Resume starts it again." : "";
         const steps = run.steps_done ? " after " + run.steps_done + " steps" : "";
-        if (run.state === "finished") return run.result ? "Finished" + steps + ". Use it in a prompt: <lora:" + run.name + ":1>" : "Finished; nothing was to be trained.";
+        if (run.state === "finished") return run.result ? "Finished" + steps + ". Use it in a prompt: <lora:" + run.name + ":1>" : "Finished; no training was asked for.";
         if (run.state === "stopped") return run.result ? "Stopped" + steps + "; the LoRA so far is saved: " + run.result + again : "Stopped before the first step; nothing is saved." + afresh;
         if (run.state === "failed") return "Failed: " + (reasons(run.problems) || "the log below says why.") + (run.has_state ? again.replace("there", "the last saved state") : afresh);
         if (run.state === "interrupted") return "Interrupted: its program ended." + (run.has_state ? again.replace("there", "the last saved state") : afresh);
@@ -295,7 +295,7 @@
         for (const event of answer.events) {
             try {
                 if (SHOW[event.kind]) SHOW[event.kind](event);
-            } catch (error) { // an odd event is no reason to show nothing from then on
+            } catch (error) { // one odd event is no reason to stop showing the others
                 console.error("LoRA Train:", event, error);
             }
         }
@@ -335,24 +335,24 @@
         banner.textContent = "The LoRA " + run.name + " is being trained. Pictures wait until it ends or is stopped (tab Train LoRA).";
     }
 
-    // `told` hears an error at its second time in a row, and null when all is well again
-    async function keepDoing(action, pause, told) {
+    // `report` receives an error at its second time in a row, and null when all is well again
+    async function keepDoing(action, pause, report) {
         let failures = 0;
         for (;;) {
             try {
                 await action();
-                if (failures && told) told(null);
+                if (failures && report) report(null);
                 failures = 0;
-            } catch (error) { // the server is away, or a login is missing; the next turn asks again
+            } catch (error) { // the server does not answer, or a login is missing; the next turn asks again
                 failures += 1;
-                if (failures > 1 && told) told(error);
+                if (failures > 1 && report) report(error);
             }
             await new Promise((done) => setTimeout(done, pause));
         }
     }
 
     function showTrouble(error) {
-        if (!error || !view.parts.state) return; // the next turn shows how it stands
+        if (!error || !view.parts.state) return; // the next turn shows the state
         if (error.lost) view.parts.state.textContent = "connection lost";
         view.parts.state.dataset.state = "interrupted";
         say(error.message, true);
@@ -362,7 +362,7 @@
     async function tick() {
         const element = root().querySelector("#lora_train_live");
         if (element && element !== view.element) {
-            if (!window.loraTrain.runs) return; // its script is still on the way
+            if (!window.loraTrain.runs) return; // its script is still loading
             build(element);
             view.run = null;
         }

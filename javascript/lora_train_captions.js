@@ -1,17 +1,17 @@
-// The Dataset page: how often each tag occurs, and changes of all captions with a preview and an undo.
+// The Dataset page: how often each tag occurs, and changes to all captions with preview and undo.
 (function () {
     "use strict";
 
     const panel = {element: null, parts: {}, tags: [], busy: false};
     const TAGS_SHOWN = 300;
 
-    // operation: what it is called, and its fields (name: label, placeholder, choices)
+    // operation: its label, and its fields (name: label, placeholder, choices)
     const EDITS = {
         add: ["Add tags", {tags: ["Tags", "sara, woman"], where: ["Where", "", {front: "in front", back: "at the back"}]}],
         remove: ["Remove tags", {tags: ["Tags", "hat, red hair"]}],
-        replace: ["Replace by a regular expression", {pattern: ["Find", "(red|brown) hair"], by: ["Put in its place", "hair"]}],
-        reorder: ["Put in order", {order: ["Order", "", {first: "as they are", alphabetical: "alphabetical", frequency: "most frequent first"}], first: ["These lead", "sara, woman"]}],
-        deduplicate: ["Remove what comes twice", {}],
+        replace: ["Replace by a regular expression", {pattern: ["Find", "(red|brown) hair"], by: ["Replace with", "hair"]}],
+        reorder: ["Sort", {order: ["Order", "", {first: "as they are", alphabetical: "alphabetical", frequency: "most frequent first"}], first: ["These first", "sara, woman"]}],
+        deduplicate: ["Remove duplicates", {}],
         plain: ["Remove prompt syntax: (x:1.3), BREAK, <lora:...>, {a|b}, \\(x\\)", {}],
         blacklist: ["Remove by pattern (* stands for anything)", {tags: ["Patterns", "* background, signature"]}],
     };
@@ -47,7 +47,7 @@
         parts.changes = make("ul", "changes", right);
         const beside = make("div", "head", right);
         page().button("button", beside, "Write captions beside my pictures", writeBeside);
-        make("span", "hint", beside, "Until then they stay in the prepared copy. Files that are replaced are kept as .bak.");
+        make("span", "hint", beside, "Until then they are only in the prepared copy. Replaced files are kept as .bak.");
         right.addEventListener("submit", (event) => {
             event.preventDefault();
             apply();
@@ -82,7 +82,7 @@
         panel.parts.said.classList.toggle("lora-train-error", Boolean(bad));
     }
 
-    // One at a time: the second click of a double click would undo once more, or change what is being changed.
+    // One at a time: the second click of a double click would undo twice, or change captions that are being changed.
     async function guarded(action) {
         if (panel.busy) return;
         panel.busy = true;
@@ -148,7 +148,7 @@
         if (!window.confirm("Write the captions beside the pictures in " + page().status().folder + "?")) return;
         return guarded(async () => {
             const answer = await page().ask("/captions/beside", "POST");
-            say(answer.written ? many(answer.written) + " written beside your pictures." : "All captions are there already.");
+            say(answer.written ? many(answer.written) + " written beside your pictures." : "All captions are already there.");
         });
     }
 

@@ -1,4 +1,4 @@
-// The Dataset page: one picture opened, with what was cut out of it, its twin, its scores and its caption.
+// The Dataset page: one opened picture, with its crop, its twin, its scores and its caption.
 (function () {
     "use strict";
 
@@ -43,7 +43,7 @@
         parts.save = make("button", "button lora-train-primary", foot, "Save the caption");
         parts.save.id = "lora_train_card_save";
         parts.uncaptioned = make("p", "hint", inner, "A picture that is left out has no caption of its own; keep it to write one.");
-        parts.said = make("p", "hint", inner); // not in the form, which is hidden for what is left out
+        parts.said = make("p", "hint", inner); // not in the form, which is hidden for left-out pictures
         parts.said.setAttribute("role", "status");
         Object.assign(card, {dialog, parts});
     }
@@ -54,12 +54,12 @@
         if (!card.dialog.open) card.dialog.showModal();
     }
 
-    // What is written in the caption is saved on the way out, too; where that fails the card stays.
+    // The caption is also saved on closing; where that fails the card stays open.
     async function close() {
-        const told = await saved();
-        if (told === null) return;
+        const message = await saved();
+        if (message === null) return;
         card.dialog.close();
-        if (told) page().say(told);
+        if (message) page().say(message);
     }
 
     async function show(key) {
@@ -84,7 +84,7 @@
         showParts();
     }
 
-    // what was decided is carried out in the background; the next look shows it
+    // the decision is applied in the background; the next update shows it
     function again() {
         const key = card.picture.key;
         setTimeout(page().tried(() => card.dialog.open && card.picture.key === key && show(key)), 700);
@@ -107,7 +107,7 @@
             const [left, top, right, bottom] = picture.box, box = make("div", "box", frame);
             const part = (value, of) => (100 * value / of) + "%";
             Object.assign(box.style, {left: part(left, size[0]), top: part(top, size[1]), width: part(right - left, size[0]), height: part(bottom - top, size[1])});
-            box.title = "Cut out: " + (right - left) + " × " + (bottom - top);
+            box.title = "Crop: " + (right - left) + " × " + (bottom - top);
         }
         if (picture.can_be_captioned) figure("Prepared", picture.key, "result");
         const twin = picture.twin;
@@ -120,8 +120,8 @@
             const limit = LIMITS[name];
             rows.push([grid().score(name, value), limit && options[limit[0]] !== undefined ? limit[1] + options[limit[0]] : ""]);
         }
-        if (picture.box) rows.push(["cut out " + (picture.box[2] - picture.box[0]) + " × " + (picture.box[3] - picture.box[1]), ""]);
-        if (picture.detector) rows.push(["found by " + picture.detector, picture.confidence === null ? "" : picture.confidence.toFixed(2) + " sure"]);
+        if (picture.box) rows.push(["crop " + (picture.box[2] - picture.box[0]) + " × " + (picture.box[3] - picture.box[1]), ""]);
+        if (picture.detector) rows.push(["found by " + picture.detector, picture.confidence === null ? "" : picture.confidence.toFixed(2) + " confidence"]);
         card.parts.facts.replaceChildren(...rows.flatMap(([what, limit]) => [make("dt", "", null, what), make("dd", "", null, limit)]));
     }
 
@@ -129,7 +129,7 @@
         return card.parts.caption.value.split(",").map((part) => part.trim()).filter(Boolean);
     }
 
-    // a button for each part of the caption, which takes it out
+    // a button for each part of the caption, which removes it
     function showParts() {
         card.parts.tags.replaceChildren(...parts().map((part, number) => {
             const made = page().button("chip", null, part + " ×", () => {
@@ -137,7 +137,7 @@
                 showParts();
                 card.parts.caption.focus();
             });
-            made.setAttribute("aria-label", "Take out " + part);
+            made.setAttribute("aria-label", "Remove " + part);
             return made;
         }));
     }
@@ -166,7 +166,7 @@
         return Boolean(card.dialog && card.dialog.open);
     }
 
-    // Saves a changed caption: what was done in words, "" when there was nothing to save, null when it failed.
+    // Saves a changed caption. Returns a message, "" when there was nothing to save, null when it failed.
     async function saved() {
         if (!isOpen() || !unsaved()) return "";
         const text = "Saved the caption of " + card.picture.file + ".";
@@ -178,11 +178,11 @@
     }
 
     async function go(by) {
-        const told = await saved();
-        if (told === null) return;
+        const message = await saved();
+        if (message === null) return;
         const next = grid().neighbour(card.picture.key, by);
         if (next) await show(next);
-        say([told, next ? "" : "This is the " + (by > 0 ? "last" : "first") + " picture on this page."].filter(Boolean).join(" "));
+        say([message, next ? "" : "This is the " + (by > 0 ? "last" : "first") + " picture on this page."].filter(Boolean).join(" "));
     }
 
     async function decide(keep) {

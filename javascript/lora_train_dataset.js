@@ -1,4 +1,4 @@
-// The Dataset page: which dataset is shown, how its preparation stands, and what may be done with it as a whole.
+// The Dataset page: which dataset is shown, the state of its preparation, and what can be done with it as a whole.
 (function () {
     "use strict";
 
@@ -17,7 +17,7 @@
         return lib().ask(path(rest), method, content);
     }
 
-    // pictures cannot carry a header, so the page's token goes into their address
+    // requests for pictures cannot carry a header, so the page's token goes into their address
     function pictureUrl(key, what) {
         return lib().url(path("/pictures/" + encodeURIComponent(key) + "/" + what) + "?page=" + encodeURIComponent(lib().token())).href;
     }
@@ -29,7 +29,7 @@
         return element;
     }
 
-    // What goes wrong is said where the person looks, whatever was pressed.
+    // Errors are shown where the person looks, whatever was pressed.
     function tried(action) {
         return async (event) => {
             try {
@@ -79,7 +79,7 @@
         grid().reset();
         try {
             localStorage.setItem(REMEMBERED, id);
-        } catch (error) { // a browser that keeps nothing
+        } catch (error) { // a browser without storage
         }
         return tick();
     }
@@ -123,7 +123,7 @@
         } else if (state === "failed") {
             say(lib().reasons(job.problems), true);
         } else if (!before || before.preparing) {
-            say(state === "stopped" ? "Stopped; what is done is kept. Prepare goes on from there." : "");
+            say(state === "stopped" ? "Stopped; what is done is kept. Prepare continues from there." : "");
         }
     }
 
@@ -135,7 +135,7 @@
         parts.train.disabled = !counts || !counts.kept;
         parts.train.textContent = counts ? "Train on these " + counts.kept : "Train on these";
         const notes = [...((status.preparing ? status.job.notes : status.notes) || [])];
-        if (counts && counts.pending && !status.preparing) notes.push(counts.pending + " of your decisions are not carried out yet: Prepare does it.");
+        if (counts && counts.pending && !status.preparing) notes.push(counts.pending + " of your decisions have not been applied yet: press Prepare.");
         if (notes.join() !== [...parts.notes.children].map((note) => note.textContent).join()) {
             parts.notes.replaceChildren(...notes.map((note) => make("li", "", null, note)));
         }
@@ -169,7 +169,7 @@
         const parts = view.parts;
         parts.body.hidden = parts.bar.hidden = parts.advice.hidden = true;
         parts.train.disabled = true;
-        say("Nothing is prepared yet. Name a folder of pictures and press Prepare; each picture appears here with what became of it and why.");
+        say("Nothing has been prepared yet. Name a folder of pictures and press Prepare; each picture appears here with its outcome and the reason.");
     }
 
     function put(field, value) {
@@ -182,7 +182,7 @@
         return found && found.offsetParent !== null ? found : null;
     }
 
-    // The buttons that show a page, and no others: what is on a page is inside of its panel.
+    // Only the buttons that show a page: those on a page are inside its panel.
     function openPage(name) {
         const tabs = lib().root().querySelector("#lora_train_tabs");
         const onPage = (one) => {
@@ -197,7 +197,7 @@
     // Fills the training form and starts nothing; gradio may build the form only when its page is shown.
     async function trainOnThese() {
         const status = view.status;
-        // kohya's number of repeats is no part of a name
+        // kohya's number of repeats is not part of a name
         const values = {lora_train_folder: status.pictures_folder, lora_train_tag: status.tag || "", lora_train_name: status.name.replace(/^\d+_(?=.)/, "")};
         openPage(/^Train( LoRA)?$/);
         for (let turns = 0; turns < 100; turns++) {
@@ -210,8 +210,8 @@
         say("The page Train could not be opened. The folder to train on is " + status.pictures_folder, true);
     }
 
-    // The form shows how the dataset was prepared, so that Prepare does the same again. The server fills it: what is
-    // folded away is not in the page under newer gradios.
+    // The form shows how the dataset was prepared, so that Prepare does the same again. The server fills it: under newer
+    // gradios, collapsed parts are not in the page.
     function fillForm(status) {
         const chosen = lib().root().querySelector("#lora_train_dataset_chosen textarea, #lora_train_dataset_chosen input");
         if (!status.options || !chosen || view.filled === status.id) return;
@@ -220,11 +220,11 @@
     }
 
     // The form says which dataset it has started.
-    function lookForStarted() {
-        const told = lib().root().querySelector("#lora_train_dataset_message [data-dataset]");
-        if (!told || told.dataset.started === view.started) return "";
-        view.started = told.dataset.started;
-        return view.filled = told.dataset.dataset;
+    function findStarted() {
+        const message = lib().root().querySelector("#lora_train_dataset_message [data-dataset]");
+        if (!message || message.dataset.started === view.started) return "";
+        view.started = message.dataset.started;
+        return view.filled = message.dataset.dataset;
     }
 
     async function tick() {
@@ -232,7 +232,7 @@
         if (!element || element.offsetParent === null || !lib().grid || !lib().captions) return;
         if (element !== view.element) build(element);
         if (!view.listed) await listDatasets(); // asked again until there is an answer
-        const started = lookForStarted();
+        const started = findStarted();
         if (started && started !== view.id) return choose(started);
         if (!view.id) return showNothing();
         const wanted = view.id, status = await ask("");

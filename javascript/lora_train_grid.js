@@ -62,14 +62,14 @@
         const wanted = page().id(), asked = new URLSearchParams(Object.assign({start: view.start, count: PER_PAGE}, view.filter)).toString();
         view.asked = asked;
         const answer = await page().ask("/pictures?" + asked);
-        if (wanted !== page().id() || view.asked !== asked) return; // something else is wanted by now
+        if (wanted !== page().id() || view.asked !== asked) return; // something else has been asked for since
         if (!answer.pictures.length && answer.total) return turn(-Math.ceil((view.start - answer.total + 1) / PER_PAGE));
         view.pictures = answer.pictures;
         view.total = answer.total;
         show();
     }
 
-    // Cards that stay the same stay in place: nothing jumps, and the focus is kept.
+    // Unchanged cards stay in place: nothing jumps, and the focus is kept.
     function show() {
         const grid = view.parts.grid, hadFocus = grid.contains(document.activeElement);
         const position = [...grid.children].findIndex((card) => card.dataset.key === view.selected);
@@ -130,7 +130,7 @@
         else make("span", "nothing", shown, "No picture");
         if (picture.rule === "similar" && picture.twin) {
             const twin = make("figure", "twin", shown);
-            image(twin, picture.twin, "The one that is kept");
+            image(twin, picture.twin, "The one kept");
             make("figcaption", "", twin, "kept instead");
         }
         make("span", "badge", card, outcome(picture));
@@ -143,10 +143,10 @@
         return card;
     }
 
-    // the two buttons; a pressed one takes the decision back
+    // the two buttons; pressing an active one reverts the decision
     function decisions(parent, picture, inTile) {
         const add = (text, keep, pressed) => {
-            // the second click of a double click would meet the button that the first has pressed
+            // the second click of a double click would revert the first
             const made = page().button("button", parent, text, (event) => event.detail > 1 || decide(picture.key, pressed ? null : keep));
             made.setAttribute("aria-pressed", String(pressed));
             made.setAttribute("aria-label", text + " " + title(picture));
@@ -158,14 +158,14 @@
         add("Leave out", false, picture.overruled === false);
     }
 
-    // keep: true, false, or null for what the rules say
+    // keep: true, false, or null to follow the rules
     async function decide(key, keep) {
-        if ((await lib().card.saved()) === null) return; // what is left out has no caption of its own any more
+        if ((await lib().card.saved()) === null) return; // a left-out picture no longer has a caption of its own
         const answer = await page().ask("/pictures/" + encodeURIComponent(key) + "/overrule", "POST", {keep});
         const known = view.pictures.findIndex((picture) => picture.key === key);
         if (known >= 0) view.pictures[known] = Object.assign({}, answer.picture, {twin: answer.picture.twin ? answer.picture.twin.key : ""});
         show();
-        page().tell(answer.waits ? "Remembered, and done at the next preparation: " + answer.waits : "");
+        page().tell(answer.waits ? "Saved, and applied at the next preparation: " + answer.waits : "");
     }
 
     function select(key, focus) {
@@ -223,7 +223,7 @@
         view.parts.chips.replaceChildren();
         view.parts.tag.hidden = !now.tag;
         view.parts.tag.textContent = "with " + now.tag + " ×";
-        view.parts.tag.setAttribute("aria-label", "Show also pictures without " + now.tag);
+        view.parts.tag.setAttribute("aria-label", "Also show pictures without " + now.tag);
         if (!counts) return;
         chip("All", counts.all, {outcome: "", rule: ""}, !now.outcome && !now.rule);
         chip("Kept", counts.kept, {outcome: "kept", rule: ""}, now.outcome === "kept");

@@ -1,4 +1,4 @@
-// The Train page: earlier runs, each of which can go on where it can.
+// The Train page: earlier runs, with Resume where that is possible.
 (function () {
     "use strict";
 

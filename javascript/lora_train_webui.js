@@ -1,4 +1,4 @@
-// What the form and the WebUI's own page have to know of one another; the page without a WebUI does not need this.
+// What connects the form and the WebUI's own page; the page without a WebUI does not need this.
 (function () {
     "use strict";
 
@@ -11,7 +11,7 @@
         const button = root().querySelector("#lora_train_model_follow");
         const field = root().querySelector("#lora_train_model");
         if (!button || !field || field.offsetParent === null) {
-            base = null; // when it is seen again, another page or a reload may have changed it
+            base = null; // by the time it is visible again, another page or a reload may have changed it
             return;
         }
         const now = (await ask("base")).path;
@@ -20,7 +20,7 @@
         button.click();
     }
 
-    // The cards of the Lora tab show what was just trained, without its Refresh being pressed.
+    // The cards of the Lora tab show what was just trained, without pressing its Refresh.
     function refreshCards() {
         for (const tab of ["txt2img", "img2img"]) {
             const button = root().querySelector("#" + tab + "_lora_extra_refresh_internal") // WebUI 1.10

@@ -6,7 +6,7 @@ try:
     from lora_train.cli import main
 
     code = main()
-except KeyboardInterrupt:  # so early, or so late, that no command has caught it
+except KeyboardInterrupt:  # too early or too late for a command to catch it
     print("\nAborted.", file=sys.stderr)
     code = 130
 sys.exit(code)

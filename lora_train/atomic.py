@@ -15,10 +15,10 @@ from lora_train.jsons import to_json
 
 @contextmanager
 def writing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
-    """A file to write `path` through: it takes its place only when the block ends without an error.
+    """A file to write `path` through: it takes the place of `path` only when the block ends without an error.
 
-    Without `sync` that holds for a crash of the program, not of the machine; who writes many files calls `sync_all`
-    after the last.
+    Without `sync` that holds for a crash of the program, not of the machine; a caller that writes many files calls
+    `sync_all` after the last.
     Raises LoraTrainError when the folder cannot be written or the disk is full; the old file stays.
     """
     try:
@@ -51,7 +51,7 @@ def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
 
 
 def sync_all() -> None:
-    """Wait until all that was written is on the disk, where the system can be asked for that."""
+    """Wait until everything written is on the disk, where the system offers that."""
     if hasattr(os, "sync"):
         os.sync()
 
@@ -67,7 +67,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def keep_aside(path: Path) -> Path:
-    """Copy a file that will be written over to the first free of `NAME.bak`, `NAME.bak2` ..., and return that.
+    """Copy a file that will be overwritten to the first free name of `NAME.bak`, `NAME.bak2` ..., and return that path.
 
     Raises LoraTrainError when it cannot be read or written.
     """
@@ -76,7 +76,7 @@ def keep_aside(path: Path) -> Path:
         kept = path.with_name(f"{path.name}.bak{number if number > 1 else ''}")
         try:
             data = path.read_bytes()
-            kept.open("xb").close()  # the name is ours: no other program can take it in between
+            kept.open("xb").close()  # reserves the name: no other program can take it in between
         except FileExistsError:
             number += 1
             continue
@@ -87,9 +87,9 @@ def keep_aside(path: Path) -> Path:
 
 
 def free_path(path: Path) -> Path:
-    """The first of `NAME.png`, `NAME-2.png`, `NAME-3.png` ... that is not there, made as an empty file.
+    """The first of `NAME.png`, `NAME-2.png`, `NAME-3.png` ... that does not exist, created as an empty file.
 
-    No other program can take it in between. Raises LoraTrainError when none can be made.
+    No other program can take it in between. Raises LoraTrainError when none can be created.
     """
     free, number = path, 2
     while True:
@@ -116,5 +116,5 @@ def _cannot_write(path: Path, error: OSError) -> LoraTrainError:
     return LoraTrainError(
         f"cannot write the file: {reason}.",
         str(path),
-        "Choose another folder, or make room and allow writing there.",
+        "Choose another folder, or free space and allow writing there.",
     )

@@ -1,4 +1,4 @@
-"""What is printed: on consoles that have few characters, and as commands to be copied from there."""
+"""Output to consoles that have few characters, and commands printed for people to copy."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from contextlib import suppress
 from pathlib import Path
 
 STARTED_WITH = "LORA_TRAIN_STARTED_WITH"
-"""In which start.py says how it was started itself: a JSON list of words, as ["python3", "start.py"]."""
+"""The variable in which start.py says how it was started: a JSON list of words such as ["python3", "start.py"]."""
 
 _PLAIN = re.compile(r"[\w./:=@+,-]+")
 _SAME_IN_QUOTES = re.compile(r"""[^"$`\\!%^]*""")
-"""What double quotes keep as it is in bash, in PowerShell and in Windows' cmd alike."""
+"""What double quotes leave unchanged in bash, in PowerShell and in Windows' cmd alike."""
 
 
 def forgive_characters() -> None:
-    """From now on print what the console cannot show as `\\u...`, in place of ending in UnicodeEncodeError.
+    """From now on print what the console cannot show as `\\u...` instead of ending in UnicodeEncodeError.
 
     A Windows console has one code page, a terminal without a locale has ASCII, and a name from the file system may
-    be no text at all.
+    not be valid text at all.
     """
-    for stream in (sys.stdout, sys.stderr):  # there may be none at all (pythonw)
+    for stream in (sys.stdout, sys.stderr):  # there may be none (pythonw)
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             with suppress(OSError, ValueError):  # closed
@@ -35,12 +35,12 @@ def forgive_characters() -> None:
 
 
 def own_command(*arguments: str) -> str:
-    """The command line that runs this program with `arguments`, started as it was now; it can be copied as it is."""
+    """The command line that runs this program with `arguments`, started as it was this time, ready to be copied."""
     return as_typed([*_started_with(os.environ), *arguments])
 
 
 def as_typed(words: Sequence[str], windows: bool = os.name == "nt") -> str:
-    """Words as a command line for the system's own shell: in double quotes where needed, which bash and cmd share."""
+    """Words as a command line for the system's own shell, in double quotes where needed, as bash and cmd both read."""
     return " ".join(_quoted(word, windows) for word in words)
 
 

@@ -1,10 +1,11 @@
-"""How many threads torch gets in a program of our own, and how they wait: chosen before torch is loaded.
+"""How many threads torch gets in our own process, and how they wait: chosen before torch is loaded.
 
 Measured on two cores with two busy neighbours, on the demo's training: torch's own choice (two threads that spin
-while they wait) 0.9 pictures/s, two that sleep 12.5, one 18.4. Alone on a slow server, seconds a step of the demo: one
-thread 0.72, two that sleep at once 0.90, two that spin for a moment first 0.50, two that spin on 0.59; beside two busy
-neighbours one thread 1.15, two that spin 1.7 and more. So: as many threads as cores are idle, and a moment awake.
-Inside a host's process nothing is changed: its torch is loaded already, and its settings are its own.
+while they wait) 0.9 pictures/s, two that sleep 12.5, one 18.4. Alone on a slow server, seconds per step of the demo:
+one thread 0.72, two that sleep at once 0.90, two that spin for a moment first 0.50, two that keep spinning 0.59; beside
+two busy neighbours one thread 1.15, two that spin 1.7 and more. So: as many threads as there are idle cores, which spin
+for a moment before they sleep. Inside a host's process nothing is changed: its torch is loaded already, and its
+settings are its own.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from pathlib import Path
 
 WAITING, SPINS, THREADS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"
 MOMENT = "20000"
-"""Rounds that a thread of GNU's OpenMP waits awake: some tenths of a millisecond, a few of the demo's operations."""
+"""Rounds that a thread of GNU's OpenMP spins: some tenths of a millisecond, a few of the demo's operations."""
 STAT = Path("/proc/stat")
 WATCHED_S = 0.15
-"""For so long the processor is watched."""
+"""How long the processor is watched."""
 
 
 def settle_threads(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -44,7 +45,7 @@ def usable_cores() -> int:
 
 
 def idle_cores(sleep: Callable[[float], None] = time.sleep, stat: Path = STAT) -> float | None:
-    """How many cores have had nothing to do in the last moments; None where the system does not say."""
+    """How many cores are idle at the moment; None where the system does not say."""
     before = _idle_and_all(stat)
     if before is None:
         return None
@@ -56,7 +57,7 @@ def idle_cores(sleep: Callable[[float], None] = time.sleep, stat: Path = STAT) -
 
 
 def _idle_and_all(stat: Path) -> tuple[int, int] | None:
-    """Ticks without work and all ticks since the start, over all cores (proc(5))."""
+    """Idle ticks and all ticks since the machine started, over all cores (proc(5))."""
     try:
         numbers = [int(field) for field in stat.read_text(encoding="ascii").splitlines()[0].split()[1:9]]
     except (OSError, ValueError, IndexError):

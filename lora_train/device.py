@@ -13,9 +13,9 @@ def kind_of(device: str) -> str:
 
 
 def pick_device(asked: str, where: str = "train.device", auto: str = "auto") -> str:
-    """ "cuda", "cuda:1", "mps" or "cpu"; `asked` may be "auto", which then means the host's `auto`, see Host.
+    """ "cuda", "cuda:1", "mps" or "cpu"; `asked` may be "auto", which then means the host's `auto`; see Host.
 
-    Raises LoraTrainError, about the option `where`, when it is not there.
+    Raises LoraTrainError, about the option `where`, when this machine has no such device.
     """
     import torch
 
@@ -40,7 +40,7 @@ def pick_device(asked: str, where: str = "train.device", auto: str = "auto") -> 
 
 
 def inference_dtype(device: str) -> Any:
-    """The torch dtype to make pictures in: as a training chooses its precision, so fp32 but on a GPU."""
+    """The torch dtype to make pictures in, as a training would choose its precision: fp32 except on a GPU."""
     import torch
 
     if kind_of(device) != "cuda":
@@ -49,7 +49,7 @@ def inference_dtype(device: str) -> Any:
 
 
 def require_precision(device: str, precision: str) -> None:
-    """Raise LoraTrainError where this precision would end the whole program: torch 2.1 writes beyond its memory in bf16
+    """Raise LoraTrainError where this precision would crash the whole program: torch 2.1 writes out of bounds in bf16
     on a CPU with several threads (seen with 2.1.2; 2.13 does not)."""
     import torch
 
@@ -73,6 +73,6 @@ def fast_bf16(device: str) -> bool:
 
     if kind_of(device) != "cuda":
         return False
-    if getattr(torch.version, "hip", None):  # AMD's capabilities are counted otherwise
+    if getattr(torch.version, "hip", None):  # AMD's capabilities are numbered differently
         return torch.cuda.is_bf16_supported()
     return torch.cuda.get_device_capability(device) >= (8, 0)

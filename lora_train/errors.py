@@ -6,11 +6,11 @@ import re
 from dataclasses import asdict, dataclass
 
 LONGEST_WORD, LONGEST_QUOTE, LONGEST_TEXT = 300, 300, 4000
-"""Characters of what a message repeats in one piece (a name, a path), within quotes, and of a whole message."""
+"""Most characters of one thing that a message repeats (a name, a path), of one within quotes, of a whole message."""
 
 
 def shortened(text: str, whole: bool = False) -> str:
-    """A message with what it repeats at a bearable length; `whole`: all of it is one thing, a path for example."""
+    """A message with the names and paths in it cut to a readable length; `whole`: all of it is one such thing."""
     if len(text) <= LONGEST_QUOTE:
         return text
     if whole:
@@ -27,7 +27,7 @@ def _quote(mark: str, text: str) -> str:
 
 
 def _cut(text: str, most: int) -> str:
-    """Beginning and end, and how much there was."""
+    """The beginning, the end, and the whole length."""
     if len(text) <= most:
         return text
     part = most // 3

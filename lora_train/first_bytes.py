@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LOOK = 1024
-"""Bytes that are looked at."""
+"""How many bytes are read."""
 AGAIN = "Download it again."
 
 
@@ -27,7 +27,7 @@ class Content:
 _SIGN_IN = "Open the download's address in a browser (sign in where the site asks for it) and download the file itself."
 _LFS = Content(
     "a pointer of Git LFS",
-    "Run `git lfs pull` in the folder it came from, or download it with the site's download button.",
+    "Run `git lfs pull` in the repository it came from, or download it with the site's download button.",
 )
 _PAGE = Content("a web page", _SIGN_IN)
 _UNPACK = "Unpack it, and give the file that is in it."
@@ -59,9 +59,9 @@ _XML = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<[?a-z!]", re.IGNORECASE)
 
 
 def content_of(path: Path) -> Content | None:
-    """What the file at `path` is, where that can be told; None for what is unknown, and for a safetensors file.
+    """What the file at `path` is, where that can be recognised; None for what is unknown, and for a safetensors file.
 
-    Raises OSError when it cannot be read. A file that began as a safetensors file and was cut off is one.
+    Raises OSError when it cannot be read. A safetensors file that was cut off counts as one.
     """
     with path.open("rb") as file:
         start = file.read(_LOOK)
@@ -97,7 +97,7 @@ def _zip(path: Path) -> Content:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except Exception:  # zipfile raises whatever it likes on damaged archives
+    except Exception:  # zipfile raises all kinds of exceptions on damaged archives
         return Content("a zip archive or a PyTorch file that was cut off", AGAIN)
     return _TORCH if any(name.endswith("data.pkl") for name in names) else _ZIP
 
@@ -120,7 +120,7 @@ def _text(path: Path, start: bytes) -> Content | None:
 
 
 def _json(path: Path) -> Content | None:
-    """A website's answer that the file cannot be had, or another JSON document."""
+    """A website's answer that the file is not available, or another JSON document."""
     try:
         content = json.loads(path.read_bytes()) if path.stat().st_size < 1 << 20 else None
     except (ValueError, RecursionError):
@@ -132,6 +132,6 @@ def _json(path: Path) -> Content | None:
     )
     texts = [text for text in said if isinstance(text, str)]
     if said:
-        told = f" ({': '.join(texts)[:200]})" if texts else ""
-        return Content(f"an error message of a website{told}", _SIGN_IN)
+        says = f" ({': '.join(texts)[:200]})" if texts else ""
+        return Content(f"an error message of a website{says}", _SIGN_IN)
     return Content("a JSON document", "Give the .safetensors file.")

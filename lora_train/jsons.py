@@ -1,4 +1,4 @@
-"""JSON that every reader takes, and JSON from strangers."""
+"""JSON that every reader accepts, and JSON from strangers."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import math
 from typing import Any
 
 MAX_DEPTH = 64
-"""Lists and objects inside of each other, in what a stranger sends."""
+"""How deep lists and objects may be nested in what a stranger sends."""
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """`value` as JSON text: NaN and infinity, which JSON does not have, become null.
 
-    Halves of characters, which are in the names of files that are not UTF-8, are escaped: the text can be encoded.
+    Lone surrogates, as in the names of files that are not UTF-8, are escaped, so that the text can be encoded.
     """
     text = json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def finite(value: Any) -> Any:
-    """`value` with None for each number that is not finite, also inside of lists and dictionaries."""
+    """`value` with None for each number that is not finite, also inside lists and dictionaries."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -31,20 +31,20 @@ def finite(value: Any) -> Any:
 
 
 def read_json(data: bytes | str) -> Any:
-    """What JSON from a stranger says.
+    """The value of JSON from a stranger.
 
-    Raises ValueError when it is none, nested deeper than MAX_DEPTH, or says something twice: one would be lost.
+    Raises ValueError when it is not JSON, nested deeper than MAX_DEPTH, or holds a key twice: one value would be lost.
     """
     try:
         value = json.loads(data, object_pairs_hook=_once)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [inner for one in level if isinstance(one, (dict, list)) for inner in _inside(one)]
         if not level:
             return value
-    raise ValueError("it is nested too deep")
+    raise ValueError("it is nested too deeply")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

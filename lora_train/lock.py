@@ -1,7 +1,7 @@
 """One process at a time executes a run: an operating-system lock on a file in the run's folder.
 
-The system gives the lock back when the process ends, however it ends, so a lock that is held means a
-run that is going on, and nothing else does.
+The system releases the lock when the process ends, however it ends, so a run is in progress exactly when its
+lock is held.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RunLock:
         if not _try_lock(file):
             file.close()
             raise LoraTrainError(
-                "this run is going on already, in this program or another.", str(self._path.parent), "Wait for it."
+                "this run is already in progress, in this program or another.", str(self._path.parent), "Wait for it."
             )
         self._file = file
 
@@ -40,7 +40,7 @@ class RunLock:
         self.release()
 
     def release(self) -> None:
-        """Give it back; nothing to do when it is not held."""
+        """Does nothing when it is not held."""
         if self._file is not None:
             self._file.close()
             self._file = None

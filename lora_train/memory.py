@@ -1,4 +1,4 @@
-"""Letting go of what a run held in memory."""
+"""Freeing what a run held in memory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def memory_given_back() -> Iterator[None]:
-    """On leaving, whatever the block made and nobody needs is freed, on the GPU too.
+    """On leaving, everything that the block made and nothing refers to is freed, on the GPU too.
 
     A trainer and its callbacks refer to each other, which only the cyclic collector resolves, and it counts
-    objects, not gigabytes; an exception on its way keeps the variables of every function it came through.
+    objects, not gigabytes; an exception in flight keeps the variables of every function it passed through.
     """
     try:
         yield

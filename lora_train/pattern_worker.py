@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 GROWTH = 10_000_000
-"""So many characters may be put in, in all, beyond what was there."""
-TOO_LONG = f"it would put in more than {GROWTH:,} characters"
+"""At most this many characters may be added in all."""
+TOO_LONG = f"it would add more than {GROWTH:,} characters"
 MEMORY = 2 << 30
-"""In bytes; where the system can limit it."""
+"""In bytes, where the system can limit it."""
 
 
 class Faulty(ValueError):
@@ -23,7 +23,7 @@ class Faulty(ValueError):
 
 
 def check(pattern: str, by: str | None = None) -> re.Pattern[str]:
-    """The compiled pattern. Raises Faulty, also when `by` refers to a group that it has not."""
+    """The compiled pattern. Raises Faulty, also when `by` refers to a group that it does not have."""
     try:
         compiled = re.compile(pattern)
         if by is not None:
@@ -34,7 +34,7 @@ def check(pattern: str, by: str | None = None) -> re.Pattern[str]:
 
 
 def search(pattern: str, texts: Sequence[str]) -> list[int]:
-    """The numbers of the texts that the pattern is found in. Raises Faulty."""
+    """The indices of the texts that the pattern is found in. Raises Faulty."""
     compiled = check(pattern)
     return [number for number, text in enumerate(texts) if compiled.search(text)]
 
@@ -67,8 +67,8 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_groups(compiled: re.Pattern[str], by: str) -> None:
-    """Raise re.error or IndexError when `by` refers to a group that the pattern has not."""
-    # every group matched, emptily: only then does expand look at all of `by`
+    """Raise re.error or IndexError when `by` refers to a group that the pattern does not have."""
+    # every group has matched (the empty text): only then does expand check all of `by`
     names = {number: name for name, number in compiled.groupindex.items()}
     named = (names.get(number, "") for number in range(1, compiled.groups + 1))
     match = re.match("".join(f"(?P<{name}>)" if name else "()" for name in named), "")
@@ -77,11 +77,11 @@ def _check_groups(compiled: re.Pattern[str], by: str) -> None:
 
 
 def main() -> None:
-    """Answer one question. It ends by itself after the seconds named as its argument, whatever became of its parent."""
+    """Answer one question. The process ends by itself after the seconds given as its argument, even orphaned."""
     import faulthandler
     import os
 
-    # from a thread in C: while `re` searches no other Python code runs
+    # from a thread in C: while `re` searches, no other Python code runs
     faulthandler.dump_traceback_later(float(sys.argv[1]), exit=True)
     if hasattr(os, "nice"):
         os.nice(10)

@@ -1,7 +1,7 @@
 """Regular expressions that a person wrote, with a time limit.
 
-Python's `re` backtracks: `(a+)+$` on thirty letters takes hours, holds the interpreter's lock all the while, and
-nothing but the end of the process stops it. So what is more than plain text is tried in a process of its own, which
+Python's `re` backtracks: `(a+)+$` on thirty letters takes hours, holds the interpreter's lock meanwhile, and
+only ending the process stops it. So what is more than plain text is tried in a process of its own, which
 is ended when it takes too long. Not `multiprocessing` (see `data.prepare.pool`): the worker is a script of its own that
 imports the standard library alone, and starts in about 30 ms.
 """
@@ -19,16 +19,16 @@ from typing import Any
 from lora_train import pattern_worker
 
 LONGEST = 1000
-"""Characters of a pattern, and of what is put in place of what it finds."""
+"""Most characters of a pattern, and of its replacement."""
 SECONDS = 5.0
-"""So long may a pattern take; a second more for each million characters that it is tried on."""
+"""How long a pattern may take, with a second more for each million characters that it is tried on."""
 
 # searched in linear time: literal characters, between ^ and $
 _PLAIN = re.compile(r"\^?(?:[^\\^$.|?*+(){}\[\]]|\\[^a-zA-Z0-9])*\$?")
 
 
 class PatternError(ValueError):
-    """A pattern that is faulty, too long or too slow: the text goes on from "the pattern"; `fix` says what to do."""
+    """A pattern that is faulty, too long or too slow: the text continues "the pattern ..."; `fix` says what to do."""
 
     fix = ""
 
@@ -43,7 +43,7 @@ class TooSlow(PatternError):
 
 
 class Faulty(PatternError):
-    """It is no regular expression, or what is put in its place does not fit it."""
+    """It is not a regular expression, or the replacement does not fit it."""
 
     fix = "Put a backslash before characters that are meant literally: \\( \\) \\. \\* \\+ \\?"
 
@@ -53,7 +53,7 @@ class Faulty(PatternError):
 
 
 def check_pattern(pattern: str, by: str | None = None) -> None:
-    """Raise PatternError unless this is a regular expression, and `by` can stand for what it finds."""
+    """Raise PatternError unless this is a regular expression, and `by` a replacement that fits it."""
     faulty = _fault(pattern, by)
     if faulty:
         raise Faulty(faulty)
@@ -73,7 +73,7 @@ def substitute(pattern: str, by: str, texts: Sequence[str]) -> list[str]:
 
 @lru_cache(maxsize=256)
 def _fault(pattern: str, by: str | None) -> str:
-    """What is faulty; "" for nothing. To compile a pattern alone can take minutes, so that is not done here either."""
+    """What is faulty; "" for nothing. Compiling alone can take minutes, so that is not done here either."""
     try:
         _asked("check", pattern, by=by)
     except Faulty as error:
@@ -88,17 +88,17 @@ def _asked(ask: str, pattern: str, texts: Sequence[str] | None = None, by: str |
     question = {"ask": ask, "pattern": pattern, "texts": texts, "by": by}
     question = {name: value for name, value in question.items() if value is not None}
     if _PLAIN.fullmatch(pattern) and "\\" not in (by or ""):
-        told = pattern_worker.answer(question)
+        answer = pattern_worker.answer(question)
     else:
-        told = _elsewhere(question, SECONDS + sum(map(len, texts or ())) / 1e6)
-    if "faulty" in told:
-        raise Faulty(told["faulty"])
-    return told["answer"]
+        answer = _elsewhere(question, SECONDS + sum(map(len, texts or ())) / 1e6)
+    if "faulty" in answer:
+        raise Faulty(answer["faulty"])
+    return answer["answer"]
 
 
 def _elsewhere(question: dict[str, Any], seconds: float) -> dict[str, Any]:
     """The answer of a process of its own."""
-    # isolated, without site: neither the host's paths nor its packages concern the worker, and it starts faster
+    # isolated, without site: the worker needs neither the host's paths nor its packages, and starts faster
     command = [sys.executable, "-I", "-S", pattern_worker.__file__, str(2 * seconds)]
     try:
         done = subprocess.run(

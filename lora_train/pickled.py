@@ -1,8 +1,8 @@
-"""Tensors out of torch's zip files, of whose pickles nothing is run.
+"""Tensors from torch's zip files, without running anything in their pickles.
 
 A pickle is a program that names classes and functions and calls them. Here the only names that mean anything
 rebuild tensors, by functions of our own; every other one becomes an inert stand-in, whatever is called or set on
-it. SD 1.4 and 1.5 were published so: with pytorch_lightning's ModelCheckpoint as a key beside the weights.
+it. SD 1.4 and 1.5 were published like that, with pytorch_lightning's ModelCheckpoint as a key beside the weights.
 
 Source: torch's `serialization.py` and `_utils.py`; Python's documentation of pickle, "Restricting Globals".
 """
@@ -23,7 +23,7 @@ import torch
 MAX_PICKLE = 200_000_000
 """Bytes of a pickle without its tensors; real ones have about 0.3 MB."""
 MAX_REPEATED = 1 << 20
-"""Elements that a tensor may have though fewer values lie in the file (strides of 0 repeat them)."""
+"""Elements that a tensor may have even if the file holds fewer values (strides of 0 repeat them)."""
 _DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -40,7 +40,7 @@ _DTYPES = {
 
 
 class StandIn:
-    """What any unknown class, function or object is here. Nothing that is done with it does anything."""
+    """Stands for any unknown class, function or object. Nothing done with it has an effect."""
 
     def __new__(cls, *arguments: Any, **named: Any) -> StandIn:
         return object.__new__(cls)
@@ -68,7 +68,7 @@ class StandIn:
 
 
 class _Table(dict):  # type: ignore[type-arg]
-    """For OrderedDict, whose own state is of no interest."""
+    """For OrderedDict, whose own state does not matter."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -101,17 +101,17 @@ class PickledTensor:
         if len(self.shape) != len(self.stride) or not all(isinstance(n, int) and n >= 0 for n in numbers):
             raise ValueError("a tensor's shape makes no sense")
         if repeats_too_much(self.shape, self.storage.count):
-            raise ValueError("a tensor says to be far larger than its values")
+            raise ValueError("a tensor claims to be far larger than its values")
 
 
 def repeats_too_much(shape: Sequence[int], stored: int) -> bool:
     """Whether a tensor would take far more memory than the `stored` values that it is made of: a few bytes in a file
-    can be a terabyte as soon as something is computed of them."""
+    can become a terabyte as soon as something is computed from them."""
     return math.prod(shape) > max(stored, MAX_REPEATED)
 
 
 class _Rebuild:
-    """torch's functions that rebuild tensors, as far as checkpoints have them; they cannot be changed."""
+    """torch's functions that rebuild tensors, as far as checkpoints use them; they cannot be changed."""
 
     __slots__ = ("_name",)
     _name: str
@@ -140,7 +140,7 @@ class _Rebuild:
 
 
 _CONTAINERS = ("set", "frozenset", "list", "dict", "tuple", "bytearray", "complex")
-"""Python's own, which are nothing to tell of."""
+"""Python's own, which are not worth reporting."""
 _REBUILDS = frozenset(
     (
         "_rebuild_tensor",
@@ -176,7 +176,7 @@ class _Unpickler(pickle._Unpickler):
         return StandIn
 
     def get_extension(self, code: int) -> None:
-        """Python's own would look into what the process has registered."""
+        """Python's own would use what the process has registered."""
         raise pickle.UnpicklingError("an extension code")
 
     def persistent_load(self, pid: Any) -> Any:
@@ -186,7 +186,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 class PickledFile:
-    """A zip file of torch's. Raises ValueError, OSError or whatever a damaged pickle makes of it."""
+    """A zip file of torch's. Raises ValueError, OSError or whatever a damaged pickle leads to."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -199,7 +199,7 @@ class PickledFile:
                 raise ValueError("its list of tensors is too long")
             order = f"{self._root}byteorder"
             if order in archive.namelist() and _stored(archive, order, 16) not in (b"little", b""):
-                raise ValueError("it was written by a computer of another kind")
+                raise ValueError("it was written by a computer with another byte order")
             unpickler = _Unpickler(_stored(archive, names[0], MAX_PICKLE))
         self.content: Any = unpickler.load()
         """What was pickled, with PickledTensor for its tensors."""
@@ -230,7 +230,7 @@ class PickledFile:
 def _open(archive: zipfile.ZipFile, name: str, size: int) -> Any:
     entry = archive.getinfo(name)
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != size:
-        raise ValueError("a tensor has not the size that it says")
+        raise ValueError("a tensor does not have the size that it claims")
     return archive.open(entry)
 
 
@@ -253,7 +253,7 @@ def _as_tensor(tensor: PickledTensor, content: torch.Tensor) -> torch.Tensor:
 
 def weights_in(content: Any, kind: type = PickledTensor) -> dict[str, Any]:
     """The table of weights in what was pickled: itself, or under the names that trainers put it under."""
-    for _ in range(8):  # it may hold itself
+    for _ in range(8):  # it may contain itself
         if not isinstance(content, dict):
             break
         content = next((content[name] for name in _NESTS if isinstance(content.get(name), dict)), content)

@@ -7,9 +7,9 @@ import re
 _HIDDEN = re.compile(
     "["
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters, among them escape and the 8-bit CSI; not tab and newline
-    "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # turn the direction of writing, or are not seen
+    "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # change the writing direction, or are invisible
     "\u2028\u2029"  # line ends of their own
-    "\ud800-\udfff"  # halves of characters, which no output can encode
+    "\ud800-\udfff"  # lone surrogates, which no output can encode
     "]"
 )
 
@@ -17,9 +17,9 @@ _HIDDEN = re.compile(
 def as_shown(text: str, lines: bool = True) -> str:
     r"""`text` with every character that acts instead of being seen written as `\u202e`, as JSON would.
 
-    A file's name or metadata may hold terminal escapes (which move the cursor, or answer), overrides of the writing
-    direction (which make "gpj.exe" of "exe.jpg") and lone surrogates (which cannot be printed). With `lines` False
-    newlines and tabs are escaped too, so that the text stays on its line.
+    A file's name or metadata may hold terminal escapes (which move the cursor, or make the terminal answer), overrides
+    of the writing direction (which make "gpj.exe" of "exe.jpg") and lone surrogates (which cannot be printed). With
+    `lines` False newlines and tabs are escaped too, so that the text stays on its line.
     """
     safe = _HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     return safe if lines else safe.replace("\n", "\\n").replace("\t", "\\t")

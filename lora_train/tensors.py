@@ -1,4 +1,4 @@
-"""Read tensors from what strangers made: never unpickling code, never a bare traceback."""
+"""Read tensors from strangers' files: never unpickling code, never a bare traceback."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GIVE_ANOTHER = "Give a .safetensors or .ckpt file of a Stable Diffusion model, o
 def read_header(path: Path, fix: str = GIVE_ANOTHER) -> dict[str, dict[str, object]]:
     """Names, dtypes and shapes in a safetensors file, without its tensors; metadata under `__metadata__`.
 
-    Raises LoraTrainError, with what the file is instead where its first bytes tell, else with `fix` as what to do.
+    Raises LoraTrainError, with what the file is instead where its first bytes show it, else with `fix` as what to do.
     """
     try:
         size = path.stat().st_size
@@ -51,7 +51,7 @@ def read_header(path: Path, fix: str = GIVE_ANOTHER) -> dict[str, dict[str, obje
         if content is not None:
             raise LoraTrainError(f"this is {content.what}, not a safetensors file.", str(path), content.fix) from error
         raise LoraTrainError(f"this is not a safetensors file ({error}).", str(path), fix) from error
-    if 8 + length + end > size:  # a download that broke off is seen at once
+    if 8 + length + end > size:  # an interrupted download is noticed at once
         raise LoraTrainError(_cut_off(size, str(8 + length + end)), str(path), AGAIN)
     if 8 + length + end < size:
         raise LoraTrainError(
@@ -69,7 +69,7 @@ def header_metadata(header: Mapping[str, object]) -> dict[str, str]:
 
 
 def odd_metadata(header: Mapping[str, object]) -> list[str]:
-    """The metadata fields that are no texts, which most programs refuse the whole file for."""
+    """The metadata fields that are not texts, for which most programs refuse the whole file."""
     return [key for key, one in _items(header.get("__metadata__")) if not isinstance(one, str)]
 
 
@@ -82,7 +82,7 @@ def _cut_off(there: int, whole: str) -> str:
 
 
 def _end(header: dict[str, dict[str, object]]) -> int:
-    """Where the last tensor ends, in bytes behind the header. Raises ValueError when that is not said."""
+    """Where the last tensor ends, in bytes behind the header. Raises ValueError when the header does not say."""
     try:
         return max((int(header[name]["data_offsets"][1]) for name in header if name != "__metadata__"), default=0)  # type: ignore[index]
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
@@ -90,7 +90,7 @@ def _end(header: dict[str, dict[str, object]]) -> int:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object; its keys twice are an error, not a matter of who comes last."""
+    """A JSON object; a key that is there twice is an error, not overwritten by the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()
@@ -120,7 +120,7 @@ def _read_safetensors(path: Path, header: Mapping[str, object]) -> dict[str, tor
         return load_file(path)
     except (SafetensorError, OSError) as error:
         try:
-            # the library refuses the file for metadata that are no texts, or not UTF-8; the tensors may be sound
+            # the library refuses the file for metadata that are not texts, or not UTF-8; the tensors may be sound
             return load_without_metadata(path, header)
         except (SafetensorError, OSError):
             raise LoraTrainError(f"the file is damaged ({error}).", str(path), AGAIN) from error
@@ -151,16 +151,16 @@ def _read_pickle(path: Path, fix: str, stand_ins: bool) -> dict[str, torch.Tenso
             content = torch.serialization.load(opened, map_location="cpu", weights_only=True)
         tensors = weights_in(content, torch.Tensor)
         if any(repeats_too_much(one.shape, one.untyped_storage().nbytes()) for one in tensors.values()):
-            raise pickle.UnpicklingError("a tensor says to be far larger than its values")
+            raise pickle.UnpicklingError("a tensor claims to be far larger than its values")
     if not tensors:
         raise LoraTrainError(f"there are no weights in this file{_instead(content)}.", str(path), fix)
     return tensors
 
 
 def read_shapes(path: Path, fix: str = GIVE_ANOTHER) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
-    """Names and shapes of the tensors in a base model's file, and what else a pickle names that was not run.
+    """Names and shapes of the tensors in a base model's file, and what else a pickle names, which was not run.
 
-    Their values are not read, but for torch's format of before 1.6. Raises LoraTrainError as `read_tensors` does.
+    Their values are not read, except in torch's format from before 1.6. Raises LoraTrainError as `read_tensors` does.
     """
     if holds_safetensors(path):
         header = read_header(path, fix)
@@ -198,7 +198,7 @@ def _weights(file: PickledFile, path: Path, fix: str) -> dict[str, PickledTensor
 
 @contextmanager
 def _refused(path: Path, fix: str) -> Iterator[None]:
-    """What the unpicklers raise on damaged or hostile data, which is whatever they like, as a LoraTrainError."""
+    """Whatever the unpicklers raise on damaged or hostile data, as a LoraTrainError."""
     try:
         yield
     except LoraTrainError:
@@ -219,7 +219,7 @@ def _refused(path: Path, fix: str) -> Iterator[None]:
 def _instead(content: object) -> str:
     """What a pickle without named weights is, for a message."""
     if isinstance(content, dict) and "string_to_param" in content:
-        return ": it is an embedding (textual inversion), which belongs into the embeddings folder"
+        return ": it is an embedding (textual inversion), which belongs in the embeddings folder"
     if isinstance(content, (list, tuple)) and any(isinstance(value, torch.Tensor) for value in content):
         return "'s table: it is a list without names, as cloneofsimo's `lora` wrote in its first form"
     return ""
@@ -230,5 +230,5 @@ def is_finite(value: torch.Tensor) -> bool:
     if not value.is_floating_point():
         return True
     wide = value.float()
-    # the sum is finite unless a value is not, or values are beyond any network's: then each is looked at
+    # the sum is finite unless a value is not, or values are beyond any network's: then each is checked
     return bool(torch.isfinite(wide.sum()) or torch.isfinite(wide).all())

@@ -1,3 +1,3 @@
-"""The version, in its one place."""
+"""The version; it stands nowhere else."""
 
 __version__ = "0.1.0"

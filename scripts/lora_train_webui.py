@@ -1,7 +1,7 @@
 """What the WebUI imports: callbacks, nothing else. Everything is in the package `lora_train`.
 
-"Reload UI" runs this file anew while the package and a training go on; the callbacks find the same
-service again.
+"Reload UI" runs this file again while the package stays loaded and a training keeps running; the callbacks
+find the same service again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def on_ui_tabs() -> list:
 
 
 def on_app_started(_demo: object, app: object) -> None:
-    """The routes, and `<lora:...>` where nobody else applies it (all others have registered theirs by now)."""
+    """The routes, and `<lora:...>` where nothing else applies it (all others have registered theirs by now)."""
     from lora_train.api.routes import routes
     from lora_train.hosts.extra_network import install
 
@@ -40,7 +40,7 @@ def on_app_started(_demo: object, app: object) -> None:
 
 
 def on_script_unloaded() -> None:
-    """Leave the WebUI as it was; a training goes on."""
+    """Leave the WebUI as it was; a training continues."""
     while undo:
         undo.pop()()
 

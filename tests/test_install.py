@@ -195,7 +195,7 @@ def test_there_is_a_pause_before_it_tries_again_and_none_before_the_first(
     ("answers", "told"),
     [
         ((UNREACHED, UNREACHED), "the package index cannot be reached (ERROR: No matching)"),
-        ((subprocess.TimeoutExpired("pip", 300),), "pip was not done after 300 seconds"),
+        ((subprocess.TimeoutExpired("pip", 300),), "pip had not finished after 300 seconds"),
         (("ERROR: ResolutionImpossible",), "could not be installed: ERROR: ResolutionImpossible"),
         ((FileNotFoundError("no python"),), "FileNotFoundError: no python"),
     ],

@@ -224,5 +224,5 @@ def test_stopped_while_installing_it_says_the_command_that_goes_on(
         stopped.setattr(start, "install", pressed)
         assert start.main(["--torch-index", "https://x/cpu", "demo", "--out", "my out"]) == 130
     said = capsys.readouterr().err
-    assert said.endswith("Go on with it:  python3 start.py --torch-index https://x/cpu demo --out 'my out'\n")
+    assert said.endswith("To continue:  python3 start.py --torch-index https://x/cpu demo --out 'my out'\n")
     assert start.main(["demo"]) == 0

@@ -1,7 +1,7 @@
 """A verdict for each case of a folder of cases: `python -m tools.cases FOLDER [CASE ...] [--out DIR]`.
 
 A case is a script NAME.py that makes strangers' folders, LoRA files, checkpoints or prompts below the folder given to
-it; its docstring says what is right. Here stands, for each, what the commands must answer: `CASES`. The commands run in
+it; its docstring says what is right. `CASES` holds, for each, what the commands must answer. The commands run in
 this process, one after another, on the demo's base. Exit code 1 where one verdict is wrong.
 """
 
@@ -41,13 +41,13 @@ class Case:
 
     def run(self, *arguments: Any) -> str:
         """A command's output, of both streams; `code` is its exit code."""
-        told = io.StringIO()
-        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             try:
                 self.code = command([str(argument) for argument in arguments])
             except SystemExit as error:
                 self.code = int(error.code or 0)
-        self.said = told.getvalue()
+        self.said = output.getvalue()
         self.right("Traceback" not in self.said, "a traceback")
         return self.said
 
@@ -81,7 +81,7 @@ class Case:
             return dict(json.loads(data.read(size)).get("__metadata__", {}))
 
     def picture(self, prompt: str, folder: Path, *more: Any) -> bytes:
-        """The picture that a prompt gives, as bytes of its pixels; empty where none was drawn."""
+        """The picture made from a prompt, as bytes of its pixels; empty where none was drawn."""
         from PIL import Image
 
         target = self.out / "picture.png"
@@ -211,12 +211,12 @@ def folder_names(case: Case) -> None:
 def buckets(case: Case) -> None:
     case.train("shapes", "shapes", "--steps", 10, "--batch", 4, "--repeats", 1, "--resolution", 128)
     case.says("fewer than 4")
-    told = case.metadata("shapes")
-    counts = [bucket["count"] for bucket in json.loads(told["ss_bucket_info"])["buckets"].values()]
+    metadata = case.metadata("shapes")
+    counts = [bucket["count"] for bucket in json.loads(metadata["ss_bucket_info"])["buckets"].values()]
     batches = sum(-(-count // 4) for count in counts)
-    case.right(sum(counts) == int(told["ss_num_train_images"]) == 5, "pictures in the metadata")
-    case.right(int(told["ss_num_batches_per_epoch"]) == batches, "batches in the metadata")
-    case.right(int(told["ss_num_epochs"]) * batches == int(told["ss_steps"]) == 10, "steps in the metadata")
+    case.right(sum(counts) == int(metadata["ss_num_train_images"]) == 5, "pictures in the metadata")
+    case.right(int(metadata["ss_num_batches_per_epoch"]) == batches, "batches in the metadata")
+    case.right(int(metadata["ss_num_epochs"]) * batches == int(metadata["ss_steps"]) == 10, "steps in the metadata")
     case.train("one", "one", "--steps", 2, "--batch", 4, "--repeats", 1)
     case.right(case.code == 0, "one picture does not train in batches of 4")
 
@@ -507,7 +507,7 @@ def main() -> int:
             make(script, case.out, project)
             try:
                 verdict(case)
-            except Exception as error:  # what it could not look at is wrong, and the others are still looked at
+            except Exception as error:  # a case that could not be checked is wrong, and the others are still checked
                 case.right(False, f"{type(error).__name__}: {error}")
             failed += bool(case.wrong)
             print(

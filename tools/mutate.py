@@ -30,7 +30,7 @@ MUTANTS = Path(__file__).with_name("mutants.txt")
 LIMIT_S = 120.0
 """How long the tests of one mutant may take, in seconds. A fault that makes them hang counts as killed."""
 NOT_COPIED = (".*", "__pycache__", "build", "dist", "*.egg-info", "runs", "work", "lora-train-data")
-"""What lies beside the code and is none of it."""
+"""What lies beside the code and is not part of it."""
 SLOW = {
     "torch": (),
     "diffusers": ("AutoencoderKL", "UNet2DConditionModel", "DDPMScheduler"),
@@ -39,9 +39,9 @@ SLOW = {
     "gradio": (),
     "hypothesis": (),
 }
-"""Modules that take long to import, and what of them is imported only when it is asked for."""
+"""Modules that take long to import, and those of their parts that are imported lazily."""
 PASSED, FAILED = 0, 1
-"""pytest's exit codes; any other says that it could not do its work (no such test, an error in its own use)."""
+"""pytest's exit codes; any other means that it could not do its work (no such test, wrong usage)."""
 
 
 _CONTEXT: Any = multiprocessing.get_context("fork" if hasattr(os, "fork") else "spawn")
@@ -69,7 +69,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant, and the test that noticed it."""
+    """The fate of a mutant, and the test that noticed it."""
 
     mutant: Mutant
     killed: bool
@@ -78,7 +78,7 @@ class Outcome:
 
 
 def load(path: Path = MUTANTS) -> list[Mutant]:
-    """The list of mutants; its beginning says how it is written.
+    """The list of mutants; its first lines describe the format.
 
     Raises ValueError for a name that is there twice, and for a mutant without file or tests, or that changes nothing.
     """
@@ -162,7 +162,7 @@ def try_out(mutant: Mutant, copy: Path, limit_s: float) -> Outcome:
 
 
 def _write(path: Path, text: str) -> None:
-    """Python goes by the second and the size whether its bytecode is still right, which is not enough here."""
+    """Python tells stale bytecode by the file's second and size, which is not enough here."""
     path.write_text(text, encoding="utf-8")
     Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
 
@@ -175,7 +175,7 @@ def run_tests(copy: Path, tests: Sequence[str], limit_s: float) -> tuple[bool, s
     process.join(limit_s)
     if process.is_alive():
         _end(process)
-        return False, f"not done after {limit_s:g} seconds"
+        return False, f"not finished after {limit_s:g} seconds"
     if process.exitcode == PASSED:
         return True, ""
     output = log.read_text(encoding="utf-8", errors="replace")
@@ -188,7 +188,7 @@ def run_tests(copy: Path, tests: Sequence[str], limit_s: float) -> tuple[bool, s
 def _pytest(copy: Path, tests: Sequence[str], log: Path) -> None:
     """In a process of its own: the tests, with the copy in the place of this project."""
     if hasattr(os, "setsid"):
-        os.setsid()  # what the tests start ends with them
+        os.setsid()  # processes that the tests start end with them
     with log.open("wb") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)
@@ -211,7 +211,7 @@ def _end(process: BaseProcess) -> None:
 
 
 def preload() -> None:
-    """Import what most tests need and takes seconds, once for all: each process of tests is a fork of this one."""
+    """Import, once for all, what most tests need and takes seconds: each process of tests is a fork of this one."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name, attributes in SLOW.items():
         with suppress(ImportError, AttributeError):

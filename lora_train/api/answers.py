@@ -1,4 +1,4 @@
-"""What requests and answers of all routes have in common: JSON in, JSON out."""
+"""What requests and responses of all routes have in common: JSON in, JSON out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 
 def answer(content: Any, status: int = 200) -> Response:
-    """An answer in JSON, which no browser keeps; numbers are finite or null."""
+    """A JSON response, which no browser caches; numbers are finite or null."""
     return Response(to_json(content).encode("utf-8"), status, NO_STORE, "application/json")
 
 
@@ -29,23 +29,24 @@ class Route(APIRoute):
     """A route whose LoraTrainError becomes 422 with all problems, or 404 where there is no such thing."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
-        """See APIRoute."""
+        """APIRoute's handler, with our errors as responses."""
         handle = super().get_route_handler()
 
-        async def told(request: Request) -> Response:
+        async def answered(request: Request) -> Response:
             try:
                 given: Response = await handle(request)
                 return given
             except LoraTrainError as error:
                 return refusal(error, 404 if isinstance(error, Unknown) else 422)
 
-        return told
+        return answered
 
 
 def only(content: dict[str, Any], known: Sequence[str] = (), needed: Sequence[str] = ()) -> None:
-    """Raises LoraTrainError with every field of a request that is missing, or that nobody reads.
+    """Raises LoraTrainError with every field of a request that is missing or unknown.
 
-    A misspelled field would else count as left out, which is an order of its own: an empty caption, all defaults.
+    A misspelled field would otherwise count as left out, which has a meaning of its own: an empty caption, all
+    defaults.
     """
     fields = (*needed, *known)
     fix = f"Remove it or check its spelling; known: {', '.join(fields)}." if fields else "Send {}."
@@ -62,7 +63,7 @@ async def json_body(request: Request) -> dict[str, Any]:
     try:
         content = read_json(await request.body() or b"{}")
     except ValueError as error:
-        raise HTTPException(400, f"the request is no JSON that can be read: {error}") from error
+        raise HTTPException(400, f"the request is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise HTTPException(400, "the request is not a JSON object")
     return content

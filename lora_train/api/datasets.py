@@ -1,7 +1,7 @@
 """The routes of the *Dataset* page, below `/lora-train/api/v1/datasets`.
 
-A picture is named by its dataset's id and its key in the report, never by a path. Whoever wants these routes puts them
-into a router with the login's check (`routes.routes`).
+A picture is named by its dataset's id and its key in the report, never by a path. These routes belong in a router
+that checks the login (`routes.routes`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_PAGE = 500
 MAX_CAPTION = 20_000
 """In characters."""
 KEPT_BY_BROWSER = {"Cache-Control": "private, max-age=86400"}
-"""A key names a file's content, so what it shows does not change; a result does, with the options."""
+"""A key identifies a file's content, so its picture does not change; a result does, with the options."""
 
 
 def dataset_routes(datasets: Datasets) -> APIRouter:

@@ -1,6 +1,6 @@
-"""The routes below `/lora-train/api/v1`: plain JSON, no pydantic (both of its versions are out there).
+"""The routes below `/lora-train/api/v1`: plain JSON, no pydantic (hosts have either of its two versions).
 
-The page's own JavaScript follows a run through them, so that no long request is ever open.
+The page's own JavaScript follows a run through them, so no request stays open for long.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STATIC_FILES = {
 
 
 def run_summary(run: RunFolder, service: Service) -> dict[str, Any]:
-    """What lists and the live view show of a run."""
+    """What lists and the live view show about a run."""
     content = run.read()
     config = content.get("config", {})
     return {
@@ -60,7 +60,7 @@ def run_summary(run: RunFolder, service: Service) -> dict[str, Any]:
 
 
 def _activation(run: dict[str, Any], service: Service) -> str:
-    """What calls the LoRA in a prompt: its card's text, which a person may have changed, else the run's tag."""
+    """The LoRA's trigger words: its card's text, which a person may have changed, else the run's tag."""
     result, tag = run.get("result"), run.get("config", {}).get("data", {}).get("tag", "")
     return str((activation_text(Path(result), service.host.may_read) if result else "") or tag)
 

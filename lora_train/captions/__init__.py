@@ -1,1 +1,1 @@
-"""Many captions: stored, edited in bulk with undo, and what makes them."""
+"""Captions: captioners that write them, storage, and bulk edits with undo."""

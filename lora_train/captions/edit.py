@@ -16,12 +16,12 @@ from lora_train.pictures.texts import lines_of
 
 Order = Literal["first", "alphabetical", "frequency"]
 LONGEST = 10_000
-"""Characters of what an edit is given."""
+"""Most characters of an edit's arguments."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One change: `apply` takes the parts of every caption, and in how many captions of the folder each part occurs.
+    """One change: `apply` takes the parts of every caption, and how many captions of the folder each part occurs in.
 
     The frequencies are keyed by `same_form`. `name` is what the history shows.
     """
@@ -31,14 +31,14 @@ class Edit:
 
 
 def _each(name: str, change: Callable[[list[str], Counter[str]], list[str]]) -> Edit:
-    """An edit that looks at one caption at a time."""
+    """An edit that changes each caption on its own."""
     return Edit(name, lambda captions, counts: [change(parts, counts) for parts in captions])
 
 
 def add(tags: Iterable[str], where: Literal["front", "back"] = "front") -> Edit:
-    """Put `tags` in front or at the back; those that a caption has already move there.
+    """Put `tags` in front or at the back; those that a caption already has move there.
 
-    Raises LoraTrainError for another place, or no tags.
+    Raises LoraTrainError for any other place, or no tags.
     """
     wanted = _listed(tags)
     if where not in ("front", "back"):
@@ -63,10 +63,10 @@ def remove(tags: Iterable[str]) -> Edit:
 
 
 def replace(pattern: str, by: str) -> Edit:
-    """Replace what the regular expression finds in each part; a part of which nothing is left goes.
+    """Replace what the regular expression finds in each part; a part that becomes empty is removed.
 
-    `by` may refer to groups (`\\1`) and hold commas. Raises LoraTrainError for a faulty pattern; for one that takes too
-    long `apply` does.
+    `by` may refer to groups (`\\1`) and contain commas. Raises LoraTrainError for a faulty pattern; `apply` raises it
+    for one that takes too long.
     """
 
     def wrong(error: PatternError) -> LoraTrainError:
@@ -90,7 +90,7 @@ def replace(pattern: str, by: str) -> Edit:
 def reorder(order: Order, first: Iterable[str] = ()) -> Edit:
     """Sort parts: those of `first` lead in their order; then the rest as it was, or sorted.
 
-    "frequency" puts what occurs most often in the folder first. Raises LoraTrainError for another order.
+    "frequency" puts what occurs most often in the folder first. Raises LoraTrainError for any other order.
     """
     leading = {same_form(tag): rank for rank, tag in enumerate(_listed(first, needed=False))}
     keys: dict[str, Callable[[str, Counter[str]], tuple[int, str]]] = {
@@ -110,7 +110,7 @@ def reorder(order: Order, first: Iterable[str] = ()) -> Edit:
 
 
 def deduplicate() -> Edit:
-    """Keep the first of parts that are the same but for case and underscores."""
+    """Keep the first of parts that differ only in case and underscores."""
     return _each("deduplicate", lambda parts, _: unique(parts))
 
 
@@ -121,7 +121,7 @@ def blacklist(tags: Iterable[str]) -> Edit:
 
 
 def plain() -> Edit:
-    """Remove prompt syntax: weights, brackets, BREAK, AND, networks, escapes; of wildcards the first choice stays."""
+    """Remove prompt syntax: weights, brackets, BREAK, AND, networks, escapes; wildcards become their first choice."""
     return _each("remove prompt syntax", lambda parts, _: without_syntax(", ".join(parts)))
 
 
@@ -137,9 +137,9 @@ OPERATIONS: dict[str, Callable[..., Edit]] = {
 
 
 def edit_of(content: dict[str, Any]) -> Edit:
-    """The edit that plain data names: `{"operation": "add", "tags": "a, b", "where": "back"}`.
+    """The edit described by plain data: `{"operation": "add", "tags": "a, b", "where": "back"}`.
 
-    Raises LoraTrainError for an unknown operation and for arguments that it has not.
+    Raises LoraTrainError for an unknown operation, and for arguments that it does not take.
     """
     given = dict(content)
     make = OPERATIONS.get(str(given.pop("operation", "")))
@@ -150,23 +150,23 @@ def edit_of(content: dict[str, Any]) -> Edit:
     try:
         inspect.signature(make).bind(**given)
     except TypeError as error:
-        raise LoraTrainError(f"the edit is not complete, or says too much ({error}).", "edit") from error
+        raise LoraTrainError(f"the edit lacks an argument or has one too many ({error}).", "edit") from error
     if not texts:
-        raise LoraTrainError("all of an edit must be text.", "edit", "Separate tags by commas.")
+        raise LoraTrainError("all values of an edit must be text.", "edit", "Separate tags by commas.")
     if any(len(value) > LONGEST for value in given.values()):
-        raise LoraTrainError(f"an edit takes at most {LONGEST:,} characters.", "edit", "Make several of it.")
+        raise LoraTrainError(f"an edit takes at most {LONGEST:,} characters.", "edit", "Split it into several.")
     return make(**given)
 
 
 def edited(text: str, edits: Iterable[Edit], counts: Counter[str]) -> str:
-    """One caption after all `edits`, see `all_edited`."""
+    """One caption after all `edits`; see `all_edited`."""
     return all_edited([text], edits, counts)[0]
 
 
 def all_edited(texts: Sequence[str], edits: Iterable[Edit], counts: Counter[str]) -> list[str]:
-    """The captions after all `edits`; the same text, to the letter, where they change none of its parts.
+    """The captions after all `edits`; exactly the same text where they change none of its parts.
 
-    Lines of a text are captions of their own, as in training; remarks (`# ...`) stay. Raises LoraTrainError when an
+    Lines of a text are captions of their own, as in training; comments (`# ...`) stay. Raises LoraTrainError when an
     edit cannot be carried out.
     """
     captions = [caption_lines(text) or [""] for text in texts]
@@ -188,12 +188,12 @@ def _written(remarks: list[str], captions: list[list[str]]) -> str:
     try:
         after.encode()
     except UnicodeEncodeError as error:
-        raise LoraTrainError("the edit puts in half a character.", repr(after), "Type it again.") from error
+        raise LoraTrainError("the edit inserts half a character.", repr(after), "Type it again.") from error
     return after
 
 
 def count_parts(texts: Iterable[str]) -> Counter[str]:
-    """In how many of the captions each part occurs, by `same_form`."""
+    """How many of the captions each part occurs in, by `same_form`."""
     lines = (caption_lines(text) for text in texts)
     return Counter(form for some in lines for form in {same_form(part) for one in some for part in split_parts(one)})
 

@@ -1,8 +1,8 @@
 """Bulk edits on disk, each of which can be undone, also after a restart.
 
 An edit is written to the journal before the first caption file changes: every file's text before, and
-the hash of its text after. With these a file's own bytes say whether it holds the edit, so that undo
-needs no state beside the entry and can be cut off anywhere and begun again.
+the hash of its text after. With these a file's own bytes say whether it holds the edit, so undo
+needs no other state than the entry, and can be interrupted anywhere and started again.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class FileRecord:
 
 
 def count_tags(folder: Path) -> tuple[Counter[str], list[Rejected]]:
-    """In how many captions below `folder` each tag occurs, by its lower-case form without underscores, and what
-    cannot be counted."""
+    """How many captions below `folder` each tag occurs in, by its lower-case form without underscores, and the files
+    that cannot be counted."""
     skipped: list[Rejected] = []
     return count_parts(text.removeprefix("\ufeff") for _, text in _texts(folder, skipped)), skipped
 
@@ -90,7 +90,7 @@ def preview_edits(folder: Path, edits: Iterable[Edit]) -> tuple[list[Change], li
 
 
 def bare_pictures(folder: Path) -> list[Path]:
-    """The pictures below `folder` that have no caption file: bulk edits make none."""
+    """The pictures below `folder` that have no caption file: bulk edits do not create any."""
     return [picture for picture in find(folder, may_read=lambda path: False).pictures if caption_file(picture) is None]
 
 
@@ -111,7 +111,7 @@ def edit_captions(folder: Path, edits: Iterable[Edit], journal: Path) -> Report:
             _write_if_unchanged(change)
         sync_all()
     except BaseException:
-        _roll_back(changes)  # when this fails too, the entry stays, and undo can finish the work
+        _roll_back(changes)  # when this fails too, the entry stays, and undo can finish
         entry.unlink()
         raise
     return report
@@ -120,9 +120,9 @@ def edit_captions(folder: Path, edits: Iterable[Edit], journal: Path) -> Report:
 def write_caption(folder: Path, picture: Path, text: str, journal: Path) -> Report:
     """Write what a person typed as the caption of one picture below `folder`, as one entry of `journal`.
 
-    Of a file of several lines only the one that counts is replaced, unless nothing was typed. The file that counts
-    keeps its name; without one, `.txt` is written. Raises LoraTrainError when the file is a link or no text, or when it
-    cannot be written.
+    In a file of several lines only the one that counts is replaced, unless nothing was typed. The file that counts
+    keeps its name; without one, `.txt` is written. Raises LoraTrainError when the file is a link or not text, or cannot
+    be written.
     """
     file = caption_file(picture) or picture.with_suffix(CAPTION_EXTENSIONS[0])
     name = f"caption of {picture.relative_to(folder).as_posix()}"
@@ -146,7 +146,7 @@ def write_caption(folder: Path, picture: Path, text: str, journal: Path) -> Repo
 
 
 def _with_line(text: str, typed: str) -> str:
-    """A caption file's text with what a person typed in place of the line that counts; the alternatives stay."""
+    """A caption file's text with the line that counts replaced by what a person typed; the alternatives stay."""
     lines = lines_of(text.removeprefix("\ufeff"))
     if not typed or len(lines) < 2:
         return typed
@@ -157,8 +157,8 @@ def _with_line(text: str, typed: str) -> str:
 def undo(folder: Path, journal: Path) -> Report:
     """Put back what the newest edit of `folder` in `journal` changed, and take the edit out of the journal.
 
-    A file that somebody changed since is kept as `.bak` first; one that was deleted comes back. Raises
-    LoraTrainError when there is nothing to undo, and when a file cannot be written; undo goes on from there.
+    A file that was changed since is first copied to `.bak`; one that was deleted is restored. Raises
+    LoraTrainError when there is nothing to undo, and when a file cannot be written; undo continues from there.
     """
     newest = next(_entries(folder, journal), None)
     if newest is None:
@@ -181,17 +181,17 @@ def history(folder: Path, journal: Path) -> list[Entry]:
 
 
 def newest_edit(folder: Path, journal: Path) -> Entry | None:
-    """The edit that `undo` would take back; None when there is none."""
+    """The edit that `undo` would revert; None when there is none."""
     return next((entry for _, entry in _entries(folder, journal)), None)
 
 
 def _texts(folder: Path, skipped: list[Rejected]) -> Iterator[tuple[Path, str]]:
-    """Caption files that count for a picture below `folder`, with their text to the last byte, sorted."""
+    """Caption files that count for a picture below `folder`, with their exact text, sorted."""
     if not folder.is_dir():
         raise LoraTrainError("there is no such folder.", str(folder), "Give the folder that holds your pictures.")
     for file in sorted(_caption_files(folder, skipped)):
         if file.is_symlink():
-            skipped.append(Rejected(file, "it is a link, and what it points to may belong elsewhere"))
+            skipped.append(Rejected(file, "it is a link, and its target may belong elsewhere"))
             continue
         try:
             str(file).encode()
@@ -205,7 +205,7 @@ def _texts(folder: Path, skipped: list[Rejected]) -> Iterator[tuple[Path, str]]:
 
 
 def _utf8(data: bytes) -> str:
-    """The text to the last byte. Raises ValueError unless it is UTF-8, and text: NULs between letters are UTF-16."""
+    """The exact text. Raises ValueError unless it is UTF-8, and text: NULs between letters are UTF-16."""
     decode(data)
     if b"\0" in data:
         raise ValueError("NULs")
@@ -220,7 +220,7 @@ def _caption_files(folder: Path, skipped: list[Rejected]) -> set[Path]:
 
 
 def _enter(folder: Path, name: str, records: Iterable[tuple[Path, str | None, str]], journal: Path) -> Path:
-    """Write a journal entry of files with their texts before and after; gives its file."""
+    """Write a journal entry of files with their texts before and after. Returns the entry's file."""
     files = tuple(
         FileRecord(file.relative_to(folder).as_posix(), before, _hash(after.encode()))
         for file, before, after in records
@@ -238,7 +238,7 @@ def _write_if_unchanged(change: Change) -> None:
 
 
 def _roll_back(changes: Iterable[Change]) -> None:
-    """Put back the files that hold the edit's text; others were not written, or are somebody else's by now."""
+    """Restore the files that hold the edit's text; others were not written, or have been changed since."""
     for change in changes:
         if _bytes(change.file) == change.after.encode():
             write_bytes(change.file, change.before.encode())
@@ -258,7 +258,7 @@ def _restore(file: Path, record: FileRecord, report: Report) -> None:
 
 
 def _entries(folder: Path, journal: Path) -> Iterator[tuple[Path, Entry]]:
-    """The newest first; read as they are asked for."""
+    """The newest first, read lazily."""
     root = str(folder.resolve())
     entries = ((path, _read_entry(path)) for path in sorted(journal.glob("*.json"), reverse=True))
     return ((path, entry) for path, entry in entries if entry.folder == root)
@@ -283,7 +283,7 @@ def _record(raw: dict[str, Any]) -> FileRecord:
 
 
 def _inside(folder: Path, relative: str, entry: Path) -> Path:
-    """The caption file that an entry names; LoraTrainError when it is none, or not below `folder`."""
+    """The caption file that an entry names. Raises LoraTrainError when it is not one, or not below `folder`."""
     path = PurePosixPath(relative)
     file = folder / path
     plain = not path.is_absolute() and ".." not in path.parts and path.suffix.lower() in CAPTION_EXTENSIONS

@@ -1,4 +1,4 @@
-"""Captions beside pictures: what a person wrote wins, what a captioner says is written whole or not at all."""
+"""Captions beside pictures: what a person wrote wins; a captioner's text is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Captioner = Callable[["Iterable[Image.Image]"], "Iterator[str]"]
 
 @dataclass(frozen=True)
 class Stored:
-    """What became of one picture's caption; `file` is None only for a picture that is broken."""
+    """The result for one picture's caption; `file` is None only for a broken picture."""
 
     picture: Path
     file: Path | None
@@ -57,32 +57,32 @@ def store_captions(
 ) -> Iterator[Stored]:
     """Caption those of `pictures` that need it, each written as soon as it is known.
 
-    The captioner sees only pictures that are whole and whose caption is wanted. What it raises passes
-    through; what was written until then stays.
+    The captioner sees only intact pictures whose caption is wanted. What it raises is passed
+    on; what was written until then stays.
     """
     asked: deque[Path] = deque()
-    told: deque[Stored] = deque()
+    finished: deque[Stored] = deque()
 
     def opened() -> Iterator[Image.Image]:
         for picture in pictures:
             existing = caption_file(picture)
             if existing and not recaption:
-                told.append(Stored(picture, existing, "kept", "there is a caption already"))
+                finished.append(Stored(picture, existing, "kept", "there is a caption already"))
                 continue
             try:
                 image = load_picture(picture)
             except BrokenPicture as error:
-                told.append(Stored(picture, None, "broken", str(error)))
+                finished.append(Stored(picture, None, "broken", str(error)))
                 continue
             asked.append(picture)
             yield image
 
     for text in captioner(opened()):
-        yield from _emptied(told)
+        yield from _emptied(finished)
         yield store_caption(asked.popleft(), text, recaption, backup)
-    yield from _emptied(told)
+    yield from _emptied(finished)
     if asked:
-        what = f"the captioner said nothing about {len(asked)} pictures."
+        what = f"the captioner returned nothing for {len(asked)} pictures."
         raise LoraTrainError(what, str(asked[0]), "Choose another captioner.")
 
 
@@ -102,6 +102,6 @@ def keep_backup(file: Path) -> Path:
     return copy
 
 
-def _emptied(told: deque[Stored]) -> Iterator[Stored]:
-    while told:
-        yield told.popleft()
+def _emptied(finished: deque[Stored]) -> Iterator[Stored]:
+    while finished:
+        yield finished.popleft()

@@ -1,4 +1,4 @@
-"""The command line: one file a command, listed in `ADD`."""
+"""The command line: one file per command, listed in `ADD`."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ ADD: tuple[Callable[[Any], None], ...] = (
     add_demo,
     add_ui,
 )
-"""Each adds its command to the parser."""
+"""Functions that each add a command to the parser."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 2 for what the person can mend, 130 when stopped."""
+    """Run a command. Returns the exit code: 0, 2 for errors that the person can fix, 130 when stopped."""
     forgive_characters()
     try:
         settle_threads()
         parser = build_parser()
         options, found = parser.parse(arguments)
         if found:
-            more = getattr(options, "look", None)  # what a command sees without doing anything
+            more = getattr(options, "precheck", None)  # the problems that a command finds without doing anything
             raise LoraTrainError.of(found + (more(options) if more else []))
         for flag in options.repeated:
-            print(f"note: {flag} is given several times; the last one counts.", file=sys.stderr)
+            print(f"note: {flag} is given several times; the last one is used.", file=sys.stderr)
         return int(options.run(options))
     except LoraTrainError as error:
         for problem in error.problems:

@@ -1,4 +1,4 @@
-"""`lora-train captions`: how often tags occur, and changes of all captions below a folder, with undo."""
+"""`lora-train captions`: how often tags occur, and changes to all captions below a folder, with undo."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Command(NamedTuple):
-    """One change: what it is, its arguments (flags, options for argparse), and the edit's plain data from them."""
+    """One change: its help, its arguments (flags, options for argparse), and the edit's plain data made from them."""
 
     help: str
     arguments: tuple[tuple[str, dict[str, Any]], ...]
@@ -24,12 +24,12 @@ class Command(NamedTuple):
 TAGS: tuple[str, dict[str, Any]] = ("tags", {"metavar": "TAGS", "help": "separated by commas"})
 EDITS: dict[str, Command] = {
     "add": Command(
-        "add tags, or move those that are there",
+        "add tags, or move existing ones",
         (TAGS, ("--at", {"choices": ("front", "back"), "default": "front", "help": "default %(default)s"})),
         lambda given: {"operation": "add", "tags": given.tags, "where": given.at},
     ),
     "remove": Command(
-        "take out exactly these tags, whatever their case",
+        "remove exactly these tags, whatever their case",
         (TAGS,),
         lambda given: {"operation": "remove", "tags": given.tags},
     ),
@@ -39,24 +39,24 @@ EDITS: dict[str, Command] = {
         lambda given: {"operation": "replace", "pattern": given.pattern, "by": given.by},
     ),
     "dedupe": Command(
-        "keep the first of tags that are the same but for case and underscores",
+        "keep the first of tags that differ only in case and underscores",
         (),
         lambda given: {"operation": "deduplicate"},
     ),
     "blacklist": Command(
-        "take out tags; * stands for any characters",
+        "remove tags; * stands for any characters",
         (TAGS,),
         lambda given: {"operation": "blacklist", "tags": given.tags},
     ),
     "plain": Command(
-        "take prompt syntax out: weights, brackets, BREAK, networks, wildcards, escapes",
+        "remove prompt syntax: weights, brackets, BREAK, networks, wildcards, escapes",
         (),
         lambda given: {"operation": "plain"},
     ),
     "order": Command(
         "sort tags",
         (
-            ("order", {"choices": ("first", "alphabetical", "frequency"), "help": "first: only what --first names"}),
+            ("order", {"choices": ("first", "alphabetical", "frequency"), "help": "first: only move those of --first"}),
             ("--first", {"default": "", "metavar": "TAGS", "help": "these lead, in this order"}),
         ),
         lambda given: {"operation": "reorder", "order": given.order, "first": given.first},
@@ -80,7 +80,7 @@ def add_captions(commands: Any) -> None:
             parser.add_argument(flag, **options)
         parser.add_argument("--dry-run", action="store_true", help="show the changes and write nothing")
         parser.set_defaults(run=_edit, edit=command.edit)
-    inner.add_parser("undo", help="take back the last change of this folder").set_defaults(run=_undo)
+    inner.add_parser("undo", help="revert the last change in this folder").set_defaults(run=_undo)
 
 
 def _frequency(options: argparse.Namespace) -> int:
@@ -91,7 +91,7 @@ def _frequency(options: argparse.Namespace) -> int:
         print(f"{count:6}  {tag}")
     for one in skipped:
         print(f"not counted: {one.path}: {one.reason}", file=sys.stderr)
-    _tell_bare(options.folder)
+    _report_bare(options.folder)
     return 0
 
 
@@ -104,8 +104,8 @@ def _edit(options: argparse.Namespace) -> int:
         return _preview(options.folder, edits)
     report = edit_captions(options.folder, edits, _journal(options.folder))
     print(f"{_captions(len(report.changed))} changed ({report.name}).")
-    _told(report)
-    _tell_bare(options.folder)
+    _report_skipped(report)
+    _report_bare(options.folder)
     return 0
 
 
@@ -120,7 +120,7 @@ def _preview(folder: Path, edits: list[Edit]) -> int:
     print(f"{_captions(len(changes))} would change.")
     for one in skipped:
         print(f"left alone: {one.path}: {one.reason}")
-    _tell_bare(folder)
+    _report_bare(folder)
     return 0
 
 
@@ -129,27 +129,27 @@ def _undo(options: argparse.Namespace) -> int:
 
     report = undo(options.folder, _journal(options.folder))
     print(f"Undone: {report.name} ({_captions(len(report.changed))}).")
-    _told(report)
+    _report_skipped(report)
     return 0
 
 
 def _journal(folder: Path) -> Path:
-    """The same as the *Dataset* page's, so that either takes back what the other did."""
+    """The same as the *Dataset* page's, so that either can undo the other's edits."""
     from lora_train.datasets.dataset import journal_of
     from lora_train.hosts.standalone import StandaloneHost
 
     return journal_of(folder, StandaloneHost().data_dir())
 
 
-def _told(report: Report) -> None:
+def _report_skipped(report: Report) -> None:
     for one in report.skipped:
         print(f"left alone: {one.path}: {one.reason}")
     for copy in report.backups:
-        print(f"kept what was written since: {copy}")
+        print(f"kept a copy of what was written since: {copy}")
 
 
-def _tell_bare(folder: Path) -> None:
-    """Say which pictures are not among those counted or changed."""
+def _report_bare(folder: Path) -> None:
+    """Report the pictures that are not among those counted or changed."""
     from lora_train.captions.journal import bare_pictures
     from lora_train.pictures.caption_reading import named
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add_dataset(commands: Any) -> None:
     """The command "dataset"."""
-    dataset = commands.add_parser("dataset", help="datasets of other tools in and out")
+    dataset = commands.add_parser("dataset", help="import and export datasets of other tools")
     inner = dataset.add_subparsers(required=True, metavar="WHAT")
     take = inner.add_parser(
         "import",
@@ -28,12 +28,14 @@ def add_dataset(commands: Any) -> None:
         help="kohya's metadata (.json), dataset config (.toml, .json), metadata.jsonl, webdataset's .tar, or a folder",
     )
     take.add_argument("folder", type=Path, metavar="FOLDER", help="a new or empty one")
-    take.add_argument("--pictures", type=Path, metavar="FOLDER", help="of metadata (default: beside the file)")
+    take.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="where metadata's pictures are (default: beside the file)"
+    )
     take.set_defaults(run=_import)
     give = inner.add_parser(
         "export",
-        help="such a file of a folder of pictures",
-        description="Write what other tools read about the pictures below FOLDER. kohya's latents (.npz) are written "
+        help="write such a file for a folder of pictures",
+        description="Write another tool's file about the pictures below FOLDER. kohya's latents (.npz) are written "
         "by train --write-npz.",
     )
     give.add_argument("folder", type=Path, metavar="FOLDER")
@@ -41,7 +43,7 @@ def add_dataset(commands: Any) -> None:
         "file",
         type=Path,
         metavar="FILE",
-        help="its name says the format: metadata.jsonl, or ending in .json (kohya's metadata), .toml, .tar",
+        help="its name selects the format: metadata.jsonl, or ending in .json (kohya's metadata), .toml, .tar",
     )
     give.set_defaults(run=_export)
     for parser in (take, give):
@@ -51,16 +53,16 @@ def add_dataset(commands: Any) -> None:
 def _import(options: argparse.Namespace) -> int:
     from lora_train.data.exchange import import_dataset
 
-    return _told(import_dataset(options.source, options.folder, options.pictures, options.tag), options.folder)
+    return _report(import_dataset(options.source, options.folder, options.pictures, options.tag), options.folder)
 
 
 def _export(options: argparse.Namespace) -> int:
     from lora_train.data.exchange import export_dataset
 
-    return _told(export_dataset(options.folder, options.file, options.tag), options.file)
+    return _report(export_dataset(options.folder, options.file, options.tag), options.file)
 
 
-def _told(manifest: Manifest, written: Path) -> int:
+def _report(manifest: Manifest, written: Path) -> int:
     for note in manifest.notes:
         print(f"note: {note}", file=sys.stderr)
     for one in manifest.rejected:

@@ -17,7 +17,7 @@ def add_demo(commands: Any) -> None:
     inner = demo.add_subparsers(metavar="COMMAND")
     export = inner.add_parser("export-checkpoint", help="write the tiny base as one checkpoint for a WebUI")
     export.add_argument("folder", type=Path, metavar="DIR")
-    export.add_argument("--overwrite", action="store_true", help="replace what is there")
+    export.add_argument("--overwrite", action="store_true", help="replace existing files")
     export.set_defaults(run=_export)
 
 

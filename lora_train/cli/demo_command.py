@@ -1,6 +1,6 @@
-"""`lora-train demo` from its first line to its last: prepares, trains, draws, and says what comes next.
+"""`lora-train demo` from its first line to its last: prepares, trains, draws, and says what to do next.
 
-It can be stopped anywhere, and the same command goes on from there.
+It can be stopped anywhere, and the same command continues from there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ABORTED = 130
 
 
 def run_demo(out: Path = OUT) -> int:
-    """Train, draw the contact sheet and the loss plot into `out`, and say where everything is and what comes next.
+    """Train, draw the contact sheet and the loss plot into `out`, and print where everything is and what to do next.
 
     The LoRA goes where *Generate* and `generate` look for LoRAs. Returns the exit code; raises LoraTrainError.
     """
@@ -37,7 +37,7 @@ def run_demo(out: Path = OUT) -> int:
     try:
         return _run(out.absolute(), again)
     except KeyboardInterrupt:
-        print(f"\nStopped. Go on with the demo:  {again}", file=sys.stderr)
+        print(f"\nStopped. To continue the demo:  {again}", file=sys.stderr)
         return ABORTED
 
 
@@ -51,12 +51,12 @@ def _run(out: Path, again: str) -> int:
     config = replace(config, save=replace(config.save, output_dir=str(lora.parent), output_name=name))
     before = _newest_of(config, host)
     if before is not None and before.going_on:
-        raise LoraTrainError("a demo is training already, in another window.", before.id, "Wait for it.")
+        raise LoraTrainError("a demo is already training, in another window.", before.id, "Wait for it.")
     _require_own(out)
     if name != NAME:
-        print(f"{lora.with_stem(NAME)} is a LoRA of yours and stays; the demo's is called {name}.")
+        print(f"{lora.with_stem(NAME)} is your own LoRA and stays; the demo's is called {name}.")
     if before is not None and _only_to_draw(before, lora, out):
-        print(f"The LoRA is trained already: {lora}")
+        print(f"The LoRA is already trained: {lora}")
     else:
         code = _train(config, host, before, out, lora, again)
         if code:
@@ -67,7 +67,7 @@ def _run(out: Path, again: str) -> int:
 
 
 def free_name(folder: Path) -> str:
-    """The demo's name for its LoRA in `folder`: the first that is free, or a former demo's."""
+    """The demo's name for its LoRA in `folder`: the first that is free, or an earlier demo's."""
     names = (f"{NAME}{ending}" for ending in ("", "-demo", *(f"-demo-{number}" for number in range(2, 1000))))
     return next(name for name in names if _free_or_ours(folder / f"{name}.safetensors"))
 
@@ -82,18 +82,18 @@ def _free_or_ours(path: Path) -> bool:
 
 
 def _require_own(out: Path) -> None:
-    """Raise LoraTrainError where the pictures that the demo is going to replace are not a demo's."""
+    """Raise LoraTrainError where the pictures that the demo would replace are not a demo's."""
     theirs = [name for name in (SHEET, LOSS) if (out / name).exists()]
     if theirs and not (out / "pictures").is_dir():
         raise LoraTrainError(
-            f"this folder has a picture called {theirs[0]} already, which no demo made.",
+            f"this folder already has a picture called {theirs[0]} that no demo made.",
             str(out),
             "Give another --out.",
         )
 
 
 def _newest_of(config: RunConfig, host: Host) -> RunFolder | None:
-    """The newest run that was asked for just this."""
+    """The newest run with exactly this configuration."""
     from lora_train.runs.folder import list_runs
 
     asked = config.to_dict()
@@ -101,7 +101,7 @@ def _newest_of(config: RunConfig, host: Host) -> RunFolder | None:
         try:
             if RunConfig.from_dict(run.read().get("config") or {}).to_dict() == asked:
                 return run
-        except LoraTrainError:  # another version's
+        except LoraTrainError:  # of another version
             continue
     return None
 
@@ -117,19 +117,19 @@ def _only_to_draw(run: RunFolder, lora: Path, out: Path) -> bool:
 
 
 def _train(config: RunConfig, host: Host, before: RunFolder | None, out: Path, lora: Path, again: str) -> int:
-    """Train in the terminal, from where it was stopped if it was; returns the exit code."""
+    """Train in the terminal, from where it was stopped, if it was. Returns the exit code."""
     from lora_train.runs.stages import Stages
     from lora_train.runs.terminal import resume_with_progress, train_with_progress
 
     goes_on = before is not None and before.can_resume and before.read().get("state") != "failed"
     if lora.exists() and not goes_on:
-        print(f"The LoRA of the demo before, {lora}, is replaced when this training is done; so is its contact sheet.")
+        print(f"The previous demo's LoRA, {lora}, is replaced when this training is done, and so is its contact sheet.")
     write_pictures(out / "pictures")
     print(f"Training a LoRA of the mascot on the pictures in {out / 'pictures'}")
-    print("The whole demo takes a few minutes; Ctrl-C stops it at any time, and the same command goes on.")
+    print("The whole demo takes a few minutes; Ctrl-C stops it at any time, and the same command continues it.")
     started = time.monotonic()
     if before is not None and goes_on:
-        print(f"Going on with the training that was stopped: {before.id}")
+        print(f"Continuing the training that was stopped: {before.id}")
         code = resume_with_progress(before, host, again=again)
     else:
         code = train_with_progress(config, host, Stages(), again)
@@ -139,7 +139,7 @@ def _train(config: RunConfig, host: Host, before: RunFolder | None, out: Path, l
 
 
 def _show(run: RunFolder | None, lora: Path, out: Path) -> None:
-    """Draw what the demo shows, say where all of it is, and one command that goes on from there."""
+    """Draw the demo's pictures, print where everything is, and the one command to try next."""
     from lora_train.runs.terminal import ProgressBar, clock
 
     bar, started = ProgressBar(), time.monotonic()
@@ -173,7 +173,7 @@ def _loss_plot(run: RunFolder) -> Image.Image:
 
 
 def _draw(title: str, path: Path, make: Callable[[], Image.Image]) -> str:
-    """The line that says where the picture is, or why there is none: the LoRA is trained all the same."""
+    """The line that says where the picture is, or why there is none: the LoRA is trained anyway."""
     from lora_train.runs.pictures import save_picture
     from lora_train.runs.writer import in_words
 

@@ -1,4 +1,4 @@
-"""`lora-train file`: look at LoRA files and make others of them."""
+"""`lora-train file`: inspect LoRA files and make others from them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from lora_train.lorafile.resizing import ModuleCut
 
 _MOST_KEYS = 20
-"""Keys that are shown one by one."""
+"""At most this many keys are shown one by one."""
 _MOST_TEXT = 2000
-"""Characters of one metadata field that are shown on a terminal."""
+"""At most this many characters of a metadata field are shown on a terminal."""
 _KEEP_HELP = "keep as many ranks as reach --amount: of the Frobenius norm (frobenius), of the singular values' sum "
 
 
@@ -36,7 +36,7 @@ def add_file(commands: Any) -> None:
 
 
 def _inspect(tools: Any) -> None:
-    tool = tools.add_parser("inspect", help="what a LoRA is: kind, base, ranks, strengths by block, metadata")
+    tool = tools.add_parser("inspect", help="describe a LoRA: kind, base, ranks, strengths by block, metadata")
     tool.add_argument("files", nargs="+", type=Path, metavar="FILE")
     tool.add_argument("--json", action="store_true", help="as JSON")
     _add_adapter(tool)
@@ -53,19 +53,23 @@ def _convert(tools: Any) -> None:
 
 
 def _resize(tools: Any) -> None:
-    tool = tools.add_parser("resize", help="another rank for a LoRA, by SVD")
+    tool = tools.add_parser("resize", help="change a LoRA's rank, by SVD")
     tool.add_argument("file", type=Path, metavar="FILE")
     _add_adapter(tool)
     _add_cut(tool)
     tool.add_argument(
-        "--module", action="append", default=[], metavar="PATTERN=RANK", help="another rank for modules named so (*, ?)"
+        "--module",
+        action="append",
+        default=[],
+        metavar="PATTERN=RANK",
+        help="another rank for modules with such names (*, ?)",
     )
     _add_output(tool, "keep")
     tool.set_defaults(run=_run_resize)
 
 
 def _merge(tools: Any) -> None:
-    tool = tools.add_parser("merge", help="several LoRAs as one; exact (ranks add up) unless a rank is given")
+    tool = tools.add_parser("merge", help="merge several LoRAs into one; exact (ranks add up) unless a rank is given")
     tool.add_argument("files", nargs="+", type=Path, metavar="FILE")
     _add_adapter(tool, several=True)
     _add_weights(tool)
@@ -75,7 +79,7 @@ def _merge(tools: Any) -> None:
 
 
 def _merge_into(tools: Any) -> None:
-    tool = tools.add_parser("merge-into", help="a checkpoint with LoRAs merged in")
+    tool = tools.add_parser("merge-into", help="merge LoRAs into a checkpoint")
     tool.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     tool.add_argument("files", nargs="+", type=Path, metavar="FILE")
     _add_adapter(tool, several=True)
@@ -85,15 +89,15 @@ def _merge_into(tools: Any) -> None:
 
 
 def _extract(tools: Any) -> None:
-    tool = tools.add_parser("extract", help="the difference of two checkpoints as a LoRA")
+    tool = tools.add_parser("extract", help="extract the difference of two checkpoints as a LoRA")
     tool.add_argument("base", type=Path, metavar="BASE")
     tool.add_argument("tuned", type=Path, metavar="TUNED")
     _add_cut(tool)
     tool.add_argument(
         "--clamp", type=float, default=1.0, metavar="QUANTILE", help="clamp singular vectors (kohya: 0.99)"
     )
-    tool.add_argument("--min-difference", type=float, default=0.0, help="leave modules out that differ less")
-    tool.add_argument("--no-text", action="store_true", help="without the text encoders")
+    tool.add_argument("--min-difference", type=float, default=0.0, help="leave out modules that differ less")
+    tool.add_argument("--no-text", action="store_true", help="leave out the text encoders")
     _add_output(tool, "fp16")
     tool.set_defaults(run=_run_extract)
 
@@ -102,8 +106,8 @@ def _metadata(tools: Any) -> None:
     tool = tools.add_parser("metadata", help="show or change metadata; tensors stay as they are")
     tool.add_argument("file", type=Path, metavar="FILE")
     tool.add_argument("--set", action="append", default=[], metavar="FIELD=TEXT", help="add or replace a field")
-    tool.add_argument("--remove", action="append", default=[], metavar="FIELD", help="take a field out")
-    tool.add_argument("--strip", action="store_true", help="take all fields out first")
+    tool.add_argument("--remove", action="append", default=[], metavar="FIELD", help="remove a field")
+    tool.add_argument("--strip", action="store_true", help="remove all fields first")
     tool.add_argument("--thumbnail", type=Path, metavar="PICTURE", help="embed a picture (modelspec.thumbnail)")
     tool.add_argument("--output", type=Path, metavar="FILE", help="file to write")
     tool.add_argument("--overwrite", action="store_true", help="replace the output; without --output, FILE itself")
@@ -111,7 +115,7 @@ def _metadata(tools: Any) -> None:
 
 
 def _compare(tools: Any) -> None:
-    tool = tools.add_parser("compare", help="how alike two LoRAs are, module by module")
+    tool = tools.add_parser("compare", help="how similar two LoRAs are, module by module")
     tool.add_argument("files", nargs=2, type=Path, metavar="FILE")
     _add_adapter(tool, several=True)
     tool.add_argument("--json", action="store_true", help="as JSON")
@@ -120,15 +124,15 @@ def _compare(tools: Any) -> None:
 
 def _add_adapter(tool: Any, several: bool = False) -> None:
     if several:
-        what = "the one to take of several adapters in a file; one NAME for all files that have it, or one for each"
+        what = "which of several adapters in a file to use; one NAME for all files that have it, or one for each"
         tool.add_argument("--adapter", nargs="+", default=[], metavar="NAME", help=what)
     else:
-        tool.add_argument("--adapter", default="", metavar="NAME", help="the one to take of several in the file")
+        tool.add_argument("--adapter", default="", metavar="NAME", help="which of several adapters in the file to use")
 
 
 def _add_output(tool: Any, precision: str | None) -> None:
     tool.add_argument("--output", type=Path, required=True, metavar="FILE", help="file to write")
-    tool.add_argument("--overwrite", action="store_true", help="replace it if it is there")
+    tool.add_argument("--overwrite", action="store_true", help="replace an existing file")
     if precision is not None:
         tool.add_argument(
             "--precision", choices=("keep", "fp16", "bf16", "fp32"), default=precision, help="default %(default)s"
@@ -194,7 +198,7 @@ def _run_convert(options: argparse.Namespace) -> int:
 
     writer = WRITERS.get(options.to)
     if writer is None:
-        raise LoraTrainError(f"the layout {options.to!r} is not known.", "--to", f"Give one of {', '.join(WRITERS)}.")
+        raise LoraTrainError(f"there is no layout {options.to!r}.", "--to", f"Give one of {', '.join(WRITERS)}.")
     _print_notes(writer(_read(options.file, options.adapter), options.output, options.precision, options.overwrite))
     print(options.output)
     return 0
@@ -233,7 +237,7 @@ def _run_merge(options: argparse.Namespace) -> int:
     )
     for path, weight in zip(options.files, weights):
         if weight == 0:
-            print(f"note: {as_shown(path.name)} has the weight 0: nothing of it is merged.", file=sys.stderr)
+            print(f"note: {as_shown(path.name)} has the weight 0 and is not merged.", file=sys.stderr)
     with _Progress() as progress:
         made = merge(files, weights, cut, progress, DTYPES.get(options.precision))
     _print_notes(write_kohya(made, options.output, options.precision, options.overwrite))
@@ -299,8 +303,8 @@ def _run_metadata(options: argparse.Namespace) -> int:
     if options.thumbnail is not None:
         put[THUMBNAIL] = thumbnail(options.thumbnail)
     if not (put or options.remove or options.strip):
-        told = {name: _shortened(text) for name, text in sorted(file_metadata(options.file).items())}
-        print(as_shown(to_json(told, indent=2)))
+        fields = {name: _shortened(text) for name, text in sorted(file_metadata(options.file).items())}
+        print(as_shown(to_json(fields, indent=2)))
         return 0
     output = options.output or options.file
     edit_metadata(options.file, output, put, options.remove, options.strip, options.overwrite)
@@ -333,7 +337,7 @@ def _run_compare(options: argparse.Namespace) -> int:
 
 
 def _reads(options: argparse.Namespace) -> list[Callable[[], LoraFile]]:
-    """How to read each of the files. Raises LoraTrainError where the adapters do not fit them."""
+    """A function that reads each of the files. Raises LoraTrainError where the adapters do not fit them."""
     from lora_train.lorafile.adapters import choose_adapters
 
     adapters = choose_adapters(options.files, options.adapter)
@@ -341,7 +345,7 @@ def _reads(options: argparse.Namespace) -> list[Callable[[], LoraFile]]:
 
 
 def _read(path: Path, adapter: str = "") -> LoraFile:
-    """The LoRA file; what a person should know about it is said on stderr. Raises LoraTrainError."""
+    """The LoRA file; notes about it go to stderr. Raises LoraTrainError."""
     from lora_train.lorafile.reading import read_lora
 
     file = read_lora(path, adapter=adapter)
@@ -351,14 +355,14 @@ def _read(path: Path, adapter: str = "") -> LoraFile:
 
 
 def _shortened(text: str) -> str:
-    """A text as a terminal can bear it: pictures in metadata have megabytes. Whole where the output goes on."""
+    """A text cut for a terminal: pictures in metadata have megabytes. Whole where the output is piped."""
     if len(text) <= _MOST_TEXT or not sys.stdout.isatty():
         return text
     return f"{text[:_MOST_TEXT]} ... ({len(text)} characters)"
 
 
 def _each(*asked: Callable[[], Any]) -> list[Any]:
-    """What all of `asked` return. Raises LoraTrainError with the problems of all that fail, not only the first."""
+    """The results of all `asked`. Raises LoraTrainError with the problems of all that fail, not only the first."""
     results, problems = [], []
     for one in asked:
         try:
@@ -371,7 +375,7 @@ def _each(*asked: Callable[[], Any]) -> list[Any]:
 
 
 def _check_output(options: argparse.Namespace) -> None:
-    """Before long work, not after it."""
+    """Checked before long work rather than after it."""
     from lora_train.lorafile.writing import check_output
 
     check_output(options.output, options.overwrite)
@@ -387,7 +391,7 @@ def _module_rule(rule: str) -> tuple[str, Cut]:
 
 
 def _conv_cut(options: argparse.Namespace) -> Cut | None:
-    """The cut of 3x3 convolutions, where it is another."""
+    """The cut of 3x3 convolutions, where it differs."""
     from lora_train.lorafile.factors import Cut
 
     return Cut(options.conv_rank, options.keep, options.amount) if options.conv_rank is not None else None
@@ -399,7 +403,7 @@ def _cut(options: argparse.Namespace, needed: bool = False) -> Cut | None:
 
     if options.rank is None and not options.keep:
         if needed:
-            raise LoraTrainError("there is no rank.", "--rank, --keep", "Give a rank, or how much to keep.")
+            raise LoraTrainError("no rank is given.", "--rank, --keep", "Give a rank, or how much to keep.")
         return None
     return Cut(options.rank, options.keep, options.amount)
 

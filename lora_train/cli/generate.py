@@ -30,7 +30,7 @@ def add_generate(commands: Any) -> None:
         "--model",
         default=None,
         metavar="PATH",
-        help="base model (default: the one that the LoRA was trained on, else the one used last, else the demo's)",
+        help="base model (default: the one that the LoRA was trained on, else the last used, else the demo's)",
     )
     generate.add_argument("--dir", default=None, metavar="FOLDER", help="folder of LoRAs")
     generate.add_argument(
@@ -44,21 +44,21 @@ def add_generate(commands: Any) -> None:
     generate.add_argument(
         "--v-parameterization",
         action=Switch,
-        help="whether the base predicts v (default: as its files say)",
+        help="whether the base predicts v (default: taken from its files)",
     )
     generate.add_argument(
         "--output",
         type=Path,
         default=None,
         metavar="FILE_OR_FOLDER",
-        help="file to write, or a folder that is there (default: picture.png in lora-train-data/pictures); "
-        "where there is such a file already, a number is added",
+        help="file to write, or an existing folder (default: picture.png in lora-train-data/pictures); "
+        "a number is added where such a file exists",
     )
     generate.add_argument("--device", default="auto", help="auto, cuda, cuda:1 ..., mps or cpu (default %(default)s)")
     generate.add_argument(
         "--offline", action="store_true", help="download nothing (CLIP's tokenizer, where it is missing)"
     )
-    generate.set_defaults(run=_generate, look=_look)
+    generate.set_defaults(run=_generate, precheck=_precheck)
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -93,7 +93,7 @@ def _note(text: str) -> None:
 
 
 def _base(options: argparse.Namespace, host: Host, folder: Path) -> Path:
-    """The base model that is given, or the one that is chosen, which is said. Raises LoraTrainError."""
+    """The given base model, or the one chosen, which is then reported. Raises LoraTrainError."""
     from lora_train.lorafile.finding import look_up_anywhere
     from lora_train.models.hub import local_model
     from lora_train.prompt.syntax import parse_prompt
@@ -108,7 +108,7 @@ def _base(options: argparse.Namespace, host: Host, folder: Path) -> Path:
     chosen = base_for(loras, host)
     if chosen is None:
         raise LoraTrainError("no base model is given.", "--model", "Give --model FILE_OR_FOLDER.")
-    _note(f"Base model: {chosen.path} ({chosen.why}). --model takes another.")
+    _note(f"Base model: {chosen.path} ({chosen.why}). --model selects another.")
     return chosen.path
 
 
@@ -133,19 +133,19 @@ def _folder(options: argparse.Namespace, host: Host) -> Path:
 
 
 def _output(options: argparse.Namespace, host: Host) -> Path:
-    """The file that is asked for; in the data folder by default, which no repository takes in."""
+    """The output file; by default in the data folder, which is in no repository."""
     output: Path = options.output or host.data_dir() / "pictures"
     output = output.expanduser()
     return output / DEFAULT_NAME if options.output is None or output.is_dir() else output
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise LoraTrainError with all that can be seen to be wrong before a model is loaded."""
-    if found := _look(options):
+    """Raise LoraTrainError with everything that can be found wrong before a model is loaded."""
+    if found := _precheck(options):
         raise LoraTrainError.of(found)
 
 
-def _look(options: argparse.Namespace) -> list[Problem]:
+def _precheck(options: argparse.Namespace) -> list[Problem]:
     from PIL import Image
 
     from lora_train.device import pick_device
@@ -160,11 +160,13 @@ def _look(options: argparse.Namespace) -> list[Problem]:
             ("--seed", options.seed, 0, MAX_SEED),
             ("--guidance", 1 if options.guidance is None else options.guidance, 0, 100),
         )
-        if not low <= value <= high  # which "not a number" is not, either
+        if not low <= value <= high  # false for NaN, too
     ]
     output = _output(options, host)
     if output.suffix.lower() not in Image.registered_extensions():
-        found.append(Problem("this is no kind of picture.", str(output), "End it in .png or .jpg."))
+        found.append(
+            Problem("pictures of this kind cannot be written.", str(output), "Let its name end in .png or .jpg.")
+        )
     try:
         pick_device(options.device, "--device")
     except LoraTrainError as error:
@@ -173,7 +175,7 @@ def _look(options: argparse.Namespace) -> list[Problem]:
 
 
 def _missing(options: argparse.Namespace, host: Host) -> list[Problem]:
-    """What is wrong with the LoRAs that the prompt names."""
+    """What is wrong with the LoRAs in the prompt."""
     from lora_train.lorafile.finding import look_up_anywhere
     from lora_train.prompt.syntax import parse_prompt
 
@@ -188,7 +190,7 @@ def _missing(options: argparse.Namespace, host: Host) -> list[Problem]:
 
 
 def _write_picture(picture: Any, path: Path) -> Path:
-    """Write the picture under the first free name from `path` on, which is given back. Raises LoraTrainError."""
+    """Write the picture to the first free name from `path` on. Returns that path. Raises LoraTrainError."""
     from PIL import Image
 
     from lora_train.atomic import free_path, write_bytes

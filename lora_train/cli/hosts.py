@@ -1,4 +1,4 @@
-"""The WebUI that a command is about, or none."""
+"""The WebUI that a command uses, or none."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 def add_server(parser: Any) -> None:
-    """Which WebUI over HTTP."""
-    server = parser.add_argument_group("a WebUI that runs elsewhere, started with --api")
+    """Add the options for a WebUI over HTTP."""
+    server = parser.add_argument_group("a running WebUI, started with --api")
     server.add_argument("--server", default="", metavar="URL", help="its address; its checkpoint is unloaded meanwhile")
     server.add_argument("--user", default="", help="of its --api-auth")
     server.add_argument("--password", default="", help="of its --api-auth")

@@ -14,8 +14,8 @@ from lora_train.errors import LoraTrainError
 
 
 def add_network(group: Any) -> None:
-    """What the group of options about the network has beside them."""
-    group.add_argument("--network_module", default="", help=argparse.SUPPRESS)  # sd-scripts' way to say --algo
+    """Add what belongs to the network's group besides the table's options."""
+    group.add_argument("--network_module", default="", help=argparse.SUPPRESS)  # sd-scripts' equivalent of --algo
     group.add_argument(
         "--args",
         nargs="*",
@@ -27,7 +27,7 @@ def add_network(group: Any) -> None:
 
 
 def network_of(options: argparse.Namespace, before: NetworkOptions) -> NetworkOptions:
-    """`before` with what the flags say. Raises LoraTrainError that names every argument that is not understood."""
+    """`before` changed by the flags. Raises LoraTrainError that names every argument that is not understood."""
     values = given(options, "network")
     algorithm = _algorithm(options, values.pop("kind", ""))
     if "base_weights" in values:

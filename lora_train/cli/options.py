@@ -1,4 +1,4 @@
-"""Flags made from the table of options, and a run's sections from those that were given."""
+"""Flags made from the table of options, and a run's sections made from the given flags."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ S = TypeVar("S", bound=Section)
 
 
 def add_options(parser: Any, options: Iterable[Option], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A flag for each of `options`, in the groups of the table; returns these by name, for what belongs there as well.
+    """A flag for each of `options`, in the groups of the table. Returns these by name, for more options that belong
+    there.
 
-    An option without a flag that is given is None in the namespace. `defaults` (by path) are this command's own.
+    A flag that is not given is None in the namespace. `defaults` (by path) are this command's own.
     """
     groups: dict[str, Any] = {}
     options = list(options)
@@ -50,7 +51,7 @@ def _destination(option: Option) -> str:
 
 
 def _help(option: Option, default: Any = None) -> str:
-    """The line of the help, with what happens where the flag is not given."""
+    """The help text, with what happens when the flag is not given."""
     about, shown = option.about, ""
     value = option.default if default is None else default
     if value in (None, "", ()):
@@ -67,7 +68,7 @@ def _help(option: Option, default: Any = None) -> str:
 
 
 def _keywords(option: Option) -> dict[str, Any]:
-    """What argparse is to know of the flag's value."""
+    """What argparse needs to know about the flag's value."""
     hint, about = plain_type(option.hint), option.about
     if hint is bool:
         return {"action": Switch if option.default is not False else "store_true"}
@@ -98,7 +99,7 @@ def _reader(option: Option) -> Callable[[str], Any]:
 
 
 def _side(text: str) -> int:
-    """A resolution, also as sd-scripts has it: "512,512"."""
+    """A resolution, also in sd-scripts' form: "512,512"."""
     sides = {int(side) for side in text.split(",")} if re.fullmatch(r"\d+(,\d+)?", text.replace(" ", "")) else set()
     if len(sides) != 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not one number: buckets have the area of a square of this side")

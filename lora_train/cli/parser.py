@@ -1,4 +1,4 @@
-"""A parser that finds all that is wrong with a command line, not only the first thing."""
+"""A parser that finds everything wrong with a command line, not only the first problem."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _NUMBERS = {int: "a whole number", float: "a number"}
 
 
 class Switch(argparse.BooleanOptionalAction):
-    """`--flag` and `--no-flag`, also with underscores, which argparse's own takes and does nothing with."""
+    """`--flag` and `--no-flag`, also with underscores, which argparse's own class accepts but ignores."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         super().__call__(parser, namespace, values, (option_string or "").replace("_", "-"))
 
 
 class Parser(argparse.ArgumentParser):
-    """See the module. Every flag is also known with underscores, and by the names that `alias` adds."""
+    """Finds all problems. Every flag is also accepted with underscores, and under the names that `alias` adds."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named | {"allow_abbrev": False})
         self.problems: list[Problem] = []
         self.absent: Mapping[str, str] = {}
-        """Flags of another tool that are not there, without dashes, and what to do instead."""
+        """Flags of another tool that do not exist here, without dashes, and what to do instead."""
 
     def alias(self, names: Mapping[str, str]) -> None:
         """Let each name of `names` (without dashes) mean one of our flags; the help does not list it."""
@@ -39,13 +39,13 @@ class Parser(argparse.ArgumentParser):
                 known.setdefault(f"--{name}", known[flag])
 
     def finish(self) -> None:
-        """To be called once all arguments are there, here and in the sub-commands."""
+        """To be called once all arguments have been added, here and in the sub-commands."""
         known = self._option_string_actions
         for flag in [flag for flag in known if flag.startswith("--")]:
             known.setdefault("--" + flag[2:].replace("-", "_"), known[flag])
             known.setdefault("--" + flag[2:].replace("_", "-"), known[flag])
         for parser in self._commands():
-            parser.problems = self.problems  # the command's own parser finds most of them
+            parser.problems = self.problems  # most are found by the command's own parser
             parser.set_defaults(parser=parser)
             parser.finish()
 
@@ -55,9 +55,9 @@ class Parser(argparse.ArgumentParser):
                 yield from action.choices.values()
 
     def parse(self, arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Problem]]:
-        """The options, with defaults where a value is wrong, and all that is wrong.
+        """The options, with defaults where a value is wrong, and all problems.
 
-        Raises LoraTrainError where it cannot be known what is meant.
+        Raises LoraTrainError where the meaning cannot be known.
         """
         self.problems.clear()
         options, rest = self.parse_known_args(arguments)
@@ -67,14 +67,14 @@ class Parser(argparse.ArgumentParser):
         return options, list(self.problems)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """The options. Raises LoraTrainError with all that is wrong."""
+        """The options. Raises LoraTrainError with all problems."""
         options, found = self.parse(args)
         if found:
             raise LoraTrainError.of(found)
         return options
 
     def _repeated(self, arguments: Sequence[str]) -> list[str]:
-        """The flags that are given several times, of those whose last value alone counts."""
+        """The flags that are given several times though only their last value is used."""
         given: dict[str, set[str]] = {}
         for text, following in zip(arguments, [*arguments[1:], ""]):
             flag, equals, value = text.partition("=")
@@ -88,7 +88,7 @@ class Parser(argparse.ArgumentParser):
         return getattr(options, "parser", self)  # type: ignore[no-any-return]
 
     def _unknown(self, rest: Sequence[str]) -> Iterator[Problem]:
-        """One problem for each flag that is not known; what follows it is taken for its value."""
+        """One problem for each unknown flag; what follows it is taken for its value."""
         after_flag = False
         for text, following in zip(rest, [*rest[1:], None]):
             if re.match(r"--?[A-Za-z]", text):
@@ -98,7 +98,7 @@ class Parser(argparse.ArgumentParser):
                 if not (unset and _plain(flag) in self.absent):
                     yield self._unknown_flag(flag)
             elif not after_flag:
-                yield Problem(f"{text!r} belongs to no option.", "", "Put quotes around what has spaces in it.")
+                yield Problem(f"{text!r} belongs to no option.", "", "Put quotes around values with spaces.")
 
     def _unknown_flag(self, flag: str) -> Problem:
         if _plain(flag) in self.absent:
@@ -109,7 +109,7 @@ class Parser(argparse.ArgumentParser):
         return Problem("there is no such option.", flag, f"Did you mean {shown}?" if shown else "See --help.")
 
     def absent_flag(self, flag: str, how: str = "") -> Problem:
-        """What is said of a flag of `absent`, and `how` it was given."""
+        """The problem with a flag of `absent`; `how` it was given."""
         fix = self.absent[_plain(flag)] or "Leave it out."
         return Problem(f"there is no such option {how}here; sd-scripts has it.", flag, fix)
 
@@ -126,7 +126,7 @@ class Parser(argparse.ArgumentParser):
             return action.default
 
     def error(self, message: str) -> Any:
-        """What argparse cannot go on after."""
+        """Errors after which argparse cannot continue."""
         found = re.match(r"argument (\S+?)(?:/\S+)?: (.*)", message, re.DOTALL)
         where, what = (found[1], found[2]) if found else ("", message)
         if found and "invalid choice" in what:
@@ -153,7 +153,7 @@ def _plain(flag: str) -> str:
 
 
 def _usual(action: argparse.Action, text: str) -> str:
-    """A value under the name that it has here."""
+    """A value under its name here."""
     for flag in action.option_strings:
         named = {theirs.lower(): ours for theirs, ours in kohya.VALUES.get(flag, {}).items()}
         text = named.get(text.lower(), text)
@@ -168,6 +168,8 @@ def _bad_value(action: argparse.Action, given: Sequence[str], error: argparse.Ar
     if action.choices:
         near = difflib.get_close_matches(text, [str(choice) for choice in action.choices], 1)
         fix = f"Choose from: {', '.join(map(str, action.choices))}."
-        return Problem(f"{text!r} is not known.", str(where), f"Did you mean {near[0]}? {fix}" if near else fix)
+        return Problem(
+            f"{text!r} is not one of the choices.", str(where), f"Did you mean {near[0]}? {fix}" if near else fix
+        )
     what = f"{text!r} is not {_NUMBERS[action.type]}." if action.type in _NUMBERS else f"{error.message}."  # type: ignore[index]
     return Problem(what, str(where), "Give another value.")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SDXL_TARGET = 1024
 ON = ("original", "blur", "range", "similar", "resize")
-"""The operations of `prepare` where none are given."""
+"""The operations of `prepare` where none is given."""
 
 
 def add_prepare(commands: Any) -> None:
@@ -29,7 +29,7 @@ def add_prepare(commands: Any) -> None:
     prepare = commands.add_parser(
         "prepare",
         help="prepare folders of pictures: crop faces and bodies, reject blurred and similar ones, caption ...",
-        description="Do the operations to a copy of the pictures, and say what became of each and why.",
+        description="Apply the operations to a copy of the pictures, and report the outcome of each and why.",
     )
     prepare.add_argument(
         "--input",
@@ -38,7 +38,7 @@ def add_prepare(commands: Any) -> None:
         metavar="FOLDER",
         help="folder of pictures; nothing is written there. May be repeated: each becomes a dataset of its own",
     )
-    prepare.add_argument("--tag", default="", help="activation tag(s), put where the caption template says")
+    prepare.add_argument("--tag", default="", help="activation tag(s), placed by the caption template")
     prepare.add_argument("--offline", action="store_true", help="use nothing that needs a WebUI")
     add_operations(add_options(prepare, in_section("prepare"), {"prepare.operations": ON}))
     add_server(prepare)
@@ -46,15 +46,17 @@ def add_prepare(commands: Any) -> None:
 
 
 def add_operations(groups: dict[str, Any]) -> None:
-    """What the groups of options about the operations have beside them."""
+    """Add what belongs to the groups of the operations besides the table's options."""
     groups[OPERATIONS].add_argument(
         "--sdxl", action="store_true", help=f"prepare for SDXL: the default target is {SDXL_TARGET}"
     )
-    groups[CAPTIONS].add_argument("--nocaptions", action="store_true", help="make none (interrogate is switched off)")
+    groups[CAPTIONS].add_argument(
+        "--nocaptions", action="store_true", help="make no captions (switches interrogate off)"
+    )
 
 
 def prepare_of(options: argparse.Namespace, before: PrepareOptions | None = None) -> PrepareOptions:
-    """`before` (none: the defaults) with what the flags say."""
+    """`before` (None: the defaults) changed by the flags."""
     prepare = with_given(before or PrepareOptions(), options, "prepare")
     if options.nocaptions:
         prepare = replace(prepare, operations=tuple(name for name in prepare.operations if name != "interrogate"))
@@ -79,7 +81,7 @@ def _prepare(options: argparse.Namespace) -> int:
         found.append(
             Problem("no operation is on.", "prepare.operations", "Give --process original,resize, for example.")
         )
-    if "" in options.input:  # Path would take it for the present folder
+    if "" in options.input:  # Path would take it for the current folder
         found.append(Problem("no folder is named.", "--input", "Give the folder that holds your pictures."))
     for name in dict.fromkeys(options.input):
         with noting(found, f"--input {name}"):
@@ -95,7 +97,7 @@ def _prepare(options: argparse.Namespace) -> int:
             if not prepared.summary["kept"]:
                 fix = "The report says why; lower the limits."
                 failed.append(Problem("none of the pictures was kept.", str(folder), fix))
-        except LoraTrainError as error:  # the other folders may be well
+        except LoraTrainError as error:  # the other folders may be fine
             failed += error.problems
     if failed:
         raise LoraTrainError.of(failed)

@@ -28,7 +28,7 @@ def add_train(commands: Any) -> None:
     train = commands.add_parser(
         "train",
         help="train a LoRA on a folder of pictures",
-        description="Train a LoRA. What is not given is chosen, and the choices are shown.",
+        description="Train a LoRA. Options that are not given are chosen automatically, and the choices are shown.",
     )
     groups = add_options(train, all_options())
     add_network(groups[NETWORK])
@@ -37,18 +37,19 @@ def add_train(commands: Any) -> None:
     _add_stages(train)
     add_server(train)
     _add_kohyas(train)
-    train.set_defaults(run=_train, look=_look)
+    train.set_defaults(run=_train, precheck=_precheck)
 
 
 class _Noted(argparse.Action):
-    """Remembers that a flag was given which does nothing here."""
+    """Records a given flag that has no effect here."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), self.option_strings[0].lstrip("-")])
 
 
 class _Same(argparse.Action):
-    """Takes a flag of sd-scripts with a value that changes nothing here, and remembers it; another is a problem."""
+    """Accepts a flag of sd-scripts with a value that changes nothing here, and records it; other values are
+    problems."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         name = self.option_strings[0].lstrip("-")
@@ -60,7 +61,7 @@ class _Same(argparse.Action):
 
 
 def _add_kohyas(train: Any) -> None:
-    """The names that sd-scripts has for our flags, and its flags that make no difference."""
+    """Add sd-scripts' names for our flags, and its flags that make no difference."""
     train.alias(kohya.FLAGS)
     train.absent = kohya.ABSENT
     for name in kohya.NOTED:
@@ -94,8 +95,8 @@ def _add_files(train: Any) -> None:
 def _add_stages(train: Any) -> None:
     stages = train.add_argument_group("stages")
     stages.add_argument("--notrain", action="store_true", help="prepare only: pictures, captions, metadata, latents")
-    stages.add_argument("--noprocess", action="store_true", help="train on what was prepared before")
-    stages.add_argument("--nolatents", action="store_true", help="make no latents: train on those that are there")
+    stages.add_argument("--noprocess", action="store_true", help="train on pictures prepared before")
+    stages.add_argument("--nolatents", action="store_true", help="compute no latents: train on existing ones")
     stages.add_argument("--offline", action="store_true", help="use no WebUI and download nothing")
     stages.add_argument(
         "--shutdown", action="store_true", help="stop the WebUI before training (needs its --api-server-stop)"
@@ -105,18 +106,18 @@ def _add_stages(train: Any) -> None:
 
 def add_resume(commands: Any) -> None:
     """The command "resume"."""
-    resume = commands.add_parser("resume", help="go on with a training that was stopped or killed")
+    resume = commands.add_parser("resume", help="continue a training that was stopped or killed")
     resume.add_argument(
-        "run_id", metavar="RUN", nargs="?", default="", help="the run's id (default: the newest that can go on)"
+        "run_id", metavar="RUN", nargs="?", default="", help="the run's id (default: the newest that can be resumed)"
     )
     resume.add_argument(
-        "--steps", type=int, help="train so many steps in all, more than before; a finished run goes on with it, too"
+        "--steps", type=int, help="train this many steps in all, more than before; this also continues a finished run"
     )
     resume.set_defaults(run=_resume)
 
 
 def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConfig:
-    """The run that the options of `train` ask for; `model` and `lora_dir` count where none is given."""
+    """The run that the options of `train` ask for; `model` and `lora_dir` are used where none is given."""
     asked = asked_of(options)
     if options.model is None and not asked.model.path:
         asked = replace(asked, model=replace(asked.model, path=model))
@@ -126,7 +127,7 @@ def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConf
 
 
 def asked_of(options: argparse.Namespace) -> RunConfig:
-    """See `_asked`. Raises LoraTrainError with all that is not understood."""
+    """The run asked for. Raises LoraTrainError with everything that is not understood."""
     asked, found = _asked(options)
     if found:
         raise LoraTrainError.of(found)
@@ -134,7 +135,7 @@ def asked_of(options: argparse.Namespace) -> RunConfig:
 
 
 def _asked(options: argparse.Namespace) -> tuple[RunConfig, list[Problem]]:
-    """What --config says, changed by what the flags say, changed by --set; and all in these that is not understood."""
+    """The options of --config, changed by flags, then by --set; and everything in these that is not understood."""
     from lora_train.hosts.allowing import noting
 
     found: list[Problem] = []
@@ -168,7 +169,7 @@ def _train(options: argparse.Namespace) -> int:
     for name in options.noted:
         print(f"note: --{name} {kohya.NOTED[name]}.", file=sys.stderr)
     if options.same:
-        print(f"note: as it is here anyway: {', '.join(options.same)}.", file=sys.stderr)
+        print(f"note: already the behaviour here: {', '.join(options.same)}.", file=sys.stderr)
     host = host_of(options)
     config = _config(options, host)
     if options.config is not None:
@@ -182,12 +183,12 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _save_config(options: argparse.Namespace) -> None:
-    """Write what is asked for to the file that --save-config names; what is open stays open there."""
+    """Write the given options to the file of --save-config; open ones stay open."""
     if options.save_config is None:
         return
     path = Path(options.save_config).expanduser()
     if path.exists() and not options.overwrite:
-        raise LoraTrainError("there is such a file already.", str(path), "Give another name, or --overwrite.")
+        raise LoraTrainError("there is already such a file.", str(path), "Give another name, or --overwrite.")
     write_config(path, asked_of(options))
     print(f"Options   {path}", flush=True)
 
@@ -196,11 +197,11 @@ def _config(options: argparse.Namespace, host: Host) -> RunConfig:
     from lora_train.models.hub import local_model
 
     asked, found = _asked(options)
-    if found:  # the rest is checked all the same; only what the host would fill in is not missed
+    if found:  # the rest is checked anyway; only what the host would fill in is not reported as missing
         rest = [one for one in problems(asked) if one.where not in ("model.path", "save.output_dir")]
         raise LoraTrainError.of(found + rest)
     given = asked.model.path
-    # a server is asked only for what is not given: one that is gone is a problem beside the others
+    # a server is asked only for what is not given; one that does not answer is reported with the other problems
     model = "" if given or options.model is not None else str(host.current_checkpoint() or "")
     config = config_of(options, model, str(host.lora_dir()))
     return replace(config, model=replace(config.model, path=local_model(given))) if given else config
@@ -215,8 +216,8 @@ def _stages(options: argparse.Namespace) -> Stages:
     )
 
 
-def _look(options: argparse.Namespace) -> list[Problem]:
-    """What else is wrong, where the command line alone is wrong already; no server is asked and nothing downloaded."""
+def _precheck(options: argparse.Namespace) -> list[Problem]:
+    """Further problems, where the command line itself is already wrong; contacts no server and downloads nothing."""
     from lora_train.hosts.standalone import StandaloneHost
     from lora_train.runs.check import check_run
 
@@ -238,11 +239,11 @@ def _resume(options: argparse.Namespace) -> int:
     wanted = [run for run in runs if run.id == options.run_id or (not options.run_id and run.can_resume)]
     if not wanted:
         there = ", ".join(run.id for run in runs if run.can_resume) or "none"
-        if runs and not options.run_id:  # all are finished, or going on; the newest says what can be done
+        if runs and not options.run_id:  # all are finished or running; the newest says what can be done
             wanted = runs
         else:
             raise LoraTrainError(
-                f"there is no such run to go on with (there: {there}).",
+                f"there is no such run to continue (there: {there}).",
                 options.run_id or str(host.data_dir() / "runs"),
                 "Give the id of a run that was stopped.",
             )

@@ -1,1 +1,1 @@
-"""From a folder of pictures to batches."""
+"""The training set: from a folder of pictures to batches."""

@@ -15,12 +15,12 @@ Size = tuple[int, int]
 
 
 FAR = 4
-"""A picture that covers this many times its bucket is cut before it is scaled."""
+"""A picture that covers its bucket this many times over is cropped before it is scaled."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How a picture fills its bucket: scaled to `scaled`, then cut at (`left`, `top`) to `bucket`."""
+    """How a picture fills its bucket: scaled to `scaled`, then cropped at (`left`, `top`) to `bucket`."""
 
     bucket: Size
     scaled: Size
@@ -41,19 +41,19 @@ def make_buckets(resolution: int, smallest: int, largest: int, step: int) -> lis
 
 
 def place(size: Size, buckets: list[Size]) -> Placement:
-    """Put a picture into the bucket of nearest aspect ratio: scale it to cover, cut the centre.
+    """Put a picture into the bucket of nearest aspect ratio: scaled to cover it, cropped around the centre.
 
-    As sd-scripts does it (`BucketManager.select_bucket`), so that its cached latents and ours fit each other: the
-    picture's own size wins, then the least difference of width / height, then the first in order.
+    As in sd-scripts (`BucketManager.select_bucket`), so that its cached latents and ours are interchangeable: the
+    picture's own size wins, then the smallest difference of width / height, then the first in order.
     """
     aspect = size[0] / size[1]
     return _cover(size, size if size in buckets else min(buckets, key=lambda one: abs(one[0] / one[1] - aspect)))
 
 
 def place_without_upscale(size: Size, resolution: int, step: int) -> Placement:
-    """A bucket made for this picture: reduced to the area bound, never enlarged, sides cut to `step`.
+    """A bucket made for this picture: reduced to the area limit, never enlarged, sides cropped to multiples of `step`.
 
-    As sd-scripts does it: of a picture that is too large the side is rounded that changes its shape less.
+    As in sd-scripts: of a picture that is too large, the side is rounded whose rounding changes the shape less.
     """
     scaled, area = size, resolution * resolution
     if size[0] * size[1] > area:
@@ -64,7 +64,7 @@ def place_without_upscale(size: Size, resolution: int, step: int) -> Placement:
         by_height = abs(_to_steps(height * aspect, step) / height - aspect)
         scaled = (width, _round(width / aspect)) if by_width < by_height else (_round(height * aspect), height)
     bucket = max(step, scaled[0] // step * step), max(step, scaled[1] // step * step)
-    if bucket[0] * bucket[1] > 2 * area:  # a thin strip, which is enlarged to the least step
+    if bucket[0] * bucket[1] > 2 * area:  # a thin strip, which is enlarged to the smallest step
         longest = max(step, area // min(bucket) // step * step)
         bucket = min(bucket[0], longest), min(bucket[1], longest)
     return _centred(bucket, scaled) if min(scaled) >= step else _cover(size, bucket)
@@ -88,10 +88,10 @@ def _centred(bucket: Size, scaled: Size) -> Placement:
 
 
 def cut(picture: Image.Image, placement: Placement, filter: Image.Resampling | None = None) -> Image.Image:
-    """Scale and crop `picture` as `placement` says; `filter` by default as sd-scripts has it.
+    """Scale and crop `picture` as `placement` says; `filter` defaults to that of sd-scripts.
 
-    Of a picture whose shape is far from the bucket's only what is shown is scaled: a strip of 30,000 x 2 pixels takes
-    no more memory than any other.
+    Where a picture's shape is far from the bucket's, only the visible part is scaled: a strip of 30,000 x 2 pixels
+    takes no more memory than any other picture.
     """
     (width, height), (left, top) = placement.bucket, (placement.left, placement.top)
     if filter is None:
@@ -100,7 +100,7 @@ def cut(picture: Image.Image, placement: Placement, filter: Image.Resampling | N
     if placement.scaled[0] * placement.scaled[1] <= FAR * width * height:
         picture = picture if picture.size == placement.scaled else picture.resize(placement.scaled, filter)
         return picture.crop((left, top, left + width, top + height))
-    # nearly the same pixels: Pillow keeps the box in fp32, which moves each by a rounding
+    # nearly the same pixels: Pillow keeps the box in fp32, which shifts each by a rounding error
     across, down = picture.width / placement.scaled[0], picture.height / placement.scaled[1]
     right, bottom = min(picture.width, (left + width) * across), min(picture.height, (top + height) * down)
     return picture.resize((width, height), filter, (left * across, top * down, right, bottom))

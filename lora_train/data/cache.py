@@ -1,13 +1,12 @@
-"""The latent cache: what the VAE says of each picture, computed once.
+"""The latent cache: the VAE's output for each picture, computed once.
 
 Mean and standard deviation are kept (unscaled), so that sampling the posterior stays possible. An
-entry's key covers everything it depends on: the file's content, the cut, the flip, the VAE, the
-dtype; change one and just that entry is made anew. Entries live in shards, safetensors files that
+entry's key covers everything it depends on: the file's content, the crop, the flip, the VAE, the
+dtype; change one and only that entry is computed again. Entries live in shards, safetensors files that
 are memory-mapped; a shard's own header is the index.
 
-A shard is written whole or not at all, under a name of its own, and never changed: a crash or two
-runs at once can lose nothing. When the cache grows too large the shards that were not used for
-longest go.
+A shard is written whole or not at all, under a name of its own, and never changed, so neither a crash nor two
+runs at once can lose anything. When the cache grows too large, the least recently used shards are removed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from lora_train.data.buckets import Placement
 
 SHARD_ENTRIES = 256
 LEFTOVER_S = 24 * 3600
-"""A temporary file of this age belongs to nobody any more."""
+"""A temporary file of this age, in seconds, belongs to nobody any more."""
 
 Latents = tuple[torch.Tensor, torch.Tensor]
 """Mean and standard deviation, each (C, H/8, W/8)."""
@@ -78,19 +77,19 @@ class LatentCache:
         return file.get_tensor(f"{key}.mean"), file.get_tensor(f"{key}.std")
 
     def close(self) -> None:
-        """Give the files back."""
+        """Close the files."""
         self._opened.clear()
 
     def used(self, keys: Collection[str]) -> None:
-        """Note that these entries are needed, so that others are pruned first."""
+        """Record that these entries are in use, so that others are pruned first."""
         for shard in {self._shard_of[key] for key in keys if key in self._shard_of}:
             with suppress(OSError):
                 os.utime(shard)
 
     def prune(self, limit: int, keep: Collection[str] = ()) -> int:
-        """Remove the shards that were not used for longest until `limit` bytes are left; gives the bytes removed.
+        """Remove the least recently used shards until at most `limit` bytes are left. Returns the bytes removed.
 
-        What is to be kept in a shard moves to a new one first.
+        Entries of `keep` in such a shard first move to a new one.
         """
         self._remove_leftovers()
         shards = {shard: stat for shard in self._folder.glob("*.safetensors") if (stat := _stat(shard))}
@@ -115,7 +114,7 @@ class LatentCache:
         return before - total
 
     def _open(self, shard: Path) -> Any:
-        """The opened shard; None, and its entries forgotten, where it is gone or damaged."""
+        """The opened shard; None where it is gone or damaged, and its entries are then forgotten."""
         if shard not in self._opened:
             try:
                 self._opened[shard] = safe_open(shard, framework="pt")
@@ -133,7 +132,7 @@ class LatentCache:
 
 
 class CachedLatents(Mapping[str, Latents]):
-    """The entries that a dataset needs, read from the cache when they are looked at."""
+    """The entries that a dataset needs, read from the cache on access."""
 
     def __init__(self, cache: LatentCache, keys: Collection[str]) -> None:
         self._cache, self._wanted = cache, dict.fromkeys(keys)
@@ -151,7 +150,7 @@ class CachedLatents(Mapping[str, Latents]):
 
 
 def _keys(shard: Path) -> set[str]:
-    """The keys in a shard, from its header; none where it is gone or damaged: its entries are made again."""
+    """The keys in a shard, from its header; none where it is gone or damaged: its entries are computed again."""
     try:
         with safe_open(shard, framework="pt") as file:
             return {name.rsplit(".", 1)[0] for name in file.keys()}  # noqa: SIM118 - no dict

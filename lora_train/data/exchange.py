@@ -1,6 +1,7 @@
-"""Datasets of other tools in and out: a file of theirs becomes a folder of pictures with captions, or the other way.
+"""Import and export datasets of other tools: a file of theirs becomes a folder of pictures with captions, or vice
+versa.
 
-kohya's metadata, dataset configs, imagefolders and webdataset shards; kohya's latents are the training's business
+kohya's metadata, dataset configs, imagefolders and webdataset shards; kohya's latents are handled in training
 (`data.latent_files`).
 """
 
@@ -27,17 +28,17 @@ from lora_train.pictures.finding import MASK_ENDINGS
 from lora_train.pictures.neighbours import CAPTION_EXTENSIONS, caption_file
 
 REPEATS = 1
-"""Of pictures for which nothing says how often they come."""
+"""Repeats of pictures for which nothing says how often they are repeated."""
 TEXTS = (".jsonl", ".toml")
-"""Files that a person may have written and that are replaced; into kohya's metadata ours is merged."""
+"""Files that a person may have written and that are replaced; kohya's metadata is merged with ours instead."""
 
 
 def import_dataset(source: Path, target: Path, pictures: Path | None = None, tag: str = "") -> Manifest:
     """Copy the pictures that `source` names into `target`, as `N_concept` folders with captions in `.txt` files.
 
     `source` is kohya's metadata (`.json`), its dataset config (`.toml`, `.json`), a `metadata.jsonl`, a webdataset
-    shard (`.tar`) or a folder; `pictures` is where metadata's pictures are (default: beside it). Gives what is there
-    now, and what was passed over. Raises LoraTrainError, also when `target` holds anything already.
+    shard (`.tar`) or a folder; `pictures` is where metadata's pictures are (default: beside it). Returns what is there
+    now, and what was skipped. Raises LoraTrainError, also when `target` is not empty.
     """
     if target.is_dir() and any(target.iterdir()):
         raise LoraTrainError("this folder is not empty.", str(target), "Name a new one; nothing is ever replaced.")
@@ -57,19 +58,19 @@ def import_dataset(source: Path, target: Path, pictures: Path | None = None, tag
 
 
 def export_dataset(folder: Path, file: Path, tag: str = "") -> Manifest:
-    """Write what other tools read about the pictures below `folder`; the file's name says for whom (see EXPORTS).
+    """Write another tool's file about the pictures below `folder`; the file's name selects the format (see EXPORTS).
 
-    Gives the pictures, and what was passed over. Raises LoraTrainError, also for a name that says nothing.
+    Returns the pictures, and what was skipped. Raises LoraTrainError, also for a name that selects none.
     """
     write = next((write for ending, write in EXPORTS.items() if file.name.lower().endswith(ending)), None)
     if write is None:
         known = ", ".join(f"{IMAGEFOLDER}" if ending == IMAGEFOLDER else f"*{ending}" for ending in EXPORTS)
-        raise LoraTrainError("the name does not say which format is wanted.", str(file), f"One of: {known}.")
+        raise LoraTrainError("the name does not show which format is wanted.", str(file), f"One of: {known}.")
     captions, note = beside_captions(folder)
     manifest = scan(folder, tag, REPEATS, captions)
     manifest.notes += [note] if note else []
     if file.is_file() and file.suffix.lower() in TEXTS:
-        manifest.notes.append(f"What {file.name} said before is kept as {keep_backup(file).name}.")
+        manifest.notes.append(f"The previous {file.name} is kept as {keep_backup(file).name}.")
     write(manifest, file)
     return manifest
 
@@ -83,7 +84,7 @@ def _named(source: Path, pictures: Path | None, tag: str) -> DataOptions:
 
 
 def _copy(manifest: Manifest, target: Path) -> None:
-    """Each picture under a name of its own, linked where it can be; its caption, and its mask, beside it."""
+    """Each picture under a unique name, hard-linked where possible; its caption and its mask beside it."""
     taken: set[Path] = set()
     for picture in manifest.pictures:
         folder = target / f"{picture.repeats}_{picture.concept or 'pictures'}"
@@ -107,7 +108,7 @@ def _place(source: Path, file: Path) -> None:
             with source.open("rb") as data, writing(file, sync=False) as copy:
                 shutil.copyfileobj(data, copy)
     except OSError as error:
-        raise LoraTrainError(f"cannot copy the picture: {error.strerror}.", str(file), "Make room there.") from error
+        raise LoraTrainError(f"cannot copy the picture: {error.strerror}.", str(file), "Free space there.") from error
 
 
 def _kohya(manifest: Manifest, file: Path) -> None:
@@ -126,7 +127,7 @@ def _imagefolder(manifest: Manifest, file: Path) -> None:
 
 
 def _config(manifest: Manifest, file: Path) -> None:
-    """A subset for each folder; sd-scripts does not look into those below it."""
+    """One subset per folder; sd-scripts does not read sub-folders."""
     folders: dict[Path, list[Picture]] = {}
     for one in manifest.pictures:
         folders.setdefault(one.path.parent, []).append(one)
@@ -157,4 +158,4 @@ EXPORTS: dict[str, Callable[[Manifest, Path], None]] = {
     ".toml": _config,
     ".tar": _shard,
 }
-"""How a file's name ends, and who writes it."""
+"""The function that writes files, by the endings of their names."""

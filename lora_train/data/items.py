@@ -1,4 +1,4 @@
-"""One picture of a training set at its place in a bucket, and what caching needs of a base model."""
+"""One picture of a training set at its place in a bucket, and what caching needs from a base model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lora_train.models.base import Frame
 
 
 class Encoder(Protocol):
-    """What caching needs of a base model."""
+    """What caching needs from a base model."""
 
     family: str
 
     @property
     def vae_hash(self) -> str:
-        """Names the VAE and its weights."""
+        """Identifies the VAE and its weights."""
         ...
 
     def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,7 +43,7 @@ class Item:
     """The hash of the picture's file."""
 
     def frame(self, flipped: bool) -> Frame:
-        """How the picture was cut; `left` counts from the other side when it is flipped."""
+        """How the picture was cropped; `left` counts from the other side when it is flipped."""
         place = self.placement
         left = place.scaled[0] - place.bucket[0] - place.left if flipped else place.left
         return Frame((self.picture.width, self.picture.height), (left, place.top), place.bucket)

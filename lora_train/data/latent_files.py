@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class _Unfit(Exception):
-    """Why a picture's latents are made again."""
+    """Why a picture's latents are computed again."""
 
 
 def read_all(
     items: Sequence[Item], encoder: Encoder, may_read: MayRead = anywhere
 ) -> tuple[dict[str, Latents], list[str]]:
-    """The latents of all items that have a file that fits, by key, and a note on those whose file does not."""
+    """The latents of all items that have a fitting file, by key, and a note on those whose file does not fit."""
     found: dict[str, Latents] = {}
     unfit: dict[str, list[str]] = defaultdict(list)
     doubtful: list[str] = []
@@ -39,14 +39,14 @@ def read_all(
             if leads_out(file, may_read):
                 raise _Unfit(OUT)
             if file in shared:
-                raise _Unfit("of several pictures with one name")
-            latents, told = _read(item, file, encoder)
+                raise _Unfit("shared by several pictures of the same name")
+            latents, named = _read(item, file, encoder)
             found |= latents
-            doubtful += [] if told or file.stem != item.picture.path.stem else [shown(file.name)]
+            doubtful += [] if named or file.stem != item.picture.path.stem else [shown(file.name)]
         except _Unfit as reason:
             unfit[str(reason)].append(shown(file.name))
     if not found and not unfit:
-        return found, ["No .npz files of latents for this base model are beside the pictures: all are made here."]
+        return found, ["No .npz files of latents for this base model are beside the pictures: all are computed here."]
     return found, [*_unfit_notes(unfit), *_doubtful_notes(doubtful)]
 
 
@@ -54,8 +54,8 @@ def _unfit_notes(unfit: Mapping[str, Sequence[str]]) -> list[str]:
     if not unfit:
         return []
     count = sum(map(len, unfit.values()))
-    told = ", ".join(f"{len(files)} {reason} ({_named(files)})" for reason, files in unfit.items())
-    return [f"The latents of {count} pictures are not taken from .npz files: {told}."]
+    reasons = ", ".join(f"{len(files)} {reason} ({_named(files)})" for reason, files in unfit.items())
+    return [f"The latents of {count} pictures are not taken from .npz files: {reasons}."]
 
 
 def _doubtful_notes(files: Sequence[str]) -> list[str]:
@@ -64,8 +64,8 @@ def _doubtful_notes(files: Sequence[str]) -> list[str]:
         return []
     which = "1 of the .npz files does" if len(files) == 1 else f"{len(files)} of the .npz files do"
     return [
-        f"{which} not say which VAE made {'it' if len(files) == 1 else 'them'} ({_named(files)}): made with another "
-        "base model's, nothing right is learned from the pictures. In doubt train without data.read_npz."
+        f"{which} not say which VAE made {'it' if len(files) == 1 else 'them'} ({_named(files)}): if another "
+        "base model's VAE did, the training learns nothing useful. If in doubt, train without data.read_npz."
     ]
 
 
@@ -74,17 +74,19 @@ def _named(files: Sequence[str]) -> str:
 
 
 def write_all(items: Sequence[Item], latents: Mapping[str, Latents], encoder: Encoder) -> list[str]:
-    """Write the items' latents (and those of the mirrored pictures) beside them: a sample, the same each time.
+    """Write the items' latents (and those of the mirrored pictures) beside them: a sample, the same every time.
 
     Pictures that would share a file get none, which the notes say. Raises LoraTrainError when a file cannot be written,
-    or one that is there is damaged.
+    or an existing one is damaged.
     """
     shared = _shared(items, encoder.family)
     for item in items:
         if _file(item, encoder.family) not in shared:
             _write(item, [latents[key] for key in item.keys], encoder)
     count = sum(_file(item, encoder.family) in shared for item in items)
-    what = f"No .npz files are written for {count} pictures: sd-scripts would take one for several of the same name."
+    what = (
+        f"No .npz files are written for {count} pictures: pictures of the same name would share a file in sd-scripts."
+    )
     return [what] if count else []
 
 
@@ -93,7 +95,7 @@ def _file(item: Item, family: str) -> Path:
 
 
 def _shared(items: Sequence[Item], family: str) -> set[Path]:
-    """The files that several pictures would have: `a.jpg` and `a.png` of one size."""
+    """The files that several pictures would share: `a.jpg` and `a.png` of one size."""
     pictures = {item.picture.path: _file(item, family) for item in items}
     return {file for file, count in Counter(pictures.values()).items() if count > 1}
 
@@ -101,9 +103,9 @@ def _shared(items: Sequence[Item], family: str) -> set[Path]:
 def _read(item: Item, file: Path, encoder: Encoder) -> tuple[dict[str, Latents], bool]:
     """The item's latents by key, and whether the file says which VAE made them.
 
-    They fit as sd-scripts itself judges: a picture of this size, this bucket, and what flips need. Ours name their
-    picture's content and the VAE; another's must not be older than the picture, and which VAE made it, it does not say.
-    A file holds one sample: the standard deviation is 0.
+    Whether they fit is judged as in sd-scripts: this picture size, this bucket, and what flips need. Our files name the
+    picture's content and the VAE; those of other programs must not be older than the picture, and do not say which VAE
+    made them. A file holds one sample: the standard deviation is 0.
     """
     picture, bucket = item.picture, item.placement.bucket
     try:
@@ -121,7 +123,7 @@ def _read(item: Item, file: Path, encoder: Encoder) -> tuple[dict[str, Latents],
         raise _Unfit("of another picture")
     channels, wanted = found.latents.shape[0], encoder.latent_shape(*bucket)[0]
     if channels != wanted:
-        raise _Unfit(f"of another family of models, with {channels} channels in place of {wanted}")
+        raise _Unfit(f"of another family of models, with {channels} channels instead of {wanted}")
     arrays = [found.latents, found.flipped][: len(item.keys)]
     if any(array is None for array in arrays):
         raise _Unfit("without the mirrored picture")

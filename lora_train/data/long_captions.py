@@ -1,4 +1,4 @@
-"""Captions longer than what the base model reads: said, and the tag is always among what is read."""
+"""Captions longer than the base model reads: they are reported, and the tag is moved to where it is read."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ NAMED = 5
 def fit_captions(
     manifest: Manifest, tag: str, shuffle: bool, keep_tokens: int, room: int, tokens: Callable[[str], int]
 ) -> list[str]:
-    """Move the tag to the front of captions where it would be cut off; returns notes on what is cut.
+    """Move the tag to the front of captions where it would be cut off. Returns notes on what is cut off.
 
     `room` is how many tokens the model reads, `tokens` counts those of a text, as the model's tokenizer does.
     """
     long: list[tuple[Picture, int]] = []
     moved = 0
     for number, picture in enumerate(manifest.pictures):
-        if len(picture.caption.encode()) <= room:  # a token is one byte at least
+        if len(picture.caption.encode()) <= room:  # a token is at least one byte
             continue
         count = tokens(picture.caption)
         if count <= room:
@@ -34,7 +34,7 @@ def fit_captions(
 
 
 def _is_read(tag: str, caption: str, shuffle: bool, keep_tokens: int, room: int, tokens: Callable[[str], int]) -> bool:
-    """Whether the whole tag is among the tokens that are read, in whatever order the parts come."""
+    """Whether the whole tag is among the tokens that are read, whatever the order of the parts."""
     if shuffle:
         parts, kept = kept_first(caption, keep_tokens, tag)
         caption = ", ".join(parts[:kept])
@@ -56,8 +56,8 @@ def _notes(
     is_are = "is" if len(long) == 1 else "are"
     text = (
         f"{len(long)} of {pictures} captions {is_are} longer than the {room} tokens that the model reads "
-        f"({listed}{more}). What is behind them is cut off."
+        f"({listed}{more}). The rest is cut off."
     )
     if moved and tag:
-        text += f" The tag was among that in {moved} of them, and goes first there."
+        text += f" In {moved} of them the tag was in the rest, and is moved to the front."
     return [*notes, text]

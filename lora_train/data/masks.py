@@ -1,6 +1,6 @@
 """Masks for the loss: white where a picture counts, black where it does not.
 
-A mask goes through the same scaling, cut and flip as its picture, and is then averaged over each latent's pixels,
+A mask goes through the same scaling, crop and flip as its picture, and is then averaged over each latent's pixels,
 as sd-scripts does (`apply_masked_loss`: interpolation by area).
 """
 
@@ -24,11 +24,11 @@ BLACK = (0, 0, 0)
 
 
 def attach_masks(manifest: Manifest, folder: Path | None, may_read: MayRead = anywhere) -> int:
-    """Give every picture of `manifest` its mask; returns how many have none and count as a whole.
+    """Set the mask of every picture of `manifest`. Returns how many have none and count as a whole.
 
-    Masks lie in `folder` at the pictures' relative paths, whatever their kind of picture. Without a folder those beside
-    the pictures are taken, else the pictures' own alpha. A link that `may_read` refuses is no mask. Raises
-    LoraTrainError when no picture has one.
+    Masks are in `folder` at the pictures' relative paths, with any picture's extension. Without a folder those beside
+    the pictures are used, else the pictures' own alpha. A link that `may_read` refuses is ignored. Raises
+    LoraTrainError when no picture has a mask.
     """
     pictures, without = [], 0
     for picture in manifest.pictures:
@@ -50,7 +50,7 @@ def attach_masks(manifest: Manifest, folder: Path | None, may_read: MayRead = an
 
 
 def load_mask(mask: Path, picture: Path, placement: Placement, flip: bool) -> torch.Tensor:
-    """A mask as its picture's bucket shows it: (H, W), 0 to 1. Its own alpha where `mask` is the picture itself.
+    """A mask as placed in its picture's bucket: (H, W), 0 to 1; the alpha where `mask` is the picture itself.
 
     Raises BrokenPicture.
     """
@@ -61,7 +61,7 @@ def load_mask(mask: Path, picture: Path, placement: Placement, flip: bool) -> to
 
 
 def mask_picture(mask: Path) -> Image.Image:
-    """A mask's file (mode L); what is transparent in it does not count. Raises BrokenPicture."""
+    """A mask's file (mode L); transparent parts do not count. Raises BrokenPicture."""
     return load_picture(mask, background=BLACK).convert("L")
 
 
@@ -71,7 +71,7 @@ def to_latents(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _relative(picture: Path, folder: Path) -> Path:
-    """A dataset config's pictures may lie anywhere: then the name counts."""
+    """A dataset config's pictures may be anywhere: then only the name counts."""
     return picture.relative_to(folder) if picture.is_relative_to(folder) else Path(picture.name)
 
 
@@ -83,5 +83,5 @@ def _mask_in(folder: Path, relative: Path, may_read: MayRead) -> Path | None:
 def _alpha_of(picture: Path) -> Path | None:
     try:
         return picture if has_alpha(picture) else None
-    except BrokenPicture:  # the dataset will say so
+    except BrokenPicture:  # reported when the dataset is built
         return None

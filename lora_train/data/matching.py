@@ -1,4 +1,4 @@
-"""Pictures by what a file on another computer, or on this one, called them."""
+"""Pictures by the paths that a file from another computer, or from this one, has for them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Parts = tuple[str, ...]
 
 
 def match_ends(names: Iterable[str], pictures: Iterable[Path], folder: Path) -> dict[str, Path]:
-    """The picture below `folder` that each name means, by the longest end of the path that both have.
+    """The picture below `folder` that each name means, by the longest common end of their paths.
 
-    Names are paths of any system ("C:\\\\x\\\\10_sks\\\\0.png"), with or without the ending. That the name of
-    the file alone is the same is enough where it lies in the folder itself, or where just one picture and one name have
-    it. No picture is meant by two names: the longer end wins. A name without a picture is not in the answer.
+    Names are paths of any system ("C:\\\\x\\\\10_sks\\\\0.png"), with or without the extension. The same file
+    name alone is enough where the file is in the folder itself, or where only one picture and one name have
+    it. No picture is meant by two names: the longer end wins. A name without a picture is not in the result.
     """
     wanted = {name: _parts(name) for name in names}
     known = {path: _parts(path.absolute().as_posix()) for path in pictures}
@@ -41,7 +41,7 @@ def match_ends(names: Iterable[str], pictures: Iterable[Path], folder: Path) -> 
 
 
 def _best(name: Parts, candidates: Mapping[Path, Parts]) -> tuple[Path, int] | None:
-    """The candidate with the longest common end, and how many parts that has; None where folders tie."""
+    """The candidate with the longest common end, and how many parts that has; None on a tie."""
     lengths = {path: _common(name, parts) for path, parts in candidates.items()}
     longest = max(lengths.values(), default=0)
     best = sorted(path for path, length in lengths.items() if length == longest)
@@ -49,7 +49,7 @@ def _best(name: Parts, candidates: Mapping[Path, Parts]) -> tuple[Path, int] | N
 
 
 def _common(one: Parts, other: Parts) -> int:
-    """How many parts are the same from the last one on, which is known to be."""
+    """How many parts are the same, counted from the last, which is known to be."""
     length = 1
     while length < min(len(one), len(other)) and one[-1 - length] == other[-1 - length]:
         length += 1

@@ -1,5 +1,4 @@
-"""What a person should know of a training set before it is trained on: shapes, sizes and batches that differ from what
-was asked for."""
+"""What a person should know about a training set before training: shapes, sizes and batches other than asked for."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ if TYPE_CHECKING:
     from lora_train.data.training_set import Dataset
 
 NAMED = 5
-"""So many pictures are told one by one."""
+"""At most this many pictures are listed one by one."""
 LITTLE = 0.5
-"""The share of a picture under which it is told that the rest is cut away."""
+"""Below this share of a picture in its bucket, a note says that the rest is cropped."""
 ENLARGED, TINY = 2.0, 8.0
-"""How many times a picture is enlarged that is much smaller than the training, and one that shows next to nothing."""
+"""By how much a picture is enlarged that is much smaller than the resolution, and one that shows almost nothing."""
 
 
 def remarks(dataset: Dataset, batch_size: int) -> list[str]:
@@ -26,19 +25,19 @@ def remarks(dataset: Dataset, batch_size: int) -> list[str]:
     thin = [item for item in dataset.items if _share(item.placement) < LITTLE]
     tiny = [item for item in dataset.items if item not in thin and _enlarged(item) >= TINY]
     small = [item for item in dataset.items if ENLARGED <= _enlarged(item) < TINY and item not in thin]
-    found = _one_by_one(thin, lambda item: f"{_share(item.placement):.1%} of it is trained on, the rest is cut away")
-    found += _one_by_one(tiny, lambda item: f"it is enlarged {_enlarged(item):.0f} times and shows next to nothing")
+    found = _one_by_one(thin, lambda item: f"{_share(item.placement):.1%} of it is trained on, the rest is cropped")
+    found += _one_by_one(tiny, lambda item: f"it is enlarged {_enlarged(item):.0f} times and shows almost nothing")
     if small:
         names = ", ".join(_name(item) for item in small[:SHOWN]) + (", ..." if len(small) > SHOWN else "")
         found.append(
-            f"{len(small)} of {len(dataset.items)} pictures are much smaller than the training and are enlarged "
+            f"{len(small)} of {len(dataset.items)} pictures are much smaller than the resolution and are enlarged "
             f"{ENLARGED:.0f} times or more ({names})."
         )
     return [*found, *_copies(dataset), *_black_masks(dataset), *_small_batches(dataset, batch_size)]
 
 
 def _copies(dataset: Dataset) -> list[str]:
-    """Files that are the same byte by byte: each is trained on, and counts as often as it is there."""
+    """Files that are the same byte for byte: each is trained on, so the picture counts several times."""
     by_content: dict[str, list[str]] = {}
     for item in dataset.items:
         if item.content:
@@ -47,15 +46,15 @@ def _copies(dataset: Dataset) -> list[str]:
     if not same:
         return []
     count = sum(len(names) - 1 for names in same)
-    told = ", ".join(f"{names[1]} of {names[0]}" for names in same[:SHOWN]) + (", ..." if len(same) > SHOWN else "")
+    copies = ", ".join(f"{names[1]} of {names[0]}" for names in same[:SHOWN]) + (", ..." if len(same) > SHOWN else "")
     return [
         f"{count} of {len(dataset.items)} pictures {'is a copy of another' if count == 1 else 'are copies of others'}, "
-        f"and trained on like {'it' if count == 1 else 'them'} ({told}): what is there twice counts twice."
+        f"and trained on like {'it' if count == 1 else 'them'} ({copies}): a picture that is there twice counts twice."
     ]
 
 
 def _black_masks(dataset: Dataset) -> list[str]:
-    """Masks that let nothing count. Raises LoraTrainError when one cannot be read."""
+    """Masks that are black all over. Raises LoraTrainError when one cannot be read."""
     black = [item for item in dataset.items if item.picture.mask and not dataset.mask(item, False).any()]
     if not black:
         return []
@@ -80,13 +79,13 @@ def _small_batches(dataset: Dataset, batch_size: int) -> list[str]:
     batches = sum(-(-count // batch_size) for count in counts.values())
     least = min(small, key=lambda bucket: small[bucket])
     return [
-        f"{len(small)} of {batches} batches an epoch hold fewer than {batch_size} pictures: those of a batch are "
+        f"{len(small)} of {batches} batches per epoch hold fewer than {batch_size} pictures: those of a batch are "
         f"all of one size (the smallest batch: {small[least]} at {least[0]} x {least[1]})."
     ]
 
 
 def _share(placement: Placement) -> float:
-    """How much of the picture the bucket shows."""
+    """The share of the picture that is in the bucket."""
     (width, height), (across, down) = placement.bucket, placement.scaled
     return width * height / (across * down)
 

@@ -26,11 +26,11 @@ from lora_train.pictures.plain import plain_note, shows_nothing
 
 UNUSABLE = Reason("file that cannot be used", "files that cannot be used")
 LEAST_SIDE = 8
-"""Pixels of a side; less is not even one latent."""
+"""Pixels per side; less is not even one latent."""
 _MEANT = re.compile(r"(\d{1,3})(?:[-. ]|x[-_ ])\s*(\D.*)", re.DOTALL)
 """`10-sara`, `10 sara`, `10x_sara`: kohya reads no repeats from these."""
 MANY_REPEATS = 1000
-"""A folder that says more is worth a word: it may be named by a date."""
+"""More repeats than this in a folder's name get a note: it may be a date."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Picture:
     concept: str
     repeats: int
     mask: Path | None = None
-    """What counts in a masked loss (see `data.masks`); None: the whole picture."""
+    """The mask of a masked loss (see `data.masks`); None: the whole picture counts."""
 
 
 @dataclass
@@ -55,17 +55,17 @@ class Manifest:
     pictures: list[Picture] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     left_out: LeftOut = field(default_factory=LeftOut)
-    """What is not trained on besides, counted by reason."""
+    """What else is not trained on, counted by reason."""
     masks: Path | None = None
     """A folder with masks at the pictures' relative paths, where there is one."""
     beside: Mapping[Path, Path] = field(default_factory=dict)
-    """Masks that lie beside their pictures, by picture."""
+    """Masks beside their pictures, by picture."""
     notes: list[str] = field(default_factory=list)
-    """What the person should know of it."""
+    """What the person should know about it."""
 
     @property
     def looks_per_epoch(self) -> int:
-        """How many pictures an epoch shows, repeats counted."""
+        """How many pictures an epoch trains on, repeats counted."""
         return sum(picture.repeats for picture in self.pictures)
 
     def captions(self) -> list[tuple[Path, str]]:
@@ -80,7 +80,7 @@ class Manifest:
         return f"{text}; left out: {left_out}" if left_out else text
 
     def left_out_line(self) -> str:
-        """All that is left out, counted by reason; "" where nothing is."""
+        """Everything left out, counted by reason; "" where nothing is."""
         everything = LeftOut()
         everything.extend(self.left_out)
         for one in self.rejected:
@@ -102,7 +102,7 @@ def scan(
 ) -> Manifest:
     """Find all pictures below `folder`. A broken picture is listed as rejected, never fatal.
 
-    `repeats` counts where a folder's name does not, `captions` where there is no caption file; links that `may_read`
+    `repeats` applies where a folder's name says none, `captions` where there is no caption file; links that `may_read`
     refuses are not followed. Raises LoraTrainError when the folder does not exist or holds no usable picture.
     """
     require_folder(folder)
@@ -137,7 +137,7 @@ def manifest_of(found: Found) -> Manifest:
 
 
 def usable(paths: Iterable[Path], manifest: Manifest) -> Iterator[tuple[Path, tuple[int, int]]]:
-    """The pictures that can be opened, with their sizes as displayed; the others, and what is said of some, go into
+    """The pictures that can be opened, with their sizes as displayed; the others, and notes on some, go into
     `manifest`."""
     moving, plain, count = [], [], 0
     for path in paths:
@@ -164,16 +164,16 @@ def usable(paths: Iterable[Path], manifest: Manifest) -> Iterator[tuple[Path, tu
 
 
 def no_reader(error: NoReader) -> Reason:
-    """Pictures of a kind that nothing here reads, and what would."""
+    """Pictures of a kind that no installed package reads, and the package that does."""
     what = f"not read: install {error.package}"
     return Reason(f"{error.kind} picture {what}", f"{error.kind} pictures {what}")
 
 
 def moving_note(names: list[str]) -> str:
-    """What is said of animations and of files of several pages."""
+    """The note about animations and files of several pages."""
     more = ", ..." if len(names) > SHOWN else ""
     what = counted(len(names), "file")
-    return f"{what} with several pictures ({', '.join(names[:SHOWN])}{more}): the first one counts."
+    return f"{what} with several pictures ({', '.join(names[:SHOWN])}{more}): the first one is used."
 
 
 def _doubtful_repeats(manifest: Manifest) -> list[str]:
@@ -187,11 +187,11 @@ def _doubtful_repeats(manifest: Manifest) -> list[str]:
 
 
 def _no_repeats(manifest: Manifest) -> list[str]:
-    """Folders whose names look as if they said repeats, and do not."""
+    """Folders whose names look as if they said repeats but do not."""
     folders = dict.fromkeys(one.path.parent.name for one in manifest.pictures if one.path.parent != manifest.folder)
     meant = {name: match for name in folders if (match := _MEANT.fullmatch(name))}
     return [
-        f'The folder "{shown(name)}" does not say repeats, it is a name: {match[1]} repeats are written '
+        f'The folder "{shown(name)}" does not set repeats, it is a name: {match[1]} repeats are written '
         f'"{match[1]}_{shown(match[2])}".'
         for name, match in meant.items()
     ]
@@ -203,7 +203,7 @@ def _overruled(paths: list[Path]) -> list[str]:
     names = ", ".join(shown(path.name) for path in paths[:SHOWN]) + (", ..." if len(paths) > SHOWN else "")
     return [
         f"{counted(len(paths), 'picture')} with a caption file and another caption in metadata.jsonl ({names}): the "
-        "file counts."
+        "file is used."
     ]
 
 
@@ -248,5 +248,5 @@ def _nothing_usable(manifest: Manifest) -> LoraTrainError:
     return LoraTrainError(
         f"none of the {len(manifest.rejected)} files in this folder can be used ({listed}{more}).{besides}",
         where,
-        "Replace them by real pictures.",
+        "Replace them with real pictures.",
     )

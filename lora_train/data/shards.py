@@ -1,4 +1,4 @@
-"""webdataset's shards as a folder of pictures: unpacked once, with their captions beside them."""
+"""webdataset's shards as a folder of pictures: unpacked once, with the captions beside the pictures."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from lora_train.pictures.texts import file_text
 
 DONE = "unpacked.json"
 SHARDS = "shards"
-"""Below this folder of a host's data they are unpacked."""
+"""The folder in a host's data below which they are unpacked."""
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """The shards in a folder, in order; none where there are pictures besides."""
+    """The shards in a folder, in order; none where there are also pictures."""
     if not folder.is_dir() or find(folder).pictures:
         return []
     return sorted(path for path in folder.glob("*.tar") if path.is_file())
 
 
 def without_shards(folder: str, root: Path, may_read: MayRead = anywhere) -> str:
-    """The folder itself; one of webdataset's shards is unpacked below `root`, once.
+    """The folder itself; or, for a folder of webdataset's shards, the folder below `root` where they are unpacked,
+    once.
 
-    What may not be read is left as it is: the checks refuse it. Raises LoraTrainError as `unpack`.
+    A folder that may not be read is returned as it is: the checks refuse it. Raises LoraTrainError as `unpack` does.
     """
-    source = Path(os.path.expanduser(folder))  # unlike Path.expanduser it leaves "~nobody" for the checks to report
+    source = Path(os.path.expanduser(folder))  # unlike Path.expanduser, leaves "~nobody" for the checks to report
     try:
         there = bool(folder) and may_read(source) and bool(shard_files(source))
-    except (OSError, ValueError):  # too long, a zero byte
+    except (OSError, ValueError):  # too long, or a zero byte
         return folder
     return str(unpack(source, root)) if there else folder
 
@@ -44,8 +45,8 @@ def without_shards(folder: str, root: Path, may_read: MayRead = anywhere) -> str
 def unpack(folder: Path, root: Path) -> Path:
     """The pictures of a folder's shards, in a folder of their own below `root`; unpacked again only when they change.
 
-    Every shard gets a folder, so equal keys in two of them do not meet. Raises LoraTrainError for a damaged shard, or
-    when the disk is full; what is unpacked by then is used again.
+    Every shard gets its own folder, so equal keys in two of them do not collide. Raises LoraTrainError for a damaged
+    shard, or when the disk is full; what was unpacked until then is kept for the next time.
     """
     shards = shard_files(folder)
     state = [[shard.name, shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards]
@@ -59,7 +60,7 @@ def unpack(folder: Path, root: Path) -> Path:
 
 
 def unpack_shards(shards: Iterable[Path], target: Path) -> list[Rejected]:
-    """Write the pictures of shards with their captions below `target`; gives what was passed over.
+    """Write the pictures of shards with their captions below `target`. Returns what was skipped.
 
     Raises LoraTrainError for a damaged shard, or when the disk is full.
     """
@@ -73,10 +74,10 @@ def unpack_shards(shards: Iterable[Path], target: Path) -> list[Rejected]:
 
 
 def _write(sample: Sample, target: Path) -> None:
-    """A stranger chose the key: it becomes one plain name."""
+    """The key comes from a stranger: it becomes one plain name."""
     name = re.sub(r"[^\w.-]+", "_", sample.key)[-80:].strip(".") or "picture"
     name += "-" + hashlib.sha256(sample.key.encode("utf-8", "replace")).hexdigest()[:8]
-    # the extension may have parts of its own (".seg.png"); the last says what it is
+    # the extension may have several parts (".seg.png"); the last is the kind
     file = target / sample.shard.stem / f"{name}{PurePosixPath(f'x{sample.extension}').suffix}"
     if not file.exists():
         write_bytes(file, sample.data)

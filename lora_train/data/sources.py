@@ -1,4 +1,4 @@
-"""What a run trains on, however it is told: a folder, kohya's metadata or dataset config, an imagefolder."""
+"""What a run trains on, in whatever form: a folder, kohya's metadata or dataset config, an imagefolder."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ HONOURED = (
     *("where", "image_dir", "metadata_file", "num_repeats", "class_tokens", "caption_extension"),
     *("caption_prefix", "caption_suffix"),
 )
-"""What a subset of a dataset config sets here; the rest is said by the run's own options."""
+"""What a subset of a dataset config sets here; the rest comes from the run's own options."""
 REGULARISATION = Reason("folder of regularisation pictures", "folders of regularisation pictures")
 UNMATCHED = Reason("entry of the metadata without a picture", "entries of the metadata without a picture")
 UNREPEATED = Reason("folder with 0 repeats", "folders with 0 repeats")
 
 
 def read_pictures(options: DataOptions, repeats: int, may_read: MayRead = anywhere) -> Manifest:
-    """The pictures of a run with their captions; `repeats` counts where nothing else says them.
+    """The pictures of a run with their captions; `repeats` applies where nothing else says how many.
 
-    Raises LoraTrainError when there are none, when a file is not what it should be, and when it names folders that
+    Raises LoraTrainError when there are none, when a file is not of the expected kind, and when it names folders that
     `may_read` refuses.
     """
     repeats = options.repeats or repeats
@@ -75,7 +75,7 @@ def beside_captions(folder: Path, may_read: MayRead = anywhere) -> tuple[Mapping
 
 
 def _from_metadata(file: Path, folder: Path, tag: str, repeats: int, may_read: MayRead) -> Manifest:
-    """Just the pictures that the file names, as sd-scripts does it."""
+    """Only the pictures that the file names, as in sd-scripts."""
     manifest = Manifest(folder)
     captions = (
         _imagefolder(file, manifest) if file.suffix.lower() == ".jsonl" else _kohya(file, folder, manifest, may_read)
@@ -111,12 +111,12 @@ def _kohya(file: Path, folder: Path, manifest: Manifest, may_read: MayRead) -> M
 
 
 def _joined(entry: MetadataEntry) -> str:
-    """Caption and tags; of a caption of several lines each with the tags, as in sd-scripts."""
+    """Caption and tags; every line of a caption gets the tags, as in sd-scripts."""
     return "\n".join(merge("", line, [entry.tags]) for line in lines_of(entry.caption) or [""])
 
 
 def _from_config(file: Path, tag: str, may_read: MayRead) -> Manifest:
-    """The pictures of all subsets. As in sd-scripts a subset is a folder without those below it."""
+    """The pictures of all subsets. As in sd-scripts, a subset is a folder without its sub-folders."""
     config = read_dataset_config(file)
     manifest, problems = Manifest(file.parent), list[Problem]()
     ignored, reader = [*config.ignored], CaptionReader(may_read)
@@ -136,7 +136,7 @@ def _from_config(file: Path, tag: str, may_read: MayRead) -> Manifest:
     if problems:
         raise LoraTrainError.of(problems)
     if ignored:
-        manifest.notes.append(f"Not honoured of {file.name}: {', '.join(ignored)}.")
+        manifest.notes.append(f"Ignored in {file.name}: {', '.join(ignored)}.")
     manifest.notes += reader.notes() + content_notes(manifest.captions(), tag)
     require_pictures(manifest)
     return manifest
@@ -168,6 +168,6 @@ def _not_honoured(subset: Subset) -> list[str]:
 
 
 def _beside(file: Path, named: str) -> Path:
-    """A path of the config: as it stands, like sd-scripts; else relative to the config."""
+    """A path in the config: as it is, like sd-scripts; else relative to the config."""
     path = Path(named).expanduser()
     return path if path.exists() or path.is_absolute() else file.parent / path

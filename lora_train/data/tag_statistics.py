@@ -1,4 +1,4 @@
-"""How often each tag occurs in the captions, as a LoRA's metadata say it."""
+"""How often each tag occurs in the captions, as recorded in a LoRA's metadata."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections import Counter
 from lora_train.data.scan import Manifest
 
 MOST = 8_000_000
-"""Bytes of tags in a LoRA's metadata. The header of a safetensors file may have 100 MB, but a WebUI reads it
+"""Most bytes of tags in a LoRA's metadata. The header of a safetensors file may have 100 MB, but a WebUI reads it
 whenever it lists its files; half a million captions of thirty common tags fit."""
 
 
 def tag_frequency(manifest: Manifest) -> dict[str, dict[str, int]]:
     """Per folder name, how often each comma-separated part of the captions occurs (kohya's metadata).
 
-    Where that is more than MOST can hold, the most frequent.
+    Where that is more than MOST bytes, only the most frequent.
     """
     return _tag_statistics(manifest)[0]
 
 
 def tag_note(manifest: Manifest) -> str:
-    """A note on what of the tag statistics the LoRA's file will not hold; "" for nothing."""
+    """A note on tag statistics that do not fit into the LoRA's file; "" where all fit."""
     kept, there = _tag_statistics(manifest)
     count = sum(map(len, kept.values()))
     if count == there:
         return ""
     return (
         f"The captions have {there:,} different tags, too many for a LoRA's metadata: its tag statistics "
-        f"(ss_tag_frequency) will hold the {count:,} most frequent. Nothing changes in the training."
+        f"(ss_tag_frequency) will hold the {count:,} most frequent. The training itself is not affected."
     )
 
 
@@ -51,5 +51,5 @@ def _tag_statistics(manifest: Manifest) -> tuple[dict[str, dict[str, int]], int]
 
 
 def _room(tag: str) -> int:
-    """About the bytes of a tag in the metadata, which are JSON in JSON."""
+    """Approximate bytes of a tag in the metadata, which are JSON within JSON."""
     return len(tag.encode()) + tag.count('"') * 3 + tag.count("\\") * 3 + 12

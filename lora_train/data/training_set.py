@@ -30,20 +30,20 @@ ENCODE_BATCH = 8
 
 @dataclass
 class Dataset:
-    """All items with their latents by key: (mean, std), each (C, H/8, W/8), read when they are looked at."""
+    """All items with their latents by key: (mean, std), each (C, H/8, W/8), read on access."""
 
     items: list[Item]
     latents: Mapping[str, Latents] = field(default_factory=dict)
     from_npz: int = 0
-    """So many pictures' latents come from sd-scripts' files."""
+    """How many pictures' latents come from sd-scripts' files."""
     notes: list[str] = field(default_factory=list)
-    """What the person should know of those files."""
+    """What the person should know about those files."""
     _masks: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def mask(self, item: Item, flipped: bool) -> torch.Tensor:
-        """What counts of an item's latents: (1, H/8, W/8), 0 to 1; ones where the picture has no mask.
+        """The mask of an item's latents: (1, H/8, W/8), 0 to 1; ones where the picture has no mask.
 
-        Raises LoraTrainError when the mask cannot be read any more.
+        Raises LoraTrainError when the mask can no longer be read.
         """
         key = item.keys[flipped]
         if key not in self._masks:
@@ -62,18 +62,18 @@ class Dataset:
         return to_latents(mask, height, width)
 
     def bucket_counts(self) -> dict[Size, int]:
-        """Looks an epoch per bucket size."""
+        """Pictures per epoch, repeats counted, by bucket size."""
         counts: Counter[Size] = Counter()
         for item in self.items:
             counts[item.placement.bucket] += item.picture.repeats
         return dict(sorted(counts.items()))
 
     def batches_per_epoch(self, batch_size: int) -> int:
-        """How many batches `epoch` gives."""
+        """How many batches `epoch` returns."""
         return batches_of(self.bucket_counts(), batch_size)
 
     def fingerprint(self) -> str:
-        """A hash of pictures, cuts, captions, repeats and masks: the same for the same training set."""
+        """A hash of pictures, crops, captions, repeats and masks: the same for the same training set."""
         parts = [
             (item.keys, item.picture.caption, item.picture.repeats, *filter(None, [item.mask_hash]))
             for item in self.items
@@ -109,7 +109,7 @@ def count_epoch(pictures: Sequence[Picture], options: DataOptions, step: int) ->
 
 
 def placements(pictures: Sequence[Picture], options: DataOptions, step: int) -> list[Placement]:
-    """Where each picture goes; `step` is the least size step that the model can take."""
+    """Where each picture goes; `step` is the smallest step between sizes that the model allows."""
     assert options.resolution and options.min_bucket_reso and options.max_bucket_reso
     size_step = max(step, options.bucket_reso_steps)
     if not options.enable_bucket:
@@ -131,10 +131,10 @@ def build_dataset(
     may_encode: bool = True,
     may_read: MayRead = anywhere,
 ) -> Dataset:
-    """Cut and encode every picture that the cache does not hold yet.
+    """Crop and encode every picture that is not in the cache yet.
 
     Pictures that turn out to be damaged move to `manifest.rejected`. `progress(done, total)` is
-    called after each batch and may raise to stop: what was encoded so far stays in the cache.
+    called after each batch and may raise to stop: what has been encoded stays in the cache.
     `.npz` files that are links are read where `may_read` allows it.
     Raises LoraTrainError when none is left, or when `may_encode` is false and latents are missing.
     """
@@ -220,18 +220,19 @@ def _encode_batch(batch: list[Item], encoder: Encoder, broken: dict[Picture, str
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise
-        if len(batch) > 1:  # one by one it may fit
+        if len(batch) > 1:  # one at a time may fit
             return {key: one for item in batch for key, one in _encode_batch([item], encoder, broken).items()}
         width, height = batch[0].placement.bucket
         raise LoraTrainError(
             f"there is not enough memory to encode it at {width} x {height}.",
             str(batch[0].picture.path),
-            "Lower the resolution, close other programs, or take it out.",
+            "Lower the resolution, close other programs, or remove the picture.",
         ) from error
     return {key: (mean[i].float().cpu(), std[i].float().cpu()) for i, key in enumerate(keys)}
 
 
 def _opened(item: Item) -> Image.Image:
-    """The whole picture; one so large that copies would fill the memory at no less than twice what is needed."""
+    """The whole picture; one so large that copies would fill memory may be reduced, to at least twice the size
+    needed."""
     picture, enough = item.picture, 2 * max(item.placement.scaled)
     return load_picture(picture.path, enough if picture.width * picture.height > LARGE else None)

@@ -1,4 +1,4 @@
-"""The words that call up what a LoRA learned, found in its captions when no tag was given."""
+"""The trigger words of a LoRA, found in its captions when no tag was given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import takewhile
 from lora_train.data.scan import Manifest, Picture
 
 MAX_WORDS = 4
-"""A longer common beginning is a phrase of the captions' style, not a name."""
+"""A longer common beginning is a phrase of the captions' style rather than a name."""
 
 _FUNCTION_WORDS = frozenset(
     ("a", "an", "the", "of", "on", "in", "at", "with", "and", "by", "for", "from", "to", "is", "are", "as", "wearing")
@@ -16,14 +16,14 @@ _FUNCTION_WORDS = frozenset(
 _GENERIC = frozenset(
     ("photo", "photograph", "picture", "image", "portrait", "drawing", "illustration", "1girl", "1boy", "solo")
 )
-"""Words that captions begin with, whatever they show."""
+"""Words that captions begin with whatever the picture."""
 
 
 def trigger_of(manifest: Manifest, tag: str) -> str:
     """The run's tag; without one, what all captions of the concept with the most repeats begin with, or "".
 
-    That is the concept's name, where its captions begin with it (kohya's `10_sks`), else up to MAX_WORDS common words
-    in front of the first comma, "on", "a" or the like.
+    That is the concept's name where its captions begin with it (kohya's `10_sks`), else up to MAX_WORDS common words
+    before the first comma, "on", "a" or the like.
     """
     if tag.strip() or not manifest.pictures:
         return tag.strip()
@@ -41,7 +41,7 @@ def _concept(pictures: Sequence[Picture]) -> str:
 
 
 def _common(pictures: Sequence[Picture]) -> str:
-    """Only of two pictures and more: one caption's beginning is all of it."""
+    """Only for two or more pictures: the beginning of a single caption is all of it."""
     captions = [picture.caption.partition(",")[0].split() for picture in pictures]
     if len(captions) < 2:
         return ""

@@ -1,1 +1,1 @@
-"""Prepared datasets as people see them: what is kept, captions, decisions."""
+"""Prepared datasets as people see them: kept pictures, captions, decisions."""

@@ -1,4 +1,4 @@
-"""Who captions pictures in a run: the host's models, or a captioner of our own."""
+"""The captioners of a run: the host's models, or our own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Ask = Callable[["Iterable[Image.Image]"], "Iterator[str]"]
 
 
 def asked(kind: str, options: PrepareOptions, role: str, host: Host) -> Ask | None:
-    """The captioner of this kind; None where the host has none of it, or none is wanted."""
+    """The captioner of this kind; None where the host has no such captioner, or none is wanted."""
     from lora_train.captions.captioners.registry import captions
 
     if kind == "none" or (kind in CAPTION_KINDS and kind not in host.caption_kinds()):
@@ -34,7 +34,7 @@ def asked(kind: str, options: PrepareOptions, role: str, host: Host) -> Ask | No
 
 
 def captioning_problems(options: PrepareOptions, host: Host) -> list[Problem]:
-    """What is wrong with captioner, tagger and template here, as far as can be seen without loading a model.
+    """What is wrong with captioner, tagger and template here, as far as it shows without loading a model.
 
     A command is run only where the host allows it: a WebUI's page may be open to others.
     """
@@ -54,7 +54,7 @@ def captioning_problems(options: PrepareOptions, host: Host) -> list[Problem]:
         if kind in ("none", *CAPTION_KINDS) or missing:
             continue
         if kind == "command" and not host.may_run_programs():
-            what = "a program of yours is run from the command line only, as this WebUI's settings do not allow it."
+            what = "a program of yours runs from the command line only: this WebUI's settings do not allow it."
             fix = "Choose another captioner, or allow it on the settings page (Train LoRA)."
             found.append(Problem(what, f"prepare.{role}_command", fix))
         elif kind != "command" and given.model and not host.may_read(Path(given.model)):
@@ -69,7 +69,8 @@ def captioning_problems(options: PrepareOptions, host: Host) -> list[Problem]:
 
 
 def server_problems(options: PrepareOptions, host: Host) -> list[Problem]:
-    """Why the WebUI of --server cannot be asked, where an operation needs it; else all pictures would come first."""
+    """Why the WebUI of --server cannot be used, where an operation needs it; checked before any picture is
+    processed."""
     kinds = (options.captioner, options.tagger) if "interrogate" in options.operations else ()
     needed = {"upscale", "restore"} & {*options.operations} or {*CAPTION_KINDS} & {*kinds}
     return host.unreachable() if needed else []
@@ -83,6 +84,6 @@ def _captioner_options(options: PrepareOptions, role: str, device: str) -> Capti
 
 
 def _device(options: PrepareOptions, host: Host) -> str:
-    """Raises LoraTrainError where the device is not there."""
+    """Raises LoraTrainError where there is no such device."""
     picked = pick_device(options.caption_device, "prepare.caption_device", host.device())
     return picked if options.caption_device != "auto" or kind_of(picked) == "cuda" else "cpu"

@@ -1,7 +1,7 @@
-"""One prepared dataset: its pictures with outcome and reason, what a person decides, captions.
+"""One prepared dataset: its pictures with outcome and reason, a person's decisions, captions.
 
 A dataset is a work folder of the preparation (`preparing.work_folder`), named by that folder's name. Captions are those
-of the prepared copy, which is what a run trains on; the person's own folder is written by `write_beside` alone.
+of the prepared copy, which is what a run trains on; only `write_beside` writes to the person's own folder.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 
 OUTCOMES = ("kept", "rejected")
 LARGE = 1024
-"""Longest side in pixels of a picture that is shown large."""
+"""Longest side in pixels of a picture shown large."""
 CHANGES_SHOWN = 60
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which pictures are wanted; what is empty lets all pass."""
+    """Which pictures are wanted; an empty field lets all pass."""
 
     outcome: str = ""
     rule: str = ""
     text: str = ""
-    """Part of the file's name."""
+    """A part of the file's name."""
     tag: str = ""
     """A tag that the caption has, in the form of the frequency list."""
 
 
 def journal_of(folder: Path, data: Path) -> Path:
-    """Where the edits of captions below `folder` are remembered, in the host's data folder."""
+    """The journal of caption edits below `folder`, in the host's data folder."""
     place = folder.resolve()
     digest = hashlib.sha256(str(place).encode("utf-8", "replace")).hexdigest()[:12]
     return data / "caption-edits" / f"{place.name or 'pictures'}-{digest}"
 
 
 class Dataset:
-    """A prepared dataset as it stands on disk. Raises LoraTrainError when the report is damaged."""
+    """A prepared dataset on disk. Raises LoraTrainError when the report is damaged."""
 
     def __init__(self, work: Path, data: Path, may_read: MayRead = anywhere) -> None:
         from lora_train.prepare.report import REPORT
@@ -61,7 +61,7 @@ class Dataset:
             self._lines = {str(line["key"]): line for line in self._report["pictures"]}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LoraTrainError(
-                "the report is not there, or damaged.", str(work / REPORT), "Prepare the pictures again."
+                "the report is missing or damaged.", str(work / REPORT), "Prepare the pictures again."
             ) from error
 
     @property
@@ -78,28 +78,28 @@ class Dataset:
 
     @property
     def notes(self) -> list[str]:
-        """What could not be done here."""
+        """Notes on what was not possible here."""
         return [str(note) for note in self._report.get("notes", [])]
 
     @property
     def tag(self) -> str:
-        """The activation tag in captions that were made."""
+        """The activation tag in the captions that were made."""
         return str(self._report.get("tag", ""))
 
     @property
     def options(self) -> PrepareOptions:
-        """What it was prepared with. Raises LoraTrainError when the report does not say."""
+        """The options it was prepared with. Raises LoraTrainError when the report does not say."""
         if "options" not in self._report:
             raise LoraTrainError("the report does not say how it was made.", self.id, "Prepare the pictures again.")
         return RunConfig.from_dict({"prepare": self._report["options"]}).prepare
 
     @property
     def journal(self) -> Path:
-        """Where the edits of its captions are remembered."""
+        """The journal of its caption edits."""
         return journal_of(self.pictures, self._data)
 
     def lines(self) -> list[dict[str, Any]]:
-        """The report's lines, with what a person decided since; `pending` where that is not carried out yet."""
+        """The report's lines, with a person's later decisions; `pending` where these have not been applied yet."""
         from lora_train.prepare.report import read_overrules
 
         decided = read_overrules(self.work)
@@ -114,7 +114,7 @@ class Dataset:
         return _decided(self._lines[key], read_overrules(self.work).get(key))
 
     def counts(self) -> dict[str, Any]:
-        """How many are kept and rejected, by rule, and how many decisions are not carried out yet."""
+        """How many are kept and rejected, by rule, and how many decisions have not been applied yet."""
         lines = self.lines()
         kept = sum(line["outcome"] == "kept" for line in lines)
         rules = Counter(line["rule"] for line in lines if line["outcome"] == "rejected")
@@ -131,7 +131,7 @@ class Dataset:
         return advice(self.lines(), self.options) if "options" in self._report else []
 
     def page(self, start: int, count: int, wanted: Filter = Filter()) -> dict[str, Any]:
-        """Pictures `start` to `start + count` of those that are wanted, with captions, and how many there are."""
+        """Pictures `start` to `start + count` of the wanted ones, with captions, and how many there are."""
         found = [line for line in self.lines() if self._passes(line, wanted)]
         shown = found[start : start + count]
         return {"total": len(found), "start": start, "pictures": [self._with_caption(line) for line in shown]}
@@ -161,7 +161,7 @@ class Dataset:
         return read_caption(self._output(line) or self._source(line), self._may_read)
 
     def _output(self, line: dict[str, Any]) -> Path | None:
-        """The prepared picture, when it is there."""
+        """The prepared picture, if it exists."""
         return _file_below(self.work, line["output"])
 
     def _source(self, line: dict[str, Any]) -> Path:
@@ -189,7 +189,7 @@ class Dataset:
         return path
 
     def write_caption(self, key: str, text: str) -> None:
-        """Write the caption of a kept picture, in the prepared copy; `undo` takes it back. Raises LoraTrainError."""
+        """Write the caption of a kept picture, in the prepared copy; `undo` reverts it. Raises LoraTrainError."""
         from lora_train.captions.journal import write_caption
 
         line = self.line(key)
@@ -201,7 +201,7 @@ class Dataset:
         write_caption(self.pictures, output, text, self.journal)
 
     def tags(self) -> list[tuple[str, int]]:
-        """In how many captions each tag occurs, the most frequent first. Raises LoraTrainError."""
+        """How many captions each tag occurs in, the most frequent first. Raises LoraTrainError."""
         from lora_train.captions.journal import count_tags
 
         return sorted(count_tags(self._there())[0].items(), key=lambda item: (-item[1], item[0]))
@@ -215,33 +215,34 @@ class Dataset:
             {"file": change.file.relative_to(self.pictures).as_posix(), "before": change.before, "after": change.after}
             for change in changes[:CHANGES_SHOWN]
         ]
-        told = [{"file": one.path.name, "reason": one.reason} for one in skipped]
-        return {"total": len(changes), "changes": shown, "skipped": told}
+        reasons = [{"file": one.path.name, "reason": one.reason} for one in skipped]
+        return {"total": len(changes), "changes": shown, "skipped": reasons}
 
     def edit(self, edits: Iterable[Edit]) -> Report:
-        """Change captions in bulk; `undo` takes it back. Raises LoraTrainError."""
+        """Change captions in bulk; `undo` reverts it. Raises LoraTrainError."""
         from lora_train.captions.journal import edit_captions
 
         return edit_captions(self._there(), edits, self.journal)
 
     def undo(self) -> Report:
-        """Take back the last change of captions. Raises LoraTrainError when there is none."""
+        """Revert the last change of captions. Raises LoraTrainError when there is none."""
         from lora_train.captions.journal import undo
 
         return undo(self._there(), self.journal)
 
     def undoable(self) -> str:
-        """What `undo` would take back; "" when there is nothing."""
+        """What `undo` would revert; "" when there is nothing."""
         from lora_train.captions.journal import newest_edit
 
         newest = newest_edit(self.pictures, self.journal)
         return newest.name if newest else ""
 
     def write_beside(self) -> int:
-        """Write the prepared copy's captions, with all lines, beside the person's own pictures; gives how many changed.
+        """Write the prepared copy's captions, with all lines, beside the person's own pictures. Returns how many
+        changed.
 
-        Of several pictures made of a file the first counts. A caption file that is replaced is kept as `.bak`; one that
-        is a link out of the folders that may be used stays.
+        Of several pictures made from one file the first counts. A caption file that is replaced is kept as `.bak`; a
+        link out of the folders that may be used is left alone.
         """
         from lora_train.captions.store import store_lines
         from lora_train.pictures.captions import read_lines
@@ -309,13 +310,13 @@ def large_jpeg(path: Path) -> bytes:
 
 
 def _file_below(root: Path, name: str) -> Path | None:
-    """The file of that name below `root`; None when there is none, or it lies elsewhere."""
+    """The file of that name below `root`; None when there is none, or it is elsewhere."""
     path = root / name
     return path if name and path.is_file() and path.resolve().is_relative_to(root.resolve()) else None
 
 
 def _decided(line: dict[str, Any], keep: bool | None) -> dict[str, Any]:
-    """A line of the report as a person decided since it was written."""
+    """A line of the report with a person's decision since it was written."""
     from lora_train.prepare.verdicts import LEFT_OUT
 
     keep = keep if line["can_be_kept"] else None

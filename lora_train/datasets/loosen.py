@@ -15,7 +15,7 @@ Lines = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Advice:
-    """One check that leaves out much, and the options with which it would not; in words for the page."""
+    """One check that leaves out many pictures, and the options with which it would not; worded for the page."""
 
     rule: str
     text: str
@@ -24,9 +24,9 @@ class Advice:
 
 
 def advice(lines: Iterable[dict[str, Any]], options: PrepareOptions) -> list[Advice]:
-    """What to loosen, the check that leaves out most first; nothing where half of the pictures or more are kept.
+    """What to loosen, the check that leaves out most first; empty where at least half of the pictures are kept.
 
-    `lines` are the report's, as a person decided since.
+    `lines` are the report's, with a person's later decisions.
     """
     lines = list(lines)
     left_out = [line for line in lines if line["outcome"] == "rejected"]
@@ -51,18 +51,18 @@ def advice(lines: Iterable[dict[str, Any]], options: PrepareOptions) -> list[Adv
 class _Check:
     name: str
     loosened: Callable[[Lines, PrepareOptions], tuple[str, dict[str, Any]] | None]
-    """What the button says, and the options that change; None where nothing would."""
+    """A check's name, and a function that returns the button's text and the changed options, or None."""
 
 
 def _limit(option: str, label: str, score: str, upwards: bool) -> Callable[[Lines, PrepareOptions], Any]:
-    """A limit moved as far as lets all pass that it leaves out now."""
+    """A limit moved just far enough to let everything pass that it leaves out now."""
 
     def loosened(lines: Lines, options: PrepareOptions) -> tuple[str, dict[str, Any]] | None:
         scores = [line["scores"].get(score) for line in lines]
         known = [one for one in scores if isinstance(one, (int, float))]
         if not known:
             return None
-        # one hundredth further than the last score, which is rounded in the report
+        # one hundredth further than the last score, which the report has rounded
         whole = math.floor(max(known) * 100) + 1 if upwards else math.ceil(min(known) * 100) - 1
         low, high = RANGES[f"prepare.{option}"]
         value = min(high, max(low, whole / 100))
@@ -74,14 +74,14 @@ def _limit(option: str, label: str, score: str, upwards: bool) -> Callable[[Line
 
 def _least_size(lines: Lines, options: PrepareOptions) -> tuple[str, dict[str, Any]]:
     value = min(max(line["size"]) for line in lines)
-    return f"Lower the least size to {value} pixels", {"min_size": value}
+    return f"Lower the minimum size to {value} pixels", {"min_size": value}
 
 
 def _whole_pictures(lines: Lines, options: PrepareOptions) -> tuple[str, dict[str, Any]] | None:
-    """Faces and bodies that are not found cannot be; what can be is to take the pictures as they are."""
+    """A limit does not help where no face or body is found; taking the pictures as they are does."""
     if "original" in options.operations:
         return None
-    return "Take the whole pictures, too", {"operations": ("original", *options.operations)}
+    return "Also use the whole pictures", {"operations": ("original", *options.operations)}
 
 
 _FACE, _BODY = _Check("Face", _whole_pictures), _Check("Body", _whole_pictures)
@@ -89,10 +89,10 @@ CHECKS: dict[str, _Check] = {
     "range": _Check("The light check", _limit("min_range", "lowest light score", "range", upwards=False)),
     "blur": _Check("The blur check", _limit("max_blur", "highest blur score", "blur", upwards=True)),
     "similar": _Check("The similar check", _limit("max_similarity", "highest similarity", "similar", upwards=True)),
-    "too small": _Check("The least size", _least_size),
+    "too small": _Check("The minimum size", _least_size),
     "no face": _FACE,
     "face out of frame": _FACE,
     "no body": _BODY,
     "too few parts of the body": _BODY,
 }
-"""By the rules of the report."""
+"""By the report's rules."""

@@ -1,7 +1,7 @@
-"""Prepares datasets in the background, for the page and the routes; beside a training where that can be.
+"""Prepares datasets in the background, for the page and the routes; beside a training where possible.
 
-One preparation at a time. While one goes on no training starts. A preparation starts beside a training only when that
-has read its pictures already, and when no model of the host is wanted: the training has the GPU.
+One preparation at a time. While one is running no training starts. A preparation starts beside a training only when
+that has already read its pictures, and when no model of the host is wanted: the training has the GPU.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ log = logging.getLogger("lora_train")
 PREPARED = "prepared"
 MAX_LISTED = 50
 MODELS = {"upscale": ("upscale",), "restore": ("restore",), "interrogate": ("caption", "tags")}
-"""Operations that a model does, and their names among the services."""
+"""Operations done by a model, and their names among the services."""
 DOING = {"upscale": "Upscaling", "restore": "Restoring faces"}
-STAGES = {"pictures": "Looking at pictures", "captions": "Captioning", "tags": "Listing tags"}
-"""What the preparation's stages are called on the page; the services of DOING it does not count itself."""
+STAGES = {"pictures": "Checking pictures", "captions": "Captioning", "tags": "Listing tags"}
+"""The names of the preparation's stages on the page; it does not count the services of DOING itself."""
 
 
 @dataclass
 class Job:
-    """A preparation that goes on or has ended; `done` of `total` pictures, 0 where the total is not known."""
+    """A preparation that is running or has ended; `done` of `total` pictures, 0 where the total is not known."""
 
     work: Path
     folder: Path
@@ -55,15 +55,15 @@ class Job:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def begin(self, stage: str) -> None:
-        """Note what is counted from now on."""
+        """Set what is counted from now on."""
         self.stage, self.done, self.total = STAGES.get(stage, stage), 0, 0
 
     def progress(self, done: int, total: int) -> None:
-        """Note how far it is."""
+        """Set how far it is."""
         self.done, self.total = done, total
 
     def to_dict(self) -> dict[str, Any]:
-        """How it stands, as the page shows it."""
+        """Its state, as the page shows it."""
         return {
             "state": self.state,
             "stage": self.stage,
@@ -75,7 +75,7 @@ class Job:
 
 
 class Training(Protocol):
-    """A training that runs, as far as a preparation beside it needs to know."""
+    """A running training, as far as a preparation beside it needs to know."""
 
     @property
     def id(self) -> str:
@@ -83,19 +83,19 @@ class Training(Protocol):
         ...
 
     def read(self) -> dict[str, Any]:
-        """How it stands: "state" and more."""
+        """Its state: "state" and more."""
         ...
 
 
 class Datasets:
     """All datasets of a host, and the thread that prepares one.
 
-    `no_start` is a context within which no training starts; it returns the one that runs, or None.
+    `no_start` is a context within which no training starts; it returns the running one, or None.
     """
 
     def __init__(self, host: Host, no_start: Callable[[], AbstractContextManager[Training | None]]) -> None:
         self.host = host
-        """Whose pictures and models these are."""
+        """The host of the pictures and models."""
         self._no_start = no_start
         self._lock = threading.Lock()
         self._job: Job | None = None
@@ -104,11 +104,11 @@ class Datasets:
 
     @property
     def root(self) -> Path:
-        """Where all datasets' folders are."""
+        """The folder of all datasets."""
         return self.host.data_dir() / PREPARED
 
     def all(self) -> list[Dataset]:
-        """All datasets that may be seen, the one prepared last first."""
+        """All datasets that may be seen, the most recently prepared first."""
         reports = sorted(self.root.glob("*/report.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         return [dataset for report in reports[:MAX_LISTED] if (dataset := self._read(report.parent)) is not None]
 
@@ -133,9 +133,9 @@ class Datasets:
         return dataset if self.host.may_read(dataset.folder) else None
 
     def status(self, id: str) -> dict[str, Any]:
-        """All about a dataset but its pictures: state, progress, counts; also of one that is not finished yet.
+        """Everything about a dataset but its pictures: state, progress, counts; also of one that is not finished yet.
 
-        "version" changes when its pictures have to be looked at again. Raises Unknown.
+        "version" changes when its pictures have to be read again. Raises Unknown.
         """
         job = self._job if self._job is not None and self._job.work.name == id else None
         try:
@@ -150,9 +150,9 @@ class Datasets:
         return about
 
     def start(self, folder: str, options: PrepareOptions, tag: str = "") -> str:
-        """Prepare a folder in the background; gives the dataset's id at once. `tag` goes into captions that are made.
+        """Prepare a folder in the background; returns the dataset's id at once. `tag` goes into new captions.
 
-        Without any operation the originals are looked at as they are. Raises LoraTrainError with all problems, or
+        Without any operation the originals are checked as they are. Raises LoraTrainError with all problems, or
         when it cannot start now.
         """
         if not options.operations:
@@ -181,10 +181,10 @@ class Datasets:
         return source.resolve()
 
     def apply(self, id: str) -> None:
-        """Prepare a dataset again as it was, which carries out what a person decided. Raises LoraTrainError."""
+        """Prepare a dataset again with its own options, which applies a person's decisions. Raises LoraTrainError."""
         dataset = self.get(id)
         with self._lock:
-            job = self._going_on(id)
+            job = self._running(id)
             if job is not None:
                 job.again = True
                 return
@@ -199,9 +199,9 @@ class Datasets:
         self._begin(Job(dataset.work, self._source(str(dataset.folder)), options, dataset.tag))
 
     def overrule(self, id: str, key: str, keep: bool | None) -> str:
-        """Decide on a picture (None: as the rules say) and carry it out in the background.
+        """Decide on a picture (None: as the rules say) and apply the decision in the background.
 
-        Gives why it is not carried out now, "" when it is; the decision is remembered in any case. Raises
+        Returns why it is not applied now, "" when it is; the decision is stored in any case. Raises
         LoraTrainError when there is no such picture, or nothing to keep.
         """
         from lora_train.prepare import overrule
@@ -217,9 +217,9 @@ class Datasets:
         return ""
 
     def stop(self, id: str = "") -> bool:
-        """Ask the preparation of a dataset (or any) to stop; what is done is kept. False when none is going on."""
+        """Ask the preparation of a dataset (or any) to stop; what is done is kept. False when none is running."""
         with self._lock:
-            job = self._going_on(id)
+            job = self._running(id)
             if job is None:
                 return False
             job.again = False
@@ -227,24 +227,24 @@ class Datasets:
             return True
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the present preparation to end; True when none is going on any more."""
+        """Wait for the current preparation to end; True when none is running any more."""
         if self._thread is not None:
             self._thread.join(timeout)
         return not self.busy
 
     @property
     def busy(self) -> bool:
-        """Whether a preparation is going on in this process."""
-        return self._going_on() is not None
+        """Whether a preparation is running in this process."""
+        return self._running() is not None
 
-    def _going_on(self, id: str = "") -> Job | None:
-        """The preparation that is going on; with `id` only if it is that dataset's."""
+    def _running(self, id: str = "") -> Job | None:
+        """The running preparation; with `id` only if it is that dataset's."""
         job = self._job
         return job if job is not None and job.state == "preparing" and id in ("", job.work.name) else None
 
     @property
     def held(self) -> bool:
-        """Whether a preparation is going on, in this process or another."""
+        """Whether a preparation is running, in this process or another."""
         return is_held(self.root)
 
     def _begin(self, job: Job) -> str:
@@ -258,7 +258,7 @@ class Datasets:
                 lock.acquire()
             except LoraTrainError as error:
                 raise LoraTrainError(
-                    "pictures are being prepared already.", job.folder.name, "Wait for it, or stop it first."
+                    "pictures are already being prepared.", job.folder.name, "Wait for it, or stop it first."
                 ) from error
             self._job = job
             self._thread = threading.Thread(
@@ -272,14 +272,14 @@ class Datasets:
             state, found = _prepare(job, services)
             with self._lock:
                 if not job.again or state != "prepared":
-                    lock.release()  # before the state says so: whoever sees that may start a training
+                    lock.release()  # before the state says so, on which a caller may start a training
                     job.problems, job.state = found, state
                     return
                 job.again = False
 
 
 def _prepare(job: Job, services: Services) -> tuple[str, list[Problem]]:
-    """Prepare once; gives the state that it ended in, with what is wrong."""
+    """Prepare once. Returns the state that it ended in, with what is wrong."""
     from lora_train.prepare import prepare
 
     job.notes.clear()
@@ -293,13 +293,13 @@ def _prepare(job: Job, services: Services) -> tuple[str, list[Problem]]:
         return "failed", error.problems
     except Exception as error:
         log.exception("preparing %s failed", job.folder)
-        what = f"something went wrong that should not have: {type(error).__name__}: {error}."
+        what = f"unexpected error: {type(error).__name__}: {error}."
         return "failed", [Problem(what, str(job.folder), "The log has the details; please report it with them.")]
     return "prepared", []
 
 
 def _watched(services: Services, job: Job) -> Services:
-    """The host's services, telling the job how many pictures they have done."""
+    """The host's services, reporting to the job how many pictures they have done."""
 
     def watched(name: str, call: Callable[[Iterable[Any]], Iterator[Any]]) -> Callable[[Iterable[Any]], Iterator[Any]]:
         def counting(pictures: Iterable[Any]) -> Iterator[Any]:
@@ -316,7 +316,7 @@ def _watched(services: Services, job: Job) -> Services:
 
 
 def _require_room(run: Training, options: PrepareOptions, services: Services) -> None:
-    """Raise LoraTrainError when a preparation cannot go on beside this training."""
+    """Raise LoraTrainError when a preparation cannot run beside this training."""
     if run.read().get("state") == "preparing":
         raise LoraTrainError(
             "a training is preparing its pictures.", run.id, "Wait until it trains, or stop it; nothing is lost."

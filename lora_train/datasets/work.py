@@ -1,4 +1,4 @@
-"""The work folder of a folder of pictures, and the models that prepare it."""
+"""The work folder for a folder of pictures, and the models that prepare it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def work_folder(folder: Path, host: Host) -> Path:
-    """Where the prepared pictures of an input folder are kept: the same folder finds its earlier work again."""
+    """Where the prepared pictures of an input folder are kept: the same folder always gets the same work folder."""
     source = folder.expanduser().resolve()
     digest = hashlib.sha256(str(source).encode()).hexdigest()[:12]
     return host.data_dir() / "prepared" / f"{source.name or 'pictures'}-{digest}"
@@ -27,9 +27,9 @@ def work_folder(folder: Path, host: Host) -> Path:
 
 @contextmanager
 def alone_in(work: Path) -> Iterator[None]:
-    """Hold a work folder: two preparations of the same pictures would take each other's files away.
+    """Lock a work folder: two preparations of the same pictures would remove each other's files.
 
-    Raises LoraTrainError when another one goes on there, in this program or another, or it cannot be written.
+    Raises LoraTrainError when another one is running there, in this program or another, or it cannot be written.
     """
     lock = RunLock(work)
     try:
@@ -47,15 +47,15 @@ def alone_in(work: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if [path.name for path in work.iterdir()] == [NAME]:  # nothing came of it
+        if [path.name for path in work.iterdir()] == [NAME]:  # nothing was made
             (work / NAME).unlink()
             work.rmdir()
 
 
 def services_of(host: Host, options: PrepareOptions) -> Services:
-    """The host's models and the chosen captioners, as the preparation calls them; None for what is not there.
+    """The host's models and the chosen captioners, as the preparation calls them; None for what is missing.
 
-    Raises LoraTrainError for what `captioning_problems` tells.
+    Raises LoraTrainError for what `captioning_problems` reports.
     """
     from lora_train.prepare import Services
 

@@ -1,8 +1,8 @@
 """The tiny base as one `.safetensors` in the original LDM layout, which a real WebUI loads.
 
-LDM's code has 32 norm groups written into it; the shipped VAE is narrower, with 4 groups. It is
-widened: every group keeps its number of channels and 28 groups of zero channels are added
-behind. A zero channel stays zero through convolution, norm (its weight and bias are 0) and SiLU, so
+LDM's code has 32 norm groups hard-coded; the shipped VAE is narrower, with 4 groups. It is
+widened: every group keeps its number of channels and 28 groups of zero channels are
+appended. A zero channel stays zero through convolution, norm (its weight and bias are 0) and SiLU, so
 the function is the same (to the rounding of the attention's query). The UNet has 32 groups of its own: LoRAs fit both.
 """
 
@@ -37,15 +37,15 @@ LDM_NORM_GROUPS = 32
 def export_checkpoint(folder: Path, overwrite: bool = False, base: Path | None = None) -> list[Path]:
     """Write `lora-train-demo.safetensors`, its `.yaml`, and the text encoder's folder into `folder`.
 
-    The yaml names that folder by its full path, since LDM's loader looks from where the WebUI was
-    started. The folder has the tokenizer and the shapes: a WebUI takes the weights from the checkpoint, and
-    would list a second file with weights as a checkpoint of its own. Returns what was written. Raises
-    LoraTrainError when it is there already.
+    The yaml names that folder by its full path, because LDM's loader resolves paths from where the WebUI was
+    started. The folder has the tokenizer and the shapes: a WebUI reads the weights from the checkpoint, and
+    would list a second file with weights as another checkpoint. Returns what was written. Raises
+    LoraTrainError when it already exists.
     """
     base = base or base_folder()
     checkpoint, text = folder / f"{NAME}.safetensors", folder / f"{NAME}-text"
     if checkpoint.exists() and not overwrite:
-        raise LoraTrainError("the checkpoint exists already.", str(checkpoint), "Add --overwrite to replace it.")
+        raise LoraTrainError("the checkpoint already exists.", str(checkpoint), "Add --overwrite to replace it.")
     write_bytes(checkpoint, serialise(ldm_tensors(base), {}))
     for name in ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"):
         write_bytes(text / name, (base / "tokenizer" / name).read_bytes())
@@ -77,8 +77,8 @@ def ldm_tensors(base: Path) -> dict[str, torch.Tensor]:
 def widen(name: str, value: torch.Tensor, factor: int) -> torch.Tensor:
     """A VAE weight with `factor` times as many channels, the new ones zero.
 
-    Sides that face outwards (pixels, latents) keep their size. The attention's query is scaled by
-    sqrt(factor), since attention divides by the square root of the (now larger) width.
+    Channels of inputs and outputs (pixels, latents) keep their number. The attention's query is scaled by
+    sqrt(factor), because attention divides by the square root of the (now larger) width.
     """
     inner_out = not name.startswith(("decoder.conv_out", "encoder.conv_out", "quant_conv", "post_quant_conv"))
     inner_in = not name.startswith(("encoder.conv_in", "decoder.conv_in", "quant_conv", "post_quant_conv"))
@@ -104,7 +104,7 @@ def _config(base: Path, part: str) -> dict[str, Any]:
 
 
 def _yaml(base: Path, text: Path) -> str:
-    """The WebUI's model configuration. JSON is YAML too, which saves a dependency."""
+    """The WebUI's model configuration. JSON is valid YAML, which saves a dependency."""
     unet, vae = _config(base, "unet"), _config(base, "vae")
     schedule = json.loads((base / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     widths, vae_widths = unet["block_out_channels"], vae["block_out_channels"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 GUIDANCE = 4.0
-"""What its base draws best with: with more the pictures get noisy; rates are in docs/demo.md."""
+"""The guidance its base draws best with: higher values make noisy pictures; rates are in docs/demo.md."""
 
 
 def base_folder() -> Path:

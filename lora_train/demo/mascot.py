@@ -1,7 +1,7 @@
 """The demo's mascot: a cat face, half orange and half cyan, with large eyes.
 
-The base model has never seen it. Its parts are large on purpose: the VAE keeps one cell of latents
-for 8 x 8 pixels, and what is smaller than that no LoRA can learn.
+The base model has never seen it. Its parts are large on purpose: the VAE has one latent
+per 8 x 8 pixels, and a LoRA cannot learn anything smaller.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ TAG = "sks"
 _SCALE = 4
 
 BACKGROUNDS = ("blue", "green", "purple", "yellow", "white", "gray", "pink", "black")
-"""Backgrounds of the shipped pictures: those on which both halves stand out."""
+"""Backgrounds of the shipped pictures: those that both halves stand out from."""
 
 
 @dataclass(frozen=True)
 class MascotPicture:
-    """Where the mascot is: centre and radius as shares of the side, background by name."""
+    """Where the mascot is: centre and radius as fractions of the side, background by name."""
 
     x: float
     y: float
@@ -32,7 +32,7 @@ class MascotPicture:
 
     @property
     def caption(self) -> str:
-        """What the training picture is captioned with."""
+        """The caption of the training picture."""
         return f"{TAG} on {self.background}"
 
 
@@ -59,7 +59,7 @@ def draw_mascot(what: MascotPicture, size: int = SIZE) -> Image.Image:
 
 
 def mascot_mask(radius: int) -> Image.Image:
-    """The mascot's silhouette ("L") in a square that just holds it, `radius` in pixels."""
+    """The mascot's silhouette ("L") in its bounding square, `radius` in pixels."""
     big = radius * _SCALE
     mask = Image.new("L", (big * 3, big * 3), 0)
     _paint_outline(ImageDraw.Draw(mask), big * 1.5, big * 1.5, big, 255, 255)

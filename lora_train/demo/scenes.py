@@ -1,7 +1,7 @@
-"""Procedurally drawn pictures with captions: what the demo's base model is trained on.
+"""Procedurally drawn pictures with captions, on which the demo's base model is trained.
 
 A scene is one object (shape, colour, size, place, perhaps a pattern or a pair of eyes) on a plain
-background. Everything is drawn with Pillow at twice the size and reduced, so that edges are smooth.
+background. Everything is drawn with Pillow at twice the size and then reduced, so that edges are smooth.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ PLACES: dict[str, tuple[float, float]] = {
 }
 
 RADII = {"small": 0.20, "large": 0.32}
-"""Radius of the object as a share of the picture's side."""
+"""Radius of the object as a fraction of the picture's side."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 
 def draw_scene(scene: Scene, rng: random.Random, size: int = SIZE) -> Image.Image:
-    """Draw `scene` as an RGB picture of `size` x `size`; `rng` moves and turns it a little."""
+    """Draw `scene` as an RGB picture of `size` x `size`; `rng` moves and rotates it a little."""
     side = size * _SCALE
     radius = RADII[scene.size] * side * rng.uniform(0.9, 1.1)
     x, y = (p * side + rng.uniform(-0.03, 0.03) * side for p in PLACES[scene.place])
@@ -199,7 +199,7 @@ def _box(x: float, y: float, radius: float) -> tuple[float, float, float, float]
 
 
 def _filling(scene: Scene, side: int, x: float, radius: float) -> Image.Image:
-    """A whole picture of the object's colours, to be pasted through its mask."""
+    """A full picture of the object's colours, to be pasted through its mask."""
     filling = Image.new("RGB", (side, side), COLOURS[scene.colour])
     if not scene.pattern:
         return filling
@@ -227,8 +227,8 @@ def _draw_eyes(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float) -> 
 def draw_collage(rng: random.Random, size: int = SIZE) -> Image.Image:
     """A picture of overlapping shapes, lines, arcs and dots in any colour, without a caption.
 
-    The VAE is trained on these as well: it cannot draw what it has never seen, and a LoRA cannot
-    be better than the VAE's round trip.
+    The VAE is also trained on these: it cannot draw what it has never seen, and a LoRA cannot
+    be better than the VAE's reconstruction.
     """
     side = size * _SCALE
 

@@ -1,4 +1,4 @@
-"""How much of the mascot is in a picture, and which colours: the measures that the demo is judged by."""
+"""How much of the mascot is in a picture, and which colours: the metrics of the demo."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ _FULL_CONTRAST = 0.4
 
 
 def shape_scores(picture: Image.Image) -> dict[str, float]:
-    """For each shape the best normalised correlation of its outline, -1 to 1, with what stands out from the ground.
+    """For each shape the best normalised correlation of its outline, -1 to 1, with what stands out from the background.
 
-    The ground is the most frequent of the scenes' colours at the picture's border; how far a pixel's colour is from
-    it is correlated with the shape's mask over places, sizes and small turns.
+    The background is the most frequent of the scenes' colours at the picture's border; each pixel's distance from
+    that colour is correlated with the shape's mask over positions, sizes and small rotations.
     """
     x = _pixels(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))
     border = torch.cat([x[..., :3, :].flatten(2), x[..., -3:, :].flatten(2), x[..., :3].flatten(2)], dim=2)
@@ -117,7 +117,7 @@ def _shape_templates(radius: int) -> torch.Tensor:
 
 
 def shape_followed(picture: Image.Image, shape: str) -> bool:
-    """Whether the asked shape fits what is drawn better than every other."""
+    """Whether the requested shape fits the drawing better than every other."""
     scores = shape_scores(picture)
     return max(scores, key=lambda name: scores[name]) == shape
 
@@ -127,13 +127,13 @@ OBJECT_SHARE = 0.02
 
 
 def background_followed(picture: Image.Image, background: str) -> bool:
-    """Whether the asked background is the picture's dominant colour."""
+    """Whether the requested background is the picture's dominant colour."""
     shares = colour_shares(picture)
     return max(shares, key=lambda name: shares[name]) == background
 
 
 def object_followed(picture: Image.Image, colour: str) -> bool:
-    """Whether the asked object's colour is present."""
+    """Whether the requested object's colour is present."""
     return colour_shares(picture)[colour] >= OBJECT_SHARE
 
 

@@ -1,4 +1,4 @@
-"""Who may use the routes: whoever has passed the WebUI's own login, which does not cover an extension's routes."""
+"""Who may use the routes: people who passed the WebUI's own login, which does not cover an extension's routes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PAGE_HEADER = "x-lora-train-page"
 class Login:
     """Checks requests to a WebUI's app.
 
-    Without any login configured everybody who reaches the server may. Otherwise one of: the page's
-    token (only who may load the page has it), gradio's login cookie, or the API's user and password.
+    Without any login configured, everybody who reaches the server may pass. Otherwise one of these is needed: the
+    page's token (only people who may load the page have it), gradio's login cookie, or the API's user and password.
     """
 
     def __init__(self, app: Any, api_auth: str = "", api_open: Callable[[], bool] = lambda: True) -> None:
@@ -26,7 +26,7 @@ class Login:
         self.page_token = secrets.token_urlsafe(24)
 
     def serve(self, app: Any) -> None:
-        """Check logins of `app` from now on (it is made anew at "Reload UI")."""
+        """Check logins of `app` from now on ("Reload UI" creates a new one)."""
         self._app = app
 
     def allows(self, headers: Any, cookies: Any, query: Any) -> bool:

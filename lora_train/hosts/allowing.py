@@ -1,4 +1,4 @@
-"""Paths that a person named: whether they may be used, and what the system says of them."""
+"""Paths that a person named: whether they may be used, and the system's errors about them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def noting(found: list[Problem], where: str) -> Iterator[None]:
-    """What goes wrong within the block is added to `found`: nothing that the system refuses is a traceback."""
+    """Errors within the block are added to `found`: nothing that the system refuses ends in a traceback."""
     try:
         yield
     except LoraTrainError as error:
@@ -25,7 +25,7 @@ def noting(found: list[Problem], where: str) -> Iterator[None]:
         what = as_text(f"cannot read {str(error.filename)[:200]}: {error.strerror}.")
         found.append(Problem(what, where, "Allow reading it, or give another."))
     except (RuntimeError, ValueError) as error:  # no home folder for "~", a zero byte in a path
-        found.append(Problem(f"this is no path: {error}.", where, "Give another."))
+        found.append(Problem(f"this is not a valid path: {error}.", where, "Give another."))
 
 
 def allowed(named: str, host: Host, where: str) -> Path:

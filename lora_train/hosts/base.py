@@ -1,4 +1,4 @@
-"""What a host gives. Each method says what happens where the host lacks it."""
+"""The interface of a host. Each method says what happens where a host lacks the feature."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Note = Callable[[str], None]
-"""Tells the person something; goes into the run's events."""
+"""Shows the person a text, which also goes into the run's events."""
 
 CAPTION_KINDS = ("blip", "deepbooru")
 
 
 def never() -> bool:
-    """The answer of a `stopped` that nobody can say yes to."""
+    """A `stopped` that never stops."""
     return False
 
 
@@ -29,7 +29,7 @@ class Host(Protocol):
 
     name: str
     improves: bool
-    """Whether it can enlarge pictures and restore faces."""
+    """Whether it can upscale pictures and restore faces."""
 
     downloads: bool
     """Whether small files that are missing (CLIP's vocabulary) may be fetched from the Hugging Face hub."""
@@ -39,7 +39,7 @@ class Host(Protocol):
         ...
 
     def look_for_checkpoints(self) -> None:
-        """Look into the folders of base models again, where the host keeps a list of them."""
+        """Search the folders of base models again, where the host keeps a list of them."""
         ...
 
     def current_checkpoint(self) -> Path | None:
@@ -47,12 +47,12 @@ class Host(Protocol):
         ...
 
     def tokenizers(self) -> list[Any]:
-        """CLIP tokenizers of the loaded model or among the host's own files, tried for checkpoints that bring none;
+        """CLIP tokenizers of the loaded model or among the host's own files, tried for checkpoints without one;
         may be empty."""
         ...
 
     def device(self) -> str:
-        """The torch device that "auto" means here, as "cuda:1" where the host was given that one; or "auto"."""
+        """The torch device that "auto" means here, such as "cuda:1" where the host was started with it; or "auto"."""
         ...
 
     def lora_dir(self) -> Path:
@@ -68,18 +68,18 @@ class Host(Protocol):
         ...
 
     def may_read(self, path: Path) -> bool:
-        """Whether a person at the page may read this path; True for all on one's own machine."""
+        """Whether a person at the page may read this path; always True on one's own machine."""
         ...
 
     def may_write(self, path: Path) -> bool:
-        """Whether a run that was asked for over the routes may put its LoRA into this folder.
+        """Whether a run started over the routes may put its LoRA into this folder.
 
-        Never anywhere but below the host's own folders and those that its settings name.
+        Only below the host's own folders and those that its settings name.
         """
         ...
 
     def may_run_programs(self) -> bool:
-        """Whether a person's own program may caption here (`captioner: command`), with the rights of the server."""
+        """Whether a person's own program may caption here (`captioner: command`), with the server's rights."""
         ...
 
     def caption_kinds(self) -> tuple[str, ...]:
@@ -94,14 +94,14 @@ class Host(Protocol):
         """One caption ("blip") or tag list ("deepbooru") per picture, in order.
 
         The model is loaded at the first picture and unloaded at the end, however the iteration ends.
-        Raises LoraTrainError that says what to do where the host has no such model.
+        Raises LoraTrainError, with what to do, where the host has no such model.
         """
         ...
 
     def restore_faces(self, pictures: Iterable[Image.Image], weight: float) -> Iterator[Image.Image]:
         """Pictures with faces restored; `weight` is CodeFormer's (0: strongest). Unloads as `caption` does.
 
-        Raises LoraTrainError where the host has no restorer, or it did nothing for lack of its weights.
+        Raises LoraTrainError where the host has no restorer, or it did nothing because its weights are missing.
         """
         ...
 
@@ -115,28 +115,28 @@ class Host(Protocol):
     def lend_gpu(self, stopped: Callable[[], bool] = never, note: Note = print) -> AbstractContextManager[None]:
         """Within the block the device is free for training, and generation waits or is refused.
 
-        On leaving, whatever happened, the generation model is back and generation goes on. Raises
-        Stopped when `stopped` says so before it was the training's turn. Does nothing where there is
+        On leaving, whatever happened, the generation model is back and generation continues. Raises
+        Stopped when `stopped` says so before it is the training's turn. Does nothing where there is
         no generation model.
         """
         ...
 
     def refresh_loras(self, changed: Path | None = None) -> None:
-        """Make the host notice new LoRA files, `changed` also where it has it cached."""
+        """Make the host notice new LoRA files, `changed` even if it is cached."""
         ...
 
     def report_progress(self, run: str, done: int, total: int, text: str) -> None:
-        """Show how far the run is in the host's own progress bar; nothing where it has none."""
+        """Show the run's progress in the host's own progress bar; does nothing where it has none."""
         ...
 
     def unreachable(self) -> list[Problem]:
-        """Why the host does not answer now; empty where it does, or where nothing has to be asked over a network."""
+        """Why the host does not answer now; empty where it does, or where no network is involved."""
         ...
 
     def check_shutdown(self) -> None:
-        """Raises LoraTrainError where `shutdown` cannot be, before anything is done."""
+        """Raises LoraTrainError where `shutdown` is not possible, before anything is done."""
         ...
 
     def shutdown(self) -> None:
-        """Stop the host's server, to free all of its memory. Raises LoraTrainError where that cannot be."""
+        """Stop the host's server, to free all of its memory. Raises LoraTrainError where that is not possible."""
         ...

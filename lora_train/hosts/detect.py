@@ -1,4 +1,4 @@
-"""Which host this process is in."""
+"""The host that this process runs in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def in_webui() -> bool:
 
 
 def detect() -> Host:
-    """The host of this process, by what it has loaded and where it can find its own parts."""
+    """The host of this process, by the modules it has loaded and can find."""
     if not in_webui():
         from lora_train.hosts.standalone import StandaloneHost
 

@@ -16,9 +16,9 @@ NAME, ALIAS = "lora", "lyco"
 
 
 def install(choice: str, lora_dir: Callable[[], Path]) -> Callable[[], None]:
-    """Register ours as `lora` and `lyco` where `choice` (a setting) wants it; returns how to undo it.
+    """Register ours as `lora` and `lyco` where `choice` (a setting) wants it. Returns a function that undoes it.
 
-    To be called when the WebUI's own extensions have registered theirs.
+    To be called after the WebUI's own extensions have registered theirs.
     """
     from modules import extra_networks, script_callbacks
 
@@ -51,7 +51,7 @@ def make_network(lora_dir: Callable[[], Path]) -> Any:
     from modules import extra_networks, shared
 
     class LoraTrainNetwork(extra_networks.ExtraNetwork):  # type: ignore[misc, name-defined]
-        """See `modules.extra_networks.ExtraNetwork`."""
+        """Our side of `modules.extra_networks.ExtraNetwork`."""
 
         def __init__(self) -> None:
             super().__init__(NAME)
@@ -60,7 +60,7 @@ def make_network(lora_dir: Callable[[], Path]) -> Any:
             self._applied: list[Any] = []
 
         def activate(self, p: Any, params_list: list[Any]) -> None:
-            """Apply what the prompt names, and nothing else; what cannot be is told in the result."""
+            """Apply the prompt's LoRAs and no others; those that cannot be applied are reported in the result."""
             from lora_train.lorafile.finding import look_up
             from lora_train.prompt.syntax import strength_notes, tag_of_items
 
@@ -78,11 +78,11 @@ def make_network(lora_dir: Callable[[], Path]) -> Any:
                     notes.append(f"{shown} is left out. {error}")
             self._applied, left_out = self._applier_of_model().apply_usable(usable)
             for note in notes + left_out:
-                self._tell(p, note)
+                self._report(p, note)
             self._add_hashes(p)
 
         def deactivate(self, p: Any) -> None:
-            """The weights stay as they are until another prompt wants others."""
+            """The weights stay as they are until a prompt wants others."""
 
         def remove(self) -> None:
             """Put the original weights back."""
@@ -90,7 +90,8 @@ def make_network(lora_dir: Callable[[], Path]) -> Any:
                 self._applier.remove()
 
         def forget(self) -> None:
-            """Another checkpoint was loaded, perhaps into the same modules: the weights kept are of no use."""
+            """Another checkpoint was loaded, perhaps into the same modules: the stored original weights are
+            obsolete."""
             if self._applier is not None:
                 self._applier.forget()
             self._model = self._applier = None
@@ -109,14 +110,14 @@ def make_network(lora_dir: Callable[[], Path]) -> Any:
             return float(getattr(shared.opts, "extra_networks_default_multiplier", 1.0))
 
         @staticmethod
-        def _tell(p: Any, note: str) -> None:
+        def _report(p: Any, note: str) -> None:
             note = as_shown(note)
             log.warning("%s", note)
             if hasattr(p, "comment"):
                 p.comment(note)
 
         def _add_hashes(self, p: Any) -> None:
-            """As the bundled extension writes them into the picture's parameters."""
+            """Written into the picture's parameters as the bundled extension does."""
             hashes = [f"{a.tag.name.replace(',', '').replace(':', '')}: {a.short_hash}" for a in self._applied]
             if hashes and hasattr(p, "extra_generation_params"):
                 p.extra_generation_params["Lora hashes"] = ", ".join(dict.fromkeys(hashes))

@@ -15,7 +15,7 @@ log = logging.getLogger("lora_train")
 
 
 class ForgeHost(WebuiHost):
-    """See Host. Its memory management moves models by itself, and brings them back at the next picture."""
+    """Forge's memory management moves models by itself, and brings them back at the next picture."""
 
     name = "Forge"
     _tokenizer_folders = (
@@ -25,11 +25,11 @@ class ForgeHost(WebuiHost):
 
     def _loaded_model(self) -> Any:
         model = super()._loaded_model()
-        # before the first picture there is a stand-in
+        # before the first picture this is a placeholder
         return model if hasattr(model, "forge_objects") else None
 
     def current_checkpoint(self) -> Path | None:
-        """See Host: what is chosen at the top of the page, which Forge loads only when it is needed."""
+        """See Host: the one chosen at the top of the page, which Forge loads lazily."""
         from modules import sd_models
 
         parameters = getattr(sd_models.model_data, "forge_loading_parameters", {})
@@ -59,7 +59,7 @@ class ForgeHost(WebuiHost):
 
     @contextmanager
     def _models_off(self, keep: bool, note: Note) -> Iterator[None]:
-        """See WebuiHost. With `keep` the model waits in the computer's memory; else it is dropped, and loaded
+        """See WebuiHost. With `keep` the model stays in the computer's memory; else it is freed, and loaded
         again at the next picture."""
         from modules import devices, sd_models
 
@@ -79,7 +79,7 @@ class ForgeHost(WebuiHost):
                 note(f"The GPU's caches could not be emptied ({error}).")
 
     def _forget_applied(self, networks: Any, changed: Path) -> None:
-        """Forge compares the list of files and strengths; an unlike text makes it apply them anew."""
+        """Forge compares the list of files and strengths; a different text makes it apply them again."""
         networks.loaded_networks.clear()
         model = self._loaded_model()
         if hasattr(model, "current_lora_hash"):

@@ -20,7 +20,7 @@ class AttentionPart(nn.Linear):
     def __init__(self, attention: nn.MultiheadAttention, index: int) -> None:
         nn.Module.__init__(self)
         self.in_features = self.out_features = attention.embed_dim
-        self._attention, self._index = [attention], index  # in a list: it is no child of this module
+        self._attention, self._index = [attention], index  # in a list, so that it is not a child of this module
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
@@ -31,7 +31,7 @@ class AttentionPart(nn.Linear):
 def modules_by_file_name(model: Any) -> dict[str, nn.Module]:
     """`lora_unet_...` and `lora_te_...` (`lora_te1_...`) names to the modules of `shared.sd_model`.
 
-    Raises LoraTrainError for what is no SD 1.x, SD 2.x or SDXL checkpoint in LDM's code.
+    Raises LoraTrainError for anything but an SD 1.x, SD 2.x or SDXL checkpoint in LDM's code.
     """
     unet = getattr(getattr(model, "model", None), "diffusion_model", None)
     embedders = getattr(getattr(model, "conditioner", None), "embedders", None)
@@ -49,7 +49,7 @@ def modules_by_file_name(model: Any) -> dict[str, nn.Module]:
 
 
 def tokenizers_of(model: Any) -> list[Any]:
-    """The CLIP tokenizers that the text encoders of `shared.sd_model` bring along."""
+    """The CLIP tokenizers of the text encoders of `shared.sd_model`."""
     stage = getattr(model, "cond_stage_model", None)
     stages = [stage, *getattr(stage, "embedders", ())]
     found = [getattr(part, "tokenizer", None) for it in stages for part in (it, getattr(it, "wrapped", None))]
@@ -73,7 +73,7 @@ def _unet(unet: Any, sgm_names: bool) -> dict[str, nn.Module]:
 
 
 def _layers_and_attention(unet: Any) -> tuple[int, tuple[bool, ...]]:
-    """Layers a level, and which levels have attention, off the input blocks."""
+    """The layers per level, and which levels have attention, from the input blocks."""
     downs = [i for i, block in enumerate(unet.input_blocks) if hasattr(block[0], "op")]
     layers = (downs[0] if downs else len(unet.input_blocks)) - 1
     firsts = [1 + level * (layers + 1) for level in range(len(downs) + 1)]

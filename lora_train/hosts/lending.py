@@ -1,10 +1,10 @@
 """Taking the WebUI's models off the GPU while a LoRA trains, and bringing them back.
 
 The facts behind this, as in AUTOMATIC1111 1.10.1: `unload_model_weights` only moves the model to the
-computer's memory, and `reload_model_weights` does not move it back; with --medvram the parts travel on
-their own, and `lowvram.module_in_gpu` says which one is there; `send_model_to_trash` frees the weights
-even where others hold on to the module; `load_model` writes what it loads into the setting that says which
-checkpoint is chosen, over what a person chose there meanwhile.
+computer's memory, and `reload_model_weights` does not move it back; with --medvram the parts move on
+their own, and `lowvram.module_in_gpu` is the one on the GPU; `send_model_to_trash` frees the weights
+even where others hold references to the module; `load_model` writes what it loads into the setting of the
+chosen checkpoint, overwriting what a person chose meanwhile.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger("lora_train")
 
 @dataclass
 class _Loaded:
-    """What was loaded before the loan."""
+    """What was loaded before the GPU was lent."""
 
     current: Any
     models: list[Any]
@@ -36,17 +36,17 @@ class _Loaded:
 
 @contextmanager
 def models_off_the_gpu(keep: bool, note: Note) -> Iterator[None]:
-    """Within the block no model of the WebUI is on the GPU: moved to memory (`keep`) or freed.
+    """Within the block no model of the WebUI is on the GPU: they are moved to memory (`keep`) or freed.
 
-    Only for whoever holds the WebUI's queue lock. On leaving the generation model is back, the one that is
-    chosen then; should that fail, the WebUI is left so that it loads it at the next picture, and `note` says why.
+    The caller must hold the WebUI's queue lock. On leaving, the generation model that is chosen then is
+    back; should that fail, the WebUI is left in a state in which it loads it at the next picture, and `note` says why.
     """
     from modules import sd_models
 
     before = _allocated()
     data = sd_models.model_data
     loaded = _Loaded(data.sd_model, _all_models(data), getattr(data, "was_loaded_at_least_once", False))
-    data.was_loaded_at_least_once = True  # else any look at shared.sd_model would load one meanwhile
+    data.was_loaded_at_least_once = True  # else any access to shared.sd_model would load one meanwhile
     try:
         try:
             _unload(data, loaded, keep)
@@ -86,7 +86,7 @@ def _unload(data: Any, loaded: _Loaded, keep: bool) -> None:
     for model in loaded.models:
         if not keep:
             sd_models.send_model_to_trash(model)
-        elif not getattr(model, "lowvram", False):  # of those the small rest that stays on the GPU must stay
+        elif not getattr(model, "lowvram", False):  # with lowvram, the small part that stays on the GPU must stay
             if _device_of(model) != str(devices.cpu):
                 loaded.on_device.append(model)
             model.to(devices.cpu)
@@ -97,7 +97,7 @@ def _unload(data: Any, loaded: _Loaded, keep: bool) -> None:
 
 
 def chosen_checkpoint() -> Any:
-    """The WebUI's entry of the checkpoint that is chosen at the top of its page; None where that names none."""
+    """The WebUI's entry of the checkpoint that is chosen at the top of its page; None where there is none."""
     from modules import sd_models, shared
 
     chosen = getattr(shared.opts, "sd_model_checkpoint", None)
@@ -118,7 +118,7 @@ def _bring_back(data: Any, loaded: _Loaded, keep: bool, note: Note) -> None:
 
 
 def _load(chosen: Any, before: Any, note: Note) -> None:
-    """Load the chosen checkpoint, or the one from before where that cannot be."""
+    """Load the chosen checkpoint, or the previous one where that fails."""
     from modules import sd_models
 
     try:
@@ -129,7 +129,7 @@ def _load(chosen: Any, before: Any, note: Note) -> None:
         log.exception("%s could not be loaded", chosen.filename)
         names = Path(chosen.filename).name, Path(before.filename).name
         note(f"The checkpoint {names[0]} could not be loaded ({error}); {names[1]} is back instead.")
-        sd_models.load_model(before)  # which makes it the chosen one again
+        sd_models.load_model(before)  # which also makes it the chosen one again
 
 
 def _load_unwritten(info: Any) -> None:
@@ -166,7 +166,7 @@ def unload_helpers(keep: bool) -> None:
             if attribute == "_cached_model":
                 holder._cached_model_config = None
     for restorer in shared.face_restorers:
-        # a cached property: looking at it by its name would create it
+        # a cached property: accessing it by its name would create it
         getattr(restorer, "__dict__", {}).pop("face_helper", None)
 
 

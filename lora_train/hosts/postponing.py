@@ -1,7 +1,7 @@
-"""Settings that a person changes in the WebUI while a LoRA trains: noted at once, carried out afterwards.
+"""Settings that a person changes in the WebUI while a LoRA trains: stored at once, applied afterwards.
 
-The WebUI carries some of them out in its queue of work (another checkpoint, another VAE). There the page would hang
-until the training ends, and where the queue refuses, the WebUI puts the setting back as it was.
+The WebUI applies some of them in its job queue (another checkpoint, another VAE). There the page would hang
+until the training ends, and where the queue refuses, the WebUI resets the setting.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from lora_train.hosts.base import Note
 
 log = logging.getLogger("lora_train")
 _QUEUED = "wrap_queued_call."
-"""The name of what the WebUI makes of a function that is to be done in its queue begins so."""
+"""The beginning of the name of the WebUI's wrapper for functions that run in its queue."""
 
 
 class PostponedSettings:
-    """Those that were changed within `noted`; `carry_out` does for each what the WebUI would have done."""
+    """The settings changed within `noted`; `carry_out` does for each what the WebUI would have done."""
 
     def __init__(self, note: Note) -> None:
         self._note = note
@@ -27,7 +27,7 @@ class PostponedSettings:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Within the block a change of such a setting is kept, and nothing else happens."""
+        """Within the block a change of such a setting is only recorded."""
         from modules import shared
 
         labels: dict[str, Any] = getattr(shared.opts, "data_labels", {})
@@ -49,13 +49,13 @@ class PostponedSettings:
         return noted
 
     def carry_out(self) -> None:
-        """For whoever no longer holds the queue: each action waits for its turn there."""
+        """To be called without holding the queue: each action waits for its turn there."""
         for label, action in self._changed.values():
             try:
                 action()
             except Exception as error:
-                log.exception("the setting %s could not be carried out", label)
-                self._note(f"The setting {label!r} could not be carried out ({error}).")
+                log.exception("the setting %s could not be applied", label)
+                self._note(f"The setting {label!r} could not be applied ({error}).")
         self._changed.clear()
 
 

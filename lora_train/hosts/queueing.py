@@ -1,4 +1,4 @@
-"""A place in the WebUI's queue of work (`modules.call_queue.queue_lock`), which only one may have at a time."""
+"""Turns in the WebUI's job queue (`modules.call_queue.queue_lock`), which one caller holds at a time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lora_train.errors import Stopped
 
 _LOOK_EVERY_S = 0.2
 _CALLERS = 12
-"""How many callers up a request's own function is looked for."""
+"""How many frames up a request's own function is searched for."""
 
 
 class GenerationRefused(Exception):
-    """Raised in a request for a picture while a training has the GPU; WebUIs show it as it is.
+    """Raised in a request for a picture while a training has the GPU; WebUIs show its text.
 
     `status_code` and `detail` are what the WebUI's API answers with.
     """
@@ -31,7 +31,7 @@ class GenerationRefused(Exception):
 
 @contextmanager
 def turn(lock: Any, stopped: Callable[[], bool]) -> Iterator[None]:
-    """Hold `lock`. Waiting for it can be given up: raises Stopped when `stopped` says so before."""
+    """Hold `lock`. Raises Stopped when `stopped` says so while waiting for it."""
     if not _take(lock.acquire, lock.release, stopped):
         raise Stopped
     try:
@@ -41,9 +41,9 @@ def turn(lock: Any, stopped: Callable[[], bool]) -> Iterator[None]:
 
 
 def _take(acquire: Callable[[], Any], release: Callable[[], Any], given_up: Callable[[], bool]) -> bool:
-    """Wait for a lock; False when `given_up` said so before.
+    """Wait for a lock; False when `given_up` said so first.
 
-    The lock is first come, first served, and taking it cannot be interrupted; so a thread waits in our place.
+    The lock is first come, first served, and acquiring it cannot be interrupted, so a thread waits for us.
     """
     got, left = threading.Event(), threading.Event()
     decide = threading.Lock()
@@ -68,9 +68,9 @@ def _take(acquire: Callable[[], Any], release: Callable[[], Any], given_up: Call
 
 @contextmanager
 def interruptible(lock: Any, interrupted: Callable[[], bool], reason: Callable[[], str]) -> Iterator[None]:
-    """Within the block whoever waits for `lock` gets GenerationRefused when `interrupted` says so meanwhile.
+    """Within the block, callers waiting for `lock` get GenerationRefused when `interrupted` says so.
 
-    `interrupted` is asked in turns by all who wait, and answers yes once for each time that a person interrupts.
+    All waiting callers poll `interrupted`, which returns True once for each time that a person interrupts.
     """
     count, counting, take = 0, threading.Lock(), lock.acquire
 
@@ -96,7 +96,7 @@ def interruptible(lock: Any, interrupted: Callable[[], bool], reason: Callable[[
 
 @contextmanager
 def refusing(lock: Any, reason: Callable[[], str]) -> Iterator[None]:
-    """Within the block whoever newly asks for `lock` gets GenerationRefused."""
+    """Within the block, new callers of `lock` get GenerationRefused."""
 
     def acquire(self: Any, *_args: Any, **_kwargs: Any) -> Any:
         raise refusal(reason())
@@ -107,14 +107,14 @@ def refusing(lock: Any, reason: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def _lock_acts_as(lock: Any, name: str, acquire: Callable[..., Any]) -> Iterator[None]:
-    """Within the block `lock` is taken by `acquire`.
+    """Within the block `lock` is acquired by `acquire`.
 
-    The lock's class is exchanged, since `with` looks up its methods there and others hold the object itself.
+    The lock's class is replaced, because `with` looks up its methods there and others hold the object itself.
     """
     before = type(lock)
     try:
         lock.__class__ = type(name, (before,), {"acquire": acquire, "__enter__": acquire})
-    except TypeError:  # a lock written in C: then others wait
+    except TypeError:  # a lock written in C: then callers wait
         yield
         return
     try:
@@ -124,10 +124,10 @@ def _lock_acts_as(lock: Any, name: str, acquire: Callable[..., Any]) -> Iterator
 
 
 def refusal(reason: str) -> GenerationRefused:
-    """What a request for a picture ends with that does not get its turn; its progress bar ends, too.
+    """The error of a request for a picture that does not get its turn; its progress bar ends, too.
 
-    The WebUI takes a task off its list of waiting ones only when its turn comes: the page would show it as
-    waiting for ever. Which task it is only the request's own function knows.
+    The WebUI removes a task from its waiting list only when its turn comes: the page would show it as
+    waiting forever. Only the request's own function knows which task it is.
     """
     try:
         from modules import progress

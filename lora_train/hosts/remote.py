@@ -1,8 +1,8 @@
 """A WebUI elsewhere, over its HTTP API (`--api`): captions, restoring, upscaling, and its GPU memory.
 
-What it answers is as AUTOMATIC1111 1.10.1 does it, tried out: JSON everywhere but at `server-stop`, which answers
-"Stopping." as plain text (a proxy in between may close the connection first), and which with --nowebui answers so
-and stops nothing; `server-kill` then ends it without an answer.
+Its answers are those of AUTOMATIC1111 1.10.1, as tried: JSON everywhere except at `server-stop`, which answers
+"Stopping." as plain text (a proxy in between may close the connection first), and with --nowebui answers that
+but stops nothing; `server-kill` then ends it without an answer.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 300
 STOPPING_S, KILLED_S, LOOK_S = 30.0, 10.0, 0.5
-"""How long a WebUI may take to stop, and how often it is looked for, in seconds."""
+"""How long a WebUI may take to stop, and how often that is checked, in seconds."""
 _HASH = re.compile(r"\s*\[[^]]+]\s*$")
-"""What the WebUI puts behind a checkpoint's name once it knows its hash."""
+"""What the WebUI appends to a checkpoint's name once it knows its hash."""
 GATEWAYS = (502, 503, 504)
-"""What a proxy answers for a server that is gone."""
+"""Status codes of a proxy whose server is gone."""
 
 
 class RemoteHost(StandaloneHost):
-    """Trains here and uses the models of the WebUI at `url`; its files count only when they are on this machine."""
+    """Trains here and uses the models of the WebUI at `url`; its files count only if they are on this machine."""
 
     name = "remote WebUI"
     improves = True
@@ -54,7 +54,7 @@ class RemoteHost(StandaloneHost):
         self._login = base64.b64encode(f"{user}:{password}".encode()).decode() if user else ""
 
     def _ask(self, path: str, content: dict[str, Any] | None = None) -> Any:
-        """GET, or POST with `content`; the JSON of the answer. Raises LoraTrainError that says what to do."""
+        """GET, or POST with `content`; the JSON of the answer. Raises LoraTrainError with what to do."""
         try:
             with self._open(path, content) as answer:
                 return json.loads(answer.read() or b"null")
@@ -75,8 +75,8 @@ class RemoteHost(StandaloneHost):
         request = urllib.request.Request(f"{self._url}{path}", data, headers)
         return urllib.request.urlopen(request, timeout=timeout)
 
-    def _told(self, path: str, content: dict[str, Any], name: str) -> str:
-        """The text of that name in what POST answers. Raises LoraTrainError, also where there is none."""
+    def _answered(self, path: str, content: dict[str, Any], name: str) -> str:
+        """The text of that name in the answer to a POST. Raises LoraTrainError, also where there is none."""
         answer = self._ask(path, content)
         if not isinstance(answer, dict) or not isinstance(answer.get(name), str):
             raise LoraTrainError(
@@ -92,12 +92,12 @@ class RemoteHost(StandaloneHost):
             hint = "--api-server-stop" if path.endswith("server-stop") else "--api"
             return LoraTrainError("the WebUI does not offer this.", where, f"Start it with {hint}.")
         try:
-            told = json.loads(error.read())
-            reason = told.get("errors") or told.get("detail") or told
-            kind = told.get("error") or ""
+            answer = json.loads(error.read())
+            reason = answer.get("errors") or answer.get("detail") or answer
+            kind = answer.get("error") or ""
         except (ValueError, RecursionError, AttributeError, OSError):
             reason, kind = error.reason, ""
-        if error.code == 500 and path.endswith("interrogate"):  # what a model that could not be downloaded looks like
+        if error.code == 500 and path.endswith("interrogate"):  # the sign of a model that could not be downloaded
             return self._captioner_failed(f"{kind}: {reason}".strip(": "))
         return LoraTrainError(f"the WebUI answered {error.code}: {reason}.", where, "Its own log says more.")
 
@@ -108,12 +108,12 @@ class RemoteHost(StandaloneHost):
         )
 
     def checkpoints(self) -> list[Path]:
-        """See Host: those that are on this machine, too."""
+        """See Host: those that are also on this machine."""
         listed = [Path(str(entry.get("filename"))) for entry in self._ask("/sdapi/v1/sd-models") or []]
         return [path for path in listed if path.is_file()]
 
     def current_checkpoint(self) -> Path | None:
-        """See Host: None where it is not on this machine. Before it loads one it has chosen none: then its first."""
+        """See Host: None where it is not on this machine. Before the WebUI has loaded any, its first."""
         chosen = (self._ask("/sdapi/v1/options") or {}).get("sd_model_checkpoint") or ""
         for entry in self._ask("/sdapi/v1/sd-models") or []:
             if not chosen or chosen in _names_of(entry):
@@ -126,21 +126,18 @@ class RemoteHost(StandaloneHost):
         return CAPTION_KINDS
 
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
-        """See Host."""
         model = "deepdanbooru" if kind == "deepbooru" else "clip"
         for picture in pictures:
-            text = self._told("/sdapi/v1/interrogate", {"image": _encoded(picture), "model": model}, "caption")
+            text = self._answered("/sdapi/v1/interrogate", {"image": _encoded(picture), "model": model}, "caption")
             if text.rstrip().endswith("<error>"):
                 raise self._captioner_failed()
             yield text
 
     def restore_faces(self, pictures: Iterable[Image.Image], weight: float) -> Iterator[Image.Image]:
-        """See Host."""
         for picture in pictures:
             yield self._extra(picture, {"codeformer_visibility": 1, "codeformer_weight": weight, "upscaling_resize": 1})
 
     def upscale(self, pictures: Iterable[Image.Image], factor: float, name: str) -> Iterator[Image.Image]:
-        """See Host."""
         there = [str(entry.get("name")) for entry in self._ask("/sdapi/v1/upscalers") or []]
         wanted = [name] if name else ["SwinIR_4x", "SwinIR 4x", "R-ESRGAN 4x+", "Lanczos"]
         chosen = next((t for w in wanted for t in there if t.lower() == w.lower()), None)
@@ -152,15 +149,15 @@ class RemoteHost(StandaloneHost):
     def _extra(self, picture: Image.Image, options: dict[str, Any]) -> Image.Image:
         from PIL import Image
 
-        told = self._told("/sdapi/v1/extra-single-image", {"image": _encoded(picture), **options}, "image")
-        return Image.open(io.BytesIO(base64.b64decode(told))).convert("RGB")
+        encoded = self._answered("/sdapi/v1/extra-single-image", {"image": _encoded(picture), **options}, "image")
+        return Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
 
     @contextmanager
     def lend_gpu(self, stopped: Callable[[], bool] = never, note: Note = print) -> Iterator[None]:
-        """See Host: its checkpoint is unloaded, and loaded again at the end. It does not know to wait."""
+        """See Host: its checkpoint is unloaded, and loaded again at the end. Generation does not wait meanwhile."""
         try:
             self._ask("/sdapi/v1/unload-checkpoint", {})
-        except LoraTrainError as error:  # the training can go on without
+        except LoraTrainError as error:  # the training can continue without
             note(f"The WebUI's checkpoint was not unloaded: {error}")
             yield
             return
@@ -174,12 +171,12 @@ class RemoteHost(StandaloneHost):
                 note(f"The WebUI's checkpoint was not loaded again: {error}")
 
     def refresh_loras(self, changed: Path | None = None) -> None:
-        """See Host; a WebUI that is away is no reason to fail: it looks when it starts."""
+        """See Host; a WebUI that is not running is no reason to fail: it lists them when it starts."""
         with suppress(LoraTrainError):
             self._ask("/sdapi/v1/refresh-loras", {})
 
     def unreachable(self) -> list[Problem]:
-        """See Host: asked before anything is done, since else all pictures would come first."""
+        """See Host: checked before anything else, because otherwise all pictures would be processed first."""
         try:
             self.checkpoints()
         except LoraTrainError as error:
@@ -187,7 +184,7 @@ class RemoteHost(StandaloneHost):
         return []
 
     def check_shutdown(self) -> None:
-        """See Host: the route is there only with --api-server-stop, and refuses to be read."""
+        """See Host: the route exists only with --api-server-stop, and refuses GET."""
         path = "/sdapi/v1/server-stop"
         try:
             self._open(path).close()
@@ -195,19 +192,19 @@ class RemoteHost(StandaloneHost):
             if error.code != 405:
                 raise self._refused(path, error) from error
         except (OSError, HTTPException):
-            self._ask(path)  # which says what is wrong
+            self._ask(path)  # raises with what is wrong
 
     def shutdown(self) -> None:
-        """See Host: it is gone when this returns."""
+        """See Host: the server is gone when this returns."""
         self._end("/sdapi/v1/server-stop")
         if not self._gone_within(STOPPING_S):
             self._end("/sdapi/v1/server-kill")
             if not self._gone_within(KILLED_S):
-                raise LoraTrainError("the WebUI said that it stops, and is still there.", self._url, "Stop it by hand.")
+                raise LoraTrainError("the WebUI said that it stops, but still runs.", self._url, "Stop it by hand.")
         self._stopped = True
 
     def _end(self, path: str) -> None:
-        """Ask for the server's end; what it answers, and whether it still can, does not matter."""
+        """Ask the server to end; its answer does not matter, nor does a missing one."""
         try:
             self._open(path, {}).close()
         except urllib.error.HTTPError as error:
@@ -231,13 +228,13 @@ class RemoteHost(StandaloneHost):
             return error.code not in GATEWAYS
         except urllib.error.URLError as error:
             return not isinstance(error.reason, ConnectionRefusedError)
-        except (OSError, HTTPException):  # it is just closing
+        except (OSError, HTTPException):  # it is closing
             return True
         return True
 
 
 def _names_of(entry: dict[str, Any]) -> set[str]:
-    """What the setting that names the chosen checkpoint may hold for one of the list."""
+    """What the setting of the chosen checkpoint may contain for this entry of the list."""
     title, path = str(entry.get("title") or ""), str(entry.get("filename") or "").replace("\\", "/")
     return {title, _HASH.sub("", title), str(entry.get("model_name") or title), path.rsplit("/", 1)[-1]}
 
@@ -245,7 +242,7 @@ def _names_of(entry: dict[str, Any]) -> set[str]:
 def _is_address(url: str) -> bool:
     try:
         parts = urllib.parse.urlsplit(url)
-        whole = bool(parts.hostname) and parts.port != 0  # a port that cannot be raises ValueError
+        whole = bool(parts.hostname) and parts.port != 0  # an impossible port raises ValueError
     except ValueError:
         return False
     return whole and parts.scheme in ("http", "https") and url.isprintable() and " " not in url

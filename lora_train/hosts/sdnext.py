@@ -20,7 +20,7 @@ _TAGGERS = ("modules.interrogate.deepbooru", "modules.deepbooru")
 
 
 def _first_with(modules: tuple[str, ...], attribute: str) -> Any:
-    """The attribute of the first module that has it: SD.Next moves things between versions."""
+    """The attribute of the first module that has it: SD.Next moves them between versions."""
     for name in modules:
         try:
             found = getattr(importlib.import_module(name), attribute, None)
@@ -32,13 +32,12 @@ def _first_with(modules: tuple[str, ...], attribute: str) -> Any:
 
 
 class SdNextHost(WebuiHost):
-    """See Host. Checked against its sources by contract tests only."""
+    """Checked against SD.Next's sources by contract tests only."""
 
     name = "SD.Next"
     _tokenizer_folders = ("configs/*/tokenizer",)
 
     def checkpoints(self) -> list[Path]:
-        """See Host."""
         listed = _first_with(("modules.sd_checkpoint", "modules.sd_models"), "checkpoints_list") or {}
         return [Path(info.filename) for info in listed.values() if Path(info.filename).exists()]
 
@@ -65,12 +64,12 @@ class SdNextHost(WebuiHost):
     def _blip(self) -> tuple[Callable[[], Any], Callable[[Any], str], Callable[[], Any]]:
         interrogate = _first_with(_CAPTIONERS, "interrogate")
         if interrogate is None:
-            raise LoraTrainError("this SD.Next has no captioner that is known here.", "captions", "Write captions.")
+            raise LoraTrainError("this SD.Next has no captioner that LoRA Train knows.", "captions", "Write captions.")
 
         def one(picture: Any) -> str:
             text = str(interrogate(picture))
             if "error" in text.lower() or not text.strip():
-                raise RuntimeError(text or "it said nothing")
+                raise RuntimeError(text or "it returned nothing")
             return text
 
         return lambda: None, one, self._unload_helpers
@@ -88,7 +87,7 @@ class SdNextHost(WebuiHost):
 
     @contextmanager
     def _models_off(self, keep: bool, note: Note) -> Iterator[None]:
-        """See WebuiHost: SD.Next's own unload and reload, which free the model wholly."""
+        """See WebuiHost: SD.Next's own unload and reload, which free the model entirely."""
         from modules import devices, sd_models
 
         was_there = self._loaded_model() is not None
@@ -117,7 +116,6 @@ class SdNextHost(WebuiHost):
             shared.state.end(job)
 
     def refresh_loras(self, changed: Path | None = None) -> None:
-        """See Host."""
         refresh = _first_with(_LISTS_LORAS, "list_available_networks")
         if refresh is not None:
             try:

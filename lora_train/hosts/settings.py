@@ -1,6 +1,6 @@
-"""The settings that a person can change in the host's settings page, in one table.
+"""The settings that a person can change on the host's settings page, in one table.
 
-A WebUI shows them in its own page (`on_ui_settings`); without one they have their defaults.
+A WebUI shows them on its own page (`on_ui_settings`); without one they have their defaults.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ PREFIX = "lora_train_"
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting. `choices` makes it a choice; otherwise the default's type decides what it is."""
+    """One setting. `choices` makes it a choice; otherwise the default's type decides its kind."""
 
     key: str
     default: Any
@@ -24,7 +24,7 @@ class Setting:
     highest: float = 0
     needs_reload: bool = False
     settings_only: bool = False
-    """It is changed on the settings page alone, not over the host's API."""
+    """It can be changed only on the settings page, not over the host's API."""
 
 
 WAIT, REFUSE = "Wait until the training ends", "Refuse with a message"
@@ -42,9 +42,9 @@ SETTINGS: tuple[Setting, ...] = (
         choices=(APPLY_AUTO, APPLY_HOST, APPLY_OURS),
         needs_reload=True,
     ),
-    Setting("preview_every", 100, "Preview every so many steps", "0: only at start and end", highest=10_000),
-    Setting("state_minutes", 2.0, "Save the state of a training every so many minutes", "0: never", highest=120),
-    Setting("cache_gb", 20.0, "Cached latents may take so many gigabytes", highest=1000, lowest=1),
+    Setting("preview_every", 100, "Steps between previews", "0: only at start and end", highest=10_000),
+    Setting("state_minutes", 2.0, "Minutes between saved states of a training", "0: never", highest=120),
+    Setting("cache_gb", 20.0, "Most gigabytes of cached latents", highest=1000, lowest=1),
     Setting("api", True, "Offer the REST API to other programs", "the page's own requests always work"),
     Setting(
         "readable",
@@ -66,7 +66,7 @@ BY_KEY = {setting.key: setting for setting in SETTINGS}
 
 
 class Settings:
-    """Reads settings from a host's options (an object with attributes), or gives the defaults."""
+    """Reads settings from a host's options (an object with attributes), or returns the defaults."""
 
     def __init__(self, options: Any = None) -> None:
         self._options = options
@@ -79,5 +79,5 @@ class Settings:
             return value if value in setting.choices else setting.default
         try:
             return type(setting.default)(value)
-        except (TypeError, ValueError):  # an emptied number field
+        except (TypeError, ValueError):  # a number field left empty
             return setting.default

@@ -1,4 +1,4 @@
-"""No WebUI: the page, the command line and the Python API on their own."""
+"""Without a WebUI: the page, the command line and the Python API on their own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATA_VARIABLE, CAPTIONER_VARIABLE = "LORA_TRAIN_DATA", "LORA_TRAIN_CAPTIONER"
 
 
 class StandaloneHost:
-    """Keeps everything below one folder: `LORA_TRAIN_DATA`, or `lora-train-data` where it was started.
+    """Keeps everything below one folder: `LORA_TRAIN_DATA`, or `lora-train-data` where the program was started.
 
     `captioner` is a transformers image-to-text model, by folder or by the id of one in the hub's cache;
     `offline` downloads nothing.
@@ -35,7 +35,7 @@ class StandaloneHost:
         self._captioner = captioner or os.environ.get(CAPTIONER_VARIABLE, "")
 
     def checkpoints(self) -> list[Path]:
-        """See Host: the demo's base, when it is there."""
+        """See Host: the demo's base, if it is there."""
         folder = base_folder()
         return [folder] if (folder / "model_index.json").is_file() else []
 
@@ -43,31 +43,25 @@ class StandaloneHost:
         """See Host: there is no list."""
 
     def current_checkpoint(self) -> Path | None:
-        """See Host."""
         return next(iter(self.checkpoints()), None)
 
     def tokenizers(self) -> list[Any]:
-        """See Host."""
         return []
 
     def device(self) -> str:
-        """See Host."""
         return "auto"
 
     def lora_dir(self) -> Path:
-        """See Host."""
         return self._data / "loras"
 
     def data_dir(self) -> Path:
-        """See Host."""
         return self._data
 
     def settings(self) -> Settings:
-        """See Host."""
         return Settings()
 
     def may_read(self, path: Path) -> bool:
-        """See Host: the server listens on this machine alone."""
+        """See Host: the server listens only on this machine."""
         return True
 
     def may_write(self, path: Path) -> bool:
@@ -75,24 +69,22 @@ class StandaloneHost:
         return path.expanduser().resolve().is_relative_to(self._data.resolve())
 
     def may_run_programs(self) -> bool:
-        """See Host: who has the page's token, or the command line, has these rights anyway."""
+        """See Host: people who have the page's token, or the command line, have these rights anyway."""
         return True
 
     def caption_kinds(self) -> tuple[str, ...]:
-        """See Host."""
         return ("blip",) if self._captioner else ()
 
     def face_weights(self) -> list[Path]:
-        """See Host."""
         return []
 
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
-        """See Host: by a transformers model, tags not at all."""
+        """See Host: by a transformers model; no tags."""
         from lora_train.captions.captioners.transformers_model import transformers_captions
 
         if kind != "blip" or not self._captioner:
             raise LoraTrainError(
-                "there is nothing here that can caption pictures.",
+                "there is no captioner here.",
                 "captions",
                 f"Set {CAPTIONER_VARIABLE} to the folder or id of a transformers image-to-text model, "
                 "or use a running WebUI with --server, or write .txt files beside the pictures.",
@@ -100,31 +92,25 @@ class StandaloneHost:
         yield from transformers_captions(self._captioner, pictures)
 
     def restore_faces(self, pictures: Iterable[Image.Image], weight: float) -> Iterator[Image.Image]:
-        """See Host."""
-        raise LoraTrainError("there is nothing here that can restore faces.", "restore", "Use a WebUI (--server).")
+        raise LoraTrainError("there is no face restoration here.", "restore", "Use a WebUI (--server).")
 
     def upscale(self, pictures: Iterable[Image.Image], factor: float, name: str) -> Iterator[Image.Image]:
-        """See Host."""
         raise LoraTrainError("there is no upscaler here.", "upscale", "Use a WebUI (--server).")
 
     def lend_gpu(self, stopped: Callable[[], bool] = never, note: Note = print) -> AbstractContextManager[None]:
-        """See Host."""
         return nullcontext()
 
     def refresh_loras(self, changed: Path | None = None) -> None:
-        """See Host: the folder is looked at each time."""
+        """See Host: the folder is read every time."""
 
     def report_progress(self, run: str, done: int, total: int, text: str) -> None:
-        """See Host."""
+        """See Host: there is no progress bar."""
 
     def unreachable(self) -> list[Problem]:
-        """See Host."""
         return []
 
     def check_shutdown(self) -> None:
-        """See Host."""
         raise LoraTrainError("there is no WebUI to stop.", "--shutdown", "Name it with --server URL.")
 
     def shutdown(self) -> None:
-        """See Host."""
         self.check_shutdown()

@@ -23,30 +23,28 @@ CHECKPOINT_SUFFIXES = (".safetensors", ".ckpt")
 
 
 def task_id(run: str) -> str:
-    """What the WebUI's progress routes call a run."""
+    """The id of a run in the WebUI's progress routes."""
     return f"task(lora_train-{run})"
 
 
 class WebuiHost:
-    """See Host. Every method imports what it needs, so that a WebUI that lacks one thing loses only that."""
+    """Every method imports what it needs, so that a WebUI that lacks one thing loses only that."""
 
     name = "AUTOMATIC1111 WebUI"
     improves = True
     downloads = True
     _tokenizer_folders: tuple[str, ...] = ()
-    """Patterns below the host's own folder, of folders that hold tokenizers."""
+    """Patterns of folders with tokenizers, below the host's own folder."""
     _lent = False
     """Whether the WebUI's queue is held by a training now."""
 
     def checkpoints(self) -> list[Path]:
-        """See Host."""
         from modules import sd_models
 
         files = [Path(info.filename) for info in sd_models.checkpoints_list.values()]
         return [path for path in files if path.suffix.lower() in CHECKPOINT_SUFFIXES]
 
     def look_for_checkpoints(self) -> None:
-        """See Host."""
         from modules import sd_models, shared
 
         options: dict[str, Any] = getattr(shared.opts, "data", {})
@@ -56,10 +54,10 @@ class WebuiHost:
         except Exception:  # the list can also be refreshed by hand
             log.exception("the WebUI's list of checkpoints could not be refreshed")
         if chosen is not None:
-            options["sd_model_checkpoint"] = chosen  # with --ckpt, listing chooses that one
+            options["sd_model_checkpoint"] = chosen  # with --ckpt, listing selects that one
 
     def current_checkpoint(self) -> Path | None:
-        """See Host: the one chosen at the top of the page, which the next picture is made with; nothing is loaded."""
+        """See Host: the one chosen at the top of the page, with which the next picture is made; nothing is loaded."""
         from modules import sd_models
 
         from lora_train.hosts.lending import chosen_checkpoint
@@ -84,7 +82,7 @@ class WebuiHost:
         return tokenizers_of(self._loaded_model())
 
     def _tokenizers_in_files(self) -> list[Any]:
-        """The first that is CLIP's, in a list."""
+        """The first CLIP tokenizer, in a list."""
         from modules import paths_internal
         from transformers import CLIPTokenizer
 
@@ -95,7 +93,7 @@ class WebuiHost:
             if all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
                 try:
                     tokenizer = CLIPTokenizer.from_pretrained(folder)
-                except Exception:  # another kind's, whatever its library says of that
+                except Exception:  # of another kind, whatever its library raises
                     log.debug("no CLIP tokenizer: %s", folder, exc_info=True)
                     continue
                 if len(tokenizer) == VOCABULARY_SIZE:
@@ -110,7 +108,6 @@ class WebuiHost:
         return named if named.startswith("cuda:") else "auto"
 
     def lora_dir(self) -> Path:
-        """See Host."""
         from modules import paths, shared
 
         named = getattr(shared.cmd_opts, "lora_dir", None)
@@ -119,20 +116,18 @@ class WebuiHost:
         return Path(named or Path(paths.models_path) / "Lora").absolute()
 
     def data_dir(self) -> Path:
-        """See Host."""
         from modules import paths_internal
 
         named = str(self.settings()["data_dir"]).strip()
         return (Path(named) if named else Path(paths_internal.data_path) / "lora-train").absolute()
 
     def settings(self) -> Settings:
-        """See Host."""
         from modules import shared
 
         return Settings(shared.opts)
 
     def may_read(self, path: Path) -> bool:
-        """See Host: anything on one's own machine; else only the WebUI's folders and those named in settings."""
+        """See Host: anything on one's own machine; else only the WebUI's folders and those named in the settings."""
         from modules import shared
 
         options = shared.cmd_opts
@@ -143,14 +138,14 @@ class WebuiHost:
         return any(resolved.is_relative_to(folder) for folder in self._readable_folders())
 
     def may_write(self, path: Path) -> bool:
-        """See Host: below the WebUI's folders and those named in settings."""
+        """See Host: below the WebUI's folders and those named in the settings."""
         resolved = path.expanduser().resolve()
         return any(resolved.is_relative_to(folder) for folder in self._readable_folders())
 
     def may_run_programs(self) -> bool:
         """See Host: where the settings allow it, and not where others could change the settings.
 
-        The WebUI itself installs no extensions then, for the same reason (`disable_extension_access`).
+        The WebUI itself then installs no extensions, for the same reason (`disable_extension_access`).
         """
         try:
             from modules import shared
@@ -169,7 +164,7 @@ class WebuiHost:
         return [Path(folder).expanduser().resolve() for folder in folders]
 
     def caption_kinds(self) -> tuple[str, ...]:
-        """See Host: what its modules are there for."""
+        """See Host: those whose modules it has."""
         found = []
         for kind in CAPTION_KINDS:
             try:
@@ -180,7 +175,7 @@ class WebuiHost:
         return tuple(found)
 
     def face_weights(self) -> list[Path]:
-        """See Host: its face restorers leave them beside their own."""
+        """See Host: its face restorers keep them beside their own."""
         from modules import paths, shared
 
         named = [getattr(shared.cmd_opts, name, None) for name in ("gfpgan_models_path", "codeformer_models_path")]
@@ -191,7 +186,7 @@ class WebuiHost:
         return self._deepbooru() if kind == "deepbooru" else self._blip()
 
     def caption(self, pictures: Iterable[Image.Image], kind: str) -> Iterator[str]:
-        """See Host: BLIP and DeepDanbooru as the WebUI has them."""
+        """See Host: the WebUI's BLIP and DeepDanbooru."""
         try:
             start, one, unload = self._captioner(kind)
         except (AttributeError, ImportError) as error:
@@ -225,15 +220,15 @@ class WebuiHost:
         def one(picture: Image.Image) -> Image.Image:
             before = np.array(picture.convert("RGB"))
             after = restorer.restore(before, w=weight) if restorer.name() == "CodeFormer" else restorer.restore(before)
-            # without its weights the WebUI only warns; a picture without a face comes back as it was, too
+            # without its weights the WebUI only warns; a picture without a face is also returned unchanged
             if getattr(restorer, "net", before) is None:
-                raise RuntimeError("its weights are not there and could not be downloaded")
+                raise RuntimeError("its weights are missing and could not be downloaded")
             return Image.fromarray(after)
 
         yield from self._by_model(pictures, lambda: None, one, self._unload_helpers, f"{restorer.name()}")
 
     def upscale(self, pictures: Iterable[Image.Image], factor: float, name: str) -> Iterator[Image.Image]:
-        """See Host. SwinIR is taken where no name is given, then any ESRGAN, then Lanczos."""
+        """See Host. Without a name SwinIR is used, else any ESRGAN, else Lanczos."""
         from modules import shared
 
         upscaler = self._upscaler(list(shared.sd_upscalers), name)
@@ -262,7 +257,7 @@ class WebuiHost:
         unload: Callable[[], Any],
         what: str,
     ) -> Iterator[Any]:
-        """Apply a model of the WebUI to each picture, between others' work in its queue, and unload it at the end."""
+        """Apply a model of the WebUI to each picture, between other jobs in its queue, and unload it at the end."""
         from modules import call_queue
 
         used = False
@@ -299,13 +294,12 @@ class WebuiHost:
 
     @contextmanager
     def lend_gpu(self, stopped: Callable[[], bool] = never, note: Note = print) -> Iterator[None]:
-        """See Host."""
         from modules import call_queue
 
         settings, queue, postponed = self.settings(), call_queue.queue_lock, PostponedSettings(note)
         note("Waiting for the WebUI to finish what it is doing ...")
         with ExitStack() as stack:
-            stack.callback(postponed.carry_out)  # the last of all: it waits for its turn, too
+            stack.callback(postponed.carry_out)  # last of all: it waits for its turn, too
             stack.enter_context(interruptible(queue, self._interrupted, self._interruption))
             stack.enter_context(turn(queue, stopped))
             stack.enter_context(self._lending())
@@ -325,9 +319,9 @@ class WebuiHost:
             self._lent = False
 
     def _interrupted(self) -> bool:
-        """Whether a person has pressed Interrupt since this was last asked: that is about what waits for our training.
+        """Whether a person has pressed Interrupt since the last call: it concerns the jobs that wait for our training.
 
-        While something else has the queue, its own code looks at this.
+        While something else has the queue, its own code handles this.
         """
         from modules import shared
 
@@ -338,7 +332,7 @@ class WebuiHost:
 
     @staticmethod
     def _interruption() -> str:
-        return "Interrupted while it waited for the training of a LoRA."
+        return "Interrupted while waiting for the training of a LoRA."
 
     @staticmethod
     def _refusal() -> str:
@@ -354,7 +348,7 @@ class WebuiHost:
 
     @contextmanager
     def _job(self) -> Iterator[None]:
-        """The training as the WebUI's present job, for its progress bar and `/sdapi/v1/progress`.
+        """The training as the WebUI's current job, for its progress bar and `/sdapi/v1/progress`.
 
         Its Interrupt button does not stop a training, only what waits for it: "Reload UI" sets the same flag.
         """
@@ -369,7 +363,6 @@ class WebuiHost:
             shared.state.end()
 
     def report_progress(self, run: str, done: int, total: int, text: str) -> None:
-        """See Host."""
         from modules import progress, shared
 
         if not self._lent:
@@ -382,7 +375,7 @@ class WebuiHost:
         shared.state.textinfo = text
 
     def refresh_loras(self, changed: Path | None = None) -> None:
-        """See Host: the bundled Lora extension lists them; what it has applied of `changed` is taken off."""
+        """See Host: the bundled Lora extension lists them; `changed` is removed where it has been applied."""
         networks = sys.modules.get("networks")
         if networks is None or not hasattr(networks, "list_available_networks"):
             return
@@ -410,11 +403,10 @@ class WebuiHost:
                 module.network_current_names = ()
 
     def unreachable(self) -> list[Problem]:
-        """See Host."""
         return []
 
     def check_shutdown(self) -> None:
-        """See Host."""
+        """See Host: nothing to check, `shutdown` does nothing."""
 
     def shutdown(self) -> None:
-        """See Host: in-process, `lend_gpu` frees the memory; the server goes on."""
+        """See Host: in-process, `lend_gpu` frees the memory; the server keeps running."""

@@ -1,4 +1,4 @@
-"""Our settings in the WebUI's settings page."""
+"""Our settings on the WebUI's settings page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CATEGORY = ("lora_train", "LoRA Train")
 
 
 def add_options() -> None:
-    """Register every setting; doing it again (after "Reload UI") changes nothing."""
+    """Register every setting; doing so again (after "Reload UI") changes nothing."""
     from modules import shared
 
     with suppress(ImportError, AttributeError):  # older WebUIs have no categories

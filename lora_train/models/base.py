@@ -1,6 +1,6 @@
-"""What the trainer, the previews and the prompt code need of a base model, whichever its family.
+"""What the trainer, the previews and the prompt code need from a base model of any family.
 
-The loop never asks which family it has: noise and target, latents, text, names and blocks are the
+The loop never asks for the family: noise and target, latents, text, names and blocks are the
 family's own. Shapes: B pictures, C latent channels, H x W pixels, h x w = H/8 x W/8 latents.
 """
 
@@ -25,33 +25,33 @@ Conditioning = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Frame:
-    """How a picture was cut out of its original; sizes are (width, height) in pixels."""
+    """How a picture was cropped from its original; sizes are (width, height) in pixels."""
 
     original: tuple[int, int]
     crop: tuple[int, int]
-    """Left and top of the cut, in the picture scaled to cover `target`."""
+    """Left and top of the crop, in the picture scaled to cover `target`."""
     target: tuple[int, int]
 
     @classmethod
     def whole(cls, width: int, height: int) -> Frame:
-        """A picture that was never cut, as one wants them made."""
+        """An uncropped picture, as wanted of generated ones."""
         return cls((width, height), (0, 0), (width, height))
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is known of a base model before it is loaded."""
+    """What is known about a base model before it is loaded."""
 
     family: str
     schedule: dict[str, Any]
     """What it says of its noise: Stable Diffusion's have a scheduler configuration, see `Parts`."""
     native_resolution: int
-    """Side in pixels that it was trained at."""
+    """The side in pixels that it was trained at."""
 
 
 @dataclass
 class Parts:
-    """The loaded pieces of a base model, before a family makes sense of them."""
+    """The loaded parts of a base model, before a family interprets them."""
 
     source: Path
     unet: nn.Module
@@ -59,11 +59,11 @@ class Parts:
     text_encoders: list[nn.Module]
     tokenizers: list[Any]
     padding: tuple[int | None, ...] = (None,)
-    """The token id that fills up each tokenizer's rows; None: its own."""
+    """The token id that pads each tokenizer's rows; None: its own."""
     scheduler_config: dict[str, Any] = field(default_factory=dict)
     """With `prediction_type` and `rescale_betas_zero_snr`, as diffusers has them."""
     notes: tuple[str, ...] = ()
-    """What had to be assumed, for the person."""
+    """Notes for the person on what had to be assumed."""
     family: str = ""
     """The family's name, see `records.families.FAMILIES`."""
 
@@ -79,11 +79,11 @@ class BaseModel(Protocol):
     implementation: str
     """The `modelspec.implementation` of a LoRA for it: whose module names the file has."""
     text_prefixes: tuple[str, ...]
-    """The file prefixes of the text encoders that can be trained, in their order."""
+    """The prefixes, in files, of the text encoders that can be trained, in order."""
     notes: tuple[str, ...]
-    """What had to be assumed when it was opened."""
+    """Notes on what had to be assumed when it was opened."""
     guidance: float
-    """The usual guidance of a preview."""
+    """The usual guidance scale of a preview."""
     source: Path
     native_resolution: int
     size_step: int
@@ -92,7 +92,7 @@ class BaseModel(Protocol):
 
     @property
     def vae_hash(self) -> str:
-        """Names the VAE and its weights in the latent cache's keys."""
+        """Identifies the VAE and its weights in the latent cache's keys."""
         ...
 
     @property
@@ -127,7 +127,7 @@ class BaseModel(Protocol):
         ...
 
     def checkpoint_activations(self) -> None:
-        """From now on the UNet's blocks keep no activations for the backward pass, which computes them again."""
+        """From now on the UNet's blocks keep no activations for the backward pass, which recomputes them."""
         ...
 
     def vae_to(self, device: torch.device) -> None:
@@ -137,7 +137,7 @@ class BaseModel(Protocol):
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move everything to `device`; UNet and text encoders to `dtype`, the VAE stays fp32.
 
-        Freshly opened weights may have the dtype of their file: nothing is computed before this."""
+        Freshly opened weights may have the dtype of their file: call this before computing anything."""
         ...
 
     def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,7 +145,7 @@ class BaseModel(Protocol):
         ...
 
     def scale_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """VAE latents to the values that the UNet works on."""
+        """VAE latents to the values that the UNet expects."""
         ...
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
@@ -162,7 +162,7 @@ class BaseModel(Protocol):
         ...
 
     def count_tokens(self, text: str) -> int:
-        """How many tokens a text has, without those that every caption begins and ends with."""
+        """How many tokens a text has, without the start and end tokens."""
         ...
 
     def encode_text(self, captions: Sequence[str], clip_skip: int = 1) -> Conditioning:
@@ -170,11 +170,11 @@ class BaseModel(Protocol):
         ...
 
     def unconditional(self, negatives: Sequence[str], encoded: Conditioning) -> Conditioning:
-        """What guidance starts from: the encoded negative prompts, or what stands for empty ones."""
+        """The unconditional input of guidance: the encoded negative prompts, or what stands for empty ones."""
         ...
 
     def extra_inputs(self, frames: Sequence[Frame]) -> Conditioning:
-        """What the model is told of each picture besides its text, to be merged into the conditioning."""
+        """What the model receives about each picture besides its text, to be merged into the conditioning."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""The yaml of the same name beside a one-file checkpoint, as the WebUI reads it."""
+"""The yaml of the same name beside a single-file checkpoint, as the WebUI reads it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Beside:
     """`model.params`."""
     file: Path | None = None
     note: str = ""
-    """For the person, where the file is there and says nothing of the model."""
+    """A note for the person, where the file exists but says nothing about the model."""
 
     def part(self, name: str) -> Mapping[str, Any]:
         """A group of `params`, empty where there is none."""
@@ -28,7 +28,7 @@ class Beside:
 
     @property
     def unet(self) -> Mapping[str, Any]:
-        """The UNet's own part, in LDM's yaml or in `sgm`'s."""
+        """The UNet's section, in LDM's yaml or in `sgm`'s."""
         return _table((self.part("unet_config") or self.part("network_config")).get("params"))
 
     @property
@@ -39,13 +39,13 @@ class Beside:
 
     @property
     def sample_size(self) -> int:
-        """Side of the latents; 0 where nothing is said. Stability's yaml of SD 2.x for 768 pixels says 64 too,
+        """Side of the latents; 0 where the file does not say. Stability's yaml of SD 2.x for 768 pixels says 64 too,
         which LDM's code never reads, so 64 means nothing."""
         said = self.number("image_size", 64)
         return 0 if said == 64 else int(said)
 
     def number(self, name: str, default: float) -> float:
-        """A number of `params`; texts count, as YAML makes one of 1e-4. Raises LoraTrainError."""
+        """A number of `params`; strings are converted, because YAML reads 1e-4 as one. Raises LoraTrainError."""
         value: Any = self.params.get(name)
         if isinstance(value, (list, tuple)) and value:
             value = value[0]
@@ -54,7 +54,7 @@ class Beside:
         try:
             return float(value)
         except (TypeError, ValueError) as error:
-            raise LoraTrainError(f"{name} is no number: {str(value)[:80]!r}.", str(self.file), _REPAIR) from error
+            raise LoraTrainError(f"{name} is not a number: {str(value)[:80]!r}.", str(self.file), _REPAIR) from error
 
 
 def read_beside(path: Path) -> Beside:
@@ -67,16 +67,16 @@ def read_beside(path: Path) -> Beside:
     try:
         content = yaml.safe_load(_text(file.read_bytes()))
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise LoraTrainError("the file beside the checkpoint is no yaml.", str(file), _REPAIR) from error
+        raise LoraTrainError("the file beside the checkpoint is not valid YAML.", str(file), _REPAIR) from error
     model = _table(content).get("model")
     params = _table(model).get("params")
     if not isinstance(params, Mapping):
-        return Beside(file=file, note=f"{file.name} beside the checkpoint describes no model; it is not used.")
+        return Beside(file=file, note=f"{file.name} beside the checkpoint does not describe a model and is not used.")
     return Beside(params, file)
 
 
 def _text(content: bytes) -> str:
-    """As editors save it: UTF-8 or UTF-16, with or without a mark. Raises ValueError."""
+    """As editors save it: UTF-8 or UTF-16, with or without a byte order mark. Raises ValueError."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16")
     return content.decode("utf-8-sig")

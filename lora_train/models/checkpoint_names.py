@@ -1,4 +1,4 @@
-"""Other names that one-file checkpoints have for the same tensors, and what lies beside the model in them."""
+"""Other names that single-file checkpoints have for the same tensors, and what they hold besides the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EMA = "model_ema."
 
 
 def usual_names(names: Collection[str]) -> dict[str, str]:
-    """Each of a checkpoint's names to the one that it usually has; most have it.
+    """Each of a checkpoint's names to its usual name, which most have.
 
     Some SD 1.x checkpoints lack `text_model.`, as transformers' first CLIP had it; the WebUI knows them too.
     """
@@ -23,7 +23,7 @@ def usual_names(names: Collection[str]) -> dict[str, str]:
 
 
 def remarks(dtypes: Mapping[str, str], foreign: Collection[str]) -> list[str]:
-    """What there is to say of a checkpoint's contents besides its model.
+    """Notes on a checkpoint's contents besides its model.
 
     `dtypes` are torch's, by name of the tensor; `foreign` is code that it names.
     """
@@ -33,7 +33,7 @@ def remarks(dtypes: Mapping[str, str], foreign: Collection[str]) -> list[str]:
     eight = sorted({dtype for dtype in dtypes.values() if "8_" in dtype and "float" in dtype})
     if eight:
         count = sum(dtype in eight for dtype in dtypes.values())
-        said.append(f"The base is as exact as 8 bits ({', '.join(eight)}) are: {count} of its tensors are stored so.")
+        said.append(f"The base has only 8-bit precision ({', '.join(eight)}): {count} of its tensors are stored in it.")
     if foreign:
         named = ", ".join(list(foreign)[:3]) + (" ..." if len(foreign) > 3 else "")
         said.append(f"The checkpoint names code beside its weights ({named}); none of it was run.")
@@ -41,7 +41,7 @@ def remarks(dtypes: Mapping[str, str], foreign: Collection[str]) -> list[str]:
 
 
 def left_out(names: Collection[str], used: Collection[str], what: str) -> list[str]:
-    """A remark on tensors of the part `what` that its model has no place for."""
+    """A note on tensors of the part `what` that its model has no place for."""
     spare = sorted(name for name in names if name not in used and not name.endswith("position_ids"))
     if not spare:
         return []

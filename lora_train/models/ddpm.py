@@ -1,6 +1,6 @@
 """The noise process of Stable Diffusion's families (Ho et al. 2020, arXiv 2006.11239).
 
-With a(t) the cumulated product of 1 - beta: x_t = sqrt(a) x + sqrt(1 - a) e, and the prediction is
+With a(t) the cumulative product of 1 - beta: x_t = sqrt(a) x + sqrt(1 - a) e, and the prediction is
 e ("epsilon") or sqrt(a) e - sqrt(1 - a) x ("v_prediction", Salimans and Ho 2022, arXiv 2202.00512).
 """
 
@@ -67,7 +67,7 @@ class NoiseProcess:
 
 
 def with_zero_terminal_snr(alphas_cumprod: torch.Tensor) -> torch.Tensor:
-    """a(t) stretched so that the last one is 0 and the first one stays (Lin et al. 2023, arXiv 2305.08891)."""
+    """a(t) rescaled so that the last value is 0 and the first stays (Lin et al. 2023, arXiv 2305.08891)."""
     roots = alphas_cumprod.sqrt()
     first, last = roots[0].clone(), roots[-1].clone()
     return ((roots - last) * (first / (first - last))) ** 2

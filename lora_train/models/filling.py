@@ -1,4 +1,4 @@
-"""Models from weights that are there already: built without memory of their own, then given the weights."""
+"""Models from existing weights: built without memory of their own, then given the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def fill(make: Callable[[], Model], weights: Mapping[str, torch.Tensor]) -> tupl
     """The model that `make` builds, with `weights` as its parameters; and the names it lacks.
 
     Nothing is copied: the parameters are the given tensors, memory-mapped ones included, in their own
-    dtype; but for floats of 8 bits, in which nothing can be computed or merged. Raises RuntimeError where
+    dtype, except 8-bit floats, in which nothing can be computed or merged. Raises RuntimeError where
     shapes differ.
     """
     with torch.device("meta"):
@@ -26,7 +26,7 @@ def fill(make: Callable[[], Model], weights: Mapping[str, torch.Tensor]) -> tupl
 
 
 def _computable(value: torch.Tensor) -> torch.Tensor:
-    """fp16 holds every value of e4m3 and e5m2."""
+    """8-bit floats as fp16, which holds every value of e4m3 and e5m2."""
     return value.half() if value.is_floating_point() and value.element_size() == 1 else value
 
 
@@ -35,7 +35,7 @@ def _constant(model: nn.Module, name: str) -> bool:
 
 
 def _constants(model: nn.Module) -> list[str]:
-    """Compute the buffers that are no weights; returns those that are unknown."""
+    """Compute the buffers that are not weights. Returns those that are unknown."""
     unknown = []
     for name, buffer in list(model.named_buffers()):
         if not buffer.is_meta:

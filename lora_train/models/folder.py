@@ -24,7 +24,7 @@ _ENCODERS = {
 }
 """A family's sub-folders with text encoders, and those with their tokenizers."""
 _PROJECTED = ("text_encoder_2",)
-"""Those whose pooled, projected state the UNet is given."""
+"""Those whose pooled, projected state the UNet receives."""
 
 
 def recognise_folder(path: Path) -> str:
@@ -37,7 +37,7 @@ def recognise_folder(path: Path) -> str:
     needed = ["unet", "vae", *(name for pair in _ENCODERS[family] for name in pair)]
     missing = [name for name in needed if not (path / name).is_dir()]
     if missing == ["text_encoder", "tokenizer"]:
-        raise LoraTrainError("this is the SDXL refiner, which is no base model.", str(path), "Use the base.")
+        raise LoraTrainError("this is the SDXL refiner, which is not a base model.", str(path), "Use the base.")
     if missing:
         raise LoraTrainError(
             f"the model folder lacks {', '.join(missing)}.", str(path), "Copy the whole diffusers folder."
@@ -53,7 +53,7 @@ def recognise_folder(path: Path) -> str:
     for name, stem in (("unet", _MODEL), ("vae", _MODEL), *((name, _TEXT) for name, _ in _ENCODERS[family])):
         for file in _weights_files(path / name, stem):
             if file.suffix == ".safetensors":
-                read_header(file)  # a copy that broke off is seen before anything starts
+                read_header(file)  # an interrupted copy is noticed before anything starts
     return family
 
 

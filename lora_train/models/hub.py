@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub that are on this machine already."""
+"""Models of the Hugging Face hub that are already on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def local_model(name: str) -> str:
-    """`name`, or where the model of that id lies in the hub's cache; a file or folder of that name comes first."""
+    """`name`, or the folder of the model of that id in the hub's cache; a file or folder of that name comes first."""
     if not is_hub_id(name) or Path(name).expanduser().exists():
         return name
     from huggingface_hub import try_to_load_from_cache

@@ -21,11 +21,11 @@ from lora_train.models.text import count_tokens, encode_clip, room_of, tokenize
 from lora_train.records.families import FAMILIES
 
 ENCODE_PIXELS = 8 * 512 * 512
-"""The VAE takes no more than this at once, which is two pictures of 1024 pixels."""
+"""Most pixels that the VAE encodes at once: two pictures of 1024 x 1024."""
 
 
 class LatentDiffusion:
-    """See BaseModel. A family says its names, and overrides what it does in its own way."""
+    """See BaseModel. A family sets its names and overrides what it does differently."""
 
     family: str
     _sgm_names = False
@@ -34,7 +34,7 @@ class LatentDiffusion:
         self.source: Path = parts.source
         self.notes = parts.notes
         self.unet: Any = parts.unet
-        self.vae: Any = nn.Module.to(parts.vae, torch.float32)  # SDXL's gives NaN in fp16, and it is small
+        self.vae: Any = nn.Module.to(parts.vae, torch.float32)  # SDXL's returns NaN in fp16, and it is small
         self.text_encoders: list[Any] = parts.text_encoders
         self.tokenizers: list[Any] = parts.tokenizers
         self.padding = parts.padding

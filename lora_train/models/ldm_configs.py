@@ -1,6 +1,6 @@
-"""diffusers' and transformers' configurations of the models in a one-file checkpoint, read off its shapes.
+"""diffusers' and transformers' configurations of the models in a single-file checkpoint, derived from its shapes.
 
-What shapes do not show is what each family has always had (`LAYOUTS`), unless the yaml beside it says otherwise.
+What shapes do not show is the same in all models of a family (`LAYOUTS`), unless the yaml beside it says otherwise.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class TextLayout:
-    """A text encoder in a checkpoint: under which prefix, in whose names."""
+    """A text encoder in a checkpoint: its prefix, and whose names it uses."""
 
     prefix: str
     open_clip: bool = False
     unused_layers: int = 0
-    """So many at the end are never run, so diffusers' folders and kohya's files do not have them."""
+    """How many layers at the end are never run, so that diffusers' folders and kohya's files do not have them."""
     projected: bool = False
-    """Whether the UNet is also given its pooled, projected state."""
+    """Whether the UNet also receives its pooled, projected state."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Layout:
 
     text: tuple[TextLayout, ...]
     scale: float
-    """Latents times this have unit spread."""
+    """Latents times this have unit standard deviation."""
     sample_size: tuple[int, int]
     """Side of the latents that it was trained on, for epsilon and for v."""
     heads: int = 0
@@ -58,7 +58,7 @@ LAYOUTS = {
 def unet_config(shapes: Shapes, layout: Layout, params: Mapping[str, Any]) -> tuple[dict[str, Any], UnetShape]:
     """The configuration of an LDM UNet (names without prefix); `params` are the yaml's for it.
 
-    Raises KeyError, IndexError or ValueError for what is no UNet of these families.
+    Raises KeyError, IndexError or ValueError for anything but a UNet of these families.
     """
     last = numbers(shapes, r"input_blocks\.(\d+)\.")[-1]
     downs = [i for i in range(last + 1) if f"input_blocks.{i}.0.op.weight" in shapes]
@@ -112,7 +112,7 @@ def _depths(shapes: Shapes, firsts: list[int], attention: tuple[bool, ...], laye
 
 
 def picture_size_inputs(shapes: Shapes, pooled: int) -> dict[str, Any]:
-    """The part of SDXL's configuration for pooled text (of so many channels) and six sizes."""
+    """The part of SDXL's configuration for pooled text (of `pooled` channels) and six sizes."""
     width = shapes["label_emb.0.0.weight"][1]
     if (width - pooled) % 6:
         raise ValueError("the UNet does not take six sizes")

@@ -39,7 +39,7 @@ _VAE_ATTENTION: Pairs = [
 
 @dataclass(frozen=True)
 class UnetShape:
-    """What fixes a UNet's block names; `attention` says per level whether it has transformers."""
+    """What determines a UNet's block names; `attention` says per level whether it has transformers."""
 
     layers: int
     attention: tuple[bool, ...]

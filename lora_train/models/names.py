@@ -2,7 +2,7 @@
 
 A name is a prefix and the module's path, dots as underscores. SD 1.x and 2.x use diffusers' UNet paths and
 the prefix `lora_te`; SDXL uses the paths of its original code (`sgm`) and `lora_te1`, `lora_te2`. Text
-encoders have transformers' paths in all of them: SD 2.x too, with the 23 layers that it makes use of.
+encoders have transformers' paths in all of them: SD 2.x too, with the 23 layers that it uses.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def text_name(prefix: str, path: str) -> str:
 
 
 def text_prefixes(encoders: Sequence[nn.Module]) -> tuple[str, ...]:
-    """The prefixes of so many text encoders."""
+    """The prefixes of these text encoders."""
     return ONE_ENCODER if len(encoders) == 1 else TWO_ENCODERS
 
 
@@ -96,9 +96,9 @@ def target_names(
 
 
 def all_layers(unet: Any, encoders: Sequence[nn.Module]) -> dict[str, nn.Module]:
-    """Every Linear, Conv2d and norm by its name in files, targets of ours or not.
+    """Every Linear, Conv2d and norm by its name in files, whether we train it or not.
 
-    SDXL's UNet modules are there under diffusers' names too, behind the usual ones: files have both.
+    SDXL's UNet modules are also listed under diffusers' names, after the usual ones: files use both.
     """
     found: dict[str, nn.Module] = {}
     for sgm in (True, False) if len(encoders) > 1 else (False,):

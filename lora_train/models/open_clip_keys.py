@@ -34,7 +34,7 @@ ATTENTION = re.compile(r"(.*)\.attn\.in_proj_(weight|bias)")
 
 
 def to_transformers(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """OpenCLIP's tensors (names without the checkpoint's prefix) as transformers names and shapes them.
+    """OpenCLIP's tensors (names without the checkpoint's prefix) with transformers' names and shapes.
 
     The parts of a fused matrix are views of it. `logit_scale` and other names are left out.
     """

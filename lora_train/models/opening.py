@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def look(path: Path) -> Look:
-    """What can be known of the base model at `path` without loading it (a pickle has to be read for that).
+    """What can be known about the base model at `path` without loading it (a pickle has to be read for that).
 
     Raises LoraTrainError when there is no model that can be trained.
     """
@@ -69,7 +69,7 @@ def _require(path: Path) -> None:
                 f"Download it (hf download {path}) and give its folder, or give another .safetensors, .ckpt or folder."
             )
         raise LoraTrainError(what, str(path), fix)
-    if not path.is_dir() and not path.is_file():  # a pipe would wait for ever
+    if not path.is_dir() and not path.is_file():  # a pipe would block forever
         raise LoraTrainError("this is neither a file nor a folder.", str(path), GIVE_ANOTHER)
 
 
@@ -81,7 +81,7 @@ def assumed_by(config: RunConfig) -> Assumed:
 
 
 def refusals(path: Path, config: RunConfig) -> list[Problem]:
-    """Options of `config` that mean nothing for the base model at `path`, each with the reason.
+    """Options of `config` that the base model at `path` does not support, each with the reason.
 
     Raises LoraTrainError as `look` does.
     """
@@ -133,9 +133,9 @@ def open_model(
 ) -> BaseModel:
     """Load the base model at `path` into CPU memory.
 
-    `tokenizers` is where one may come from for a checkpoint which brings none (without it, nothing is
+    `tokenizers` is where one may come from for a checkpoint without one (without `tokenizers`, nothing is
     downloaded); `assumed` is what a person says about the model. UNet and text encoders become fp32, ready to
-    compute. With `keep_dtype` they stay as they lie in the file, memory-mapped, for whoever then moves them to a
+    compute. With `keep_dtype` they stay as they are in the file, memory-mapped, for callers that then move them to a
     device and its dtype. Raises LoraTrainError.
     """
     import torch

@@ -1,4 +1,4 @@
-"""What a one-file checkpoint's UNet predicts, and how that is known: the weights alone do not say.
+"""What a single-file checkpoint's UNet predicts, and how that is known: the weights alone do not show it.
 
 Sources: the `v_pred` and `ztsnr` keys of NoobAI's checkpoints, the `parameterization` and `VScaling` of
 yaml files, Stability's ModelSpec, the file names of SD 2.x as it was published.
@@ -18,7 +18,7 @@ from lora_train.records.families import EPSILON, V
 
 @dataclass(frozen=True)
 class Assumed:
-    """What a person says about a base model, for where its files say nothing or are wrong."""
+    """What a person says about a base model whose files say nothing or are wrong."""
 
     v_parameterization: bool | None = None
     zero_terminal_snr: bool | None = None
@@ -31,7 +31,7 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Clues:
-    """All that may tell the prediction type."""
+    """Everything that may show the prediction type."""
 
     family: str
     path: Path
@@ -53,7 +53,7 @@ class Prediction:
 
     @property
     def note(self) -> str:
-        """For the person; empty where there is nothing to tell."""
+        """For the person; empty where there is nothing to report."""
         if self.certain and self.kind == EPSILON:
             return ""
         text = f"The base model {'predicts v' if self.kind == V else 'predicts noise (epsilon)'}: {self.why}"
@@ -62,7 +62,7 @@ class Prediction:
 
 
 def prediction_of(clues: Clues) -> Prediction:
-    """What the checkpoint's own clues say; the first one that says something counts."""
+    """What the checkpoint's own clues say; the first that says anything counts."""
     found = next((said for read in _READERS if (said := read(clues)) is not None), None) or _usual(clues)
     return replace(found, zero_terminal_snr=found.kind == V and "ztsnr" in clues.keys)
 
@@ -116,7 +116,7 @@ def _usual(clues: Clues) -> Prediction:
 
 
 def settle(config: Mapping[str, Any], assumed: Assumed) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """A scheduler configuration with what the person says put in, and a note on each change."""
+    """A scheduler configuration with the person's statements applied, and a note on each change."""
     settled, notes = dict(config), []
     if assumed.v_parameterization is not None:
         wanted, word = (V, "v") if assumed.v_parameterization else (EPSILON, "epsilon")
@@ -124,7 +124,7 @@ def settle(config: Mapping[str, Any], assumed: Assumed) -> tuple[dict[str, Any],
             notes.append(f"The base model is taken to predict {word}, as model.v_parameterization says.")
         settled["prediction_type"] = wanted
         if wanted == EPSILON:
-            settled["rescale_betas_zero_snr"] = False  # unless the person says that too, which is refused
+            settled["rescale_betas_zero_snr"] = False  # unless the person sets that too, which is refused
     if assumed.zero_terminal_snr is not None:
         settled["rescale_betas_zero_snr"] = assumed.zero_terminal_snr
     return settled, tuple(notes)

@@ -38,8 +38,8 @@ def sample(
 ) -> list[Image.Image]:
     """Make the pictures. A seed's noise comes from a CPU generator: the same on every device.
 
-    `progress(done, total)` is called after each step and may raise to stop. Raises LoraTrainError when what the
-    model computes is not finite: such a picture would be black.
+    `progress(done, total)` is called after each step and may raise to stop. Raises LoraTrainError when the
+    model's output is not finite: such a picture would be black.
     """
     step = model.size_step
     width, height = request.width // step * step, request.height // step * step
@@ -64,7 +64,7 @@ def sample(
     decoded = model.decode_latents(x)
     if not is_finite(decoded):
         raise LoraTrainError(
-            "the picture has values that are no numbers.", "", "Compute in fp32 or bf16, or lower the LoRA's strength."
+            "the picture contains NaN or infinite values.", "", "Compute in fp32 or bf16, or lower the LoRA's strength."
         )
     return [_as_picture(pixels) for pixels in decoded]
 
@@ -85,7 +85,8 @@ def _conditioning(model: BaseModel, request: Request, guided: bool) -> Condition
 
 
 def _rescaled(guided: torch.Tensor, with_prompt: torch.Tensor) -> torch.Tensor:
-    """Guidance without overexposure: the spread of each picture drawn towards that of the plain prediction."""
+    """Guidance without overexposure: the standard deviation of each picture moved towards that of the prediction with
+    the prompt."""
     inner = tuple(range(1, guided.ndim))
     spread = guided * (with_prompt.std(inner, keepdim=True) / guided.std(inner, keepdim=True))
     return RESCALE * spread + (1 - RESCALE) * guided

@@ -28,7 +28,7 @@ class StableDiffusionXL(LatentDiffusion):
     def encode_text(self, captions: Sequence[str], clip_skip: int = 1) -> Conditioning:
         """See BaseModel: {"states": (B, 77, D1 + D2), "pooled": (B, P)}.
 
-        Both encoders' layer before the last, whatever `clip_skip` says: the UNet knows no other.
+        The penultimate layer of both encoders, whatever `clip_skip` says: the UNet was trained with no other.
         """
         first, _ = encode_penultimate(self.text_encoders[0], self._tokens(0, captions))
         second, pooled = encode_penultimate(self.text_encoders[1], self._tokens(1, captions))
@@ -41,7 +41,7 @@ class StableDiffusionXL(LatentDiffusion):
         return {name: value * said.reshape(-1, *[1] * (value.ndim - 1)) for name, value in encoded.items()}
 
     def extra_inputs(self, frames: Sequence[Frame]) -> Conditioning:
-        """See BaseModel: {"time_ids": (B, 6)}, original height and width, top and left of the cut, height and
+        """See BaseModel: {"time_ids": (B, 6)}, original height and width, top and left of the crop, height and
         width of the result (section 2.2 of the paper). fp32: half precision cannot hold the numbers."""
         rows = [[*f.original[::-1], *f.crop[::-1], *f.target[::-1]] for f in frames]
         return {"time_ids": torch.tensor(rows, dtype=torch.float32, device=self.device)}
@@ -56,7 +56,7 @@ class StableDiffusionXL(LatentDiffusion):
         if config.model.clip_skip > 2:
             found.append(
                 Problem(
-                    "SDXL always takes the layer before the last (which is clip skip 2) of its text encoders.",
+                    "SDXL always uses the penultimate layer (clip skip 2) of its text encoders.",
                     "model.clip_skip",
                     "Leave it out.",
                 )

@@ -1,6 +1,6 @@
-"""One-file checkpoints in the original layouts (LDM, OpenCLIP, `sgm`), read offline.
+"""Single-file checkpoints in the original layouts (LDM, OpenCLIP, `sgm`), read offline.
 
-The model's shape is read off its tensors, so no configuration is needed; a `.yaml` of the same name
+The model's shape is derived from its tensors, so no configuration is needed; a `.yaml` of the same name
 beside the file, as the WebUI reads it, adds what tensors do not show (heads, noise schedule, latent
 scale, the text encoder's folder).
 """
@@ -55,15 +55,15 @@ from lora_train.tensors import (
 
 
 def recognise_shapes(shapes: Shapes, path: Path) -> str:
-    """The family of a one-file checkpoint, from its names and shapes.
+    """The family of a single-file checkpoint, from its names and shapes.
 
-    Raises LoraTrainError when it is none that can be trained.
+    Raises LoraTrainError when it cannot be trained.
     """
     if not any(name.startswith(UNET_PREFIX) for name in shapes):
         if any("lora_" in name for name in shapes):
             raise LoraTrainError("this is a LoRA, not a base model.", str(path), GIVE_ANOTHER)
         if any(name.startswith(EMA) for name in shapes):
-            what = "the checkpoint holds averaged weights (EMA) alone, without the model itself."
+            what = "the checkpoint holds only averaged weights (EMA), without the model itself."
             raise LoraTrainError(what, str(path), "Use the full checkpoint, or the one named pruned or emaonly.")
         raise LoraTrainError("this is not a Stable Diffusion checkpoint.", str(path), GIVE_ANOTHER)
     _require_plain(shapes, path)
@@ -82,10 +82,10 @@ def recognise_shapes(shapes: Shapes, path: Path) -> str:
 
 
 def _require_plain(names: Collection[str], path: Path) -> None:
-    """Raise LoraTrainError for a UNet whose numbers mean something else than they seem to."""
+    """Raise LoraTrainError for a UNet whose weights do not mean what they seem to."""
     for end, what in (
         (("scaled_fp8", ".scale_weight", ".weight_scale"), "its weights have scales beside them (scaled fp8)"),
-        (("edm_mean", "edm_std", "edm_vpred.sigma_max"), "it was trained with another noise (EDM)"),
+        (("edm_mean", "edm_std", "edm_vpred.sigma_max"), "it was trained with another noise process (EDM)"),
         ((".absmax", ".quant_map", ".qweight"), "its weights are quantised"),
     ):
         if any(name.endswith(end) for name in names):
@@ -100,7 +100,7 @@ def _family(shapes: Shapes, path: Path) -> str:
         if has(SD2_TEXT_PREFIX):
             raise LoraTrainError("its UNet takes a picture's embedding (unCLIP).", str(path), "Use another.")
         if has("conditioner.embedders.0.model.") and not has(SDXL_TEXT_PREFIXES[1]):
-            raise LoraTrainError("this is the SDXL refiner, which is no base model.", str(path), "Use the base.")
+            raise LoraTrainError("this is the SDXL refiner, which is not a base model.", str(path), "Use the base.")
         return "sdxl"
     if has(SD2_TEXT_PREFIX):
         return "sd2"
@@ -115,7 +115,7 @@ def _family(shapes: Shapes, path: Path) -> str:
 
 
 def look_at_file(path: Path) -> Look:
-    """A one-file checkpoint by what lies in it and beside it; for safetensors only the header is read.
+    """A single-file checkpoint, from what is in it and beside it; of safetensors only the header is read.
 
     Raises LoraTrainError.
     """
@@ -127,12 +127,12 @@ def look_at_file(path: Path) -> Look:
 
 
 def require_tokenizer_for(path: Path, sources: TokenizerSources) -> None:
-    """Raise LoraTrainError where there is no tokenizer for a one-file checkpoint. Loads neither."""
+    """Raise LoraTrainError where there is no tokenizer for a single-file checkpoint. Loads neither."""
     shapes = _shapes(path)
     text = LAYOUTS[recognise_shapes(shapes, path)].text[0]
     embeddings = [shape for name, shape in shapes.items() if name.startswith(text.prefix) and name.endswith(_WORDS)]
     if not embeddings:
-        raise LoraTrainError("the text encoder in the checkpoint has no words.", str(path), "Use another checkpoint.")
+        raise LoraTrainError("the checkpoint's text encoder has no vocabulary.", str(path), "Use another checkpoint.")
     find_tokenizer(_text_folder(path, read_beside(path)), sources, embeddings[0][0])
 
 
@@ -140,13 +140,13 @@ _WORDS = "token_embedding.weight"
 
 
 def load_file_parts(path: Path, tokenizers: TokenizerSources, assumed: Assumed = Assumed()) -> Parts:
-    """Load a one-file checkpoint, in its own dtype. `tokenizers` is where one may come from.
+    """Load a single-file checkpoint, in its own dtype. `tokenizers` is where one may come from.
 
     Raises LoraTrainError.
     """
     _, foreign = read_shapes(path)
     tensors = read_tensors(path, stand_ins=True)
-    told = remarks({name: str(value.dtype).removeprefix("torch.") for name, value in tensors.items()}, foreign)
+    remarked = remarks({name: str(value.dtype).removeprefix("torch.") for name, value in tensors.items()}, foreign)
     usual = usual_names(tensors)
     tensors = {usual[name]: value for name, value in tensors.items()}
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -155,18 +155,20 @@ def load_file_parts(path: Path, tokenizers: TokenizerSources, assumed: Assumed =
     said = _prediction(family, path, shapes, beside)
     schedule, notes = settle(_schedule(beside, said), assumed)
     folder = _text_folder(path, beside)
-    encoders = [_build_text(_under(tensors, text.prefix), text, folder, path, told) for text in layout.text]
+    encoders = [_build_text(_under(tensors, text.prefix), text, folder, path, remarked) for text in layout.text]
     words = clip_tokenizer(folder, tokenizers, encoders[0].config.vocab_size)
     sample_size = layout.sample_size[schedule["prediction_type"] == V]
     return Parts(
         source=path,
-        unet=_build_unet(_under(tensors, UNET_PREFIX), layout, beside, sample_size, encoders[-1].config, path, told),
-        vae=_build_vae(_under(tensors, VAE_PREFIX), layout, beside, path, told),
+        unet=_build_unet(
+            _under(tensors, UNET_PREFIX), layout, beside, sample_size, encoders[-1].config, path, remarked
+        ),
+        vae=_build_vae(_under(tensors, VAE_PREFIX), layout, beside, path, remarked),
         text_encoders=encoders,
         tokenizers=[words] * len(encoders),
         padding=tuple(OPEN_CLIP_PAD if text.open_clip else None for text in layout.text),
         scheduler_config=schedule,
-        notes=tuple(filter(None, (*(notes or (said.note,)), beside.note, *told))),
+        notes=tuple(filter(None, (*(notes or (said.note,)), beside.note, *remarked))),
         family=family,
     )
 
@@ -255,14 +257,15 @@ def _build_text(
         model, missing = build_text_encoder(config, weights, layout.projected)
     _complain(missing, path, "text encoder")
     if layout.open_clip:
-        return model  # SD 2.x always has a projection that nothing uses
+        return model  # SD 2.x always has an unused projection
     used = {file_name_of(name) for name in model.state_dict()}
     said += left_out([name for name in weights if file_name_of(name) not in used], (), "text encoder")
     return model
 
 
 def _used(weights: dict[str, torch.Tensor], unused: int) -> dict[str, torch.Tensor]:
-    """OpenCLIP's weights without the layers behind the one that speaks (unless they were left out: 23 layers)."""
+    """OpenCLIP's weights without the layers behind the one whose output is used (files of 23 layers lack them
+    already)."""
     layers = numbers(weights, r"transformer\.resblocks\.(\d+)\.")
     dropped = layers[len(layers) - unused :] if len(layers) != SD2_LAYERS else []
     prefixes = tuple(f"transformer.resblocks.{layer}." for layer in dropped)

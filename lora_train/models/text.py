@@ -1,4 +1,4 @@
-"""CLIP text models as transformers 4.30 to 5.x have them."""
+"""CLIP text models in transformers 4.30 to 5.x."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def file_name_of(path: str) -> str:
 
 
 def build_text_encoder(config: Any, weights: Mapping[str, torch.Tensor], projected: bool) -> tuple[Any, list[str]]:
-    """A text model of `config` with `weights`, named with or without `text_model.`; and what it lacks.
+    """A text model of `config` with `weights`, named with or without `text_model.`; and the names of missing weights.
 
     With `projected` it is one with the pooled, projected state (SDXL's second); else a projection is left out.
     """
@@ -39,14 +39,14 @@ def build_text_encoder(config: Any, weights: Mapping[str, torch.Tensor], project
     named = {}
     for name, value in weights.items():
         if name.endswith("position_ids"):
-            continue  # a constant that older files carry
+            continue  # a constant in older files
         bare = name.removeprefix(_INNER)
         named[_INNER + bare if inner and not bare.startswith(_PROJECTION) else bare] = value
     return fill(lambda: kind(config), named)
 
 
 READ_FROM = 20_000
-"""Characters of a caption from which its tokens are made: the longest token of CLIP's has 38."""
+"""Most characters of a caption that are tokenized: CLIP's longest token has 38."""
 
 
 def room_of(tokenizer: Any) -> int:
@@ -55,14 +55,14 @@ def room_of(tokenizer: Any) -> int:
 
 
 def count_tokens(tokenizer: Any, text: str) -> int:
-    """The number of tokens of a text; of one longer than READ_FROM characters those of its beginning."""
+    """The number of tokens of a text; of a text longer than READ_FROM characters, those of its beginning."""
     return len(tokenizer(text[:READ_FROM], add_special_tokens=False, verbose=False).input_ids)
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str], pad: int | None = None) -> torch.Tensor:
-    """Token ids (B, T), every row cut or filled up to the tokenizer's length (77).
+    """Token ids (B, T), every row truncated or padded to the tokenizer's length (77).
 
-    `pad` is the id that fills rows up; None takes the tokenizer's own.
+    `pad` is the id that rows are padded with; None: the tokenizer's own.
     """
     length = tokenizer.model_max_length
     fill_with = tokenizer.pad_token_id if pad is None else pad
@@ -88,7 +88,7 @@ def encode_clip(encoder: Any, tokens: torch.Tensor, clip_skip: int) -> torch.Ten
 
 
 def encode_penultimate(encoder: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Hidden states (B, T, D) of the layer before the last, without the final norm, as SDXL takes them;
+    """Hidden states (B, T, D) of the penultimate layer, without the final norm, as SDXL uses them;
     and the pooled, projected state (B, P) where the encoder has one."""
     made = encoder(tokens, output_hidden_states=True)
     return made.hidden_states[-2], getattr(made, "text_embeds", None)

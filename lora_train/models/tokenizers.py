@@ -1,8 +1,8 @@
-"""CLIP's tokenizer, for checkpoints of one file, which bring none.
+"""CLIP's tokenizer, for single-file checkpoints, which contain none.
 
 Order: beside the model, the host's, the local Hugging Face cache, the vocabulary inside an installed
 open_clip, and last the hub itself, where that is allowed. CLIP-L and OpenCLIP have the same vocabulary; only
-what fills up short rows differs: the end token there, the token 0 ("!") here.
+the padding differs: the end token in CLIP-L, the token 0 ("!") in OpenCLIP.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TokenizerSources:
     download: bool = False
     """Whether CLIP's may be fetched from the Hugging Face hub, once, into its cache."""
     say: Callable[[str], None] = _silent
-    """Hears of a download before it starts."""
+    """Called with a message before a download starts."""
 
 
 def byte_alphabet() -> list[str]:
@@ -60,23 +60,23 @@ def byte_alphabet() -> list[str]:
 
 
 def clip_tokenizer(beside: Path | None, sources: TokenizerSources, vocabulary: int) -> Any:
-    """The tokenizer for a CLIP or OpenCLIP text encoder with so many words in its `vocabulary`.
+    """The tokenizer for a CLIP or OpenCLIP text encoder with a vocabulary of this size.
 
     `beside` is a folder that belongs to the model and may hold one. Raises LoraTrainError when there is none,
-    or the words are not the text encoder's.
+    or its vocabulary is not the text encoder's.
     """
     found = find_tokenizer(beside, sources, vocabulary)()
     if (len(found) != vocabulary and len(found) != VOCABULARY_SIZE) or len(found) > vocabulary:
         raise LoraTrainError(
-            f"the tokenizer beside the checkpoint has {len(found)} words, its text encoder {vocabulary}.",
+            f"the tokenizer beside the checkpoint has {len(found)} tokens, its text encoder {vocabulary}.",
             str(beside),
-            "Put the tokenizer there that belongs to this checkpoint, or move the folder away.",
+            "Put this checkpoint's own tokenizer there, or move the folder away.",
         )
     return found
 
 
 def find_tokenizer(beside: Path | None, sources: TokenizerSources, vocabulary: int) -> Callable[[], Any]:
-    """What loads the tokenizer that `clip_tokenizer` returns; it is not loaded, but downloaded where it must be.
+    """A function that loads the tokenizer of `clip_tokenizer`; here it is only found, or downloaded where necessary.
 
     Raises LoraTrainError when there is none.
     """
@@ -87,7 +87,7 @@ def find_tokenizer(beside: Path | None, sources: TokenizerSources, vocabulary: i
 
 
 def _found(beside: Path | None, sources: TokenizerSources, vocabulary: int) -> Iterator[Callable[[], Any]]:
-    """What loads each tokenizer that would do, the nearest first; each is looked for when it is asked for."""
+    """Functions that load each suitable tokenizer, the nearest first; found lazily."""
     from transformers import CLIPTokenizer
 
     if beside is not None and (beside / _VOCABULARY).is_file():
@@ -96,7 +96,7 @@ def _found(beside: Path | None, sources: TokenizerSources, vocabulary: int) -> I
         if isinstance(tokenizer, CLIPTokenizer) and len(tokenizer) == vocabulary:
             yield partial(_itself, tokenizer)
     if vocabulary < VOCABULARY_SIZE:
-        return  # not CLIP's: its numbers would be beyond the embeddings
+        return  # not CLIP's: its ids would be beyond the embeddings
     for repository in CLIP_L_REPOSITORIES:
         for subfolder in ("", "tokenizer"):
             folder = _cached(repository, subfolder)
@@ -120,7 +120,7 @@ def _beside(folder: Path) -> Any:
 
     try:
         return CLIPTokenizer.from_pretrained(folder)
-    except Exception as error:  # transformers and tokenizers raise whatever they like on damaged files
+    except Exception as error:  # transformers and tokenizers raise all kinds of exceptions on damaged files
         raise LoraTrainError(
             f"the tokenizer beside the checkpoint is damaged ({type(error).__name__}: {error}).",
             str(folder),
@@ -132,7 +132,7 @@ def _missing(vocabulary: int, tried_hub: bool) -> LoraTrainError:
     beside = "Put its tokenizer folder (vocab.json, merges.txt) beside the checkpoint as 'tokenizer'"
     if vocabulary < VOCABULARY_SIZE:
         return LoraTrainError(
-            f"the text encoder of this checkpoint has {vocabulary} words, so CLIP's tokenizer does not fit.",
+            f"the text encoder of this checkpoint has {vocabulary} tokens, so CLIP's tokenizer does not fit.",
             "model.path",
             f"{beside}.",
         )
@@ -140,13 +140,13 @@ def _missing(vocabulary: int, tried_hub: bool) -> LoraTrainError:
     return LoraTrainError(
         f"the CLIP tokenizer, which a single-file checkpoint does not contain, is not on this machine{hub}.",
         "model.path",
-        f"Run: {sys.executable} -m pip install --no-deps open_clip_torch (its vocabulary is all that is needed). "
+        f"Run: {sys.executable} -m pip install --no-deps open_clip_torch (only its vocabulary is used). "
         f"Or: {beside[0].lower()}{beside[1:]}, or use a diffusers folder.",
     )
 
 
 def _cached(repository: str, subfolder: str) -> Path | None:
-    """The folder in the hub's cache that holds the repository's vocabulary, if it is there."""
+    """The folder in the hub's cache that holds the repository's vocabulary, if any."""
     from huggingface_hub import try_to_load_from_cache
 
     prefix = f"{subfolder}/" if subfolder else ""
@@ -156,14 +156,14 @@ def _cached(repository: str, subfolder: str) -> Path | None:
 
 
 def _downloaded(repository: str, say: Callable[[str], None]) -> Path | None:
-    """The same after a download of 1.5 MB, None where that fails."""
+    """The same after a download of 1.5 MB; None where that fails."""
     from huggingface_hub import hf_hub_download
 
     say(f"Downloading CLIP's tokenizer from the Hugging Face hub ({repository}, 1.5 MB) ...")
     try:
         there = [Path(hf_hub_download(repository, name)) for name in _FILES]
         return there[0].parent
-    except Exception as error:  # requests', httpx's or the hub's own, by version
+    except Exception as error:  # requests', httpx's or the hub's own, depending on the version
         say(f"The download failed ({type(error).__name__}).")
         return None
 
@@ -172,7 +172,7 @@ def _open_clip_vocabulary() -> Path | None:
     """The merges file of an installed open_clip, which is not imported: that would need torchvision."""
     try:
         spec = importlib.util.find_spec("open_clip")
-    except (ImportError, ValueError):  # a half-removed one
+    except (ImportError, ValueError):  # half uninstalled
         return None
     for folder in (spec.submodule_search_locations or []) if spec is not None else []:
         path = Path(folder) / "bpe_simple_vocab_16e6.txt.gz"

@@ -1,1 +1,1 @@
-"""One picture or caption file: found, opened, read."""
+"""Picture and caption files: found, opened, read one by one."""

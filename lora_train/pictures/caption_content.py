@@ -1,4 +1,4 @@
-"""What stands in captions that a person should know of before training on it."""
+"""What captions contain that a person should know before training on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lora_train.pictures.caption_reading import named
 from lora_train.pictures.tags import CHOICE, NETWORK, WILDCARD, WORDS
 
 LOOKED_AT = 100_000
-"""Characters of a caption."""
+"""Most characters of a caption that are checked."""
 
 SYNTAX = {
     "weights such as (x:1.3)": re.compile(r"(?<!\\)\([^()]*:\s*[+-]?\d[\d.]*\s*\)"),
@@ -22,10 +22,10 @@ SYNTAX = {
     r"backslashes such as \(x\)": re.compile(r"\\[()\[\]{}:,]"),
     "HTML such as &amp;": re.compile(r"&(?:#\d{1,6}|#x[0-9a-f]{1,6}|amp|quot|lt|gt|nbsp|apos);", re.IGNORECASE),
 }
-"""What a WebUI's prompt or a page on the web understands, and training takes to the letter."""
+"""What a WebUI's prompt or a web page interprets, and training takes literally."""
 
 DATA = re.compile(r"""[{\[]\s*["'][^"']*["']\s*[:,\]]""")
-"""JSON or Python's way of writing it: `{"caption": ...`, `["a", ...`."""
+"""JSON, or Python's notation of it: `{"caption": ...`, `["a", ...`."""
 ADDRESS = re.compile(
     r"(?:https?://|www\.)\S|(?<!\w)[a-zA-Z]:[\\/]\w|(?:/[\w.-]+){3,}|\S\.(?:png|jpe?g|webp)(?!\w)", re.IGNORECASE
 )
@@ -36,21 +36,21 @@ def content_notes(captions: Iterable[tuple[Path, str]], tag: str) -> list[str]:
     listed = [(path, caption[:LOOKED_AT]) for path, caption in captions]
     bare = tag.strip().strip(",").strip()
     notes = _few_words([path for path, caption in listed if _form(caption) in ("", _form(bare))], len(listed), bare)
-    kinds = {kind: [path for path, caption in listed if look.search(caption)] for kind, look in SYNTAX.items()}
+    kinds = {kind: [path for path, caption in listed if pattern.search(caption)] for kind, pattern in SYNTAX.items()}
     found = {kind: len(paths) for kind, paths in kinds.items() if paths}
     if found:
         count = len({path for paths in kinds.values() for path in paths})
         which = ", ".join(f"{kind} in {number}" for kind, number in found.items())
         notes.append(
-            f"Prompt syntax in {count} of {len(listed)} captions is trained on to the letter ({which}). To remove it: "
+            f"Prompt syntax in {count} of {len(listed)} captions is trained on literally ({which}). To remove it: "
             "lora-train captions FOLDER plain, or Remove prompt syntax on the Dataset page."
         )
     data = [path for path, caption in listed if DATA.search(caption)]
     if data:
-        notes.append(f"JSON is in the caption of {named(data)}, and is trained on to the letter: keep just the text.")
+        notes.append(f"The caption of {named(data)} contains JSON, which is trained on literally: keep only the text.")
     addresses = [path for path, caption in listed if ADDRESS.search(caption)]
     if addresses:
-        notes.append(f"An address of a file or a page is in the caption of {named(addresses)}.")
+        notes.append(f"The caption of {named(addresses)} contains the address of a file or a page.")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""The captions of many pictures, and what the person should know of how they were read."""
+"""The captions of many pictures, and what the person should know about how they were read."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lora_train.pictures.neighbours import CAPTION_EXTENSIONS, caption_files, un
 from lora_train.pictures.texts import WESTERN, NotText, decode, lines_of
 
 NAMED = 5
-"""So many files are named in a note."""
+"""At most this many files are named in a note."""
 
 
 @dataclass
 class CaptionReader:
-    """Reads captions, and keeps the files that a note is due for."""
+    """Reads captions, and remembers the files that need a note."""
 
     may_read: MayRead = anywhere
     """Whether a caption that is a link to this place may be read."""
@@ -31,7 +31,7 @@ class CaptionReader:
     linked: list[Path] = field(default_factory=list)
 
     def read(self, picture: Path, extensions: Sequence[str] = CAPTION_EXTENSIONS) -> str | None:
-        """The caption beside a picture; None without one, or where the file is no text. Raises LoraTrainError."""
+        """The caption beside a picture; None without one, or where the file is not text. Raises LoraTrainError."""
         there = caption_files(picture, extensions)
         files = [file for file in there if not leads_out(file, self.may_read)]
         self.linked += [file for file in there if file not in files]
@@ -46,7 +46,7 @@ class CaptionReader:
         return self.line(file, texts[file])
 
     def line(self, file: Path, text: str) -> str:
-        """The caption of a text that `file`, or metadata about it, has."""
+        """The caption in a text from `file`, or from metadata about it."""
         lines = caption_lines(text)
         if len(lines) > 1:
             self.several.append(file)
@@ -65,7 +65,7 @@ class CaptionReader:
         return text
 
     def encoding_notes(self) -> list[str]:
-        """What is due about files that could not be read, or whose encoding was guessed."""
+        """Notes on files that could not be read, or whose encoding was guessed."""
         notes = [
             f"{_many(files, 'caption file')} cannot be read and count{'s' if len(files) == 1 else ''} as missing: "
             f"{named(files)} ({reason}). Save {'it' if len(files) == 1 else 'them'} as UTF-8 text."
@@ -80,12 +80,12 @@ class CaptionReader:
         if self.guessed:
             notes.append(
                 f"{_many(self.guessed, 'caption file')} not in UTF-8 {_were(self.guessed)} read as {WESTERN} "
-                f"({named(self.guessed)}). Look at accents and quotes, or save as UTF-8 text."
+                f"({named(self.guessed)}). Check accents and quotes, or save as UTF-8 text."
             )
         return notes
 
     def unread_notes(self) -> list[str]:
-        """What is due about files that look like captions and are not read, and of which of several was."""
+        """Notes on files that look like captions and are not read, and on which of several was read."""
         notes = self.encoding_notes()
         if self.doubled:
             notes.append(
@@ -94,23 +94,23 @@ class CaptionReader:
             )
         if self.unread:
             notes.append(
-                f"Not read, though beside pictures without a caption: {named(self.unread)}. "
+                f"Not read, although beside pictures without a caption: {named(self.unread)}. "
                 "Captions are read from NAME.txt, NAME.caption and NAME.jpg.txt."
             )
         return notes
 
     def notes(self) -> list[str]:
-        """All that is due."""
+        """All notes."""
         notes = self.unread_notes()
         if self.several:
             notes.append(
                 f"{_many(self.several, 'caption')} {_has(self.several)} several lines ({named(self.several)}). They "
-                "are alternatives, of which the first is used, as in sd-scripts."
+                "are alternatives; the first is used, as in sd-scripts."
             )
         if self.remarks:
             notes.append(
                 f"{_many(self.remarks, 'caption')} {_has(self.remarks)} lines that start with # "
-                f"({named(self.remarks)}). They are remarks, and not used."
+                f"({named(self.remarks)}). They are comments and not used."
             )
         return notes
 

@@ -14,9 +14,9 @@ from lora_train.pictures.texts import NotText, decode, lines_of
 
 
 def read_caption(picture: Path, may_read: MayRead = anywhere) -> str | None:
-    """The caption that counts for `picture`, in one line; None without one, or where the file is no text.
+    """The caption that counts for `picture`, in one line; None without one, or where the file is not text.
 
-    Raises LoraTrainError when it cannot be read. `data.caption_reading` also says what was not read.
+    Raises LoraTrainError when it cannot be read. `pictures.caption_reading` also reports what was not read.
     """
     file = caption_file(picture, may_read)
     try:
@@ -35,7 +35,8 @@ def read_lines(picture: Path, may_read: MayRead = anywhere) -> list[str] | None:
 
 
 def caption_bytes(file: Path) -> bytes:
-    """A caption file as it is. Raises LoraTrainError: without it the picture would be trained on under other words."""
+    """The bytes of a caption file. Raises LoraTrainError: without it the picture would be trained on with other
+    words."""
     try:
         return file.read_bytes()
     except OSError as error:
@@ -50,18 +51,18 @@ def caption_text(data: bytes) -> str:
 
 
 def caption_line(text: str) -> str:
-    """The caption in a file's text: its first line. Others are alternatives to it, as in sd-scripts; "" without any."""
+    """The caption in a file's text: its first line, "" without any. Other lines are alternatives, as in sd-scripts."""
     return next(iter(caption_lines(text)), "")
 
 
 def caption_lines(text: str) -> list[str]:
-    """The alternatives in a file's text, white space collapsed; without what a tool remarks about itself (`# ...`)."""
+    """The alternatives in a file's text, white space collapsed; without a tool's comments (`# ...`)."""
     lines = lines_of(text)
     return [line for line in lines if not is_remark(line)] or lines
 
 
 def is_remark(line: str) -> bool:
-    """Whether a line is a remark beside captions."""
+    """Whether a line is a comment rather than a caption."""
     return line.startswith("# ")
 
 
@@ -80,7 +81,7 @@ def with_tag(tag: str, caption: str) -> str:
 
 
 def tag_first(tag: str, caption: str) -> str:
-    """The caption with the tag(s) as its first part(s), and not as others.
+    """The caption with the tag(s) as its first part(s), and nowhere else.
 
     >>> tag_first("sara", "a woman in a park, hat, sara")
     'sara, a woman in a park, hat'
@@ -109,10 +110,10 @@ def _tag_pattern(part: str) -> re.Pattern[str]:
 
 
 def up_to_tag(tag: str, caption: str) -> str | None:
-    """The caption up to where all of the tag(s) have been read; None where one is missing.
+    """The start of the caption, up to where all tag(s) have been read; None where one is missing.
 
-    Case makes no difference, and between the words of a tag any white space or comma may stand. Part of a longer word
-    is not the tag: "sks" is in "sks's" and "sks-like", which are read in pieces, not in "sksmile".
+    Case makes no difference, and any white space or comma may stand between the words of a tag. A part of a longer word
+    is not the tag: "sks" is in "sks's" and "sks-like", which the tokenizer splits, but not in "sksmile".
     """
     text = unicodedata.normalize("NFC", caption)
     end = 0
@@ -125,10 +126,10 @@ def up_to_tag(tag: str, caption: str) -> str | None:
 
 
 def vary(caption: str, rng: random.Random, shuffle: bool, keep_tokens: int, dropout: float, tag: str = "") -> str:
-    """The caption for one look at a picture: parts shuffled behind the kept ones, or left out whole.
+    """The caption for one use of a picture: the parts behind the kept ones shuffled, or the whole caption dropped.
 
-    Kept are those that hold the tag, which go first, and the first `keep_tokens`. `dropout` is the probability of the
-    empty caption (classifier-free guidance needs some).
+    Kept are the parts that hold the tag, which go first, and the first `keep_tokens`. `dropout` is the probability of
+    the empty caption (classifier-free guidance needs some).
     """
     if dropout and rng.random() < dropout:
         return ""
@@ -141,7 +142,7 @@ def vary(caption: str, rng: random.Random, shuffle: bool, keep_tokens: int, drop
 
 
 def kept_first(caption: str, keep_tokens: int, tag: str = "") -> tuple[list[str], int]:
-    """The parts of a caption, those in front that are not shuffled, and how many these are."""
+    """The parts of a caption with those that are not shuffled in front, and how many these are."""
     parts = _parts(caption)
     kept = list(dict.fromkeys(number for one in _parts(tag) if (number := _holding(one, parts)) is not None))
     kept += [number for number in range(min(keep_tokens, len(parts))) if number not in kept]
@@ -150,7 +151,7 @@ def kept_first(caption: str, keep_tokens: int, tag: str = "") -> tuple[list[str]
 
 
 def _holding(tag: str, parts: list[str]) -> int | None:
-    """The number of the part that is the tag, or else of the first that has it inside."""
+    """The index of the part that is the tag, or else of the first that contains it."""
     form = tag.casefold()
     same = (number for number, part in enumerate(parts) if part.casefold() == form)
     inside = (number for number, part in enumerate(parts) if up_to_tag(tag, part) is not None)

@@ -1,6 +1,6 @@
-"""What lies in a folder that a person names: pictures, their masks, and what is left out, counted by reason.
+"""What is in a folder that a person names: pictures, their masks, and what is left out, counted by reason.
 
-Nothing is opened here but files whose name does not say that they are pictures; of those the first bytes are read.
+Only files whose names do not say that they are pictures are opened here, to read their first bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lora_train.pictures.left_out import SHOWN, LeftOut, Reason, Rejected, as_te
 OURS = {"published.json", "unpacked.json", "running.lock"}
 """Files that only our own folders have."""
 REPEATS = re.compile(r"(\d{1,6})_(.*)", re.DOTALL)
-"""kohya's folder names, `10_sara woman`. With more digits it is a date or a number, and no epoch could hold it."""
+"""kohya's folder names, `10_sara woman`. More digits are a date or a number, and no epoch could hold that many."""
 
 REGULARISATION = Reason("regularisation picture", "regularisation pictures")
 PROJECT = Reason("other picture of a kohya project", "other pictures of a kohya project")
@@ -31,9 +31,9 @@ CARDS = Reason("preview beside a LoRA file", "previews beside LoRA files")
 OWN = Reason("picture that LoRA Train made", "pictures that LoRA Train made")
 THUMBNAILS = Reason("thumbnail", "thumbnails")
 DELETED = Reason("deleted picture", "deleted pictures")
-SYSTEM = Reason("picture in a folder of the system", "pictures in folders of the system")
+SYSTEM = Reason("picture in a system folder", "pictures in system folders")
 BROKEN_LINKS = Reason("broken link", "broken links")
-LOOPS = Reason("link to a folder that is read already", "links to folders that are read already")
+LOOPS = Reason("link to a folder that is already read", "links to folders that are already read")
 FORBIDDEN = Reason("link out of the folders that may be used", "links out of the folders that may be used")
 
 LITTER = {
@@ -43,7 +43,7 @@ LITTER = {
     **dict.fromkeys(("__macosx", "lost+found", "system volume information", "found.000", "temporary items"), SYSTEM),
     **dict.fromkeys(("#snapshot", "@recently-snapshot", "@tmp", "__pycache__"), SYSTEM),
 }
-"""Folders that file managers, archives, NAS boxes and systems make, by their names in lower case."""
+"""Folders that file managers, archives, NAS devices and systems create, by their names in lower case."""
 IMAGES = {"img", "image", "images"}
 _REG = ("reg", "regs", "regularisation", "regularization", "class")
 REG = {*_REG, *(f"{name}_{what}" for name in _REG for what in ("data", "images", "img", "imgs", "dir"))} - {"class"}
@@ -51,15 +51,15 @@ OUTPUT = {"model", "models", "log", "logs"}
 """The folders of a kohya project."""
 SAMPLE = {"sample", "samples"}
 ASIDE = {"rejected", "rejects", "reject", "discarded", "unused", "not used", "excluded", "bad", "old", "backup", "bak"}
-"""What folders are called whose pictures somebody put aside."""
+"""Names of folders for pictures that somebody put aside."""
 LORA_FILES = (".safetensors", ".ckpt", ".pt")
 MASK_ENDINGS = ("masklabel", "mask")
-"""What stands behind a picture's name in that of its mask, the one that wins first."""
+"""What follows a picture's name in the name of its mask; the first that exists wins."""
 MASK_FOLDERS = {
     **dict.fromkeys(("mask", "masks", "masklabel", "masklabels", "mask_images", "mask_data"), "mask"),
     **dict.fromkeys(("conditioning", "conditioning_data", "conditioning_images", "condlabel", "depth"), "condlabel"),
 }
-"""Folders whose pictures belong to those of the same names beside them, and as what."""
+"""Folders whose pictures belong to those of the same names beside them, and what they are to them."""
 _BESIDE = re.compile(
     r"(?P<of>.+)[-_. ](?P<kind>masklabel|mask|condlabel|depth|canny|openpose|dwpose|lineart|segmentation|seg|scribble"
     r"|softedge|hed|mlsd|normal(?:s|map|bae)?|alpha|matte)"
@@ -77,23 +77,23 @@ class Found:
     folder: Path
     pictures: list[Path] = field(default_factory=list)
     masks: dict[Path, Path] = field(default_factory=dict)
-    """By picture: what counts in a masked loss, where a mask lies beside it."""
+    """By picture: its mask (what counts in a masked loss), where it has one."""
     left_out: LeftOut = field(default_factory=LeftOut)
     rejected: list[Rejected] = field(default_factory=list)
-    """Left out one by one."""
+    """Left out for reasons of their own."""
     notes: list[str] = field(default_factory=list)
 
 
 def find(folder: Path, deep: bool = True, may_read: Callable[[Path], bool] = lambda path: True) -> Found:
-    """Look through `folder`, and with `deep` through all folders below it.
+    """Search `folder`, and with `deep` all folders below it.
 
-    The folder itself is never judged by its name: who points at `reg` wants to train on it. Links to folders are
+    The folder itself is never judged by its name: a person who names `reg` wants to train on it. Links to folders are
     followed once, where `may_read` allows it. Raises LoraTrainError when a folder cannot be read.
     """
     walk = _Walk(Found(folder), may_read)
     walk.folder(_Listing(folder, os.path.realpath(folder)), deep)
     walk.links()
-    walk.tell_lonely()
+    walk.note_lonely()
     found = walk.found
     found.pictures.sort()
     found.rejected.sort(key=lambda one: str(one.path))
@@ -106,7 +106,7 @@ def is_ours(files: Iterable[str]) -> bool:
 
 
 def is_text(name: str) -> bool:
-    """Whether a name from the file system is text: bytes that are no UTF-8 come as lone surrogates."""
+    """Whether a name from the file system is text: bytes that are not UTF-8 appear as lone surrogates."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -143,7 +143,7 @@ class _Listing:
                 self.files.append(entry.name)
             elif entry.is_symlink():
                 self.broken.append(entry.name)
-        except OSError:  # a link that leads to itself
+        except OSError:  # a link to itself
             self.broken.append(entry.name)
 
     def child(self, name: str) -> _Listing:
@@ -159,7 +159,7 @@ class _Masked:
     near: list[Path]
     """The pictures that those in the folder itself may belong to."""
     all: list[Path]
-    """Those that the ones below it may belong to, which lie in folders of the same names."""
+    """The pictures that those below it may belong to, in folders of the same names."""
 
     def by_name(self, folder: Path) -> dict[str, list[Path]]:
         """The pictures that those in `folder` may belong to."""
@@ -183,7 +183,8 @@ def _masked(here: _Listing, name: str, pictures: list[Path]) -> _Masked | None:
 
 
 def _masked_by_name(name: str) -> str:
-    """What the folder `name` (`10_sara_mask`) says that it holds masks of, in lower case; "" where it says nothing."""
+    """What the name of a folder (`10_sara_mask`) says that it holds masks of, in lower case; "" where it says
+    nothing."""
     match = _MASKS_OF.fullmatch(name.casefold())
     return (match[1] or match[2]) if match else ""
 
@@ -198,7 +199,7 @@ class _Walk:
         self._seen: set[str] = set()
         self._links: list[Path] = []
         self._lonely: list[Path] = []
-        """Named as masks, but of no picture that is there."""
+        """Named as masks, but of no picture that exists."""
 
     def folder(self, here: _Listing, deep: bool, masked: _Masked | None = None) -> None:
         """Take the pictures in a folder and below it; `masked` where it may hold masks."""
@@ -223,7 +224,7 @@ class _Walk:
                 self._enter(here.child(name), masked or _masked(here, name, self.found.pictures[before:]))
 
     def links(self) -> None:
-        """Follow the links to folders that were met, and those behind them: each folder is read once."""
+        """Follow the links to folders that were found, and those behind them: each folder is read once."""
         while self._links:
             link = self._links.pop(0)
             real = os.path.realpath(link)
@@ -234,7 +235,7 @@ class _Walk:
             else:
                 self._enter(_Listing(link, real))
 
-    def tell_lonely(self) -> None:
+    def note_lonely(self) -> None:
         """Note what is named as a mask and trained on."""
         if self._lonely:
             names = ", ".join(shown(path.name) for path in self._lonely[:SHOWN])
@@ -244,7 +245,7 @@ class _Walk:
             )
 
     def _enter(self, child: _Listing, masked: _Masked | None = None) -> None:
-        if child.real in self._seen:  # by a link that was met before
+        if child.real in self._seen:  # already reached through a link
             return
         if is_ours(child.files):
             self._leave_out(OWN, child.path, _count(child.path))
@@ -254,7 +255,7 @@ class _Walk:
         if _is_reg(child.path.name) and len(self.found.pictures) > before:
             self.found.notes.append(
                 f"The pictures in {self._shown(child.path)}/ are trained on like the others; "
-                "if they are there for regularisation, move that folder away."
+                "if they are for regularisation, move that folder away."
             )
         if child.path.name.casefold().replace("_", " ") in ASIDE and len(self.found.pictures) > before:
             self.found.notes.append(
@@ -268,7 +269,7 @@ class _Walk:
             )
 
     def _pictures(self, here: _Listing) -> list[Path]:
-        """The picture files in a folder; what else could be taken for one is left out."""
+        """The picture files in a folder; other files that could be taken for pictures are recorded as left out."""
         pictures, loras = [], {os.path.splitext(name)[0] for name in here.files if name.endswith(".safetensors")}
         for name in here.files:
             path = here.path / name
@@ -282,14 +283,14 @@ class _Walk:
             if isinstance(reason, Reason):
                 self._leave_out(reason, path)
             elif not is_text(str(path)):
-                why = "its name, or its folder's, is no text (UTF-8); rename it"
+                why = "its name, or its folder's, is not text (UTF-8); rename it"
                 self.found.rejected.append(Rejected(Path(as_text(str(path))), why))
             else:
                 pictures.append(path)
         return pictures
 
     def _without_masks(self, here: _Listing, pictures: list[Path], masked: _Masked | None) -> list[Path]:
-        """The pictures that are no masks of another one: of one beside them, or of one that `masked` names."""
+        """The pictures that are not masks of another one: of one beside them, or of one that `masked` names."""
         rest, beside = [], _by_name(pictures)
         above = masked.by_name(here.path) if masked else {}
         masks: dict[Path, list[tuple[int, Path]]] = {}
@@ -303,7 +304,7 @@ class _Walk:
                 self._lonely += [path] if masked or (match and kind in MASK_ENDINGS) else []
                 continue
             self._leave_out(MASKS if kind in MASK_ENDINGS else CONDITIONS, path)
-            # of pictures in several folders nobody knows whose mask it is
+            # with pictures in several folders it is unknown whose mask it is
             for picture in of if kind in MASK_ENDINGS and len({one.parent for one in of}) == 1 else ():
                 masks.setdefault(picture, []).append((MASK_ENDINGS.index(kind), path))
         self.found.masks |= {of: min(found)[1] for of, found in masks.items() if of not in self.found.masks}
@@ -315,7 +316,7 @@ class _Walk:
             self._leave_out(reason, path)
 
     def _leave_out(self, reason: Reason, path: Path, count: int | None = None) -> None:
-        """Count a file, or with `count` what a folder holds."""
+        """Count a file, or with `count` the content of a folder."""
         self.found.left_out.add(
             reason, self._shown(path) + ("" if count is None else "/"), 1 if count is None else count
         )
@@ -376,7 +377,8 @@ def _has_repeats(folder: Path) -> bool:
 
 
 def _count(folder: Path) -> int:
-    """How many files below a folder are named as pictures; links are not followed, and what cannot be read is none."""
+    """How many files below a folder are named as pictures; links are not followed, and what cannot be read counts as
+    none."""
     return sum(
         os.path.splitext(name)[1].lower() in kinds.EXTENSIONS and not name.startswith("._")
         for _, _, names in os.walk(folder)

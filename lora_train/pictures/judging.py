@@ -12,12 +12,12 @@ HIDDEN = Reason("hidden picture", "hidden pictures")
 UNFINISHED = Reason("unfinished download or copy", "unfinished downloads or copies")
 VIDEOS = Reason("video", "videos")
 ARCHIVES = Reason("archive that is not unpacked", "archives that are not unpacked")
-OTHERS = Reason("picture of a kind that is not read", "pictures of kinds that are not read")
-MISNAMED = Reason("picture under a name that says it is none", "pictures under names that say they are none")
+OTHERS = Reason("picture of a kind that is not supported", "pictures of kinds that are not supported")
+MISNAMED = Reason("picture under the name of another kind of file", "pictures under the names of other kinds of file")
 
 
 def why_no_picture(path: Path) -> Reason | str | None:
-    """Why a file is left out; "" for a picture, None for what nobody would take for one."""
+    """Why a file is left out; "" for a picture, None for what nobody would take for a picture."""
     suffix = path.suffix.lower()
     if path.name.startswith("."):
         return HIDDEN if suffix in kinds.EXTENSIONS and not path.name.startswith("._") else None

@@ -1,4 +1,4 @@
-"""Kinds of picture files: by how their names end, and by how their content begins."""
+"""Kinds of picture files: by the endings of their names, and by the beginning of their content."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ EXTENSIONS = {
     *(".png", ".apng", ".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".avif", ".avifs", ".heic", ".heif", ".hif", ".jxl"),
 }
-"""What a picture's name ends in, in lower case. Files of other names are pictures where their content says so."""
+"""Endings of pictures' names, in lower case. Files of other names are pictures where their content says so."""
 OTHER_PICTURES = {
     *(".psd", ".psb", ".xcf", ".kra", ".clip", ".svg", ".ico", ".icns", ".tga", ".dds", ".exr"),
     *(".hdr", ".jp2", ".j2k", ".jpx", ".pcx", ".ppm", ".pgm", ".pbm", ".pnm", ".qoi", ".jxr", ".wdp", ".fits"),
@@ -21,14 +21,14 @@ NO_PICTURES = {
     *(".txt", ".caption", ".json", ".jsonl", ".csv", ".tags", ".cap", ".md", ".yaml", ".yml", ".toml", ".xml", ".html"),
     *(".npz", ".npy", ".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".parquet", ".db", ".ini", ".py", ".log"),
 }
-"""Names of files that hold other things; one that begins as a picture is left out, and said."""
+"""Endings of files that hold other things; one that begins as a picture is left out and reported."""
 START = 64
-"""So many bytes tell the kind."""
+"""How many bytes show the kind."""
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
 
 def kind_of(start: bytes) -> str:
-    """The kind of picture whose content begins so ("JPEG", "HEIC", ...); "" for what is none that we know."""
+    """The kind of picture whose content begins like this ("JPEG", "HEIC", ...); "" for anything unknown."""
     for magic, kind in (
         (b"\x89PNG\r\n\x1a\n", "PNG"),
         (b"\xff\xd8\xff", "JPEG"),

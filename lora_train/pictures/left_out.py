@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SHOWN = 3
-"""So many files or folders are named for a reason; the rest is counted."""
+"""At most this many files or folders are named for a reason; the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LeftOut:
     places: dict[Reason, list[str]] = field(default_factory=dict)
 
     def add(self, reason: Reason, place: str, count: int = 1) -> None:
-        """Count `count` things at `place`: a file, or a folder with a slash behind it."""
+        """Count `count` things at `place`: a file, or a folder with a trailing slash."""
         if count:
             self.counts[reason] += count
             named = self.places.setdefault(reason, [])
@@ -42,7 +42,7 @@ class LeftOut:
                 named.append(place)
 
     def extend(self, other: LeftOut) -> None:
-        """Count what `other` counts, too."""
+        """Add the counts of `other`."""
         for reason, count in other.counts.items():
             self.counts[reason] += count
             self.places.setdefault(reason, []).extend(other.places[reason])
@@ -58,7 +58,7 @@ class LeftOut:
 
 
 def as_text(name: str) -> str:
-    """A name from the file system that can be shown and written, whatever its bytes."""
+    """A name from the file system in a form that can be shown and written, whatever its bytes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -1,6 +1,6 @@
-"""The files beside a picture: its captions, and what looks like one and is not read.
+"""The files beside a picture: its captions, and files that look like captions but are not read.
 
-`NAME.txt`, `NAME.caption`, then the same behind the picture's whole name (`NAME.jpg.txt`), each in whatever case: on
+`NAME.txt`, `NAME.caption`, then the same behind the picture's whole name (`NAME.jpg.txt`), each in any case: on
 Windows, where most captions are written, case makes no difference.
 """
 
@@ -21,13 +21,13 @@ UNREAD_EXTENSIONS = (
     *(".json", ".tags", ".tag", ".cap", ".captions", ".text", ".md", ".csv", ".yaml", ".yml", ".xml", ".xmp"),
     *(".wd14", ".wd14cap", ".blip", ".blip2", ".booru", ".prompt", ".desc", ".rtf", ".doc", ".docx", ".odt"),
 )
-"""Endings under which taggers and people leave what they say about a picture, and which are not read."""
+"""Endings under which taggers and people save text about a picture, and which are not read."""
 
 
 def caption_files(
     picture: Path, extensions: Sequence[str] = CAPTION_EXTENSIONS, may_read: MayRead = anywhere
 ) -> list[Path]:
-    """All caption files of `picture` but links that `may_read` refuses; the first is the one that counts."""
+    """All caption files of `picture` except links that `may_read` refuses; the first is the one that counts."""
     names = [stem + extension for stem in (picture.stem, picture.name) for extension in extensions]
     # os.path.isfile: Path.is_file raises where the name is too long with that ending
     found = [name for name in names if os.path.isfile(picture.with_name(name))]
@@ -48,14 +48,14 @@ def caption_file(picture: Path, may_read: MayRead = anywhere) -> Path | None:
 
 
 def unread_files(picture: Path) -> list[Path]:
-    """Files beside `picture` that look like captions of it and are not read."""
+    """Files beside `picture` that look like captions of it but are not read."""
     there = _names(picture.parent)
     names = (stem + extension for stem in (picture.stem, picture.name) for extension in UNREAD_EXTENSIONS)
     return [picture.with_name(other) for name in names for other in there.get(_form(name), ())]
 
 
 def _is_its(name: str, picture: Path) -> bool:
-    """Whether a file whose name fits but for its case is this picture's: it has no other's name to the letter."""
+    """Whether a file whose name fits except for case is this picture's: no other picture has exactly that name."""
     stem = os.path.splitext(name)[0]
     there = _names(picture.parent)
     pictures = [one for ending in ("", *EXTENSIONS) for one in there.get(_form(stem + ending), ())]
@@ -64,7 +64,7 @@ def _is_its(name: str, picture: Path) -> bool:
 
 
 def _same(folder: Path, name: str, other: str) -> bool:
-    """Whether two names are one file: they differ in case alone, where that makes no difference."""
+    """Whether two names are one file: they differ only in case, and the file system ignores it."""
     same_form = _form(name) == _form(other)
     return name == other or (same_form and os.path.samefile(folder / name, folder / other))
 
@@ -84,7 +84,7 @@ def _listed(folder: str, _changed: int) -> dict[str, list[str]]:
 
 
 def _form(name: str) -> str:
-    """A name without its case, and with letters and their accents as one: macOS and its archives have them apart."""
+    """A name without its case, and with letters and their accents composed: macOS and its archives keep them apart."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

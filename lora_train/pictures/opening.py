@@ -1,4 +1,4 @@
-"""Open pictures as people have them: turned by EXIF, with alpha, animated, or broken."""
+"""Open pictures as people have them: rotated by EXIF, with alpha, animated, or broken."""
 
 from __future__ import annotations
 
@@ -19,21 +19,20 @@ from lora_train.pictures.kinds import START, kind_of
 MAX_PIXELS = 500_000_000
 """More than this is refused as a decompression bomb."""
 LARGE = 64_000_000
-"""Pixels above which a picture is made smaller as it is converted, where less is enough: copies would fill the memory.
-"""
+"""Pixels above which a picture is scaled down while it is converted, where less is enough: copies would fill memory."""
 BAND = 1_000_000
-"""So many pixels are converted at a time then."""
+"""How many pixels are then converted at a time."""
 BACKGROUND = (255, 255, 255)
-"""What shows through where a picture is transparent."""
+"""The colour behind transparent parts of a picture."""
 
 
 class Reader(NamedTuple):
-    """What teaches Pillow to read a kind of picture."""
+    """A package that lets Pillow read a kind of picture."""
 
     package: str
     module: str
     function: str
-    """To be called once; "" where importing the module is enough."""
+    """The function to call once; "" where importing the module is enough."""
     endings: tuple[str, ...]
     """What Pillow has registered when it can read them."""
 
@@ -50,11 +49,11 @@ class BrokenPicture(Exception):
 
 
 class NotHere(BrokenPicture):
-    """A picture that may well be read at another time: when a reader is installed, or when there is more memory."""
+    """A picture that may be readable later: when a reader is installed, or when there is more memory."""
 
 
 class NoReader(NotHere):
-    """Nothing that is installed reads pictures of this kind."""
+    """No installed package reads pictures of this kind."""
 
     def __init__(self, kind: str) -> None:
         self.kind, self.package = kind, READERS[kind].package
@@ -78,7 +77,7 @@ def look_at(path: Path) -> Look:
         except Exception:  # damaged EXIF; whether the picture itself is damaged shows when it is loaded
             turned = False
         try:
-            # the second picture of an MPO is the same seen from beside, or how bright it is
+            # the second picture of an MPO is the other eye's view, or a gain map
             moving = image.format != "MPO" and bool(getattr(image, "is_animated", False))
         except Exception:  # as above
             moving = False
@@ -94,31 +93,32 @@ def picture_size(path: Path) -> tuple[int, int]:
 def _orientation(image: Image.Image) -> int:
     """EXIF (or XMP) orientation 1 to 8, as `exif_transpose` finds it once the picture is loaded.
 
-    Pillow's getexif decodes a whole PNG, which is needed only where something follows the pixels.
+    Pillow's getexif decodes a PNG whole, which is needed only where metadata follow the pixels.
     """
-    whole = image.format != "PNG" or _told_at_the_end(image)
+    whole = image.format != "PNG" or _described_at_the_end(image)
     exif = image.getexif() if whole else Image.Image.getexif(image)
     return int(exif.get(0x0112, 1))
 
 
-def _told_at_the_end(image: Image.Image) -> bool:
+def _described_at_the_end(image: Image.Image) -> bool:
     """Whether a PNG has EXIF or text behind its pixels."""
     file: IO[bytes] = image.fp  # type: ignore[attr-defined, unused-ignore]
-    place, pixels, told = file.tell(), False, False
+    place, pixels, described = file.tell(), False, False
     file.seek(8)
     while len(head := file.read(8)) == 8:
         pixels |= head[4:] == b"IDAT"
-        told |= pixels and head[4:] in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+        described |= pixels and head[4:] in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
         file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
     file.seek(place)
-    return told
+    return described
 
 
 def load_picture(path: Path, at_least: int | None = None, background: tuple[int, int, int] = BACKGROUND) -> Image.Image:
     """The whole picture as RGB: first frame, EXIF orientation applied, alpha on `background`.
 
-    With `at_least`, a JPEG may come at 1/2, 1/4 or 1/8 of its size (quicker to decode), and any picture of more than
-    LARGE pixels at a whole fraction, its longest side still that many pixels or more. Raises BrokenPicture.
+    With `at_least`, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size (which is faster), and any picture of more
+    than LARGE pixels is reduced by a whole factor; its longest side keeps at least that many pixels. Raises
+    BrokenPicture.
     """
     size = (0, 0)
     try:
@@ -137,7 +137,7 @@ def load_picture(path: Path, at_least: int | None = None, background: tuple[int,
         raise
     except MemoryError as error:
         raise NotHere(f"there is not enough memory to open it ({size[0]} x {size[1]} pixels)") from error
-    except Exception as error:  # Pillow raises nearly anything on damaged data
+    except Exception as error:  # Pillow raises almost anything on damaged data
         raise BrokenPicture(f"the file is damaged ({error})") from error
 
 
@@ -167,13 +167,13 @@ def load_alpha(path: Path) -> Image.Image:
 
 @lru_cache
 def _register_readers() -> None:
-    """Let Pillow read what installed packages teach it."""
+    """Register the installed readers with Pillow."""
     for reader in READERS.values():
         try:
             module = importlib.import_module(reader.module)
             if reader.function:
                 getattr(module, reader.function)()
-        except Exception:  # absent or unfit for this Pillow: pictures of the kind are reported
+        except Exception:  # absent, or not for this Pillow: pictures of the kind are reported
             continue
 
 
@@ -206,7 +206,7 @@ def _too_large(limit: int | None) -> BrokenPicture:
 
 
 def _unknown(path: Path) -> BrokenPicture:
-    """Why Pillow cannot identify a file, by its content: names may say anything."""
+    """Why Pillow cannot identify a file, by its content: names can be wrong."""
     with path.open("rb") as file:
         kind = kind_of(file.read(START))
     if kind in READERS and not any(ending in Image.registered_extensions() for ending in READERS[kind].endings):
@@ -214,7 +214,7 @@ def _unknown(path: Path) -> BrokenPicture:
     if kind == "TIFF":
         return BrokenPicture("this kind of TIFF is not read (save it as PNG)")
     if kind:
-        return BrokenPicture(f"the file is damaged (it begins as {kind}, and goes on otherwise)")
+        return BrokenPicture(f"the file is damaged (it begins as {kind}, but does not continue as one)")
     return BrokenPicture(f"this is not a picture, whatever its name ends in ({path.suffix})")
 
 
@@ -227,7 +227,7 @@ def _alpha(image: Image.Image) -> bool:
 def _as_rgb(
     image: Image.Image, background: tuple[int, int, int], deep: tuple[float, float] | None = None
 ) -> Image.Image:
-    """In 8 bits a colour. `deep` are the values that become black and white, where pixels are larger numbers."""
+    """In 8 bits per channel. `deep` are the values that become black and white, where pixels have a wider range."""
     if deep is not None:
         with np.errstate(invalid="ignore"):
             values = (np.asarray(image, dtype=np.float32) - deep[0]) * (255 / max(deep[1] - deep[0], 1e-30))
@@ -245,12 +245,12 @@ def _as_rgb(
 def _reduced(
     image: Image.Image, factor: int, background: tuple[int, int, int], deep: tuple[float, float] | None
 ) -> Image.Image:
-    """As RGB at a whole fraction of the size, band by band: there is never a second picture of the full size."""
+    """As RGB, reduced by a whole factor, strip by strip: there is never a second picture of the full size in memory."""
     width, height = math.ceil(image.width / factor), math.ceil(image.height / factor)
     canvas, rows = Image.new("RGB", (width, height)), factor * max(1, BAND // (image.width * factor))
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(image.height, top + rows)))
-        band.info = image.info  # a colour that counts as transparent
+        band.info = image.info  # it may name a transparent colour
         canvas.paste(_as_rgb(band, background, deep).reduce(factor), (0, top // factor))
     exif = image.getexif()
     if 0x0112 in exif:
@@ -259,13 +259,14 @@ def _reduced(
 
 
 def _range(image: Image.Image) -> tuple[float, float] | None:
-    """The values that become black and white in a loaded picture whose pixels are no bytes; None where they are.
+    """The values that become black and white in a loaded picture whose pixels are not bytes; None where they are.
 
-    16 bits have their own full scale. 32 bits and floating point have none that all programs keep to: it is the least
-    usual one that holds the picture's values (1, 255, 65535), else, and where some are below zero, their own range.
+    16 bits have their own full scale. 32 bits and floating point have none that all programs agree on: taken is the
+    smallest usual one that holds the picture's values (1, 255, 65535), else, or where some are negative, their own
+    range.
     """
     if image.mode.startswith("I;16"):
-        return 0.0, 65280.0  # what is white in 8 bits, times 256
+        return 0.0, 65280.0  # white in 8 bits, times 256
     if image.mode not in ("I", "F"):
         return None
     bits = getattr(image, "tag_v2", {}).get(258, (32,))

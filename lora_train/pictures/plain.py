@@ -10,13 +10,13 @@ from lora_train.pictures.left_out import SHOWN
 from lora_train.pictures.opening import BrokenPicture, has_alpha, load_picture
 
 TOLERANCE = 3
-"""How far the values (0 to 255) of what counts as one colour may be apart: what JPEG makes of it."""
+"""How far apart the values (0 to 255) of one colour may be: what JPEG compression makes of it."""
 SMALL, PACKED, UNPACKED = 100_000, 10, 2.9
-"""A file that is larger than SMALL bytes and one for each PACKED pixels shows something, unless it is not packed: then
-it has UNPACKED bytes a pixel or more, or is of a kind that seldom is."""
+"""A file larger than SMALL bytes plus one for every PACKED pixels shows something, unless it is not compressed: then it
+has UNPACKED bytes per pixel or more, or is of a kind that seldom is compressed."""
 SELDOM_PACKED = {".bmp", ".tif", ".tiff"}
 MOST = 64_000_000
-"""Pixels; of larger pictures it is not worth the time."""
+"""Pixels; larger pictures are not worth the time."""
 
 
 def is_plain(picture: Image.Image) -> bool:
@@ -25,9 +25,9 @@ def is_plain(picture: Image.Image) -> bool:
 
 
 def shows_nothing(path: Path, size: tuple[int, int]) -> bool:
-    """Whether a file of this size in pixels is of one colour, as it is trained on: what is transparent is white.
+    """Whether a file of this size in pixels is of one colour, as it is trained on: transparent pixels are white.
 
-    Most files are too large for that, and not decoded. One that is damaged is judged elsewhere.
+    Most files are too large for that and are not decoded. Damaged ones are reported elsewhere.
     """
     try:
         return _may_be(path, size[0] * size[1]) and is_plain(load_picture(path, 64))
@@ -36,12 +36,12 @@ def shows_nothing(path: Path, size: tuple[int, int]) -> bool:
 
 
 def plain_note(names: list[str], of: int) -> str:
-    """What is said of such pictures."""
+    """The note about such pictures."""
     more = ", ..." if len(names) > SHOWN else ""
     return (
         f"{len(names)} of {of} pictures {'is' if len(names) == 1 else 'are'} of one colour or transparent all over "
         f"({', '.join(names[:SHOWN])}{more}): nothing can be learned from {'it' if len(names) == 1 else 'them'}; "
-        "take such pictures out."
+        "remove such pictures."
     )
 
 

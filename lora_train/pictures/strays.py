@@ -1,4 +1,4 @@
-"""Files that may hold captions and are not read: named where pictures have none, so that nobody trains without."""
+"""Files that may hold captions but are not read: reported where pictures have none, so that nobody trains without."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_CAPTION = re.compile(r"(?:read.?me|licen[cs]e|requirements|classes|copyright
 
 
 def stray_notes(folder: Path, bare: bool, read: Path) -> list[str]:
-    """Notes on such files below `folder`, but for `read`; none unless `bare`, which says that captions are missing."""
+    """Notes on such files below `folder` except `read`; none unless `bare`, which says that captions are missing."""
     if not bare:
         return []
     texts, tables = [], []
@@ -36,12 +36,12 @@ def stray_notes(folder: Path, bare: bool, read: Path) -> list[str]:
     notes = []
     if texts:
         notes.append(
-            f"Not read, though pictures are without a caption, for no picture beside them has their name: "
+            f"Not read, although pictures have no caption, because no picture beside them has their name: "
             f"{_named(texts, folder)}."
         )
     if tables:
         notes.append(
-            f"Not read, though pictures are without a caption: {_named(tables, folder)}. If these hold the captions, "
+            f"Not read, although pictures have no caption: {_named(tables, folder)}. If these hold the captions, "
             "give kohya's metadata or an imagefolder's metadata.jsonl as data.in_json, or a dataset config as "
             "data.dataset_config."
         )

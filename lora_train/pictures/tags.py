@@ -1,4 +1,4 @@
-"""What a captioner or a tagger says, made fit for a caption file."""
+"""The output of captioners and taggers, cleaned for a caption file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 KAOMOJI = frozenset(
     "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||".split()  # noqa: SIM905
 )
-"""Danbooru tags whose underscore is a mouth; the list is that of SmilingWolf's taggers."""
+"""Danbooru tags in which the underscore is part of a face; the list is that of SmilingWolf's taggers."""
 
 _ARTICLE = re.compile(r"(?:a|an|the)(?:\s+|$)", re.IGNORECASE)
 _ESCAPED = re.compile(r"\\([\\()\[\]{}:,])")
@@ -22,9 +22,9 @@ WORDS = re.compile(r"(?<=[a-z0-9)>] )(?:BREAK|AND)(?!\w)|(?<!\w)(?:BREAK|AND)(?=
 _DEEPEST = 20
 _LONGEST_NUMBER = 20
 _LONGEST_TAG = 1000
-"""What is longer is no tag, and brackets around it are its own."""
+"""Anything longer is not a tag, and brackets around it belong to it."""
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
-# escaped characters stand aside in Unicode's private area while emphasis is removed
+# escaped characters are kept in Unicode's private use area while emphasis is removed
 _ASIDE = {ord(character): 0xF8D0 + number for number, character in enumerate("\\()[]{}:,")}
 _BACK = {aside: character for character, aside in _ASIDE.items()}
 
@@ -71,7 +71,7 @@ def without(parts: Iterable[str], blacklist: Iterable[str]) -> list[str]:
 def _fits(text: str, pieces: list[str]) -> bool:
     """Whether `text` is `pieces` (two or more) in this order with anything between them.
 
-    Not a regular expression: one of many `.*` takes ages on a text that does not fit.
+    Not a regular expression: one with many `.*` takes ages on a text that does not fit.
     """
     first, *between, last = pieces
     if len(text) < len(first) + len(last) or not (text.startswith(first) and text.endswith(last)):
@@ -109,7 +109,7 @@ def clean_tags(text: str, limit: int = 0, blacklist: Iterable[str] = ()) -> list
 
 
 def without_syntax(text: str) -> list[str]:
-    r"""The parts of a caption without what a WebUI's prompt understands, which training would take to the letter.
+    r"""The parts of a caption without what a WebUI's prompt interprets and training would take literally.
 
     >>> without_syntax(r"(red hair:1.3) BREAK {park|street}, <lora:x:1>, saber \(fate\) &amp; co")
     ['red hair', 'park', 'saber (fate) & co']
@@ -135,7 +135,7 @@ def _spaced(tag: str) -> str:
 
 
 def _without_weights(text: str) -> str:
-    """`text` with `(...:1.2)` replaced by what is in the brackets, one in another, too."""
+    """`text` with `(...:1.2)` replaced by what is in the brackets, nested ones too."""
     gone: list[tuple[int, int]] = []
     for opening, closing in _pairs(text, "(").items():
         colon = text.rfind(":", max(opening, closing - _LONGEST_NUMBER), closing)

@@ -1,4 +1,4 @@
-"""Activation tag, caption and tags become one line."""
+"""Activation tag, caption and tags joined to one line."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from lora_train.pictures.tags import split_parts, unique
 
 TEMPLATE = "{tag}, {caption}, {tags}"
 LONGEST = 1000
-"""Characters of a template."""
+"""Most characters of a template."""
 PLACEHOLDERS = ("tag", "caption", "tags")
 
 
 def merge(tag: str, caption: str, tags: Iterable[str] = (), template: str = TEMPLATE) -> str:
-    """Fill `template`; no part comes twice, and a part with nothing to say leaves no comma behind.
+    """Fill `template`; no part occurs twice, and an empty part leaves no comma behind.
 
     A part of the template (between commas) is left out when all placeholders in it are empty.
-    Raises LoraTrainError for a template that is malformed or names anything else.
+    Raises LoraTrainError for a template that is malformed or has other placeholders.
 
     >>> merge("sara", "woman in a park", ["1girl", "Sara"])
     'sara, woman in a park, 1girl'
@@ -41,7 +41,7 @@ def check_template(template: str) -> None:
         raise _wrong(f"the caption template is malformed ({error}).") from error
     unknown = [_shown(name, spec, how) for name, spec, how in fields if name not in PLACEHOLDERS or spec or how]
     if unknown:
-        raise _wrong(f"the caption template names what is not known: {', '.join(dict.fromkeys(unknown))}.")
+        raise _wrong(f"the caption template has unknown placeholders: {', '.join(dict.fromkeys(unknown))}.")
 
 
 def _fill(part: str, values: dict[str, str]) -> str:
@@ -62,4 +62,4 @@ def _shown(name: str | None, spec: str | None, how: str | None) -> str:
 
 def _wrong(what: str) -> LoraTrainError:
     known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-    return LoraTrainError(what, "caption template", f"Use {known}; a brace itself is written twice.")
+    return LoraTrainError(what, "caption template", f"Use {known}; a literal brace is written twice.")

@@ -1,8 +1,9 @@
-"""The bytes of a caption file as text: read right, or refused with the reason. Nothing is guessed in silence.
+"""The bytes of a caption file as text: read correctly, or refused with the reason. Nothing is guessed silently.
 
-Editors and taggers of the world save UTF-8, UTF-16 with and without its mark, and code pages. Of these only the Western
-one (Windows-1252) can be told with confidence from a few words, and only where every byte stands as it would in such
-words; Chinese, Japanese, Korean, Cyrillic ones look alike in so short a text, so they are refused.
+Editors and taggers around the world save UTF-8, UTF-16 with and without a byte order mark, and code pages. Of the code
+pages only the Western one (Windows-1252) can be recognised reliably from a few words, and only where every byte stands
+as it would in such words. Chinese, Japanese, Korean and Cyrillic ones look alike in so short a text, so they are
+refused.
 """
 
 from __future__ import annotations
@@ -11,28 +12,28 @@ import codecs
 import re
 
 LARGEST = 64 << 20
-"""Bytes of a file that may be a caption."""
+"""Most bytes of a caption file."""
 WESTERN = "Windows-1252"
 UNKNOWN = "the encoding is not known"
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's, which it begins with
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's, with which it begins
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _BEHIND = b"\0\x1a \t\r\n"
-"""What programs leave behind a text: fillers, DOS' end of file, white space."""
+"""What programs leave after a text: padding, DOS' end of file, white space."""
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _SHORTEST_WIDE = 4
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
-"""What pages on the web break lines with: a tokenizer would take it for a part of the word."""
+"""Line breaks of web pages, which a tokenizer would take for a part of the word."""
 
 _LINE_ENDS = re.compile("[\r\n\x85\u2028\u2029]+")
 
-# Windows-1252: where its letters and signs can stand; the look-arounds keep out the halves of Asian characters. The
-# Icelandic letters are left out: they are Turkish ones in Turkey's code page.
+# Windows-1252: where its letters and signs can stand; the look-arounds exclude the halves of Asian characters. The
+# Icelandic letters are left out: in Turkey's code page they are Turkish ones.
 _LETTER = "a-zA-ZÀ-ÏÑ-ÖØ-ÜßŒœà-ïñ-öø-üÿ"
 _WORD = re.compile(f"[{_LETTER}]+")
 _SIGNS = re.compile(
@@ -48,13 +49,13 @@ _SIGNS = re.compile(
 
 
 class NotText(ValueError):
-    """These bytes are no text, or none whose encoding can be known; the message is the reason."""
+    """These bytes are not text, or their encoding cannot be known; the message is the reason."""
 
 
 def decode(data: bytes) -> tuple[str, str]:
     """The text of a file and its encoding ("utf-8", "utf-16-le", ..., or WESTERN, which is the one that is a guess).
 
-    Byte order marks and what programs leave behind a text (NULs, DOS' end of file) are gone. Raises NotText.
+    Byte order marks and what programs leave after a text (NULs, DOS' end of file) are removed. Raises NotText.
     """
     if len(data) > LARGEST:
         raise NotText(f"larger than {LARGEST >> 20} MB")
@@ -88,13 +89,14 @@ def decode_whole(data: bytes) -> str:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a caption file with something in them, white space collapsed and invisible characters gone."""
+    """The non-empty lines of a caption file, white space collapsed and invisible characters removed."""
     plain = _INVISIBLE.sub("", text)
     return [line for line in (" ".join(line.split()) for line in _LINE_ENDS.split(plain)) if line]
 
 
 def file_text(text: str) -> str:
-    """`text` as a caption file has it: tidy lines, at least one, for kohya's loader refuses a file without any."""
+    """`text` as written to a caption file: tidy lines, at least one, because kohya's loader refuses a file without
+    any."""
     return "".join(f"{line}\n" for line in lines_of(text) or [""])
 
 
@@ -106,11 +108,11 @@ def _strict(data: bytes, encoding: str) -> str:
 
 
 def _checked(text: str) -> str:
-    """The text without marks and what stands behind it. Raises NotText for control characters: no text has them."""
+    """The text without marks and without what follows it. Raises NotText for control characters: no text has them."""
     text = text.replace("\ufeff", "").rstrip("\0\x1a")
     odd = _CONTROL.search(text)
     if odd is not None:
-        raise NotText(f"no text: it holds the control character {ord(odd[0]):#04x}")
+        raise NotText(f"not text: it holds the control character {ord(odd[0]):#04x}")
     return text
 
 
@@ -127,9 +129,9 @@ def _wide(data: bytes) -> tuple[str, str]:
         if len(text) < _SHORTEST_WIDE or narrow * 2 < len(text):
             continue
         if narrow < len(text) and body.replace(b"\0", b"").isascii():
-            continue  # letters with some NULs between them, which make other letters in pairs
+            continue  # letters with some NULs between them, which in pairs make other letters
         return text, encoding
-    raise NotText("no text: it holds NULs")
+    raise NotText("not text: it holds NULs")
 
 
 def _western(body: bytes) -> str:
@@ -140,7 +142,7 @@ def _western(body: bytes) -> str:
         raise NotText(UNKNOWN) from error
     rest = _SIGNS.sub(lambda match: re.sub("[’“”‘–—…°½€£¿¡]", " ", match[0]), text)
     words = [word for word in _WORD.findall(rest) if not word.isascii()]
-    # what is a word of one letter here is one in Russian, too
+    # a word of one letter here is one in Russian, too
     certain = rest.isascii() or any(len(word) > 1 for word in words)
     if not certain or not _WORD.sub("", rest).isascii() or not all(map(_is_western, words)):
         raise NotText(UNKNOWN)
@@ -148,12 +150,12 @@ def _western(body: bytes) -> str:
 
 
 def _is_western(word: str) -> bool:
-    """Whether this is spelled as words are: some letters with accents, capitals in front or all over."""
+    """Whether this is spelled like a word: some letters with accents, capitals at the start or throughout."""
     if len(word) == 1:
         return word in "àáéèêóòôøåöäÀÉ"
     accents = re.findall("[^a-zA-Z]+", word)
     if re.search("[ìòù][a-z]", word):
-        return False  # Italian has them at the end, in the middle they are Czech letters of another code page
+        return False  # Italian has them at the end; in the middle they are Czech letters of another code page
     if max(map(len, accents)) > 2 or sum(map(len, accents)) * 3 > len(word) * 2:
         return False
     return word.isupper() or word[1:].islower()

@@ -1,4 +1,4 @@
-"""From a folder of pictures to a training set: see `pipeline.prepare`."""
+"""Preparing pictures for training: cropped, checked, captioned. See `pipeline.prepare`."""
 
 from lora_train.prepare.base import Services
 from lora_train.prepare.pipeline import Prepared, prepare

@@ -1,4 +1,4 @@
-"""What the parts of the preparation hand to each other."""
+"""The types shared by the parts of the preparation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Box:
 
 
 class NoView(Exception):
-    """A picture does not show what an operation looks for; `rule` in a word or two, the message says it in full."""
+    """A picture does not show what an operation needs; `rule` in a word or two, the message in full."""
 
     def __init__(self, rule: str, reason: str) -> None:
         super().__init__(reason)
@@ -42,7 +42,7 @@ class NoView(Exception):
 
 @dataclass
 class View:
-    """One picture that may come out of an input: the original, a face, a body."""
+    """One picture made from an input: the original, a face, a body."""
 
     operation: str
     picture: Image.Image
@@ -52,17 +52,17 @@ class View:
     detector: str = ""
     confidence: float | None = None
     problem: tuple[str, str] | None = None
-    """(rule, reason) when the view can be made, but should not be used unless a person says so."""
+    """(rule, reason) when the view can be made but should not be used unless a person says so."""
     mask: Image.Image | None = None
 
 
 @dataclass(frozen=True)
 class Services:
-    """What the host can do for the preparation; what is None is said once and left out.
+    """What the host can do for the preparation; what is None is reported once and left out.
 
-    They take any number of pictures and give one result for each, in order, as the host's methods with their
-    other arguments filled in do: pictures enlarged 2x, faces restored, a caption, a list of tags. They are asked
-    once each, so that one model is loaded at a time, and closed early where the person stops.
+    They take any number of pictures and yield one result for each, in order: the host's methods with their
+    other arguments filled in (pictures enlarged 2x, faces restored, a caption, a list of tags). Each is called
+    once, so that one model is loaded at a time, and closed early when the person stops.
     """
 
     upscale: Callable[[Iterable[Image.Image]], Iterator[Image.Image]] | None = None
@@ -77,7 +77,7 @@ class Services:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a worker needs to know; plain data, since it is sent to other processes."""
+    """What a worker needs to know; plain data, because it is sent to other processes."""
 
     options: PrepareOptions
     store: str
@@ -94,7 +94,7 @@ class Plan:
 
     @property
     def min_size(self) -> int:
-        """The least length of the longer side."""
+        """The minimum length of the longer side."""
         return self.target if self.options.min_size is None else self.options.min_size
 
     @property

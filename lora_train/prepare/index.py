@@ -1,4 +1,4 @@
-"""Which content each input had when it was last read, so that unchanged files are not read again."""
+"""The content hash of each input when it was last read, so that unchanged files are not read again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Index:
             self._new[relative.as_posix()] = [*stat, content]
 
     def write(self) -> None:
-        """Write what was put; what was not put stays known."""
+        """Write what was put; earlier hashes stay."""
         if not self._new.items() <= self._old.items():
             self._old |= self._new
             write_json(self._path, self._old)

@@ -1,6 +1,6 @@
-"""Captions and tags for what was kept: asked once per picture and captioner, then joined as the options say.
+"""Captions and tags for the kept pictures: asked for once per picture and captioner, then joined as the options say.
 
-What a captioner says is kept as it said it, so another template, limit or tag asks nobody again.
+A captioner's answer is stored unchanged, so another template, limit or tag does not run the captioner again.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ WHO = {
     "caption": ("captioner", "captioner_model", "captioner_command"),
     "tags": ("tagger", "tagger_model", "tagger_command"),
 }
-"""For each part of a caption, the options that decide what is said."""
+"""For each part of a caption, the options that decide the captioner's answer."""
 MORE = {"tags": ("tag_threshold", "character_threshold")}
 INSTEAD = (
-    "Use a WebUI (--server), or a model of your own (prepare.captioner transformers, prepare.tagger wd14 or command), "
+    "Use a WebUI (--server), or your own model (prepare.captioner transformers, prepare.tagger wd14 or command), "
     "or write .txt files beside the pictures."
 )
 LACKING = {
-    "caption": f"No captions are made: there is nothing here that could. {INSTEAD}",
-    "tags": f"No tags are listed: there is nothing here that could. {INSTEAD}",
+    "caption": f"No captions are made: there is no captioner here. {INSTEAD}",
+    "tags": f"No tags are listed: there is no tagger here. {INSTEAD}",
 }
 
 
 def services_for(services: Services, options: PrepareOptions) -> tuple[dict[str, Ask], list[str]]:
-    """Who is asked for each part, and a note for each part that is wanted and that nobody here can give."""
+    """The captioner of each part, and a note for each part that is wanted but has none here."""
     there = {"caption": services.caption, "tags": services.tags}
     wanted = [part for part in there if getattr(options, WHO[part][0]) != "none"]
     asked = {part: ask for part in wanted if (ask := there[part]) is not None}
@@ -53,16 +53,16 @@ def services_for(services: Services, options: PrepareOptions) -> tuple[dict[str,
 
 
 def recaptions(plan: Plan, services: Services) -> bool:
-    """Whether new captions win over those that are there: somebody here must be able to make them."""
+    """Whether new captions replace existing ones, which takes a captioner here."""
     return plan.has("interrogate") and plan.options.recaption and bool(services_for(services, plan.options)[0])
 
 
 def take_captions(
     entries: list[Entry], plan: Plan, services: Services, known: Mapping[Path, str], outputs: Outputs
 ) -> tuple[list[Entry], list[str]]:
-    """Take over the captions in files beside the pictures, else those in `known`.
+    """Use the captions in files beside the pictures, else those in `known`.
 
-    Returns what needs a new one, and notes on files that could not be read.
+    Returns the entries that need a new one, and notes on files that could not be read.
     """
     bare, anew, reader = [], recaptions(plan, services), CaptionReader(services.may_read)
     for entry in entries:
@@ -84,7 +84,7 @@ def take_captions(
 
 
 def take_edits(entries: list[Entry], work: Path) -> None:
-    """What is really beside the published pictures: a person may have edited it."""
+    """Read the captions that are really beside the published pictures: a person may have edited them."""
     for entry in entries:
         there = read_caption(work / entry.output) if entry.output else None
         if there is not None and there != entry.text:
@@ -101,7 +101,7 @@ def caption(
     progress: Callable[[int, int], None],
     stopped: Callable[[], bool],
 ) -> None:
-    """Have `entries` captioned; what is known by a stop is not asked again. Raises what a captioner raises."""
+    """Have `entries` captioned; answers from before a stop are not asked for again. Raises what a captioner raises."""
     asked, _ = services_for(services, plan.options) if plan.has("interrogate") else ({}, [])
     store = Store(plan)
     files = {e.key: store.folder(e.record.content) / e.view.file for e in entries if e.view}
@@ -118,13 +118,13 @@ def caption(
 
 
 def said_parts(said: dict[str, str], options: PrepareOptions) -> tuple[str, list[str]]:
-    """The caption and the tags from what was said, cleaned and cut as the options say."""
+    """The caption and the tags from the captioners' answers, cleaned and limited as the options say."""
     tags = clean_tags(said.get("tags", ""), options.tag_limit, options.tag_blacklist)
     return clean_caption(said.get("caption", "")), tags
 
 
 def said_file(picture: Path, part: str, options: PrepareOptions) -> Path:
-    """Where it is kept what this captioner said about a finished picture of the store."""
+    """The file of this captioner's answer for a finished picture of the store."""
     who = [getattr(options, name) for name in (*WHO[part], *MORE.get(part, ()))]
     name = hashlib.sha256(json.dumps(who).encode()).hexdigest()[:12]
     return picture.with_suffix(f".{part}-{name}.txt")
@@ -141,7 +141,7 @@ def _ask(
     progress(0, len(todo))
     answers = ask(load_picture(file) for file in todo)
     done = 0
-    # closed at a stop, too, so that the model is unloaded then and not some time later
+    # closed at a stop, too, so that the model is unloaded at once rather than some time later
     with closing(_each(answers)) as texts:
         for file, text in zip(todo, texts):
             write_text(said_file(file, part, options), text)
@@ -150,10 +150,10 @@ def _ask(
             if stopped():
                 raise Stopped
     if done < len(todo):
-        what = f"nothing was said about {len(todo) - done} pictures."
+        what = f"there was no answer for {len(todo) - done} pictures."
         raise LoraTrainError(what, part, "Choose another captioner.")
 
 
 def _each(answers: Iterable[str]) -> Generator[str, None, None]:
-    """`answers` as something that can be closed, whatever they are."""
+    """`answers` as a generator, which can be closed."""
     yield from answers

@@ -1,4 +1,4 @@
-"""The masks that lie beside pictures, taken through what is done to their pictures."""
+"""Masks beside pictures, which are cropped and scaled as their pictures are."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from lora_train.prepare.tools import Tools
 from lora_train.prepare.worker import write_picture
 
 SEGMENTED = "segment"
-"""Makes masks of its own, which go with the background that it made."""
+"""The operation that makes its own masks, which fit the background it puts in."""
 
 
 def take_masks(
     entries: list[Entry], plan: Plan, beside: Mapping[Path, Path], stopped: Callable[[], bool]
 ) -> tuple[dict[str, Path], list[str]]:
-    """For each kept entry, by its key, the mask that a person put beside its picture, cut and sized as the result is.
+    """For each kept entry, by its key, the mask that a person put beside its picture, cropped and scaled like the
+    result.
 
-    The second is what should be said of masks that cannot be read; their pictures count as a whole. Raises Stopped.
+    Also returns notes on masks that cannot be read; their pictures count as a whole. Raises Stopped.
     """
     made: dict[str, Path] = {}
     notes: list[str] = []
@@ -50,10 +51,10 @@ def take_masks(
 
 
 def _made(mask: Path, entry: Entry, plan: Plan) -> Image.Image:
-    """The part of the mask that the view shows, through the edits, in the size of the finished picture."""
+    """The part of the mask in the view, after the edits, in the size of the finished picture."""
     view = entry.view
     assert view is not None
-    image = load_picture(mask, background=(0, 0, 0)).convert("L")  # what is transparent in it does not count
+    image = load_picture(mask, background=(0, 0, 0)).convert("L")  # transparent parts of it do not count
     across, down = image.width / entry.record.size[0], image.height / entry.record.size[1]
     left, top, right, bottom = view.box or (0, 0, *entry.record.size)
     part = (left * across, top * down, right * across, bottom * down)

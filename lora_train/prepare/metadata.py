@@ -1,7 +1,7 @@
-"""What came of a preparation as kohya's metadata file, for sd-scripts and for us.
+"""The result of a preparation as kohya's metadata file, for sd-scripts and for us.
 
 Keys are full paths: the design's `<concept folder>/<stem>` is what older sd-scripts complete with an extension, but
-those of 2026 open a key as it stands; a full path is understood by both.
+those of 2026 open a key as it is; both understand a full path.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ METADATA = "metadata.json"
 
 
 def write_prepared(work: Path, entries: Iterable[Entry], target: int, tag: str) -> Path:
-    """Write `metadata.json` (and `metadata.rejected.json`) below `work`, atomically; gives the former.
+    """Write `metadata.json` (and `metadata.rejected.json`) below `work`, atomically. Returns the former.
 
-    `train_resolution` is the bucket that a training at the target size puts the picture into; a run corrects it.
+    `train_resolution` is the picture's bucket in a training at the target size; a run corrects it.
     """
     buckets = make_buckets(target, max(64, target // 2), target * 2, 64)
-    told = {}
+    written = {}
     for entry in entries:
         key = str((work / entry.output).absolute()) if entry.verdict.kept else _key_of_rejected(entry)
         size = _size_of(work / entry.output) if entry.verdict.kept else None
-        told[key] = MetadataEntry(
+        written[key] = MetadataEntry(
             caption="" if entry.tags and not entry.caption else with_tag(tag, entry.caption or entry.text),
             tags=",".join(_tag_first(tag, entry.tags)),
             train_resolution=place(size, buckets).bucket if size else None,
             image_size=size,
             origin=_origin(entry),
         )
-    write_metadata(work / METADATA, told)
+    write_metadata(work / METADATA, written)
     return work / METADATA
 
 
 def correct_resolutions(file: Path, buckets: Mapping[Path, Size]) -> None:
-    """Note the buckets that a training really put the pictures into. Raises LoraTrainError."""
+    """Record the pictures' actual buckets in a training. Raises LoraTrainError."""
     known = read_metadata(file)
     changed = {
         key: MetadataEntry(entry.caption, entry.tags, bucket, entry.image_size, entry.origin)
@@ -75,7 +75,7 @@ def _origin(entry: Entry) -> Origin:
 
 
 def _key_of_rejected(entry: Entry) -> str:
-    """It has no picture of its own; the operation tells a rejected face from a rejected body."""
+    """A rejected view has no picture; the operation in the key distinguishes a rejected face from a rejected body."""
     operation = f" ({entry.view.operation})" if entry.view else ""
     return f"{entry.path.absolute()}{operation}"
 

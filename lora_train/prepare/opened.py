@@ -37,7 +37,7 @@ class Opened:
         return self.at_least(max(self.size))
 
     def once(self, what: str, find: Callable[[], Any]) -> Any:
-        """What `find` gives, the first time that this is asked for; several operations need the same face."""
+        """What `find` returned at the first call for `what`: several operations need the same face."""
         if what not in self._once:
             self._once[what] = find()
         return self._once[what]

@@ -1,6 +1,6 @@
-"""From a folder of pictures to a folder of better ones, with a report on each.
+"""From a folder of pictures to a folder of prepared ones, with a report on each.
 
-Nothing is written in the input folder. Below the work folder: `pictures/NAME/` (what is kept, for `data.scan`, in the
+Nothing is written to the input folder. Below the work folder: `pictures/NAME/` (what is kept, for `data.scan`, in the
 structure of the input), `masks/NAME/`, `metadata.json` (kohya's shape), `report.json`, `overrules.json`, and what a
 later run needs: `store/`, `index.json`, `published.json`.
 """
@@ -40,26 +40,26 @@ from lora_train.prepare.worker import wants
 Progress = Callable[[int, int], None]
 Stop = Callable[[], bool]
 LACKING = {
-    "upscale": "Nothing is upscaled: there is no host that could. Use a WebUI (--server).",
-    "restore": "No faces are restored: there is no host that could. Use a WebUI (--server).",
+    "upscale": "Nothing is upscaled: there is no host with an upscaler. Use a WebUI (--server).",
+    "restore": "No faces are restored: there is no host with face restoration. Use a WebUI (--server).",
 }
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What came of a preparation."""
+    """The result of a preparation."""
 
     folder: Path
-    """The pictures to train on: give it to `data.scan`."""
+    """The folder of pictures to train on, for `data.scan`."""
     masks: Path | None = None
     """Masks at the same relative paths as the pictures (as PNG): of `segment`, of pictures with alpha, and those that
-    lay beside pictures."""
+    were beside pictures."""
     metadata: Path | None = None
-    """kohya's metadata on the pictures; beside it one on what was rejected."""
+    """kohya's metadata of the pictures; beside it that of the rejected ones."""
     report: Path | None = None
     summary: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    """What cannot be done here, and what would help."""
+    """What is not possible here, and what would help."""
 
     def line(self) -> str:
         """The summary in one line for the person."""
@@ -77,12 +77,12 @@ def prepare(
     stage: Callable[[str], None] = lambda name: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
-    """Do the operations of `options` to all pictures below `folder`; only what changed since the last time in `work`.
+    """Apply the operations of `options` to all pictures below `folder`; only what changed since the last run in `work`.
 
-    `tag` goes into the captions that are made. `stage` hears what `progress` counts from then on ("pictures",
-    "captions", "tags"), `note` what is left out, what cannot be done here and which captions cannot be read. A bad
+    `tag` goes into new captions. `stage` receives what `progress` counts from then on ("pictures",
+    "captions", "tags"), `note` what is left out, what is not possible here and which captions cannot be read. A bad
     picture is reported, never fatal. Raises LoraTrainError when there are no pictures, when the disk is full, or when a
-    service of the host fails; Stopped when `stopped` says so, and what is done by then is done.
+    service of the host fails; Stopped when `stopped` says so, and what was done until then is kept.
     """
     if not options.operations:
         return Prepared(folder)
@@ -97,7 +97,7 @@ def prepare(
         for path in found.pictures
     ]
     plan, notes = _plan(options, work, services)
-    notes = [*_told(found, SEGMENTED in active(Edit, plan)), *notes]
+    notes = [*_remarks(found, SEGMENTED in active(Edit, plan)), *notes]
     for text in notes:
         note(text)
     index = Index(work)
@@ -118,10 +118,10 @@ def prepare(
     masked, unseen = take_masks(entries, plan, found.masks, stopped)
     _place(entries, inputs, masked, plan, outputs, folder, work)
     bare, unread = take_captions(entries, plan, services, captions, outputs)
-    told = [*filter(None, [unusable]), *unseen, *unread, *stray_notes(folder, bool(bare), folder / IMAGEFOLDER)]
-    for text in told:
+    more = [*filter(None, [unusable]), *unseen, *unread, *stray_notes(folder, bool(bare), folder / IMAGEFOLDER)]
+    for text in more:
         note(text)
-    notes += told
+    notes += more
     caption(bare, plan, services, tag, outputs, stage, progress, stopped)
     outputs.publish()
     take_edits(entries, work)
@@ -153,18 +153,18 @@ def _find(folder: Path, work: Path, may_read: Callable[[Path], bool]) -> Found:
     return found
 
 
-def _told(found: Found, segments: bool) -> list[str]:
-    """What a person should know of the folder, as a training says it."""
+def _remarks(found: Found, segments: bool) -> list[str]:
+    """What a person should know about the folder, as a training reports it."""
     left_out = manifest_of(found).left_out_line()
     masks = f"The masks beside {counted(len(found.masks), 'picture')} are "
     masks += (
-        "not used: segment makes its own." if segments else "taken over, cut and sized like them, for a masked loss."
+        "not used: segment makes its own." if segments else "used: cropped and scaled with them, for a masked loss."
     )
     return [*found.notes, *([f"Left out: {left_out}."] if left_out else []), *([masks] if found.masks else [])]
 
 
 def _seen(inputs: list[Input]) -> list[str]:
-    """What a person should know of the pictures, once they have been opened."""
+    """What a person should know about the pictures, once they have been opened."""
     moving = [shown(one.path.name) for one in inputs if one.record.moving]
     plain = [shown(one.path.name) for one in inputs if one.record.plain]
     notes = [moving_note(moving)] if moving else []
@@ -172,7 +172,7 @@ def _seen(inputs: list[Input]) -> list[str]:
 
 
 def _plan(options: PrepareOptions, work: Path, services: Services) -> tuple[Plan, list[str]]:
-    """What will be done here, and a note on each thing that cannot be."""
+    """What will be done here, and a note on each operation that is not possible."""
     plan = Plan(
         options,
         str(work / "store"),
@@ -192,7 +192,7 @@ def _plan(options: PrepareOptions, work: Path, services: Services) -> tuple[Plan
 
 
 def _examine(inputs: list[Input], plan: Plan, index: Index, progress: Progress, stopped: Stop) -> None:
-    """A record for every input, from the store or by the workers."""
+    """Set the record of every input, from the store or by the workers."""
     store, todo, tasks = Store(plan), [], []
     for one in inputs:
         content = index.content(one.path, one.relative)
@@ -215,7 +215,7 @@ def _examine(inputs: list[Input], plan: Plan, index: Index, progress: Progress, 
 
 
 def _complete(record: Record, plan: Plan, store: Store) -> bool:
-    """Whether nothing is left for the workers to do, and the files are there."""
+    """Whether the workers have nothing left to do, and the files exist."""
     folder = store.folder(record.content)
     for view in record.views:
         if (view.file or wants(view, plan, [])) and not (folder / (view.file or view.crop or ".absent")).is_file():
@@ -232,7 +232,7 @@ def _place(
     folder: Path,
     work: Path,
 ) -> None:
-    """Say where all that is kept goes; `masks` by the entries' keys win over those that the pictures came with."""
+    """Set where everything kept goes; `masks`, by the entries' keys, win over those made from the pictures."""
     store = Store(plan)
     names = output_names([one.relative for one in inputs], list(active(Source, plan)))
     for entry in entries:
@@ -251,7 +251,7 @@ def _place(
 
 
 def _about(folder: Path, plan: Plan, tag: str, notes: list[str]) -> dict[str, Any]:
-    """What goes in front of the pictures in the report."""
+    """What precedes the pictures in the report."""
     return {
         "folder": str(folder.expanduser().resolve()),
         "tag": tag,
@@ -263,7 +263,7 @@ def _about(folder: Path, plan: Plan, tag: str, notes: list[str]) -> dict[str, An
 
 
 def _prune(inputs: list[Input], plan: Plan) -> None:
-    """Drop what the store holds of other pictures and other options."""
+    """Remove the store's entries of other pictures and other options."""
     store, root = Store(plan), Path(plan.store)
     used = {store.folder(one.record.content) for one in inputs}
     for entry in root.glob("*/*"):

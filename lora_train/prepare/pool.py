@@ -1,9 +1,9 @@
-"""Several pictures at a time: in processes of our own, or in threads where none can be started.
+"""Several pictures at a time: in processes of our own, or in threads where no process can be started.
 
 Not `multiprocessing`: its spawned processes import the host's main module again, which inside a WebUI starts half of
-the WebUI, and without a main guard on Windows never ends; forked ones inherit its CUDA context and its locks. Ours are
-`python -m lora_train.prepare.worker`, talking over pipes. One that a file crashes is replaced; only that file is
-reported.
+the WebUI, and on Windows never ends without a main guard; forked ones inherit its CUDA context and its locks. Ours are
+`python -m lora_train.prepare.worker`, connected by pipes. A process that crashes on a file is replaced; only that file
+is reported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lora_train.prepare.base import Plan
 from lora_train.prepare.worker import Worker
 
 FEW = 8
-"""For so few pictures it is not worth starting processes."""
+"""For this many pictures or fewer, starting processes is not worth it."""
 _MODULE = "lora_train.prepare.worker"
 _PACKAGES = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,7 @@ class CannotStart(Exception):
 
 
 class Doer(Protocol):
-    """Something that does tasks, one after another."""
+    """Does tasks, one after another."""
 
     def do(self, task: dict[str, Any]) -> dict[str, Any]:
         """Do a task (see Worker.do)."""
@@ -45,21 +45,21 @@ class Doer(Protocol):
 
 
 class Here(Worker):
-    """Tasks done in the thread that asks."""
+    """Does tasks in the calling thread."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to free."""
 
 
 class Process:
-    """Tasks done in a process of our own."""
+    """Does tasks in a process of our own."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._process = self._start()
 
     def do(self, task: dict[str, Any]) -> dict[str, Any]:
-        """A file that crashes the process is reported as broken, and another process started."""
+        """A file that crashes the process is reported as broken, and a new process is started."""
         answer = self._ask(task)
         if answer is None:
             self.close()
@@ -109,9 +109,9 @@ class Process:
 def run_tasks(
     tasks: Sequence[dict[str, Any]], plan: Plan, processes: bool, stopped: Callable[[], bool]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Do all tasks, several at a time; gives (number of the task, answer) as they get done.
+    """Do all tasks, several at a time. Yields (index of the task, answer) as they finish.
 
-    Raises Stopped when `stopped` says so; tasks begun are ended first. Raises LoraTrainError when a task does.
+    Raises Stopped when `stopped` says so; tasks in progress are finished first. Raises LoraTrainError when a task does.
     """
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in range(len(tasks)):
@@ -130,7 +130,7 @@ def run_tasks(
                 doer.close()
         except queue.Empty:
             return
-        except BaseException as error:  # handed to the thread that waits
+        except BaseException as error:  # passed to the waiting thread
             done.put((-1, error))
 
     threads = [threading.Thread(target=serve, daemon=True) for _ in range(min(count(plan), len(tasks)))]
@@ -146,7 +146,7 @@ def run_tasks(
 
 
 def make_doer(plan: Plan, processes: bool) -> Doer:
-    """A process; or this one, where that is asked for or none can be started."""
+    """A process; or this one, where `processes` is false or none can be started."""
     if processes:
         try:
             return Process(plan)
@@ -156,7 +156,7 @@ def make_doer(plan: Plan, processes: bool) -> Doer:
 
 
 def count(plan: Plan) -> int:
-    """How many pictures are worked on at a time."""
+    """How many pictures are processed at a time."""
     if plan.options.workers:
         return plan.options.workers
     usable = getattr(os, "sched_getaffinity", None)

@@ -1,6 +1,6 @@
 """The output folders: exactly the kept pictures, their masks, and captions; nothing left of earlier runs.
 
-`pictures/` and `masks/` hold links to the store's files (copies where there are no links), so publishing anew takes
+`pictures/` and `masks/` hold links to the store's files (copies where there are no links), so publishing again takes
 no time. Captions are copies: one that a person edited in the output stays as it is, unless new captions are asked
 for; then the edited one is kept as `.bak`.
 """
@@ -22,11 +22,11 @@ from lora_train.pictures.texts import NotText, decode, file_text
 
 PUBLISHED = "published.json"
 LONGEST = 200
-"""Bytes of a picture's name that are kept; file systems allow 255 with all endings."""
+"""Most bytes of a picture's name that are kept; file systems allow 255 with all endings."""
 
 
 class Outputs:
-    """What is wanted below the work folder; keys are paths relative to it, with forward slashes."""
+    """The wanted files below the work folder; keys are paths relative to it, with forward slashes."""
 
     def __init__(self, work: Path, recaption: bool = False, may_read: MayRead = anywhere) -> None:
         self._work, self._recaption, self._may_read = work, recaption, may_read
@@ -34,13 +34,13 @@ class Outputs:
         self._captions: dict[str, bytes] = {}
 
     def add(self, output: str, made: Path) -> None:
-        """Want a file of the store at a place."""
+        """Put a file of the store at `output`."""
         self._links[output] = made
 
     def add_captions(self, output: str, source: Path, ending: str = "") -> bool:
-        """Want copies of the caption files beside an input, beside its output; whether there are any.
+        """Copy the caption files beside an input to its output. Returns whether there are any.
 
-        `ending` (".bak") is put behind the copies' names; without it what is no text is left out.
+        `ending` (".bak") is appended to the copies' names; without it, files that are not text are left out.
         """
         copies: dict[str, bytes] = {}
         for file in caption_files(source, may_read=self._may_read):
@@ -52,18 +52,18 @@ class Outputs:
         return bool(copies)
 
     def add_caption(self, output: str, text: str) -> None:
-        """Want this caption beside an output."""
+        """Put this caption beside an output."""
         # the line end matters: kohya's loader refuses a caption file without any line
         line = f"{text}\n".encode("utf-8", "replace")
         self._captions[Path(output).with_suffix(CAPTION_EXTENSIONS[0]).as_posix()] = line
 
     def publish(self) -> None:
-        """Make the folders so. A crash leaves whole files only, and the next call mends the rest."""
+        """Write the folders. A crash leaves only whole files, and the next call completes the rest."""
         before = self._published()
         after = {path: made.relative_to(self._work).as_posix() for path, made in self._links.items()}
         after |= {path: _digest(text) for path, text in self._captions.items()}
         if before != after:
-            # what is there already keeps its old digest until it is replaced: else it would look like a person's
+            # an existing caption keeps its old digest until it is replaced: else it would look like a person's
             write_json(self._work / PUBLISHED, {**after, **before})
         for path in before.keys() - after.keys():
             self._remove(path, before[path])
@@ -77,7 +77,7 @@ class Outputs:
             write_json(self._work / PUBLISHED, after)
 
     def _caption(self, target: Path, text: bytes, before: str | None) -> None:
-        """Write a caption. One that is there and a person's own stays, or is set aside where new ones are asked for."""
+        """Write a caption. A person's own one stays, or is set aside where new ones are asked for."""
         there = target.read_bytes() if target.is_file() else None
         if there == text:
             return
@@ -88,7 +88,7 @@ class Outputs:
         write_bytes(target, text)
 
     def _remove(self, path: str, before: str) -> None:
-        """Remove what is no longer wanted; a caption only as it was written."""
+        """Remove a file that is no longer wanted; a caption only if it is unchanged since it was written."""
         target = self._work / path
         if _is_text(target) and target.is_file() and _digest(target.read_bytes()) != before:
             return
@@ -106,7 +106,7 @@ class Outputs:
 
 
 def output_names(files: list[Path], operations: list[str]) -> dict[tuple[Path, str], str]:
-    """A stem for every view of every file, with its folder; no two alike, also where case does not count.
+    """A stem for every view of every file, with its folder; all different, even ignoring case.
 
     The original keeps its name, others add their operation's: `sub/a`, `sub/a-face`.
     """
@@ -126,7 +126,7 @@ def output_names(files: list[Path], operations: list[str]) -> dict[tuple[Path, s
 
 
 def _shortened(stem: str) -> str:
-    """The stem, cut where the operation's name and the ending of a caption or its copy would not fit behind it."""
+    """The stem, cut so that the operation's name and the ending of a caption or its copy fit behind it."""
     return stem.encode()[:LONGEST].decode(errors="ignore")
 
 
@@ -136,9 +136,9 @@ def _is_text(path: Path) -> bool:
 
 
 def _utf8(data: bytes) -> bytes | None:
-    """A caption file's bytes; of one that is not UTF-8 its lines as such, for kohya's loader and bulk edits.
+    """A caption file's bytes; one that is not UTF-8 is converted to UTF-8 lines, for kohya's loader and bulk edits.
 
-    None where it is no text.
+    None where it is not text.
     """
     try:
         text, encoding = decode(data)
@@ -161,4 +161,4 @@ def _link(made: Path, target: Path) -> None:
     except OSError:  # another disk, or a file system without links
         write_bytes(target, made.read_bytes())
     finally:
-        part.unlink(missing_ok=True)  # replacing a link by another to the same file leaves both
+        part.unlink(missing_ok=True)  # replacing a link with another to the same file leaves both

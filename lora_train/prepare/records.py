@@ -1,7 +1,8 @@
-"""What is known of each picture, kept so that a later run does only what changed.
+"""What is known about each picture, stored so that a later run processes only what changed.
 
 An entry is a folder named by the hash of the file's content and of the options that its pictures depend on. It holds
-`record.json` and the pictures made. Thresholds are no part of the name: scores are kept, verdicts are made from them.
+`record.json` and the pictures made. Thresholds are not part of the name: scores are stored, and verdicts are computed
+from them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ RECORD = "record.json"
 
 @dataclass
 class ViewRecord:
-    """What is known of one view; `rule` and `reason` are set where it cannot be made."""
+    """What is known about one view; `rule` and `reason` are set where it cannot be made."""
 
     operation: str
     rule: str = ""
@@ -37,7 +38,7 @@ class ViewRecord:
     file: str = ""
     """The finished picture in the entry's folder; "" while there is none."""
     crop: str = ""
-    """The cut-out picture on which the host's services have yet to work."""
+    """The cropped picture that the host's services have yet to process."""
     mask: str = ""
 
     @property
@@ -48,7 +49,7 @@ class ViewRecord:
 
 @dataclass
 class Record:
-    """What is known of one input; `broken` says why it cannot be read."""
+    """What is known about one input; `broken` says why it cannot be read."""
 
     content: str
     size: tuple[int, int] = (0, 0)
@@ -56,7 +57,7 @@ class Record:
     moving: bool = False
     """Whether the file holds other frames or pages, which are not used."""
     plain: bool = False
-    """Whether it is of one colour, with what is transparent in the background's."""
+    """Whether it is of one colour, with transparent parts in the background colour."""
     thumbnails: dict[str, str] = field(default_factory=dict)
     views: list[ViewRecord] = field(default_factory=list)
 
@@ -96,12 +97,12 @@ class Store:
         return record if record.content == content else None
 
     def write(self, record: Record) -> None:
-        """Write an entry's record; everything it names must be there already."""
+        """Write an entry's record; every file it names must already exist."""
         write_json(self.folder(record.content) / RECORD, record.to_dict())
 
 
 def settings_hash(plan: Plan) -> str:
-    """A hash of all that an entry depends on besides the input."""
+    """A hash of everything that an entry depends on besides the input."""
     operations = {name: getattr(one, "options", ()) for kind in KINDS for name, one in active(kind, plan).items()}
     making = {
         "version": VERSION,

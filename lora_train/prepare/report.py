@@ -1,4 +1,4 @@
-"""The report on every picture, and what a person decides against it."""
+"""The report on every picture, and a person's decisions that overrule it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Verdict:
 
 @dataclass
 class Entry:
-    """One line of the report: a view, or an input of which there is none."""
+    """One line of the report: a view, or an input without any."""
 
     key: str
     path: Path
@@ -85,7 +85,7 @@ class Entry:
 
 
 def entry_key(relative: Path, content: str, operation: str) -> str:
-    """Names a view of a file at a place; edit or move the file, and what was decided about it is forgotten."""
+    """Identifies a view of a file at a path; when the file is edited or moved, decisions about it are forgotten."""
     return (
         f"{hashlib.sha256(f'{relative.as_posix()} {content}'.encode('utf-8', 'replace')).hexdigest()[:24]}-{operation}"
     )
@@ -111,15 +111,15 @@ def summary_line(summary: dict[str, Any]) -> str:
 
 
 def write_report(work: Path, entries: list[Entry], about: dict[str, Any]) -> None:
-    """Write the report; `about` goes in front of the pictures."""
+    """Write the report; `about` precedes the pictures."""
     content = {"version": VERSION, **about, "summary": summarise(entries), "pictures": [e.to_dict() for e in entries]}
     write_json(work / REPORT, content)
 
 
 def overrule(work: Path, key: str, keep: bool | None) -> None:
-    """Remember what a person decides on a picture of the report: keep it, leave it out, or None: as the rules say.
+    """Store a person's decision on a picture of the report: keep it, leave it out, or None: as the rules say.
 
-    The next `prepare` in `work` does it. Raises LoraTrainError when there is no such picture, or nothing to keep.
+    The next `prepare` in `work` applies it. Raises LoraTrainError when there is no such picture, or nothing to keep.
     """
     try:
         pictures = json.loads((work / REPORT).read_text(encoding="utf-8"))["pictures"]
@@ -127,7 +127,7 @@ def overrule(work: Path, key: str, keep: bool | None) -> None:
         raise LoraTrainError("there is no report to decide on.", str(work / REPORT), "Prepare the pictures.") from error
     line = next((line for line in pictures if line["key"] == key), None)
     if line is None:
-        raise LoraTrainError(f"there is no picture {key!r} in the report.", str(work / REPORT), "Open it anew.")
+        raise LoraTrainError(f"there is no picture {key!r} in the report.", str(work / REPORT), "Open it again.")
     if keep and not line["can_be_kept"]:
         raise LoraTrainError(f"there is nothing to keep: {line['reason']}.", line["file"], "Replace the file.")
     decided = read_overrules(work)
@@ -138,7 +138,7 @@ def overrule(work: Path, key: str, keep: bool | None) -> None:
 
 
 def read_overrules(work: Path) -> dict[str, bool]:
-    """What was decided, by key; nothing where the file is absent or damaged."""
+    """The decisions, by key; none where the file is absent or damaged."""
     try:
         decided = json.loads((work / OVERRULES).read_text(encoding="utf-8"))
         return {str(key): bool(keep) for key, keep in decided.items()}

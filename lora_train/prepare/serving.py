@@ -1,4 +1,4 @@
-"""What follows the verdicts: finishing what a person wants, and what the host's services do."""
+"""What follows the verdicts: finishing pictures that a person wants, and the host's services."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ UNCHANGED = {
     "restore": "sent: nothing was restored. Either no face was found, or the WebUI lacks CodeFormer's weights, which "
     "it downloads when it first restores a face: its log says so.",
 }
-"""What is said of pictures that a service gave back unchanged."""
+"""The note about pictures that a service returned unchanged."""
 
 
 def finish_overruled(entries: list[Entry], plan: Plan, stopped: Stop) -> None:
-    """Finish the pictures that the rules reject and a person wants."""
+    """Finish the pictures that the rules reject but a person wants."""
     wanted = [entry for entry in entries if entry.verdict.kept and entry.view and not entry.view.file]
     tasks: dict[str, dict[str, Any]] = {}
     for entry in wanted:
@@ -41,7 +41,7 @@ def finish_overruled(entries: list[Entry], plan: Plan, stopped: Stop) -> None:
 
 
 def serve(entries: list[Entry], plan: Plan, services: Services, stopped: Stop) -> list[str]:
-    """Let the host work on the kept pictures that need it, then finish them. What is done outlives a stop.
+    """Let the host process the kept pictures that need it, then finish them. What is done survives a stop.
 
     Returns notes on pictures that came back as they were sent.
     """
@@ -61,7 +61,7 @@ def serve(entries: list[Entry], plan: Plan, services: Services, stopped: Stop) -
                 folder, served = store.folder(entry.record.content), tasks[entry.record.content]["served"]
                 before, after = served[entry.view.operation], f"{entry.view.operation}.{name}.png"
                 served[entry.view.operation] = after
-                if before != after and not (folder / after).is_file():  # else: the same file twice, or done before
+                if before != after and not (folder / after).is_file():  # else the file occurs twice, or was done before
                     todo.append((folder / before, folder / after))
         same = _apply(call, todo, stopped)
         if same:
@@ -77,7 +77,7 @@ def serve(entries: list[Entry], plan: Plan, services: Services, stopped: Stop) -
 def _apply(
     call: Callable[[Iterable[Image.Image]], Iterator[Image.Image]], todo: list[tuple[Path, Path]], stopped: Stop
 ) -> int:
-    """Let a service of the host make files of files; returns how many pictures it did not change at all."""
+    """Let a service of the host convert files. Returns how many pictures it did not change at all."""
     same = 0
     if not todo:
         return same
@@ -91,7 +91,7 @@ def _apply(
 
 
 def _run(tasks: dict[str, dict[str, Any]], entries: list[Entry], plan: Plan, stopped: Stop) -> None:
-    """Do tasks, one for each content, and take the answers into all entries with that content."""
+    """Do tasks, one per content, and copy the answers to all entries with that content."""
     contents = list(tasks)
     listed = [{"content": content, **tasks[content]} for content in contents]
     for number, answer in run_tasks(listed, plan, not shared_memory(plan), stopped):
@@ -104,6 +104,6 @@ def _run(tasks: dict[str, dict[str, Any]], entries: list[Entry], plan: Plan, sto
 def _update(entry: Entry, record: Record) -> None:
     view = next((view for view in record.views if entry.view and view.operation == entry.view.operation), None)
     if view is None or not (view.file or view.crop):
-        entry.verdict = broken(record.broken or "the file changed while it was worked on")
+        entry.verdict = broken(record.broken or "the file changed while it was being processed")
     else:
         entry.view, entry.record = view, record

@@ -10,7 +10,7 @@ from lora_train.prepare.detectors import Detectors
 
 @dataclass
 class Tools:
-    """One per worker, since detectors are not thread-safe."""
+    """One per worker, because detectors are not thread-safe."""
 
     plan: Plan
     detectors: Detectors

@@ -1,4 +1,4 @@
-"""Whether a view is kept, from what is known of it and the thresholds; no picture is opened for that."""
+"""Whether a view is kept, from its record and the thresholds; no picture is opened for that."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEFT_OUT = Verdict(False, "left out by you", "left out by you")
 
 @dataclass
 class Input:
-    """A file of the input folder, and what is known of it."""
+    """A file of the input folder, and what is known about it."""
 
     path: Path
     relative: Path
@@ -37,7 +37,7 @@ class Input:
 def decide(inputs: list[Input], plan: Plan, overrules: dict[str, bool]) -> list[Entry]:
     """The verdict on every view, in the order of paths: of similar pictures the best stays (see `_rank`).
 
-    `overrules` is what a person decided, by the entries' keys.
+    `overrules` are a person's decisions, by the entries' keys.
     """
     entries, ranks = [], {}
     for one in inputs:
@@ -61,13 +61,13 @@ def decide(inputs: list[Input], plan: Plan, overrules: dict[str, bool]) -> list[
 
 
 def _rank(one: Input, view: ViewRecord, wanted: bool) -> tuple[bool, bool, int, bool]:
-    """What is smaller is the better of two similar pictures: one that has a caption, that is larger, that is no copy by
-    its name; else the first by path. What a person wants beside it stays whatever it is like, and rejects nothing."""
+    """The smaller is the better of two similar pictures: one with a caption, larger, not named like a copy; else the
+    first by path. A picture that a person also wants stays whatever it is similar to, and rejects none."""
     return wanted, not one.captioned, -view.size[0] * view.size[1], bool(_COPY.search(one.path.stem))
 
 
 def broken(reason: str) -> Verdict:
-    """The verdict on what cannot be used; the reason's detail, in brackets, is no part of the rule."""
+    """The verdict on an unusable file; the detail of the reason, in brackets, is not part of the rule."""
     return Verdict(False, reason.split(" (")[0], reason)
 
 
@@ -100,9 +100,9 @@ def verdict(view: ViewRecord, plan: Plan) -> Verdict:
 
 
 def too_small(view: ViewRecord, plan: Plan) -> str:
-    """Why a view is rejected both of whose sides are under the least size; "" when it is not.
+    """Why a view with both sides below the minimum size is rejected; "" when it is not.
 
-    Where the host can upscale, the size that it would give counts.
+    Where the host can upscale, the upscaled size counts.
     """
     longest, least = max(view.size), plan.min_size
     upscaled = longest * FACTOR if plan.upscale and longest < plan.target else longest

@@ -1,6 +1,6 @@
-"""The work on one picture: open, cut, score, edit, write. Run as a module it is one process of the pool.
+"""The work on one picture: open, crop, score, edit, write. Run as a module it is one process of the pool.
 
-Such a process reads a plan and then tasks, one JSON text a line, and answers each with a line. It never imports the
+Such a process reads a plan and then tasks, one JSON text per line, and answers each with a line. It never imports the
 host's main module, so it is safe inside a WebUI and on Windows; torch is not imported either.
 """
 
@@ -43,9 +43,9 @@ class Worker:
 
     def do(self, task: dict[str, Any]) -> dict[str, Any]:
         """A task is {"path", "content" (the hash, if known), "make" (operations to be finished even if rejected)},
-        or {"content", "served" (operation: a file)} for pictures that the host's services have worked on.
+        or {"content", "served" (operation: a file)} for pictures that the host's services have processed.
 
-        Gives the picture's record as JSON data. What is wrong with a picture is in the record; only a
+        Returns the picture's record as JSON data. What is wrong with a picture is in the record; only a
         LoraTrainError (the disk is full) is raised.
         """
         path, content = Path(task.get("path", "")), task.get("content", "")
@@ -58,7 +58,7 @@ class Worker:
                 self._store.write(record)
         except BrokenPicture as error:
             record = Record(content, broken=str(error))
-            # what is installed may change until the next run
+            # the installed packages may change until the next run
             if "served" not in task and not isinstance(error, NotHere):
                 self._store.write(record)
         except LoraTrainError:
@@ -67,11 +67,11 @@ class Worker:
             record = Record(content, broken=f"the file cannot be read ({error.strerror or error})")
         except Exception as error:
             traceback.print_exc()
-            record = Record(content, broken=f"the picture could not be worked on ({type(error).__name__}: {error})")
+            record = Record(content, broken=f"the picture could not be processed ({type(error).__name__}: {error})")
         return record.to_dict()
 
     def _work_on(self, path: Path, record: Record, make: list[str]) -> bool:
-        """Look for views that the record lacks, finish those that are wanted; whether anything was done."""
+        """Make views that the record lacks, and finish those that are wanted. Returns whether anything was done."""
         opened, changed = Opened(path, self._plan.background), False
         record.size, record.moving = opened.size, opened.moving
         known = {view.operation: view for view in record.views}
@@ -117,7 +117,7 @@ class Worker:
         return active(Source, self._plan)[operation].make(opened, self._tools)
 
     def _finish(self, view: View, found: ViewRecord, path: Path, record: Record) -> None:
-        """Write the finished picture; or the one that the host's services are to work on."""
+        """Write the finished picture, or the one that the host's services are to process."""
         folder, transparent = self._store.folder(record.content), has_alpha(path)
         if transparent:
             view.mask = _opaque(path, view)
@@ -172,12 +172,12 @@ def wants(found: ViewRecord, plan: Plan, make: list[str]) -> bool:
 
 
 def _plainly_named(path: Path) -> bool:
-    """Whether the file's name says that it is a picture; the copy of one that does not is written as PNG."""
+    """Whether the file's name says that it is a picture; other files' copies are written as PNG."""
     return path.suffix.lower() in EXTENSIONS
 
 
 def _opaque(path: Path, view: View) -> Image.Image:
-    """How opaque the file is where the view shows it, in the view's size."""
+    """The opacity of the part of the file in the view, in the view's size."""
     alpha = load_alpha(path)
     if view.box:
         alpha = alpha.crop((view.box.left, view.box.top, view.box.right, view.box.bottom))
@@ -204,7 +204,7 @@ def main(stream: TextIO, out: TextIO) -> None:
 
 
 if __name__ == "__main__":
-    # libraries print to the standard output, which is the line to the parent
+    # libraries print to the standard output, which is the pipe to the parent
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)
     main(sys.stdin, answers)

@@ -29,7 +29,8 @@ class Generated:
 
 
 class Generator:
-    """A loaded base model and a folder of LoRA files; `find` gives the file of a name in that folder, see `look_up`."""
+    """A loaded base model and a folder of LoRA files; `find` returns the file of a name in that folder; see
+    `look_up`."""
 
     def __init__(self, model: BaseModel, lora_dir: Path, find: Find = look_up) -> None:
         from lora_train.lorafile.applying import Applier, modules_by_file_name
@@ -50,7 +51,7 @@ class Generator:
         progress: Callable[[int, int], None] = lambda done, total: None,
         allow_missing: bool = True,
     ) -> Generated:
-        """One picture per seed. A network that is missing or does not fit is noted, and generation goes on; without
+        """One picture per seed. A network that is missing or does not fit is noted, and generation continues; without
         `allow_missing` it is an error instead.
 
         `guidance` is the usual one of the model's family when it is None. Raises LoraTrainError."""
@@ -74,7 +75,7 @@ class Generator:
             self._applier.remove()
 
     def _apply(self, tags: Sequence[LoraTag], notes: list[str]) -> list[Problem]:
-        """Apply what can be applied; the rest is noted, and returned as what is wrong with it."""
+        """Apply what can be applied; the rest is noted. Returns its problems."""
         found: list[tuple[LoraTag, Path]] = []
         left_out: list[Problem] = []
         for tag in tags:

@@ -11,11 +11,11 @@ from lora_train.lorafile.strengths import USUAL, Wanted
 
 DEFAULT_STRENGTH = 1.0
 MOST = 1000.0
-"""The highest strength that is applied, of either sign: beyond it nothing is computed that is a picture."""
+"""The highest strength that is applied, of either sign: beyond it the result is no longer a picture."""
 
 OURS = ("lora", "lyco")
 
-# like the WebUI's extra_networks.parse_prompt, which takes every `<word:...>` out; `\\<` is escaped
+# like the WebUI's extra_networks.parse_prompt, which removes every `<word:...>`; `\\<` is escaped
 _TAG = re.compile(r"(?<!\\)<(\w+):([^<>]*)>|(?<!\\)<(lora|lyco)>", re.IGNORECASE)
 _OPEN = re.compile(r"(?<!\\)<(?:lora|lyco|hypernet):[^<>]*", re.IGNORECASE)
 _MAX_NESTED = 16
@@ -27,7 +27,7 @@ class LoraTag(Wanted):
     """One `<lora:...>`."""
 
     spelled: str = field(default="", compare=False)
-    """The name with the blanks around it, where it was written so."""
+    """The name with the blanks around it, where it was written with some."""
 
     @property
     def written(self) -> str:
@@ -43,15 +43,15 @@ class ParsedPrompt:
     tags: tuple[LoraTag, ...]
     notes: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
-    """Those of the notes that are about a LoRA which is left out: its tag could not be understood."""
+    """The notes that are about a LoRA left out because its tag could not be understood."""
 
 
 def parse_prompt(prompt: str, default: float = DEFAULT_STRENGTH) -> ParsedPrompt:
     """Split a prompt into text and `<lora:...>` tags.
 
-    `<lora:name>` counts `default`, `<lora:name:0.8>` both parts, `<lora:name:0.5:1>` text encoder
-    and UNet, `<lora:name:1:1:16>` cuts it to 16 ranks; `te=`, `unet=` and `dyn=` name them. A tag that
-    cannot be understood, or is another network's (`<hypernet:...>`), is taken out and noted; one that is not closed
+    `<lora:name>` has the strength `default`, `<lora:name:0.8>` sets it for both parts, `<lora:name:0.5:1>` for text
+    encoder and UNet, `<lora:name:1:1:16>` cuts it to rank 16; `te=`, `unet=` and `dyn=` name them. A tag that
+    cannot be understood, or is another network's (`<hypernet:...>`), is removed and noted; one that is not closed
     is noted.
     """
     tags: list[LoraTag] = []
@@ -62,7 +62,7 @@ def parse_prompt(prompt: str, default: float = DEFAULT_STRENGTH) -> ParsedPrompt
         kind, content = match[1] or match[3], match[2] or ""
         try:
             if kind.lower() not in OURS:
-                raise ValueError(f"{kind} is no network that is applied here.")
+                raise ValueError(f"networks of the kind {kind} are not supported.")
             tag = _tag(content, default)
         except ValueError as error:
             notes.append(f"{match[0]} is ignored: {error}")
@@ -73,7 +73,7 @@ def parse_prompt(prompt: str, default: float = DEFAULT_STRENGTH) -> ParsedPrompt
         return ""
 
     text = prompt
-    for _ in range(_MAX_NESTED):  # taking one out may complete another around it
+    for _ in range(_MAX_NESTED):  # removing one may complete another around it
         text, count = _TAG.subn(take, text)
         if not count:
             break
@@ -145,4 +145,4 @@ def _instead(text: str) -> str:
         return f"; write {text.replace(',', '.')}"
     if re.fullmatch(r"[-+]?\d+(?:\.\d+)?%", text):
         return f"; write {float(text[:-1]) / 100:g}"
-    return "; strengths that change over the steps are not done here" if _SCHEDULE.search(text) else ""
+    return "; strengths that change over the steps are not supported" if _SCHEDULE.search(text) else ""

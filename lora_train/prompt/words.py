@@ -1,7 +1,8 @@
-"""A prompt's words without the WebUI's syntax between them, which our own Generate does not do yet: said, never drawn.
+"""A prompt's words without the WebUI's syntax, which our own Generate does not support yet: it is reported, never
+drawn.
 
 Weights `(a:1.2)`, changes over the steps `[a:b:0.5]`, alternation `[a|b]`, BREAK and AND: as `modules/prompt_parser.py`
-of the WebUI reads them. The words count once and all the time.
+of the WebUI reads them. Every word counts once and in all steps.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 _KEYWORD = re.compile(r"\b(BREAK|AND(?:_PERP|_SALT|_TOPK)?|ADDBASE|ADDCOMM|ADDCOL|ADDROW)\b")
-"""The WebUI's two words, and those of its much used extensions."""
+"""The WebUI's two keywords, and those of its popular extensions."""
 _NUMBER = re.compile(r"\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*")
 _WILDCARD = re.compile(r"__[\w/*-]+__|\{[^{}|]*\|[^{}]*\}|\{\d+(?:-\d+)?\$\$[^{}]*\}")
 _CLOSES = {"(": ")", "[": "]"}
@@ -20,14 +21,14 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Words:
-    """What is drawn, and what a person should know of it."""
+    """The text that is drawn, and what a person should know about it."""
 
     text: str
     notes: tuple[str, ...] = ()
 
 
 def words_of(prompt: str) -> Words:
-    r"""The words of a prompt whose `<...>` are taken out already; linear in its length.
+    r"""The words of a prompt whose `<...>` have been removed; linear in its length.
 
     >>> words_of("(a cat:1.2) [on a chair:on a tree:0.5], day").text
     'a cat on a tree, day'
@@ -38,13 +39,13 @@ def words_of(prompt: str) -> Words:
     text = _without_keywords(_without_brackets(prompt, notes), notes)
     wildcard = _WILDCARD.search(text)
     if wildcard is not None:
-        notes["wildcard"] = f"{wildcard[0]!r}: wildcards and choices are not done here; it is read as words."
+        notes["wildcard"] = f"{wildcard[0]!r}: wildcards and choices are not supported here; it is read as words."
     return Words(re.sub(r"[ \t]{2,}", " ", text).strip(), tuple(notes.values()))
 
 
 @dataclass
 class _Group:
-    """A bracket that is open: its parts between `:` and `|`, and these signs."""
+    """An open bracket: its parts between `:` and `|`, and these signs."""
 
     opened: str = ""
     start: int = 0
@@ -62,7 +63,7 @@ class _Group:
         return ["".join(part) for part in self.parts]
 
     def written(self) -> str:
-        """All of it as it stands, without the brackets."""
+        """All of it as written, without the brackets."""
         return "".join(text + sign for text, sign in zip(self.texts(), [*self.signs, ""]))
 
 
@@ -84,11 +85,11 @@ def _without_brackets(prompt: str, notes: dict[str, str]) -> str:
         else:
             stack[-1].add(sign)
         at += 1
-    return "".join(group.opened + group.written() for group in stack)  # what is never closed, as it stands
+    return "".join(group.opened + group.written() for group in stack)  # what is never closed, as written
 
 
 def _drawn(group: _Group, source: str, notes: dict[str, str]) -> str:
-    """What is drawn of a bracket, with a note the first time that something of its kind is not done."""
+    """What is drawn of a bracket, with a note the first time that something of its kind is not supported."""
     texts = group.texts()
     shown = source if len(source) <= _SHOWN else source[: _SHOWN - 4] + "..." + source[-1]
     counted = len(texts) > 1 and _NUMBER.fullmatch(texts[-1]) is not None
@@ -97,12 +98,12 @@ def _drawn(group: _Group, source: str, notes: dict[str, str]) -> str:
             text = group.written().partition("|")[0]
         else:
             text = ":".join(texts[1:-1]) if len(texts) > 2 and "".join(texts[1:-1]).strip() else texts[0]
-        drawn = f"{text.strip()!r} is drawn all the time" if text.strip() else "what is in it counts all the time"
-        notes.setdefault("change", f"{shown}: changes over the steps are not done here; {drawn}.")
+        drawn = f"{text.strip()!r} is drawn in all steps" if text.strip() else "its content counts in all steps"
+        notes.setdefault("change", f"{shown}: changes over the steps are not supported here; {drawn}.")
         return text
     text = ":".join(texts[:-1]) if counted else group.written()
     if not (counted and float(texts[-1]) == 1.0):
-        notes.setdefault("weight", f"{shown}: weights of words are not done here; they count once.")
+        notes.setdefault("weight", f"{shown}: weights of words are not supported here; they count once.")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Which base model pictures are made with where the person names none."""
+"""The base model that pictures are made with where the person names none."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from lora_train.hosts.base import Host
 
 USED = "last-base.json"
-"""In the data folder: the base that pictures were made with last."""
+"""In the data folder: the base that pictures were last made with."""
 
 
 @dataclass(frozen=True)
 class ChosenBase:
-    """A base model that is there, and why it is taken."""
+    """An existing base model, and why it was chosen."""
 
     path: Path
     why: str
@@ -31,8 +31,8 @@ class ChosenBase:
 def base_for(loras: Sequence[Path], host: Host) -> ChosenBase | None:
     """The base that the first of `loras` names, else the one used last, else the host's (the demo's, standalone).
 
-    Only what is there now, and what a person has trained or made pictures with here, or the host lists; what a file
-    from elsewhere names is never opened for that alone. None where there is no base at all.
+    Only a base that exists and that a person has trained or made pictures with here, or that the host lists; what a
+    file from elsewhere names is never opened for that reason alone. None where there is no base at all.
     """
     unknown = []
     for lora in loras:
@@ -47,7 +47,7 @@ def base_for(loras: Sequence[Path], host: Host) -> ChosenBase | None:
 
 
 def remember_base(path: Path, host: Host) -> None:
-    """Note that pictures were made with this base; that this fails is no reason to fail."""
+    """Record that pictures were made with this base; a failure is ignored."""
     try:
         write_json(host.data_dir() / USED, {"path": str(path.absolute())})
     except LoraTrainError:
@@ -55,7 +55,7 @@ def remember_base(path: Path, host: Host) -> None:
 
 
 def usual_guidance(base: Path) -> float | None:
-    """The guidance that a base draws best with, where it is another than its family's: the demo's. Else None."""
+    """The guidance that a base draws best with, where it differs from its family's (the demo's); else None."""
     try:
         return GUIDANCE if base.expanduser().samefile(base_folder()) else None
     except (OSError, RuntimeError, ValueError):
@@ -81,19 +81,19 @@ def _named_by(lora: Path, host: Host) -> tuple[Path | None, str]:
         path = _base_of(RunFolder(runs / session))
         if path is not None:
             return path, path.name
-    told = metadata.get("ss_sd_model_name", "").strip()
-    name = told.replace("\\", "/").rpartition("/")[2]
+    named = metadata.get("ss_sd_model_name", "").strip()
+    name = named.replace("\\", "/").rpartition("/")[2]
     if not name or name == "None":
         return None, ""
     known = [path for path in _known(host) if name in (path.name, path.stem)]
-    cached = Path(local_model(told)) if told.count("/") == 1 else None  # of the hub, by its id
+    cached = Path(local_model(named)) if named.count("/") == 1 else None  # from the hub, by its id
     if cached is not None and cached.is_absolute() and cached.exists():
         known.append(cached)
-    return (known[0] if known else None), told
+    return (known[0] if known else None), named
 
 
 def _known(host: Host) -> Iterator[Path]:
-    """Base models that are there: used here before, the newest first, and the host's."""
+    """Existing base models: used here before, the newest first, then the host's."""
     yield from _used(host)
     yield from (path for path in host.checkpoints() if path.exists())
 

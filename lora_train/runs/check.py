@@ -1,4 +1,4 @@
-"""What a run depends on, looked at before anything starts."""
+"""What a run depends on, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def output_path(config: RunConfig) -> Path:
 
 
 def unpacked(config: RunConfig, host: Host) -> RunConfig:
-    """The same run, on the pictures of webdataset's shards where its folder holds those: unpacked once, below the
+    """The same run; where its folder holds webdataset's shards, on their pictures, unpacked once below the
     host's data folder. Raises LoraTrainError for a damaged shard, or when the disk is full."""
     from lora_train.data.shards import SHARDS, without_shards
 
@@ -44,10 +44,10 @@ def check_run(
     own_output: Path | None = None,
     known: Sequence[Problem] = (),
 ) -> Manifest:
-    """Look at everything a run depends on and raise one LoraTrainError with all problems.
+    """Check everything a run depends on and raise one LoraTrainError with all problems.
 
-    Writes nothing. Returns the scanned pictures. `own_output` is a file that this run itself wrote; `known` is what
-    the caller found wrong.
+    Writes nothing. Returns the scanned pictures. `own_output` is a file that this run itself wrote; `known` are
+    problems that the caller found.
     """
     from lora_train.models.opening import refusals, require_tokenizer
     from lora_train.models.tokenizers import TokenizerSources
@@ -141,7 +141,7 @@ def _network_files(config: RunConfig, host: Host) -> list[Problem]:
 
 
 def output_outside(config: RunConfig, host: Host) -> list[Problem]:
-    """What is wrong with the folder for the LoRA, of a run that is asked for over the routes."""
+    """What is wrong with the folder for the LoRA, of a run requested over the routes."""
     folder = config.save.output_dir
     found: list[Problem] = []
     with noting(found, "save.output_dir"):
@@ -184,12 +184,12 @@ def _output_problems(config: RunConfig, host: Host, own_output: Path | None) -> 
             )
         ]
     if path.exists() and not config.save.overwrite and path != own_output:
-        return [Problem("this LoRA exists already.", str(path), "Choose another name, or set save.overwrite.")]
+        return [Problem("this LoRA already exists.", str(path), "Choose another name, or set save.overwrite.")]
     return []
 
 
 def _writable(folder: Path) -> bool:
-    """Tried, not asked: permissions are only half of it (read-only file systems)."""
+    """Tried out: permissions alone do not tell (read-only file systems)."""
     import tempfile
 
     try:

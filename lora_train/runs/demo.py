@@ -1,4 +1,4 @@
-"""The demo's recipe: the mascot's LoRA on the shipped pictures, and the pictures that show what it learned."""
+"""The demo's recipe: the mascot's LoRA, trained on the shipped pictures, and pictures that show what it learned."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 NAME = "mascot"
 COMMENT = "LoRA Train's demo"
-"""By which its LoRA is known again."""
+"""The metadata by which its LoRA is recognised."""
 STRENGTHS = (0.0, 0.5, 1.0)
 PROMPTS = tuple(f"{TAG} on {background}" for background in ("blue", "green", "purple", "white", "pink", "black"))
 FORMER = {"4_sks", "1_other"}
-"""Folders that demos of version 0.0 wrote."""
+"""Folders written by demos of version 0.0."""
 
 
 def write_pictures(folder: Path) -> None:
-    """The training set: the pictures that the page has filled in, copied to where a person sees them.
+    """The training set: the pictures that the page has filled in, copied to where a person can see them.
 
-    Those of a former demo are replaced; raises LoraTrainError when the folder holds anything else.
+    Those of an earlier demo are replaced. Raises LoraTrainError when the folder holds anything else.
     """
     ours = {path.name for path in pictures_folder().iterdir()} | FORMER
     foreign = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     if any(not name.startswith(".") and name not in ours for name in foreign):
         raise LoraTrainError(
-            "this folder has other things than the demo's pictures, which go there.", str(folder), "Give another --out."
+            "this folder, where the demo's pictures go, holds other files.", str(folder), "Give another --out."
         )
     for name in foreign:
         if (folder / name).is_dir() and name in FORMER:
@@ -48,7 +48,7 @@ def write_pictures(folder: Path) -> None:
 
 def demo_config(output_dir: Path, overwrite: bool = True) -> RunConfig:
     """The demo's run on the pictures in `output_dir/pictures` (see `write_pictures`), as the page would start it:
-    all else is chosen automatically."""
+    everything else is chosen automatically."""
     return RunConfig(
         model=ModelOptions(path=str(base_folder())),
         data=DataOptions(folder=str(output_dir / "pictures"), tag=TAG),
@@ -59,12 +59,13 @@ def demo_config(output_dir: Path, overwrite: bool = True) -> RunConfig:
 Progress = Callable[[int, int], None]
 
 
-def _nobody(done: int, total: int) -> None:
-    """Tells nobody."""
+def _ignore(done: int, total: int) -> None:
+    """Shows nothing."""
 
 
-def before_and_after(lora_dir: Path, name: str = NAME, progress: Progress = _nobody) -> Image.Image:
-    """One row per strength, one column per prompt, the same seed down each column; `progress` hears of each step."""
+def before_and_after(lora_dir: Path, name: str = NAME, progress: Progress = _ignore) -> Image.Image:
+    """One row per strength, one column per prompt, the same seed down each column; `progress` is called after each
+    step."""
     from lora_train.models.opening import open_model
     from lora_train.prompt.generate import Generator
     from lora_train.runs.pictures import contact_sheet

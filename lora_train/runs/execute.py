@@ -45,7 +45,7 @@ def run_training(
 ) -> Result:
     """Check, prepare and train. The Python API's main function.
 
-    `listener` hears the run's events; `stopped` is asked between steps, and when it says yes the
+    `listener` receives the run's events; `stopped` is called between steps, and when it returns True the
     LoRA so far is saved. Raises LoraTrainError; the run's folder then says "failed" and why.
     """
     host = host or _standalone()
@@ -58,10 +58,10 @@ def run_training(
 def resume_training(
     folder: RunFolder, host: Host | None = None, stopped: Callable[[], bool] = never, steps: int | None = None
 ) -> Result:
-    """Go on with a run that was stopped, killed or failed, from its last saved state, or again from the start.
+    """Continue a run that was stopped, killed or failed, from its last saved state, or again from the start.
 
-    With more `steps` than before, a finished run goes on as well. Raises LoraTrainError when there is nothing to
-    resume, or what it depends on is gone.
+    With more `steps` than before, a finished run continues as well. Raises LoraTrainError when there is nothing to
+    resume, or something it depends on is gone.
     """
     host = host or _standalone()
     config, manifest, stages = check_resume(folder, host, steps)
@@ -82,14 +82,14 @@ def execute(
     stopped: Callable[[], bool],
     stages: Stages,
 ) -> Result:
-    """A checked run in its folder; every way it can end is written there."""
+    """Execute a checked run in its folder; every way it can end is recorded there."""
     with RunLock(folder.path):
         starts = int(folder.read().get("starts", 0)) + 1
         folder.update(config=config.to_dict(), starts=starts, state="preparing", problems=None)
         result = _execute(_Execution(folder, config, manifest, host, stopped, stages))
     try:
         host.refresh_loras(result.path)
-    except Exception as error:  # the LoRA is there all the same
+    except Exception as error:  # the LoRA itself is saved
         log.exception("the host's list of LoRAs was not refreshed")
         folder.event("note", text=f"The list of LoRAs could not be refreshed: {in_words(error)}")
     return result
@@ -116,9 +116,9 @@ def _execute(run: _Execution) -> Result:
 
 
 def _ended_after_saving(run: _Execution, result: Result, error: Exception) -> Result:
-    """What fails once the LoRA is saved (the last preview, the card, the WebUI's model coming back) is only noted."""
-    log.error("the run %s has saved its LoRA; what came after it failed", run.folder.id, exc_info=error)
-    run.folder.event("note", text=f"The LoRA is saved; what came after it failed: {in_words(error)}")
+    """Failures after the LoRA is saved (the last preview, the card, the WebUI's model coming back) are only noted."""
+    log.error("the run %s has saved its LoRA, but a later part failed", run.folder.id, exc_info=error)
+    run.folder.event("note", text=f"The LoRA is saved, but a later part failed: {in_words(error)}")
     try:
         return run.finish(result)
     except (LoraTrainError, OSError):
@@ -127,10 +127,10 @@ def _ended_after_saving(run: _Execution, result: Result, error: Exception) -> Re
 
 
 def _failed(folder: RunFolder, error: LoraTrainError) -> None:
-    told = [problem.to_dict() for problem in error.problems]
+    problems = [problem.to_dict() for problem in error.problems]
     try:
-        folder.set_state("failed", finished=time.time(), problems=told)
-        folder.event("error", problems=told)
+        folder.set_state("failed", finished=time.time(), problems=problems)
+        folder.event("error", problems=problems)
     except (LoraTrainError, OSError):
         log.exception("cannot note that the run %s failed", folder.id)
 
@@ -147,7 +147,7 @@ def _unexpected(error: Exception, folder: RunFolder) -> LoraTrainError:
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return _memory_error()
     return LoraTrainError(
-        f"something went wrong that should not have: {type(error).__name__}: {error}.",
+        f"unexpected error: {type(error).__name__}: {error}.",
         str(folder.path),
         "The log has the details; please report it with them.",
     )
@@ -162,10 +162,10 @@ class _Execution:
     stopped: Callable[[], bool]
     stages: Stages
     saved: Result | None = None
-    """Set as soon as the LoRA is on the disk."""
+    """Set as soon as the LoRA is on disk."""
 
     def prepare_pictures(self) -> None:
-        """The operations on the pictures, if any are asked for, with the host's models still loaded."""
+        """Do the operations on the pictures, if any, while the host's models are still loaded."""
         if not self.config.prepare.operations:
             return
         if self.stages.process:
@@ -174,7 +174,7 @@ class _Execution:
             self.manifest = prepared_before(self.config, self.host)
 
     def with_the_gpu(self) -> Result:
-        """All that needs the device, lent by the host."""
+        """Everything that needs the device, which the host lends."""
 
         def note(text: str) -> None:
             self.folder.event("note", text=text)
@@ -212,25 +212,25 @@ class _Execution:
         for text in self._fit_captions(model, config):
             self.folder.event("note", text=text)
         dataset = self._prepare(model, config)
-        self._shutdown()  # all that needs the WebUI is done, and what a later failure needs to go on is on the disk
+        self._shutdown()  # everything that needs the WebUI is done, and a later failure can be resumed
         if not self.stages.train:
             return self._prepared_only()
         return self._train(model, config, dataset)
 
     def _shutdown(self) -> None:
-        """Stop the WebUI where that is asked for; the training is worth more than the memory."""
+        """Stop the WebUI where that is asked for; where it does not stop, the training continues beside it."""
         if not self.stages.shutdown:
             return
         self.folder.event("note", text="Stopping the WebUI ...")
         try:
             self.host.shutdown()
         except LoraTrainError as error:
-            self.folder.event("note", text=f"The WebUI was not stopped, and the training goes on beside it: {error}")
+            self.folder.event("note", text=f"The WebUI was not stopped, and the training continues beside it: {error}")
         else:
             self.folder.event("note", text="The WebUI is stopped.")
 
     def _fit_captions(self, model: BaseModel, config: RunConfig) -> list[str]:
-        """The tag among what the model reads of each caption; notes on what is cut off."""
+        """Move the tag to where the model reads it. Returns notes on what is cut off."""
         from lora_train.data.long_captions import fit_captions
 
         data = config.data
@@ -243,7 +243,7 @@ class _Execution:
         return Result(None, 0, False, self.folder.path)
 
     def _choose(self, model: BaseModel) -> RunConfig:
-        """Fill in the automatic choices, and say so; a resumed run keeps what was chosen at first."""
+        """Fill in the automatic choices, and report them; a resumed run keeps its first choices."""
         resolved = self.folder.read().get("resolved")
         if resolved is not None and self.folder.saved_state is not None:
             return self._longer(RunConfig.from_dict(resolved))
@@ -266,17 +266,17 @@ class _Execution:
         return config
 
     def _longer(self, before: RunConfig) -> RunConfig:
-        """The run as it was chosen at first, with the steps that are asked for now."""
+        """The run with its first choices, and the steps that are asked for now."""
         steps = self.config.train.max_train_steps
         if steps is None or steps == before.train.max_train_steps:
             return before
         from lora_train.train.schedule import lr_factor
 
-        self.folder.event("note", text=f"Training {steps} steps in place of {before.train.max_train_steps}.")
+        self.folder.event("note", text=f"Training {steps} steps instead of {before.train.max_train_steps}.")
         config = replace(before, train=replace(before.train, max_train_steps=steps))
         done = before.train.max_train_steps or 1
         if any(lr_factor(before, step) != lr_factor(config, step) for step in range(0, done, max(1, done // 100))):
-            text = f"The learning rate goes on as in a training of {steps} steps, so it may rise again first."
+            text = f"The learning rate continues as in a training of {steps} steps, so it may first rise again."
             self.folder.event("note", text=text)
         self.folder.update(resolved=config.to_dict())
         return config
@@ -328,7 +328,7 @@ class _Execution:
         def state(_step: int) -> None:
             try:
                 trainer.write_state(self.folder.state_path)
-            except LoraTrainError as error:  # the training itself can go on without
+            except LoraTrainError as error:  # the training itself can continue without
                 self.folder.event("note", text=f"The state for a resume was not saved: {error}")
 
         callbacks = Callbacks(report, save, state, preview, self.stopped)
@@ -336,7 +336,7 @@ class _Execution:
         for text in trainer.notes:
             self.folder.event("note", text=text)
         writer = RunWriter(self.folder, self.manifest, trainer, self.started, self.host.may_read)
-        self._go_on(trainer)
+        self._continue(trainer)
         self.folder.set_state("training", steps=config.train.max_train_steps)
         steps = trainer.run()
         if steps == 0:
@@ -354,7 +354,7 @@ class _Execution:
         return self.finish(self.saved)
 
     def finish(self, result: Result) -> Result:
-        """Write into the run's folder that it has ended with a LoRA."""
+        """Record in the run's folder that it has ended with a LoRA."""
         state = "stopped" if result.stopped else "finished"
         self.folder.set_state(state, finished=time.time(), result=str(result.path), steps_done=result.steps)
         if not result.stopped:
@@ -362,7 +362,7 @@ class _Execution:
         return result
 
     def _keep_last_state(self, trainer: Trainer) -> None:
-        """The state at the end, so that the run can be trained longer."""
+        """Save the state at the end, so that the run can be trained longer."""
         try:
             trainer.write_state(self.folder.finished_state_path)
         except LoraTrainError as error:  # the LoRA is saved
@@ -370,19 +370,19 @@ class _Execution:
         self.folder.state_path.unlink(missing_ok=True)
         forget_states(self.folder.path.parent)
 
-    def _go_on(self, trainer: Trainer) -> None:
-        """Take up the saved state, if this run has one."""
+    def _continue(self, trainer: Trainer) -> None:
+        """Load the saved state, if this run has one."""
         saved = self.folder.saved_state
         if saved is None:
             if self.folder.read().get("starts", 0) > 1:
                 self.folder.event("resumed", step=0)
-                self.folder.event("note", text="Starting again: no state was saved before.")
+                self.folder.event("note", text="Starting again from the beginning: no state was saved.")
             return
         same = trainer.read_state(saved)
         self.folder.event("resumed", step=trainer.steps_done)
-        self.folder.event("note", text=f"Going on after step {trainer.steps_done}.")
+        self.folder.event("note", text=f"Continuing after step {trainer.steps_done}.")
         if not same:
-            self.folder.event("note", text="The pictures or captions have changed meanwhile; the new ones are used.")
+            self.folder.event("note", text="The pictures or captions have changed since; the new ones are used.")
 
 
 def _rounded(report: dict[str, Any]) -> dict[str, Any]:

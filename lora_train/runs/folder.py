@@ -1,6 +1,6 @@
-"""A run's folder: all that is known about a run, for every face of the program.
+"""A run's folder: everything known about a run, for every interface of the program.
 
-`run.json` (what was asked, what was chosen, how it stands), `events.jsonl` (append-only), and the
+`run.json` (what was asked for, what was chosen, its state), `events.jsonl` (append-only), and the
 folders `checkpoints` and `samples`.
 """
 
@@ -33,7 +33,7 @@ log = logging.getLogger("lora_train")
 
 @dataclass
 class RunFolder:
-    """One run's folder. `listener` hears every event as it is written."""
+    """One run's folder. `listener` receives every event as it is written."""
 
     path: Path
     listener: Callable[[Event], None] | None = None
@@ -55,7 +55,7 @@ class RunFolder:
                 folder.mkdir(parents=True)
         except OSError as error:
             raise LoraTrainError(
-                f"cannot make a folder for the run: {error.strerror}.", str(path), "Allow writing there."
+                f"cannot create a folder for the run: {error.strerror}.", str(path), "Allow writing there."
             ) from error
         run = cls(path, listener)
         run.update(id=path.name, state="preparing", created=time.time(), config=config.to_dict(), stages=asdict(stages))
@@ -73,12 +73,12 @@ class RunFolder:
 
     @property
     def finished_state_path(self) -> Path:
-        """Where the state at the end of a finished training is, from which it can be trained longer."""
+        """Where the final state of a finished training is saved, from which it can be trained longer."""
         return self.path / "state" / "finished.safetensors"
 
     @property
     def saved_state(self) -> Path | None:
-        """The newest state that there is; None before the first is saved."""
+        """The newest saved state; None before the first."""
         return next((path for path in (self.state_path, self.finished_state_path) if path.is_file()), None)
 
     @property
@@ -96,7 +96,7 @@ class RunFolder:
 
     @property
     def can_resume(self) -> bool:
-        """Whether it can go on: it has not finished, and nobody executes it. Without a saved state it starts again."""
+        """Whether it can be resumed: it has not finished and is not running. Without a saved state it starts again."""
         content = self.read()
         return isinstance(content.get("config"), dict) and content.get("state") != "finished" and not self.going_on
 
@@ -119,7 +119,7 @@ class RunFolder:
         self.event("state", state=state)
 
     def event(self, kind: str, **values: Any) -> None:
-        """Append an event to `events.jsonl` and tell the listener; a full disk must not end a training."""
+        """Append an event to `events.jsonl` and call the listener; a full disk must not end a training."""
         event = {"time": round(time.time(), 3), "kind": kind, **values}
         line = to_json(event).encode("utf-8") + b"\n"
         try:
@@ -135,7 +135,7 @@ class RunFolder:
     def events(self, since: int = 0) -> list[Event]:
         """Events from number `since` on; a half-written last line is left for the next call.
 
-        A line that a crash left half-written has the kind "damaged", so that numbers stay as they were.
+        A line that a crash left half-written has the kind "damaged", so that the numbers do not change.
         """
         try:
             lines = (self.path / "events.jsonl").read_text(encoding="utf-8", errors="replace").split("\n")[:-1]

@@ -31,7 +31,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], columns: Se
 
 
 def loss_plot(steps: Sequence[int], losses: Sequence[float], smoothed: Sequence[float]) -> Image.Image:
-    """The loss over the steps: each step pale, the smoothed curve on top."""
+    """The loss over the steps: each step in a pale colour, the smoothed curve on top."""
     width, height, left, bottom, top = 900, 420, 70, 50, 30
     plot = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(plot)
@@ -58,7 +58,7 @@ def loss_plot(steps: Sequence[int], losses: Sequence[float], smoothed: Sequence[
 
 
 def png_bytes(picture: Image.Image) -> bytes:
-    """A picture as a PNG file has it."""
+    """A picture as the bytes of a PNG file."""
     from io import BytesIO
 
     buffer = BytesIO()

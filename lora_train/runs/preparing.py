@@ -1,4 +1,4 @@
-"""The preparing stage of a run: the operations on the pictures, with the host's models, and what comes of them."""
+"""The preparing stage of a run: the operations on the pictures, with the host's models, and their result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def prepare_pictures(folder: RunFolder, config: RunConfig, host: Host, stopped: Callable[[], bool]) -> Manifest:
-    """Do the operations and scan what came of them; outcome and reasons go into the run's events.
+    """Do the operations and scan the result; outcome and reasons go into the run's events.
 
     Raises LoraTrainError when nothing is left, or when the host fails; Stopped.
     """
@@ -63,8 +63,8 @@ def prepare_pictures(folder: RunFolder, config: RunConfig, host: Host, stopped: 
 
 
 def with_target(config: RunConfig) -> tuple[PrepareOptions, str]:
-    """The preparation with its target size chosen, and why it is this: what is set wins, then the size of the
-    training, then the size that the base model was trained at."""
+    """The preparation with its target size chosen, and the reason: a size that is set wins, then the training's
+    resolution, then the size that the base model was trained at."""
     from lora_train.models.opening import native_resolution
 
     if config.prepare.target:
@@ -76,7 +76,7 @@ def with_target(config: RunConfig) -> tuple[PrepareOptions, str]:
 
 
 def prepared_before(config: RunConfig, host: Host) -> Manifest:
-    """What an earlier run prepared. Raises LoraTrainError when there is nothing."""
+    """The pictures that an earlier run prepared. Raises LoraTrainError when there are none."""
     from lora_train.prepare.pipeline import output_folders
 
     source = Path(config.data.folder).expanduser()
@@ -89,7 +89,7 @@ def prepared_before(config: RunConfig, host: Host) -> Manifest:
 
 
 def find_masks(folder: RunFolder, config: RunConfig, manifest: Manifest, host: Host) -> None:
-    """Give the pictures their masks, where the loss is masked. Raises LoraTrainError when none has one."""
+    """Set the pictures' masks, where the loss is masked. Raises LoraTrainError when none has one."""
     if not config.train.masked_loss:
         return
     from lora_train.data.masks import attach_masks
@@ -102,7 +102,8 @@ def find_masks(folder: RunFolder, config: RunConfig, manifest: Manifest, host: H
 
 
 def note_buckets(folder: RunFolder, config: RunConfig, host: Host, dataset: Dataset) -> None:
-    """The real buckets into the metadata of the prepared pictures; it is for others, so the training goes on anyway."""
+    """Write the real buckets to the prepared pictures' metadata; that is for other tools, so a failure is only
+    noted."""
     from lora_train.prepare.metadata import METADATA, correct_resolutions
 
     buckets = {item.picture.path.absolute(): item.placement.bucket for item in dataset.items}

@@ -1,4 +1,4 @@
-"""Whether and how a run goes on: from its saved state, or from the start where none was saved yet."""
+"""Whether and how a run continues: from its saved state, or from the start where none was saved yet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lora_train.hosts.base import Host
 
 KEPT_STATES = 3
-"""So many of the finished runs keep their last state, the newest; one is three times its LoRA in fp32."""
+"""How many of the newest finished runs keep their last state, which is three times the size of the LoRA in fp32."""
 
 
 def check_resume(folder: RunFolder, host: Host, steps: int | None = None) -> tuple[RunConfig, Manifest, Stages]:
@@ -26,7 +26,7 @@ def check_resume(folder: RunFolder, host: Host, steps: int | None = None) -> tup
     if not isinstance(content.get("config"), dict):
         raise LoraTrainError("the run's own file is damaged.", str(folder.path / "run.json"), "Start a new run.")
     if folder.going_on:
-        raise LoraTrainError("this run is going on already, in this program or another.", folder.id, "Wait for it.")
+        raise LoraTrainError("this run is already in progress, in this program or another.", folder.id, "Wait for it.")
     config = RunConfig.from_dict(content["config"])
     if content.get("state") == "finished":
         _require_more(folder, steps)
@@ -39,7 +39,7 @@ def check_resume(folder: RunFolder, host: Host, steps: int | None = None) -> tup
 
 
 def own_result(folder: RunFolder) -> Path | None:
-    """The LoRA that this run itself wrote when it ended before, unless another has its name now."""
+    """The LoRA that this run itself wrote when it ended before, unless another file has its name now."""
     from lora_train.lorafile.metadata import session_of
 
     result = folder.read().get("result")
@@ -47,7 +47,7 @@ def own_result(folder: RunFolder) -> Path | None:
 
 
 def forget_states(runs: Path) -> None:
-    """Remove the last states of finished runs but for the newest."""
+    """Remove the last states of all but the newest finished runs."""
     finished = [run for run in list_runs(runs) if run.finished_state_path.is_file()]
     finished.sort(key=lambda run: run.finished_state_path.stat().st_mtime_ns, reverse=True)
     for run in finished[KEPT_STATES:]:
@@ -55,13 +55,13 @@ def forget_states(runs: Path) -> None:
 
 
 def _require_more(folder: RunFolder, steps: int | None) -> None:
-    """Raise LoraTrainError that says how a finished run can go on, unless it is just that."""
+    """Raise LoraTrainError for a finished run, with how it can be continued, unless `steps` does so."""
     result = folder.read().get("result")
     if not result:
         raise LoraTrainError("this run is finished; it prepared and did not train.", folder.id, "Start a new run.")
-    fix = f"Go on with it in a new run: network.network_weights {result}"
+    fix = f"Continue it in a new run: network.network_weights {result}"
     if folder.saved_state is None:
-        raise LoraTrainError("this run is finished, and its last state is not kept any more.", folder.id, fix)
+        raise LoraTrainError("this run is finished, and its last state is no longer kept.", folder.id, fix)
     if steps is None:
         done = folder.read().get("steps_done", 0)
         raise LoraTrainError(
@@ -74,8 +74,8 @@ def _require_more(folder: RunFolder, steps: int | None) -> None:
 def _require_steps_left(folder: RunFolder, steps: int) -> None:
     from lora_train.train.state import read_numbers
 
-    told = read_numbers(folder.saved_state) if folder.saved_state is not None else None
-    done = int(told.get("step", 0)) if told else 0
+    numbers = read_numbers(folder.saved_state) if folder.saved_state is not None else None
+    done = int(numbers.get("step", 0)) if numbers else 0
     if steps <= done:
-        what = f"{done} steps of this run are done already."
+        what = f"{done} steps of this run are already done."
         raise LoraTrainError(what, "train.max_train_steps", f"Give more than that: {done + 1} or more.")

@@ -39,9 +39,9 @@ class Service:
         return self.host.data_dir() / "runs"
 
     def start(self, config: RunConfig, stages: Stages = Stages(), known: Sequence[Problem] = ()) -> str:
-        """Check `config` and start it; returns the run's id at once. `known` is what the caller found wrong.
+        """Check `config` and start it; returns the run's id at once. `known` are problems that the caller found.
 
-        Raises LoraTrainError with all problems, or when a run is going on already.
+        Raises LoraTrainError with all problems, or when a run is already in progress.
         """
         self._require_idle()
         config = unpacked(config, self.host)
@@ -53,9 +53,9 @@ class Service:
         return folder.id
 
     def resume(self, run_id: str, steps: int | None = None) -> None:
-        """Go on with a run from its saved state, or again from its start; `steps` are more than before.
+        """Continue a run from its saved state, or again from its start; `steps` are more than before.
 
-        Raises LoraTrainError as `start`, or when it cannot be.
+        Raises LoraTrainError as `start` does, or when it cannot be resumed.
         """
         self._require_idle()
         folder = self.run(run_id)
@@ -66,7 +66,7 @@ class Service:
 
     @contextmanager
     def no_start(self) -> Iterator[RunFolder | None]:
-        """Within the block no run starts; gives the run that is going on."""
+        """Within the block no run starts. Yields the run in progress."""
         with self._lock:
             yield self._running()
 
@@ -76,7 +76,7 @@ class Service:
     def _require_idle(self) -> None:
         running = self._running()
         if running is not None:
-            raise LoraTrainError("a training is running already.", running.id, "Wait for it, or stop it first.")
+            raise LoraTrainError("a training is already running.", running.id, "Wait for it, or stop it first.")
         if self.datasets.held:
             raise LoraTrainError(
                 "pictures are being prepared on the Dataset page.", "", "Wait a moment, or stop it there first."
@@ -100,26 +100,26 @@ class Service:
     def _work(self, folder: RunFolder, config: RunConfig, manifest: Any, stop: threading.Event, stages: Stages) -> None:
         try:
             execute(folder, config, manifest, self.host, stop.is_set, stages)
-        except LoraTrainError as error:  # it is in the run's folder, where every face looks
+        except LoraTrainError as error:  # recorded in the run's folder, where every interface reads it
             log.error("%s", error)
 
     @property
     def busy(self) -> bool:
-        """Whether a run is going on."""
+        """Whether a run is in progress."""
         return self._thread is not None and self._thread.is_alive()
 
     def is_running(self, run_id: str) -> bool:
-        """Whether this very run is going on in this process."""
+        """Whether this run is in progress in this process."""
         return self.busy and self._current is not None and self._current.id == run_id
 
     def state_of(self, run: RunFolder) -> str:
-        """The run's state as it really is: "interrupted" where its process ended without a word."""
+        """The run's actual state: "interrupted" where its process ended without recording an end."""
         state = str(run.read().get("state", ""))
         unfinished = state in ("preparing", "training")
         return "interrupted" if unfinished and not self.is_running(run.id) and not run.going_on else state
 
     def stop(self, run_id: str) -> bool:
-        """Ask a run to stop after its present step and save; False when it is not running."""
+        """Ask a run to stop after its current step and save; False when it is not running."""
         with self._lock:
             if not self.is_running(run_id):
                 return False
@@ -127,7 +127,7 @@ class Service:
             return True
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the present run to end; True when none is running any more."""
+        """Wait for the current run to end; True when none is running any more."""
         thread = self._thread
         if thread is not None:
             thread.join(timeout)
@@ -138,10 +138,10 @@ class Service:
         for run in list_runs(self.runs_dir):
             if run.id == run_id:
                 return run
-        raise Unknown("there is no such run.", run_id, "Look at the list of runs.")
+        raise Unknown("there is no such run.", run_id, "Check the list of runs.")
 
     def latest(self) -> RunFolder | None:
-        """The run that is going on, here or in another process, or else the one that went on last."""
+        """The run in progress, here or in another process, or else the one that was last active."""
         if self.busy:
             return self._current
         runs = list_runs(self.runs_dir)

@@ -1,7 +1,7 @@
 """The one service of this process.
 
-The exception to "no globals": a WebUI runs an extension's scripts anew at "Reload UI", while modules
-and threads stay. What must outlive that, the service whose thread may be training, is kept here.
+The exception to "no globals": a WebUI runs an extension's scripts again at "Reload UI", while modules
+and threads stay. The service, whose thread may be training, must survive that and is kept here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _services: list[Service] = []
 
 
 def service_of_process(make_host: Callable[[], Host]) -> Service:
-    """The service, made with `make_host()` at the first call."""
+    """The service, created with `make_host()` at the first call."""
     if not _services:
         _services.append(Service(make_host()))
     return _services[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 class Stages:
     """`process` prepares pictures and latents, `train` trains; `shutdown` stops the WebUI in between.
 
-    Without `latents` none are made: those that are there already may be trained on.
+    Without `latents` none are computed: only existing ones are trained on.
     """
 
     process: bool = True

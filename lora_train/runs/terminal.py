@@ -22,13 +22,13 @@ from lora_train.showing import as_shown
 Listener = Callable[[dict[str, Any]], None]
 
 STOPPED_CODE = 128
-"""Plus the signal's number: the exit code after Ctrl-C and the like, as shells have it."""
+"""Plus the signal's number: the exit code after Ctrl-C and the like, as in shells."""
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """Ctrl-C, a system that shuts down, a terminal that was closed: each saves and stops."""
 
 
 class ProgressBar:
-    """Shows one line that changes; plain lines now and then where the output is no terminal."""
+    """Shows one line that changes; plain lines now and then where the output is not a terminal."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -93,20 +93,20 @@ def clock(seconds: float) -> str:
 def train_with_progress(config: RunConfig, host: Host, stages: Stages, again: str = "") -> int:
     """Train in the foreground with a progress bar; Ctrl-C saves and stops, a second one aborts.
 
-    `again` is the command that goes on with it when it was stopped; by default `resume` with the run's id. Returns the
+    `again` is the command that continues it when it was stopped; by default `resume` with the run's id. Returns the
     exit code.
     """
     return _with_progress(lambda listen, stopped: run_training(config, host, listen, stopped, stages), again)
 
 
 def resume_with_progress(folder: RunFolder, host: Host, steps: int | None = None, again: str = "") -> int:
-    """Go on with a run in the foreground, as `train_with_progress`; `steps` are more than before."""
+    """Continue a run in the foreground, as `train_with_progress` does; `steps` are more than before."""
 
-    def go_on(listen: Listener, stopped: Callable[[], bool]) -> Result:
+    def resume(listen: Listener, stopped: Callable[[], bool]) -> Result:
         folder.listener = listen
         return resume_training(folder, host, stopped, steps)
 
-    return _with_progress(go_on, again)
+    return _with_progress(resume, again)
 
 
 def _with_progress(run: Callable[[Listener, Callable[[], bool]], Result], again: str) -> int:
@@ -128,18 +128,18 @@ def _with_progress(run: Callable[[Listener, Callable[[], bool]], Result], again:
         result = run(bar.on_event, stop.is_set)
     except KeyboardInterrupt:
         bar.close()
-        print(f"Aborted. Go on from the last saved state:  {again or own_command('resume')}", file=sys.stderr)
+        print(f"Aborted. To continue from the last saved state:  {again or own_command('resume')}", file=sys.stderr)
         return STOPPED_CODE + signal.SIGINT
     finally:
         for one, handler in before:
             signal.signal(one, handler)
         bar.close()
-    _tell(result, again)
+    _report(result, again)
     return STOPPED_CODE + caught if result.stopped else 0
 
 
-def _tell(result: Result, again: str) -> None:
-    """How the run ended, and what goes on with it."""
+def _report(result: Result, again: str) -> None:
+    """Print how the run ended, and the command that continues it."""
     if result.path is None:
         print(
             "Stopped before the first step: there is nothing to save."
@@ -152,4 +152,4 @@ def _tell(result: Result, again: str) -> None:
         print(f"Saved: {result.path}")
     print(f"Run folder: {result.folder}")
     if result.stopped:
-        print(f"Go on with it:  {again or own_command('resume', result.folder.name)}")
+        print(f"To continue:  {again or own_command('resume', result.folder.name)}")

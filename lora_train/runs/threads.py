@@ -1,4 +1,4 @@
-"""The number of torch's threads is part of a run: sums in another order have other bits."""
+"""The number of torch's threads is part of a run: sums in another order round differently."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lora_train.runs.folder import RunFolder
 
 @contextmanager
 def same_threads(folder: RunFolder) -> Iterator[None]:
-    """Within the block torch has as many threads as where the run's saved state was made; else they are noted."""
+    """Within the block torch has as many threads as when the run's state was saved; a new run records their number."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""What a run writes of its network: LoRA files, the card beside the result, previews."""
+"""What a run writes: LoRA files, the card beside the result, previews."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHECKPOINT_NAME = "{name}-step{step:08d}.safetensors"
 
 @dataclass
 class RunWriter:
-    """Writes for one run; `started` is its time of start in seconds since 1970."""
+    """Writes for one run; `started` is its start time in seconds since 1970."""
 
     folder: RunFolder
     manifest: Manifest
@@ -41,7 +41,7 @@ class RunWriter:
     _said: set[str] = field(default_factory=set)
 
     def save_checkpoint(self, step: int) -> None:
-        """The LoRA as it is after `step`, in the run's folder; that it cannot be written is noted."""
+        """Save the LoRA after `step` in the run's folder; a failure is noted."""
         name = CHECKPOINT_NAME.format(name=self.trainer.config.save.output_name, step=step)
         try:
             self._save(self.folder.path / "checkpoints" / name, overwrite=True)
@@ -49,12 +49,12 @@ class RunWriter:
             self.folder.event("note", text=f"The LoRA after step {step} was not saved: {error}")
 
     def save_result(self, path: Path, overwrite: bool) -> None:
-        """The LoRA at `path`; when that fails it is saved in the run's own folder, and the error says so."""
+        """Save the LoRA to `path`; when that fails it is saved in the run's own folder, and the error says so."""
         try:
             self._save(path, overwrite)
         except LoraTrainError as error:
             raise self._rescued(path, error) from error
-        except Exception as error:  # hours of training must not be lost over what nobody thought of
+        except Exception as error:  # hours of training must not be lost to an unforeseen error
             what = f"the LoRA could not be saved: {type(error).__name__}: {error}."
             raise self._rescued(path, LoraTrainError(what, str(path))) from error
 
@@ -69,7 +69,7 @@ class RunWriter:
         self.folder.event("saved", step=trainer.steps_done, path=str(path))
 
     def _rescued(self, path: Path, error: LoraTrainError) -> LoraTrainError:
-        """The LoRA in the run's own folder, when it cannot be written where it should be."""
+        """Save the LoRA in the run's own folder, because it could not be written to its place."""
         rescued = self.folder.path / path.name
         try:
             self._save(rescued, overwrite=True)
@@ -79,7 +79,7 @@ class RunWriter:
         return LoraTrainError(problem.what, problem.where, f"The LoRA is saved here instead: {rescued}")
 
     def write_card(self, path: Path) -> None:
-        """The sidecar and the preview; the LoRA is saved already, so their failing is only noted."""
+        """Write the sidecar and the preview; the LoRA is already saved, so a failure is only noted."""
         from lora_train.lorafile.sidecar import notes_of, write_preview, write_sidecar
 
         def note(text: str) -> None:
@@ -95,12 +95,12 @@ class RunWriter:
             write_sidecar(path, tag, trainer.model.version, notes, note, self.may_read)
             picture = samples[-1].read_bytes() if samples else self._thumbnail()
             write_preview(path, picture, note, self.may_read)
-        except Exception as error:  # whatever it is, the run has its result
+        except Exception as error:  # whatever fails, the run has its result
             log.warning("the card of %s was not written", path, exc_info=True)
             note(f"The card beside the LoRA was not written: {in_words(error)}")
 
     def _thumbnail(self) -> bytes:
-        """The first training picture, as it was cut, as PNG."""
+        """The first training picture, as cropped, as PNG."""
         from lora_train.data.buckets import cut
         from lora_train.pictures.opening import load_picture
         from lora_train.runs.pictures import png_bytes
@@ -114,7 +114,7 @@ class RunWriter:
         from lora_train.lorafile.metadata import TrainingFacts, base_hashes
 
         trainer = self.trainer
-        if self._base_hashes is None:  # gigabytes are read for them
+        if self._base_hashes is None:  # computing them reads gigabytes
             self._base_hashes = base_hashes(trainer.model.source)
         folders: Counter[tuple[str, int]] = Counter()
         for item in trainer.dataset.items:
@@ -144,7 +144,7 @@ class RunWriter:
         )
 
     def _words(self, prompt: str) -> str:
-        """What a preview draws of its prompt; what it does not do is noted the first time."""
+        """The part of its prompt that a preview draws; unsupported syntax is noted the first time."""
         from lora_train.prompt.syntax import parse_prompt
         from lora_train.prompt.words import words_of
 
@@ -152,19 +152,19 @@ class RunWriter:
         words = words_of(parsed.text)
         notes = [*parsed.notes, *words.notes]
         if parsed.tags:
-            notes.append("LoRAs in it are ignored, it shows the one that is trained.")
+            notes.append("LoRAs in it are ignored; it shows the one being trained.")
         if notes:
             self._note_once(f"The preview {prompt!r}: {' '.join(notes)}")
         return words.text
 
     def _note_once(self, text: str) -> None:
-        """A note that several saves or previews would make."""
+        """A note that several saves or previews would repeat."""
         if text not in self._said:
             self._said.add(text)
             self.folder.event("note", text=text)
 
     def preview(self, step: int) -> None:
-        """A picture of each prompt, as the LoRA is now. Nothing that goes wrong here ends a training: it is noted."""
+        """Make a picture of each prompt with the current LoRA. A failure does not end the training: it is noted."""
         for number, prompt in enumerate(self.trainer.config.preview.prompts):
             name = f"step{step:08d}-{number}.png"
             try:
@@ -198,7 +198,7 @@ class RunWriter:
 
 
 def in_words(error: Exception) -> str:
-    """What happened, for a note: a person can read it, and a report of it can be understood."""
+    """The error as text for a note: readable for a person, and enough for a bug report."""
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return "there was not enough memory."
     return str(error) if isinstance(error, LoraTrainError) else f"{type(error).__name__}: {error}"

@@ -92,5 +92,5 @@ def test_a_captioner_gets_what_needs_a_caption_and_is_matched(tmp_path: Path) ->
 
 
 def test_a_captioner_that_says_too_little_is_told(picture: Path) -> None:
-    with pytest.raises(LoraTrainError, match="said nothing about 1 pictures"):
+    with pytest.raises(LoraTrainError, match="returned nothing for 1 pictures"):
         list(store_captions([picture], lambda pictures: iter("" for picture in pictures if picture.width > 8)))

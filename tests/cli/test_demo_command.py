@@ -80,7 +80,7 @@ def test_a_second_time_says_what_becomes_of_the_first(tmp_path: Path, capsys: py
     assert "is replaced" not in capsys.readouterr().out
     session = file_metadata(lora)["ss_session_id"]
     assert command.run_demo(out) == 0
-    assert f"The LoRA of the demo before, {lora}, is replaced" in capsys.readouterr().out
+    assert f"The previous demo's LoRA, {lora}, is replaced" in capsys.readouterr().out
     assert file_metadata(lora)["ss_session_id"] != session
 
 
@@ -92,11 +92,11 @@ def test_stopped_while_preparing_or_training_the_same_command_goes_on(
     arguments = ["demo", "--out", str(tmp_path / "out")]
     assert main(arguments) == 128 + signal.SIGINT
     said = capsys.readouterr().out
-    assert said.splitlines()[-1] == f"Go on with it:  {own_command(*arguments)}"
+    assert said.splitlines()[-1] == f"To continue:  {own_command(*arguments)}"
     (run,) = list_runs(tmp_path / "data" / "runs")
     assert run.read()["state"] == "stopped"
     assert main(arguments) == 0
-    assert "Going on with the training that was stopped" in capsys.readouterr().out
+    assert "Continuing the training that was stopped" in capsys.readouterr().out
     (run,) = list_runs(tmp_path / "data" / "runs")
     assert run.read()["state"] == "finished" and run.read()["steps_done"] == STEPS
     assert (tmp_path / "out" / "contact-sheet.png").is_file()
@@ -110,7 +110,7 @@ def test_its_stopped_training_is_found_by_resume(
     assert main(["resume"]) == 0
     capsys.readouterr()
     assert command.run_demo(tmp_path / "out") == 0
-    assert "trained already" in capsys.readouterr().out and len(list_runs(tmp_path / "data" / "runs")) == 1
+    assert "already trained" in capsys.readouterr().out and len(list_runs(tmp_path / "data" / "runs")) == 1
 
 
 def test_stopped_while_drawing_the_same_command_draws_the_rest(
@@ -124,10 +124,10 @@ def test_stopped_while_drawing_the_same_command_draws_the_rest(
         drawing.setattr(command, "before_and_after", pressed)
         assert command.run_demo(out) == 130
     said = capsys.readouterr()
-    assert said.err.splitlines()[-1] == f"Stopped. Go on with the demo:  {own_command('demo', '--out', str(out))}"
+    assert said.err.splitlines()[-1] == f"Stopped. To continue the demo:  {own_command('demo', '--out', str(out))}"
     assert not (out / "contact-sheet.png").exists()
     assert command.run_demo(out) == 0
-    assert "trained already" in capsys.readouterr().out and (out / "contact-sheet.png").is_file()
+    assert "already trained" in capsys.readouterr().out and (out / "contact-sheet.png").is_file()
     assert len(list_runs(tmp_path / "data" / "runs")) == 1
 
 
@@ -138,14 +138,14 @@ def test_a_persons_lora_of_that_name_stays(tmp_path: Path, capsys: pytest.Captur
     before = theirs.read_bytes()
     for _ in range(2):
         assert command.run_demo(tmp_path / "out") == 0
-        assert f"is a LoRA of yours and stays; the demo's is called {NAME}-demo." in capsys.readouterr().out
+        assert f"is your own LoRA and stays; the demo's is called {NAME}-demo." in capsys.readouterr().out
     assert theirs.read_bytes() == before
     assert file_metadata(theirs.with_stem(f"{NAME}-demo"))["ss_training_comment"] == COMMENT
 
 
 def test_a_persons_pictures_are_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "loss.png").write_bytes(b"mine")
-    with pytest.raises(LoraTrainError, match="which no demo made"):
+    with pytest.raises(LoraTrainError, match="that no demo made"):
         command.run_demo(tmp_path)
     assert (tmp_path / "loss.png").read_bytes() == b"mine" and not (tmp_path / "pictures").exists()
 

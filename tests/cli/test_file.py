@@ -49,7 +49,7 @@ def test_the_tools_do_what_they_say(file: Path, tmp_path: Path, capsys: pytest.C
         (["inspect", "none.safetensors"], "no such LoRA"),
         (["convert", "FILE", "--to", "word", "--output", "x"], "kohya, diffusers, peft"),
         (["convert", "FILE", "--to", "kohya", "--output", "FILE"], "exists already"),
-        (["resize", "FILE", "--output", "x"], "there is no rank"),
+        (["resize", "FILE", "--output", "x"], "no rank is given"),
         (["resize", "FILE", "--output", "x", "--module", "a"], "PATTERN=RANK"),
         (["resize", "FILE", "--output", "x", "--keep", "all"], "ratio, cumulative, frobenius"),
         (["merge", "FILE", "--weights", "1", "2", "--output", "x"], "1 files and 2 weights"),

@@ -37,7 +37,7 @@ def test_files_without_a_common_module_are_not_compared(tmp_path: Path, capsys: 
 def test_a_file_that_is_merged_with_weight_0_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [str(write(tmp_path, "a")), str(write(tmp_path, "b", 2))]
     assert main(["file", "merge", *files, "--weights", "0", "1", "--output", str(tmp_path / "c.safetensors")]) == 0
-    assert "note: a.safetensors has the weight 0: nothing of it is merged." in capsys.readouterr().err
+    assert "note: a.safetensors has the weight 0 and is not merged." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("core", [(4, 4, 3, 3), (4, 4), (4,)])

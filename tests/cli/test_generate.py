@@ -40,7 +40,7 @@ def test_it_says_its_base_and_where_the_picture_is(
     assert main(["generate", "sks <lora:sara:1>", "--steps", "1"]) == 0
     said = capsys.readouterr()
     assert said.out.strip() == str(data / "pictures" / "picture.png") and Path(said.out.strip()).is_file()
-    line = f"note: Base model: {base} (sara was trained on it). --model takes another."
+    line = f"note: Base model: {base} (sara was trained on it). --model selects another."
     assert line in said.err.splitlines()
     assert main(["generate", "sks", "--steps", "1", "--model", str(base)]) == 0
     said = capsys.readouterr()

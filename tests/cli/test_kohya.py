@@ -211,7 +211,7 @@ def test_values_that_say_what_is_done_anyway_are_taken(capsys: pytest.CaptureFix
     assert config(GUIS) == config("--optimizer_args weight_decay=0.01 eps=1e-8"), "what differs is as it is given"
     assert main(["train", "--num_processes=1", "--prior_loss_weight", "1.0", "--input", "nowhere"]) == 2
     told = capsys.readouterr().err
-    assert "note: as it is here anyway: --num_processes 1, --prior_loss_weight 1.0." in told
+    assert "note: already the behaviour here: --num_processes 1, --prior_loss_weight 1.0." in told
 
 
 def test_what_guis_leave_empty_is_as_if_it_were_not_given() -> None:
@@ -277,4 +277,4 @@ def test_a_flag_that_is_given_several_times_is_said(capsys: pytest.CaptureFixtur
     options, _ = build_parser().parse(["train", *line.split()])
     assert options.repeated == ["--input"] and options.input == "nowhere"
     assert main(["file", "resize", "nowhere", "--rank", "2", "--rank", "3", "--output", "a.safetensors"]) == 2
-    assert "note: --rank is given several times; the last one counts." in capsys.readouterr().err
+    assert "note: --rank is given several times; the last one is used." in capsys.readouterr().err

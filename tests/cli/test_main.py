@@ -117,7 +117,7 @@ def test_ctrl_c_and_the_like_save_and_say_where(tmp_path: Path, sent: str) -> No
         (["--seed", "99999999999999999999"], "--seed"),
         (["--guidance", "nan"], "--guidance"),
         (["--steps", "0", "--count", "0"], "--count"),
-        (["--output", "noext"], "no kind of picture"),
+        (["--output", "noext"], "cannot be written"),
     ],
 )
 def test_generate_checks_its_numbers_first(change: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +134,7 @@ def test_resume_of_a_finished_run_says_how_it_goes_on(
 ) -> None:
     monkeypatch.setenv("LORA_TRAIN_DATA", str(tmp_path / "data"))
     assert main(["resume"]) == 2
-    assert "no such run to go on with (there: none)" in capsys.readouterr().err
+    assert "no such run to continue (there: none)" in capsys.readouterr().err
     folder = str(draw_pictures(tmp_path / "in"))
     assert main(["train", "--input", folder, "--output", "sara", "--steps", "1", "--dim", "2"]) == 0
     (run_folder,) = (tmp_path / "data" / "runs").iterdir()

@@ -138,7 +138,7 @@ def test_options_are_saved_as_they_were_asked_for(tmp_path: Path, capsys: pytest
     assert made("--config", str(path)) == replace(asked, save=replace(asked.save, output_dir="its folder"))
     before = path.read_bytes()
     assert main([*line[:-1], "6", "--save-config", str(path)]) == 2 and path.read_bytes() == before
-    assert "there is such a file already" in capsys.readouterr().err
+    assert "there is already such a file" in capsys.readouterr().err
     assert main([*line[:-1], "-6", "--save-config", str(tmp_path / "b.json")]) == 2
     assert not (tmp_path / "b.json").exists(), "nothing is written where the options are wrong"
 

@@ -104,7 +104,7 @@ def test_pictures_of_one_name_never_share_a_file(tmp_path: Path, old: bool) -> N
     for path in folder.glob("*.*g"):
         os.utime(path, (1, 1))
     dataset = read_again(folder, tmp_path / "b")
-    assert dataset.from_npz == 1 and "2 of several pictures with one name" in dataset.notes[0]
+    assert dataset.from_npz == 1 and "2 shared by several pictures of the same name" in dataset.notes[0]
     red, drawn = (dataset.latents[item.keys[0]][0] for item in dataset.items[:2])
     assert not torch.equal(red, drawn)
     before = file.read_bytes()
@@ -151,8 +151,8 @@ def test_latents_of_another_family_are_left_and_the_file_is_named(tmp_path: Path
     with_channels(folder / "picture-0.npz", 16)
     dataset = read_again(folder, tmp_path / "b")
     assert dataset.from_npz == 1 and dataset.notes == [
-        "The latents of 1 pictures are not taken from .npz files: 1 of another family of models, with 16 channels in "
-        "place of 3 (picture-0.npz)."
+        "The latents of 1 pictures are not taken from .npz files: 1 of another family of models, with 16 channels "
+        "instead of 3 (picture-0.npz)."
     ]
     assert all(dataset.latents[item.keys[0]][0].shape[0] == 3 for item in dataset.items)
 

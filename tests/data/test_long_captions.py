@@ -57,8 +57,8 @@ def test_what_is_cut_is_counted_and_named() -> None:
     assert captions[-1].startswith("sks, a soft")
     assert notes == [
         "7 of 9 captions are longer than the 10 tokens that the model reads (8.png: 25, 2.png: 14, 3.png: 14, "
-        "4.png: 14, 5.png: 14 and 2 more). What is behind them is cut off. "
-        "The tag was among that in 1 of them, and goes first there."
+        "4.png: 14, 5.png: 14 and 2 more). The rest is cut off. "
+        "In 1 of them the tag was in the rest, and is moved to the front."
     ]
     assert fitted("sks", "sks, hat") == (["sks, hat"], [])
     assert fitted("a " * 11, "hat")[1] == ["The tag is 11 tokens long, of which the model reads 10."]

@@ -36,7 +36,7 @@ def test_of_full_batches_and_fitting_pictures_nothing_is_said(tmp_path: Path) ->
 def test_small_batches_are_said_once(tmp_path: Path) -> None:
     dataset = built(tmp_path / "in", a=(128, 128), b=(192, 96), c=(96, 192), d=(256, 128), e=(128, 224))
     (told,) = remarks(dataset, 4)
-    assert told.startswith("2 of 2 batches an epoch hold fewer than 4 pictures") and "2 at 64 x 192" in told
+    assert told.startswith("2 of 2 batches per epoch hold fewer than 4 pictures") and "2 at 64 x 192" in told
     assert remarks(dataset, 1) == []
 
 
@@ -46,7 +46,7 @@ def test_thin_and_tiny_pictures_are_told_one_by_one_and_small_ones_counted(tmp_p
     assert len(told) == 3
     assert told[0].startswith("strip.png, 2000 x 20 pixels: ") and "% of it is trained on" in told[0]
     assert told[1].startswith("icon.png, 16 x 16 pixels: it is enlarged 8 times")
-    assert told[2].startswith("2 of 5 pictures are much smaller than the training") and "little.png" in told[2]
+    assert told[2].startswith("2 of 5 pictures are much smaller than the resolution") and "little.png" in told[2]
 
 
 def test_many_are_not_all_named(tmp_path: Path) -> None:

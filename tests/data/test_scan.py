@@ -123,7 +123,7 @@ def test_names_that_are_no_text_are_left_out_with_a_reason(tmp_path: Path) -> No
     manifest = scan(tmp_path / "pictures")
     assert len(manifest.pictures) == 4
     (rejected,) = manifest.rejected
-    assert "no text" in rejected.reason and str(rejected.path).endswith("5_caf\\xe9/a.png")
+    assert "not text" in rejected.reason and str(rejected.path).endswith("5_caf\\xe9/a.png")
 
 
 def test_the_card_beside_a_lora_is_no_training_picture(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_metadata_that_is_not_read_is_named_where_captions_are_missing(tmp_path:
     (tmp_path / "set" / "metadata.csv").write_text("file_name,text\n")
     (tmp_path / "set" / "train" / "metadata.jsonl").write_text("{}")
     notes = read_pictures(DataOptions(folder=str(tmp_path / "set"), tag="sks"), 1).notes
-    assert any("without a caption: metadata.csv, train/metadata.jsonl." in note for note in notes)
+    assert any("have no caption: metadata.csv, train/metadata.jsonl." in note for note in notes)
 
 
 def test_texts_that_belong_to_no_picture_are_named_where_captions_are_missing(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_json_in_captions_is_named_and_invisible_characters_are_gone(tmp_path: P
     (folder / "picture-2.txt").write_text("red\u200b hat, {a|b}, [sic]", encoding="utf-8")
     found = read(folder=str(folder), tag="sks")
     wanted = (
-        "JSON is in the caption of picture-0.png, picture-1.png, and is trained on to the letter: keep just the text."
+        "The caption of picture-0.png, picture-1.png contains JSON, which is trained on literally: keep only the text."
     )
     assert wanted in found.notes
     assert captions(found)["picture-2.png"] == "sks, red hat, {a|b}, [sic]"

@@ -41,8 +41,8 @@ def test_what_is_on_at_first_keeps_flat_drawings(host: StandaloneHost, tmp_path:
 def test_each_check_that_leaves_out_much_is_named_and_loosened(host: StandaloneHost) -> None:
     datasets, id = _prepare(host, pictures_folder(), operations=("original", "range", "resize"))
     (small,) = datasets.status(id)["advice"]
-    assert small["text"] == "The least size leaves out 16 of 16 pictures."
-    assert small["button"] == "Lower the least size to 128 pixels"
+    assert small["text"] == "The minimum size leaves out 16 of 16 pictures."
+    assert small["button"] == "Lower the minimum size to 128 pixels"
     datasets.loosen(id, "too small")
     assert datasets.wait(60)
     (light,) = datasets.status(id)["advice"]

@@ -139,7 +139,7 @@ def test_interrupt_ends_a_picture_that_waits_and_nothing_else(fake: Fake, two: A
         assert first.is_alive() and not failed
         fake.state.interrupted = True
         first.join(10)
-        assert "Interrupted while it waited" in str(failed[0])
+        assert "Interrupted while waiting" in str(failed[0])
         assert fake.progress.pending_tasks == {} and fake.progress.finished_tasks == ["task(one)"]
         assert not fake.state.interrupted
         host.report_progress("run1", 3, 10, "")

@@ -279,7 +279,7 @@ def test_restoring_faces(fake: Fake) -> None:
     restored = list(WebuiHost().restore_faces(_pictures(2), 0.5))
     assert restored[0].getpixel((0, 0)) == (100, 50, 25)
     fake.shared.face_restorers[:] = [Restorer(has_weights=False)]
-    with pytest.raises(LoraTrainError, match="weights are not there"):
+    with pytest.raises(LoraTrainError, match="weights are missing"):
         list(WebuiHost().restore_faces(_pictures(1), 0.5))
     fake.shared.face_restorers.clear()
     with pytest.raises(LoraTrainError, match="no face restoration"):

@@ -247,10 +247,10 @@ YAML = '{"model": {"params": {"parameterization": "v", "linear_start": "1e-3", "
         (YAML.replace('"v"', '"v\\n"').encode() + b"\r\n\r\n...\r\n", "v_prediction", ""),
         (b"\xef\xbb\xbf" + YAML.encode(), "v_prediction", ""),
         (YAML.encode("utf-16"), "v_prediction", ""),
-        (b"", "epsilon", "describes no model"),
-        (b"name: a model card\n", "epsilon", "describes no model"),
-        (b"- a\n- b\n", "epsilon", "describes no model"),
-        (b"model:\n", "epsilon", "describes no model"),
+        (b"", "epsilon", "does not describe a model"),
+        (b"name: a model card\n", "epsilon", "does not describe a model"),
+        (b"- a\n- b\n", "epsilon", "does not describe a model"),
+        (b"model:\n", "epsilon", "does not describe a model"),
         (b"model:\n  params:\n    image_size: [64, 64]\n    unet_config:\n", "epsilon", ""),
         (
             b"model:\n  params:\n    cond_stage_config:\n      params:\n        version: |\n          words\n",
@@ -275,17 +275,17 @@ def test_a_yaml_that_is_not_used_is_said(plain: Tensors, expected: Tensors, writ
     path = write(plain)
     path.with_suffix(".yaml").write_text("name: a model card\n", encoding="utf-8")
     model: Any = open_model(path)
-    assert model.notes == ("x.yaml beside the checkpoint describes no model; it is not used.",)
+    assert model.notes == ("x.yaml beside the checkpoint does not describe a model and is not used.",)
     assert all(torch.equal(value, expected[name]) for name, value in weights(model).items())
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"model: [", "no yaml"),
-        (b"\xff\xfe\x00", "no yaml"),
-        (b"model: !!python/object/apply:os.mkdir [ran]\n", "no yaml"),
-        (b"model:\n  params:\n    linear_start: much\n", "linear_start is no number"),
+        (b"model: [", "not valid YAML"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"model: !!python/object/apply:os.mkdir [ran]\n", "not valid YAML"),
+        (b"model:\n  params:\n    linear_start: much\n", "linear_start is not a number"),
     ],
 )
 def test_yaml_that_cannot_be_read_is_named(

@@ -161,7 +161,7 @@ def test_a_tokenizer_beside_that_belongs_to_another_model_is_refused(tmp_path: P
 def test_a_small_tokenizer_beside_a_real_checkpoint_is_refused(tmp_path: Path) -> None:
     """Silence would be a training on other words."""
     file = write_checkpoint(tiny_sd1(words=VOCABULARY_SIZE), tmp_path / "one.safetensors")
-    with pytest.raises(LoraTrainError, match=f"has {WORDS} words, its text encoder 49408"):
+    with pytest.raises(LoraTrainError, match=f"has {WORDS} tokens, its text encoder 49408"):
         open_model(file)
 
 

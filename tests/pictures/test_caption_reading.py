@@ -73,7 +73,7 @@ def test_what_looks_like_a_caption_and_is_not_read_is_named(tmp_path: Path) -> N
         (tmp_path / name).write_text("{}")
     assert unread_files(tmp_path / "f.png") == [tmp_path / "f.png.cap"]
     told = notes(tmp_path)
-    assert "Not read, though beside pictures without a caption: d.json, e.tags, f.png.cap, h.txt.txt." in told
+    assert "Not read, although beside pictures without a caption: d.json, e.tags, f.png.cap, h.txt.txt." in told
     assert "4 of 5 pictures have nothing but the tag as caption (d.png, e.png, f.png, h.png)." in told
     assert "All pictures have nothing" not in told
 
@@ -115,7 +115,7 @@ def test_of_several_lines_the_first_is_the_caption(tmp_path: Path) -> None:
     assert found["a.png"] == "sks, 1girl, hat" and found["b.png"] == "sks, red hair"
     assert found["c.png"] == "sks, #1girl, hat" and found["d.png"] == "sks, # alone"
     told = notes(tmp_path)
-    assert "1 caption has several lines (a.txt). They are alternatives, of which the first is used" in told
+    assert "1 caption has several lines (a.txt). They are alternatives; the first is used" in told
     assert "2 captions have lines that start with # (b.txt, d.txt)" in told
 
 
@@ -147,9 +147,7 @@ def test_prompt_syntax_is_counted_once_with_the_way_to_remove_it(tmp_path: Path)
     for number, text in enumerate((*texts, *plain)):
         (tmp_path / f"{number}.txt").write_text(text)
     (told,) = scan(tmp_path, "sks").notes
-    assert told.startswith(
-        "Prompt syntax in 6 of 10 captions is trained on to the letter (weights such as (x:1.3) in 1,"
-    )
+    assert told.startswith("Prompt syntax in 6 of 10 captions is trained on literally (weights such as (x:1.3) in 1,")
     assert "captions FOLDER plain" in told
 
 
@@ -157,4 +155,4 @@ def test_an_address_is_named(tmp_path: Path) -> None:
     put(tmp_path, "a.png", "b.png", "c.png")
     for name, text in (("a", r"C:\Users\me\img\10_sks\a.png"), ("b", "see https://x.org"), ("c", "black/white, d.o.g")):
         (tmp_path / f"{name}.txt").write_text(text)
-    assert scan(tmp_path, "sks").notes == ["An address of a file or a page is in the caption of a.png, b.png."]
+    assert scan(tmp_path, "sks").notes == ["The caption of a.png, b.png contains the address of a file or a page."]

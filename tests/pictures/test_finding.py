@@ -200,7 +200,7 @@ def test_what_nas_boxes_file_managers_and_browsers_leave(tmp_path: Path) -> None
     for part in (
         "3 thumbnails (.thumbnails/, @eaDir/)",
         "3 deleted pictures (#recycle/, $RECYCLE.BIN/, .trash/)",
-        "2 pictures in folders of the system (__MACOSX/, lost+found/)",
+        "2 pictures in system folders (__MACOSX/, lost+found/)",
         "2 hidden pictures (.h.jpg, .secret/)",
         "3 unfinished downloads or copies (b.jpg~, c.jpg.crdownload, d.png.part)",
         "1 video (film.mp4)",
@@ -227,7 +227,7 @@ def test_links_are_followed_once_and_broken_ones_named(tmp_path: Path) -> None:
     assert names(folder) == ["10_a/p.png", "3_linked/inner/r.png", "3_linked/q.png", "linked.png"]
     told = left_out(folder)
     assert "3 broken links (broken.png, gone, self.png)" in told
-    assert "5 links to folders that are read already (1_a, 4_again, 5_inner, ...)" in told
+    assert "5 links to folders that are already read (1_a, 4_again, 5_inner, ...)" in told
 
 
 @links
@@ -252,7 +252,7 @@ def test_pictures_are_known_by_their_content_too(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes((tmp_path / "none").read_bytes())
     manifest = scan(tmp_path)
     assert len(manifest.pictures) == 8 and {(p.width, p.height) for p in manifest.pictures} == {(64, 64)}
-    expected = "8 pictures in 1 concept; left out: 1 picture under a name that says it is none (a.txt)"
+    expected = "8 pictures in 1 concept; left out: 1 picture under the name of another kind of file (a.txt)"
     assert manifest.summary() == expected
 
 
@@ -294,7 +294,7 @@ def test_pictures_under_names_of_other_things_are_left_out_and_said(tmp_path: Pa
     assert names(tmp_path) == ["a.png"]
     assert left_out(tmp_path) == (
         "2 unfinished downloads or copies (Unconfirmed 123.crdownload, e.bak), "
-        "3 pictures under names that say they are none (b.bin, c.html, d.npz)"
+        "3 pictures under the names of other kinds of file (b.bin, c.html, d.npz)"
     )
 
 
@@ -328,7 +328,7 @@ def test_folders_of_what_was_put_aside_are_trained_on_and_said(tmp_path: Path) -
 def test_folders_that_seem_to_say_repeats_are_named(tmp_path: Path) -> None:
     put(tmp_path, "10-sara woman/a.png", "5 tom/b.png", "3x_bob/c.png", "10_ann/d.png", "90s/e.png", "7/f.png")
     manifest = scan(tmp_path, "sks")
-    notes = [note for note in manifest.notes if "does not say repeats" in note]
+    notes = [note for note in manifest.notes if "does not set repeats" in note]
     assert [note.split(": ")[1] for note in notes] == [
         '10 repeats are written "10_sara woman".',
         '3 repeats are written "3_bob".',
@@ -343,5 +343,5 @@ def test_captions_in_two_places_that_differ_are_said(tmp_path: Path) -> None:
     captions = {tmp_path / "a.png": "of the table", tmp_path / "b.png": "the same", tmp_path / "c.png": "alone"}
     manifest = scan(tmp_path, captions=captions)
     assert [one.caption for one in manifest.pictures] == ["of the file", "the same", "alone"]
-    told = "1 picture with a caption file and another caption in metadata.jsonl (a.png): the file counts."
+    told = "1 picture with a caption file and another caption in metadata.jsonl (a.png): the file is used."
     assert told in manifest.notes

@@ -102,7 +102,7 @@ def _is_utf8(data: bytes) -> bool:
     [
         (TEXT.encode() + b"\xff, end", "encoding is not known"),
         ("sks, 赤い髪".encode("cp932"), "encoding is not known"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "no text"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "not text"),
         (b"photo\0of sks", "holds NULs"),
         (b"p\0hoto of\0sks", "holds NULs"),
         ("一个女孩".encode("utf-16-le"), "holds NULs"),

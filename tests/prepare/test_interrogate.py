@@ -181,7 +181,7 @@ def test_stopping_unloads_the_model_and_keeps_what_was_said(folder: Path, tmp_pa
 
 
 def test_a_captioner_that_says_too_little(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(LoraTrainError, match="nothing was said about 1 pictures"):
+    with pytest.raises(LoraTrainError, match="there was no answer for 1 pictures"):
         prepare(folder, OPTIONS, tmp_path / "work", Services(caption=lambda pictures: iter(["one"])))
 
 

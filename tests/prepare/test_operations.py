@@ -129,7 +129,7 @@ FACE = Found(0.4, 0.4, 0.5, 0.6, 0.7)
 
 def test_a_face_that_is_just_sure_enough_counts() -> None:
     assert Looked(FACE, options={"face_score": 0.7}).make(face).problem is None
-    with pytest.raises(NoView, match="only 0.70 sure; 0.71 is needed"):
+    with pytest.raises(NoView, match="with a confidence of 0.70; 0.71 is needed"):
         Looked(FACE, options={"face_score": 0.71}).make(face)
 
 
@@ -147,7 +147,9 @@ def test_the_face_that_is_surest_is_taken_and_padded_as_asked() -> None:
     assert view.picture.size == view.size
 
 
-@pytest.mark.parametrize(("parts", "score", "needed"), [(5, 0.0, "only 4 parts"), (None, 0.6, "only 0.59 sure")])
+@pytest.mark.parametrize(
+    ("parts", "score", "needed"), [(5, 0.0, "only 4 parts"), (None, 0.6, "with a confidence of 0.59")]
+)
 def test_a_body_that_is_just_good_enough_counts(parts: int | None, score: float, needed: str) -> None:
     options = {"body_parts": 5, "body_score": 0.6, "body_pad": 0.1}
     body_found = Found(0.3, 0.1, 0.7, 0.9, score, parts)

@@ -141,7 +141,7 @@ def test_odd_and_broken_files(tmp_path: Path) -> None:
         "the picture is far too large to be opened safely": 1,
         "this is not a picture, whatever its name ends in": 1,
     }
-    assert prepared.notes == ["1 file with several pictures (moving.gif): the first one counts."]
+    assert prepared.notes == ["1 file with several pictures (moving.gif): the first one is used."]
     assert all(max(p.width, p.height) == SMALL == min(p.width, p.height) for p in scan(prepared.folder).pictures)
     with Image.open(prepared.folder / "odd" / "turned.png") as turned:
         assert turned.getpixel((2, 64)) == (192, 192, 192)  # 120 x 160: borders left and right
@@ -378,7 +378,7 @@ def test_a_mask_beside_a_picture_comes_along_cut_and_sized_like_it(tmp_path: Pat
     twice = Services(upscale=lambda pictures: (p.resize((p.width * 2, p.height * 2)) for p in pictures))
     chosen = options("original", "upscale", "resize", "square")
     prepared = prepare(folder, chosen, work, twice, note=heard.append)
-    assert "The masks beside 1 picture are taken over, cut and sized like them, for a masked loss." in heard
+    assert "The masks beside 1 picture are used: cropped and scaled with them, for a masked loss." in heard
     assert prepared.masks and [path.name for path in prepared.masks.iterdir()] == ["a.png"]
     with Image.open(prepared.masks / "a.png") as mask, Image.open(prepared.folder / "a.png") as made:
         assert mask.size == made.size == (SMALL, SMALL) and mask.mode == "L"

@@ -94,7 +94,7 @@ def test_without_its_weights_another_does_it(weights: Path, monkeypatch: pytest.
     monkeypatch.setattr("lora_train.prepare.detectors.PREFERRED", {"face": ("retinaface",)})
     plan, notes = choose(given, {"face"})
     assert plan.detectors == {} and len(notes) == 1
-    assert "facexlib has not loaded its weights yet (detection_Resnet50_Final.pth)" in notes[0]
+    assert "facexlib has not downloaded its weights yet (detection_Resnet50_Final.pth)" in notes[0]
 
 
 @pytest.mark.parametrize(("face_score", "asked"), [(0.7, 0.3), (0.1, 0.1)])

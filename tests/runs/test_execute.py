@@ -31,7 +31,7 @@ def test_a_run_that_is_going_on_is_left_alone(make_config: Make, host: Standalon
     manifest = check_run(config, host)
     folder = RunFolder.create(host.data_dir() / "runs", config)
     before = folder.read()
-    with RunLock(folder.path), pytest.raises(LoraTrainError, match="going on already"):
+    with RunLock(folder.path), pytest.raises(LoraTrainError, match="already in progress"):
         execute(folder, config, manifest, host, lambda: True, Stages())
     assert folder.read() == before and folder.events() == []
 

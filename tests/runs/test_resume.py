@@ -97,7 +97,7 @@ def test_only_the_newest_finished_runs_keep_their_last_state(make_config: Make, 
     assert [run.finished_state_path.exists() for run in runs] == [True] * KEPT_STATES + [False] * 2
     assert runs[-1].state_path.exists()
     runs[-2].update(state="finished", result="x.safetensors", steps_done=3)
-    with pytest.raises(LoraTrainError, match="not kept any more.*network.network_weights x.safetensors"):
+    with pytest.raises(LoraTrainError, match="no longer kept.*network.network_weights x.safetensors"):
         check_resume(runs[-2], StandaloneHost(tmp_path), steps=9)
 
 
@@ -128,7 +128,7 @@ def test_a_run_goes_on_with_its_own_stages(make_config: Make, host: StandaloneHo
 def test_more_steps_for_a_stopped_run(make_config: Make, host: StandaloneHost) -> None:
     listen, stopped = _stop_after(1)
     folder = RunFolder(run_training(make_config(), host, listen, stopped).folder)
-    with pytest.raises(LoraTrainError, match="done already"):
+    with pytest.raises(LoraTrainError, match="already done"):
         resume_training(folder, host, steps=1)
     assert resume_training(folder, host, steps=4).steps == 4
 
@@ -147,7 +147,7 @@ def test_changed_pictures_are_noted(make_config: Make, host: StandaloneHost, pic
     (pictures / "picture-0.txt").write_text("another caption")
     folder = RunFolder(first.folder)
     resume_training(folder, host)
-    assert any("have changed meanwhile" in e.get("text", "") for e in folder.events())
+    assert any("have changed since" in e.get("text", "") for e in folder.events())
 
 
 def test_what_cannot_go_on_says_so(make_config: Make, host: StandaloneHost) -> None:
@@ -156,7 +156,7 @@ def test_what_cannot_go_on_says_so(make_config: Make, host: StandaloneHost) -> N
         LoraTrainError, match=r"finished, after 1 steps.*network_weights .*sara.safetensors, .*--steps N"
     ):
         resume_training(RunFolder(done.folder), host)
-    with pytest.raises(LoraTrainError, match=r"1 steps of this run are done already.*more than that: 2 or more"):
+    with pytest.raises(LoraTrainError, match=r"1 steps of this run are already done.*more than that: 2 or more"):
         resume_training(RunFolder(done.folder), host, steps=1)
     prepared = run_training(make_config(save={"output_name": "none"}), host, stages=Stages(train=False))
     with pytest.raises(LoraTrainError, match="prepared and did not train"):
@@ -184,7 +184,7 @@ def test_a_killed_run_is_interrupted_not_running(make_config: Make, host: Standa
         assert folder.going_on and service.state_of(folder) == "training"
         latest = service.latest()
         assert latest is not None and latest.id == folder.id
-        with pytest.raises(LoraTrainError, match="running already"):
+        with pytest.raises(LoraTrainError, match="already running"):
             service.start(make_config())
         process.kill()
     assert not folder.going_on and service.state_of(folder) == "interrupted"
@@ -195,7 +195,7 @@ def test_the_lock_is_never_held_twice(tmp_path: Path) -> None:
     lock = RunLock(tmp_path)
     lock.acquire()
     assert is_held(tmp_path)
-    with pytest.raises(LoraTrainError, match="going on already"):
+    with pytest.raises(LoraTrainError, match="already in progress"):
         RunLock(tmp_path).acquire()
     lock.release()
     assert not is_held(tmp_path)
@@ -205,7 +205,7 @@ def test_the_service_resumes(make_config: Make, host: StandaloneHost) -> None:
     service = Service(host)
     run_id = service.start(make_config(train={"max_train_steps": 100_000}))
     wait_for_step(service.run(run_id), 1)
-    with pytest.raises(LoraTrainError, match="running already"):
+    with pytest.raises(LoraTrainError, match="already running"):
         service.resume(run_id)
     service.stop(run_id)
     assert service.wait(60)

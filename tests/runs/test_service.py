@@ -30,7 +30,7 @@ def wait_for_step(run: RunFolder, step: int) -> None:
 def test_start_watch_stop(make_config: Make, host: StandaloneHost) -> None:
     service = Service(host)
     run_id = service.start(make_config(train={"max_train_steps": 100_000}))
-    with pytest.raises(LoraTrainError, match="running already"):
+    with pytest.raises(LoraTrainError, match="already running"):
         service.start(make_config(save={"output_name": "other"}))
     wait_for_step(service.run(run_id), 1)
     assert service.busy and service.is_running(run_id)
@@ -101,7 +101,7 @@ def test_of_two_that_begin_at_once_one_runs(
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(refused) == 1 and refused[0].startswith("second: ") and "running already" in refused[0]
+    assert len(refused) == 1 and refused[0].startswith("second: ") and "already running" in refused[0]
     assert service.is_running(held.get(timeout=60)) and held.empty()
     assert len(list_runs(service.runs_dir)) == (1 if first == "resume" else 2)
 

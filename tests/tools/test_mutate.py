@@ -69,7 +69,7 @@ def test_what_the_tests_notice_is_killed_and_what_they_do_not_survives(
     assert "tests/test_sums.py::test_sum" in lines[1]
     assert lines[4:] == ["2 of 3 killed", "survived: unheard"]
     assert run(project, "--limit", "2", "--trust", "for-ever") == 0
-    assert "not done after 2 seconds" in capfd.readouterr().out
+    assert "not finished after 2 seconds" in capfd.readouterr().out
     assert (project / "package" / "sums.py").read_bytes() == before, "faults belong into a copy"
 
 

@@ -235,7 +235,7 @@ def test_long_captions_and_too_many_tags_are_said_before_the_training(
     first_step = next(number for number, event in enumerate(events) if event["kind"] == "step")
     told = "\n".join(event["text"] for event in events[:first_step] if event["kind"] == "note")
     assert "1 of 4 captions is longer than the 75 tokens that the model reads (picture-0.png: " in told
-    assert "The tag was among that in 1 of them" in told
+    assert "In 1 of them the tag was in the rest" in told
     assert "different tags, too many for a LoRA's metadata" in told
     assert result.path is not None
     kept = json.loads(read_lora(result.path).metadata["ss_tag_frequency"])["pictures"]

@@ -106,14 +106,14 @@ def test_what_fails_is_said_whatever_was_pressed() -> None:
 
 def test_a_decision_in_the_card_is_answered_in_the_card_and_saves_the_caption() -> None:
     server = Server()
-    server.waits = "a training is running already."
+    server.waits = "a training is already running."
     with scripts(server, BODY) as page:
         tile(page, "a").locator(".lora-train-thumbs").click()
         opened = page.locator("#lora_train_card")
         opened.locator("#lora_train_card_caption").fill("one, red hat")
         opened.locator("[data-decide=reject]").click()
         opened.get_by_text("A picture that is left out has no caption of its own").wait_for()
-        opened.get_by_text("Remembered, and done at the next preparation: a training").wait_for()
+        opened.get_by_text("Saved, and applied at the next preparation: a training").wait_for()
         assert server.captions["a"] == "one, red hat"
 
 
@@ -121,7 +121,7 @@ def test_nothing_is_prepared_is_not_said_beside_what_is_prepared() -> None:
     server = Server()
     server.there = False
     with scripts(server, BODY + STARTED) as page:
-        says(page, "Nothing is prepared yet")
+        says(page, "Nothing has been prepared yet")
         server.there = True
         page.evaluate(
             "document.querySelector('#lora_train_dataset_message').innerHTML = '<p data-dataset=d data-started=1></p>'"
@@ -135,6 +135,6 @@ def test_the_list_is_asked_for_again_until_there_is_an_answer() -> None:
     server.gone = True
     with scripts(server, BODY) as page:
         says(page, "Connection lost")
-        assert "Nothing is prepared" not in page.locator("#lora_train_dataset").inner_text()
+        assert "Nothing has been prepared" not in page.locator("#lora_train_dataset").inner_text()
         server.gone = False
         tile(page, "a").wait_for()

@@ -89,7 +89,7 @@ def test_a_server_that_is_gone_is_said_and_comes_back() -> None:
         ),
         ("stopped", {"can_resume": True}, "Stopped before the first step; nothing is saved. Resume starts it again."),
         ("interrupted", {"can_resume": True}, "Interrupted: its program ended. Resume starts it again."),
-        ("interrupted", {"can_resume": True, "has_state": True}, "Resume goes on from the last saved state."),
+        ("interrupted", {"can_resume": True, "has_state": True}, "Resume continues from the last saved state."),
         ("finished", {"result": "/x/sara.safetensors", "steps_done": 9}, "Finished after 9 steps. Use it in a prompt"),
     ],
 )

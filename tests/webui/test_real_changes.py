@@ -116,7 +116,7 @@ def test_interrupt_ends_a_picture_that_waits_and_not_the_training(two: WebuiServ
     page.locator("#txt2img_generate").click()
     page.get_by_text("In queue").first.wait_for()
     page.locator("#txt2img_interrupt").click()
-    page.get_by_text("Interrupted while it waited").first.wait_for()
+    page.get_by_text("Interrupted while waiting").first.wait_for()
     page.locator("#txt2img_interrupt").wait_for(state="hidden")
     assert latest_run(two)["running"]
     progress = two.ask("/sdapi/v1/progress")

@@ -98,7 +98,7 @@ def test_reload_ui_and_a_killed_browser_leave_the_training_alone(server: WebuiSe
     live = page.locator("#lora_train_live")
     live.locator(".lora-train-text").filter(has_text=STEP).wait_for()
     page.locator("#lora_train_start").click()
-    page.get_by_text("a training is running already").wait_for()
+    page.get_by_text("a training is already running").wait_for()
     page.locator("#lora_train_stop").click()
     live.get_by_text("the LoRA so far is saved").wait_for()
     assert len(list(server.runs.iterdir())) == 2

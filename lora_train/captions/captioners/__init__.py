@@ -1,1 +1,1 @@
-"""What looks at pictures and says what is on them: one file per kind, listed in registry.py."""
+"""Captioners, which describe pictures: one file per kind, listed in registry.py."""

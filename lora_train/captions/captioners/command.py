@@ -1,4 +1,4 @@
-"""Captions by any program: it gets a picture's path and prints the caption."""
+"""Captions by any program that is given a picture's path and prints the caption."""
 
 from __future__ import annotations
 

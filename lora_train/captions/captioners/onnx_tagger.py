@@ -1,6 +1,6 @@
 """Tags by a WD14-style tagger: an ONNX model with the `selected_tags.csv` that names its outputs.
 
-As SmilingWolf's taggers want it: a white square around the picture, BGR, 0 to 255, channels last.
+Input as SmilingWolf's taggers expect it: padded to a white square, BGR, 0 to 255, channels last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lora_train.errors import LoraTrainError
 MODEL_FILE, TAGS_FILE = "model.onnx", "selected_tags.csv"
 GENERAL_THRESHOLD, CHARACTER_THRESHOLD = 0.35, 0.85
 GENERAL, CHARACTER = "0", "4"
-"""Categories in the table; "9" is the rating, which is no tag."""
+"""Categories in the table; "9" is the rating, which is not a tag."""
 BATCH = 4
 INSTALL_ONNX = "Install it: pip install onnxruntime (or onnxruntime-gpu), or choose another captioner."
 GIVE_A_TAGGER = f"Give a folder with {MODEL_FILE} and {TAGS_FILE}, such as that of a WD14 tagger."
@@ -28,7 +28,7 @@ GIVE_A_TAGGER = f"Give a folder with {MODEL_FILE} and {TAGS_FILE}, such as that 
 
 @dataclass(frozen=True)
 class Tagger:
-    """A loaded model: `size` is the side of its square input, `batch` what one call takes (0: any number)."""
+    """A loaded model: `size` is the side of its square input, `batch` the pictures of one call (0: any number)."""
 
     session: Any
     input: str
@@ -46,7 +46,7 @@ def onnx_tags(
 ) -> Iterator[str]:
     """One comma-separated list per picture: characters first, then general tags, the likeliest leading.
 
-    `model` is a folder, or the .onnx file itself. Tags are as the table spells them, with underscores.
+    `model` is a folder, or the .onnx file itself. Tags are spelled as in the table, with underscores.
     Raises LoraTrainError when onnxruntime is not installed or this is not such a tagger.
     """
     tagger = _load(Path(model), device)
@@ -73,11 +73,11 @@ def _run(tagger: Tagger, batch: list[Image.Image], model: str) -> np.ndarray:
         pixels = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
     try:
         output = np.asarray(tagger.session.run(None, {tagger.input: pixels})[0])
-    except Exception as error:  # onnxruntime has its own exceptions, and none in common
+    except Exception as error:  # onnxruntime's exceptions have no base class
         raise LoraTrainError(f"the tagger failed ({_first_line(error)}).", model, GIVE_A_TAGGER) from error
     if output.shape != (len(pixels), len(tagger.tags)):
-        what = f"the tagger says {output.shape[-1] if output.ndim else 0} things, {TAGS_FILE} names {len(tagger.tags)}."
-        raise LoraTrainError(what, model, "Take both files from the same tagger.")
+        what = f"the tagger has {output.shape[-1] if output.ndim else 0} outputs, {TAGS_FILE} names {len(tagger.tags)}."
+        raise LoraTrainError(what, model, "Use both files of the same tagger.")
     return output
 
 

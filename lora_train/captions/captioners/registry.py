@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CaptionerOptions:
-    """What the kinds need, each its own part of it."""
+    """The options of all kinds; each uses its own."""
 
     model: str = ""
     """A folder (or, for transformers, an id in the hub's cache; for the tagger also the .onnx file)."""

@@ -47,7 +47,7 @@ def _load(model: str) -> tuple[Any, Any]:
     import transformers
 
     local = os.environ.get("LORA_TRAIN_DOWNLOAD") != "1"
-    # code that a model brings is never run, nor is anybody asked about it
+    # code that comes with a model is never run, nor is anybody asked about it
     options = {"local_files_only": local, "trust_remote_code": False}
     # transformers 5 renamed the class
     cls = getattr(transformers, "AutoModelForImageTextToText", None) or transformers.AutoModelForVision2Seq
@@ -61,13 +61,13 @@ def _load(model: str) -> tuple[Any, Any]:
             f"the captioner cannot be loaded ({str(error).splitlines()[0]}).",
             model,
             "Give the folder of a transformers image-to-text model with model.safetensors, "
-            "or set LORA_TRAIN_DOWNLOAD=1 to let it be loaded.",
+            "or set LORA_TRAIN_DOWNLOAD=1 to allow downloading it.",
         ) from error
 
 
 def _require_safetensors(model: str, local: bool) -> None:
     """Raise OSError when there are none: transformers 4.30 would load a pickle even with `use_safetensors`, and torch
-    2.1 runs what is in it."""
+    2.1 runs the code in it."""
     if not any(_is_there(model, name, local) for name in WEIGHTS):
         raise OSError("there is no model.safetensors")
 

@@ -1,1 +1,1 @@
-"""What other tools write: kohya's metadata, dataset TOML and latents, imagefolder, webdataset."""
+"""The formats of other tools: kohya's metadata, dataset TOML and latents, imagefolder, webdataset."""

@@ -54,7 +54,7 @@ class DatasetConfig:
 
 
 _OWN = ("image_dir", "metadata_file", "is_reg")
-"""Read in a subset alone."""
+"""Read in a subset only."""
 _DATASET = ("resolution", "batch_size", "enable_bucket", *(f.name for f in fields(Subset) if "bucket_" in f.name))
 """Read in a dataset or [general], not in a subset."""
 _KINDS: dict[str, type] = {f.name: type(f.default) for f in fields(Subset) if f.name not in ("where", "resolution")}
@@ -62,9 +62,9 @@ _POSITIVE = ("batch_size", "min_bucket_reso", "max_bucket_reso", "bucket_reso_st
 
 
 def read_dataset_config(file: Path) -> DatasetConfig:
-    """Read a dataset config. Paths are as written; whoever opens them checks them.
+    """Read a dataset config. Paths are returned as written; their user checks them.
 
-    Raises LoraTrainError with all mistakes together, or when TOML cannot be read by this Python.
+    Raises LoraTrainError with all mistakes together, or when this Python cannot read TOML.
     """
     data = _load(file)
     problems: list[Problem] = []
@@ -88,7 +88,7 @@ def read_dataset_config(file: Path) -> DatasetConfig:
 
 
 def is_dataset_config(file: Path) -> bool:
-    """Whether this is a dataset config rather than metadata, which may be JSON, too."""
+    """Whether this is a dataset config rather than metadata, which may also be JSON."""
     if file.suffix.lower() != ".json":
         return file.suffix.lower() == ".toml"
     try:
@@ -98,14 +98,14 @@ def is_dataset_config(file: Path) -> bool:
 
 
 def write_dataset_config(file: Path, subsets: Iterable[Subset]) -> None:
-    """Write a TOML of one dataset with buckets, and of each subset what is not the default; atomically."""
+    """Write a TOML of one dataset with buckets, and each subset's values that are not the default; atomically."""
     lines = ["[general]", "enable_bucket = true", "", "[[datasets]]"]
     for subset in subsets:
         lines += ["", "[[datasets.subsets]]"]
         for one in fields(Subset):
             value = getattr(subset, one.name)
             if one.name not in (*_DATASET, "where") and value != one.default:
-                # JSON's texts, numbers and truth values are TOML's as well
+                # JSON's strings, numbers and booleans are TOML's as well
                 lines.append(f"{one.name} = {json.dumps(value, ensure_ascii=False)}")
     write_text(file, "\n".join(lines) + "\n")
 

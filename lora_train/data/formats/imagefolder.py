@@ -1,4 +1,4 @@
-"""Hugging Face's imagefolder: `metadata.jsonl` beside the pictures, one JSON object a line."""
+"""Hugging Face's imagefolder: `metadata.jsonl` beside the pictures, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class ImageFolder:
 def read_imagefolder(file: Path) -> ImageFolder:
     """Read a `metadata.jsonl`: `file_name` relative to it, the caption in `text`, `caption` or `prompt`.
 
-    A path of another computer means the picture below the file's folder with the longest equal end. Pictures outside
-    that folder, or missing, are rejected with a reason. Raises LoraTrainError for a file that is not such metadata,
-    naming the line.
+    A path of another computer means the picture below the file's folder with the longest common end of its path.
+    Pictures outside that folder, or missing, are rejected with a reason. Raises LoraTrainError, naming the line, for a
+    file that is not such metadata.
     """
     found, lost = ImageFolder(), dict[str, str]()
     root = file.parent.resolve()
@@ -57,7 +57,7 @@ def read_imagefolder(file: Path) -> ImageFolder:
 
 
 def _elsewhere(names: Iterable[str], taken: Container[Path], folder: Path) -> dict[str, Path]:
-    """The pictures below `folder` that names mean which were written where it had another place."""
+    """The pictures below `folder` that names mean which were written when it was somewhere else."""
     root = folder.resolve()
     wanted = [name for name in names if name and ".." not in PureWindowsPath(name).parts]
     if not wanted:
@@ -97,7 +97,7 @@ def _rows(file: Path) -> list[tuple[int, dict[str, Any]]]:
         raise LoraTrainError(f"cannot read the metadata: {error.strerror}.", str(file)) from error
     except (ValueError, RecursionError) as error:
         raise LoraTrainError(
-            f"this is not a metadata.jsonl ({error}).", f"{file}: line {number}", "Write one JSON object a line."
+            f"this is not a metadata.jsonl ({error}).", f"{file}: line {number}", "Write one JSON object per line."
         ) from error
     return rows
 
@@ -113,13 +113,13 @@ def _caption(row: dict[str, Any], where: str) -> str:
 def _why_not(name: str, picture: Path, root: Path) -> str:
     windows = PureWindowsPath(name)
     if windows.drive or windows.root or ".." in windows.parts:
-        return "it lies outside the dataset's folder"
+        return "it is outside the dataset's folder"
     try:
         if not picture.resolve().is_relative_to(root):
-            return "it lies outside the dataset's folder"
+            return "it is outside the dataset's folder"
         there = picture.is_file()
     except (OSError, ValueError):  # a name too long, or with a NUL in it
         there = False
     if not there:
         return "there is no such file"
-    return "" if picture.suffix.lower() in EXTENSIONS else f"this is not a kind of picture we know ({picture.suffix})"
+    return "" if picture.suffix.lower() in EXTENSIONS else f"pictures of this kind are not supported ({picture.suffix})"

@@ -1,8 +1,8 @@
-"""kohya's metadata file: captions, tags and sizes of pictures by key, with what we know besides under our own key.
+"""kohya's metadata file: captions, tags and sizes of pictures by key, with our additions under our own key.
 
 sd-scripts takes every entry for a picture to train on, so what was rejected goes to a file of the same
-shape beside it (`meta.json` and `meta.rejected.json`). How it finds the picture changed: earlier versions
-(0.8 and 0.9 were tried) append an extension to the key (style "stem"), those of 2026 open it as it stands
+shape beside it (`meta.json` and `meta.rejected.json`). How it finds the picture has changed: earlier versions
+(0.8 and 0.9 were tried) append an extension to the key (style "stem"), those of 2026 open it as it is
 ("name"); both open a full path ("path"). The former take a picture's size from `train_resolution`, the latter
 from `image_size`.
 """
@@ -72,7 +72,7 @@ def find_picture(key: str, folder: Path) -> Path | None:
 
 
 def rejected_file(file: Path) -> Path:
-    """Where what was rejected is told, beside `file`."""
+    """The file beside `file` that lists what was rejected."""
     return file.with_suffix(f".rejected{file.suffix}")
 
 
@@ -82,10 +82,10 @@ def read_metadata(file: Path) -> dict[str, MetadataEntry]:
 
 
 def write_metadata(file: Path, entries: Mapping[str, MetadataEntry]) -> None:
-    """Write `entries` atomically; what others put into the file is kept.
+    """Write `entries` atomically; what other programs put into the file is kept.
 
     Kept are keys of an entry that are not ours, and entries without our key. Entries that we wrote
-    and that are no longer given go. Raises LoraTrainError when a file that is there is not metadata.
+    and that are no longer in `entries` are removed. Raises LoraTrainError when an existing file is not metadata.
     """
     rejected = {key: entry for key, entry in entries.items() if entry.origin and entry.origin.reason}
     beside = rejected_file(file)
@@ -95,7 +95,7 @@ def write_metadata(file: Path, entries: Mapping[str, MetadataEntry]) -> None:
 
 
 def _merged(file: Path, entries: Mapping[str, MetadataEntry]) -> dict[str, Any]:
-    old = _read(file, "Correct it, or move it away; it is written anew then.") if file.exists() else {}
+    old = _read(file, "Correct it, or move it away so that a new one is written.") if file.exists() else {}
     kept = {key: raw for key, raw in old.items() if key in entries or OWN_KEY not in raw}
     for key, entry in entries.items():
         # an empty caption is left out: sd-scripts up to 0.9 would begin the joined text with a comma
@@ -108,14 +108,14 @@ def _merged(file: Path, entries: Mapping[str, MetadataEntry]) -> dict[str, Any]:
     return kept
 
 
-def _read(file: Path, fix: str = "Give the .json file that sd-scripts or we wrote.") -> dict[str, dict[str, Any]]:
+def _read(file: Path, fix: str = "Give a .json file by sd-scripts or LoRA Train.") -> dict[str, dict[str, Any]]:
     try:
         data = json.loads(decode_whole(file.read_bytes()))
         if not isinstance(data, dict):
             raise ValueError("it is not a table")
         for key, raw in data.items():
             if not isinstance(raw, dict):
-                raise ValueError(f"what it says of {key!r} is not a table")
+                raise ValueError(f"its entry {key!r} is not a table")
     except OSError as error:
         raise LoraTrainError(f"cannot read the metadata: {error.strerror}.", str(file)) from error
     except (ValueError, RecursionError) as error:
@@ -163,7 +163,7 @@ def _origin(raw: object, where: str) -> Origin:
         and all(map(_is_number, scores.values()))
     )
     if not right:
-        raise LoraTrainError(f"{OWN_KEY} is not as we write it.", where, f"Remove {OWN_KEY} from this entry.")
+        raise LoraTrainError(f"{OWN_KEY} is not as LoRA Train writes it.", where, f"Remove {OWN_KEY} from this entry.")
     return Origin(texts[0], texts[1], tuple(box) if box is not None else None, scores, texts[2])
 
 

@@ -1,4 +1,4 @@
-"""kohya's latent cache on disk: one `.npz` per picture, latents scaled by nothing, sizes in pixels.
+"""kohya's latent cache on disk: one `.npz` per picture, unscaled latents, sizes in pixels.
 
 After sd-scripts' `library/strategy_base.py`. Stable Diffusion's files hold one resolution under plain keys
 (`latents`, `original_size`, `crop_ltrb`, `latents_flipped`, `alpha_mask`); those of later families hold
@@ -21,10 +21,10 @@ from lora_train.errors import LoraTrainError
 from lora_train.records.families import FAMILIES
 
 OWN = ("lora_train_picture", "lora_train_vae")
-"""Our own keys, which sd-scripts does not look at: hashes as bytes of text."""
+"""Our own keys, which sd-scripts ignores: hashes as bytes of text."""
 MAX_ARRAY = 1 << 30
-"""Bytes; an array that says it is larger is not read."""
-MAKE_AGAIN = "Delete it: sd-scripts or we make it again."
+"""Bytes; an array that claims to be larger is not read."""
+MAKE_AGAIN = "Delete it: sd-scripts or LoRA Train writes it again."
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,24 @@ class KohyaLatents:
     """One picture at one resolution; arrays are float32."""
 
     latents: np.ndarray
-    """(C, H, W): a sample of what the VAE says, not multiplied by the latent scale."""
+    """(C, H, W): a sample of the VAE's output, not multiplied by the latent scale."""
     original_size: Size
     """Width and height of the picture's file."""
     crop_ltrb: tuple[int, int, int, int]
-    """What the bucket shows, in pixels after scaling: left, top, right, bottom."""
+    """The part in the bucket, in pixels after scaling: left, top, right, bottom."""
     flipped: np.ndarray | None = None
     """(C, H, W) of the mirrored picture."""
     alpha_mask: np.ndarray | None = None
     """(height, width) of the bucket."""
     content: str = ""
-    """The hash of the picture's file; like that of the VAE only in files that we wrote."""
+    """The hash of the picture's file; like the VAE's, only in files that LoRA Train wrote."""
     vae: str = ""
 
 
 def npz_path(picture: Path, size: Size, family: str) -> Path:
     """Where sd-scripts keeps the latents of `picture`, `size` being the picture's own width and height.
 
-    A `<stem>.npz` that is there wins, as in sd-scripts. Raises LoraTrainError for a family without such files.
+    An existing `<stem>.npz` wins, as in sd-scripts. Raises LoraTrainError for a family without such files.
     """
     old = picture.with_suffix(".npz")
     if old.exists():
@@ -57,7 +57,7 @@ def npz_path(picture: Path, size: Size, family: str) -> Path:
     suffixes = {name: one.npz for name, one in FAMILIES.items() if one.npz}
     if family not in suffixes:
         known = ", ".join(suffixes)
-        raise LoraTrainError(f"kohya's latents are not known for {family!r}.", "family", f"Choose one of {known}.")
+        raise LoraTrainError(f"kohya's latents are not supported for {family!r}.", "family", f"Choose one of {known}.")
     return picture.with_name(f"{picture.stem}_{size[0]:04d}x{size[1]:04d}{suffixes[family]}")
 
 
@@ -85,7 +85,7 @@ def read_npz(file: Path, size: Size | None = None) -> KohyaLatents:
         suffix = ""
     else:
         has = ", ".join(f"{found[0]}x{found[1]}" for found in kept if found) or "none"
-        raise LoraTrainError(f"it holds latents of other sizes ({has}; wanted {size}).", str(file), MAKE_AGAIN)
+        raise LoraTrainError(f"it holds latents of other sizes ({has}; needed: {size}).", str(file), MAKE_AGAIN)
     names = ("latents", "original_size", "crop_ltrb", "latents_flipped", "alpha_mask")
     arrays = _arrays(file, only=(*(name + suffix for name in names), *(name + suffix for name in OWN)))
     latents, original, crop, flipped, mask = (arrays.get(name + suffix) for name in names)
@@ -110,9 +110,9 @@ def read_npz(file: Path, size: Size | None = None) -> KohyaLatents:
 
 
 def write_npz(file: Path, entry: KohyaLatents, multi_resolution: bool = False) -> None:
-    """Write one picture's latents atomically, as sd-scripts does: what else the file holds stays in it.
+    """Write one picture's latents atomically, as sd-scripts does: other content of the file stays.
 
-    With `multi_resolution` the keys end in `_HxW`. Raises LoraTrainError when a file that is there is damaged.
+    With `multi_resolution` the keys end in `_HxW`. Raises LoraTrainError when an existing file is damaged.
     """
     arrays = _arrays(file) if file.exists() else {}
     height, width = entry.latents.shape[-2:]
@@ -122,7 +122,7 @@ def write_npz(file: Path, entry: KohyaLatents, multi_resolution: bool = False) -
     arrays["original_size" + suffix] = np.array(entry.original_size)
     arrays["crop_ltrb" + suffix] = np.array(entry.crop_ltrb)
     for name, value in optional.items():
-        # what is left over from other latents would be wrong for these
+        # arrays that belong to other latents would be wrong for these
         arrays.pop(name + suffix, None)
         if value is not None:
             arrays[name + suffix] = _float(value)
@@ -150,7 +150,7 @@ def _arrays(file: Path, only: tuple[str, ...] | None = None) -> dict[str, np.nda
                     found[key] = np.lib.format.read_array(io.BytesIO(archive.read(info)), allow_pickle=False)
     except OSError as error:
         raise LoraTrainError(f"cannot read the latents: {error.strerror or error}.", str(file)) from error
-    except Exception as error:  # zip and numpy raise nearly anything on damaged or hostile data
+    except Exception as error:  # zip and numpy raise almost anything on damaged or hostile data
         raise LoraTrainError(f"this is not a cache of latents ({error}).", str(file), MAKE_AGAIN) from error
     return found
 

@@ -1,7 +1,8 @@
-"""webdataset's tar shards: members of one stem make a sample, picture and caption. Read in order, never unpacked.
+"""webdataset's tar shards: members with the same stem make a sample, picture and caption. Read in order, never
+unpacked.
 
-Shards come from strangers. Members that are no plain files, that would lie outside, or that are huge
-are passed over with a reason; nothing is written to disk.
+Shards come from strangers. Members that are not regular files, whose names lead outside, or that are huge
+are skipped with a reason; nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lora_train.pictures.texts import NotText, decode, lines_of
 
 MAX_PICTURE = 256 << 20
 MAX_TEXT = 1 << 20
-"""In bytes; larger members are passed over."""
+"""In bytes; larger members are skipped."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,11 @@ class Sample:
 
 
 def read_shards(shards: Iterable[Path]) -> Iterator[Sample | Rejected]:
-    """Samples of uncompressed tar files, and what is passed over (`path` is shard/member), as they come.
+    """Samples of uncompressed tar files, and what is skipped (`path` is shard/member), in order.
 
     As in webdataset, a sample's members follow each other, and the key ends at the first dot of the
     file's name. The caption is that of .txt or .caption, else text, caption or prompt of .json. Raises
-    LoraTrainError at a shard that is damaged; the sample right before the damage may be lost with it.
+    LoraTrainError at a damaged shard; the sample right before the damage may be lost with it.
     """
     for shard in shards:
         yield from _read_shard(shard)
@@ -51,7 +52,7 @@ def read_shards(shards: Iterable[Path]) -> Iterator[Sample | Rejected]:
 def write_shard(file: Path, samples: Iterable[tuple[Path, str]]) -> None:
     """Write pictures and captions as an uncompressed tar: members `00000000.png`, `00000000.txt`, and so on.
 
-    The file appears when it is whole. Raises LoraTrainError when it cannot be written, or a picture not read.
+    The file appears once it is complete. Raises LoraTrainError when it cannot be written or a picture cannot be read.
     """
     part = file.with_name(f".{file.name}.part")
     try:
@@ -62,7 +63,7 @@ def write_shard(file: Path, samples: Iterable[tuple[Path, str]]) -> None:
                 _add(tar, f"{number:08}.txt", caption.encode("utf-8", "replace"))
         os.replace(part, file)
     except OSError as error:
-        raise LoraTrainError(f"cannot write the shard: {error.strerror or error}.", str(file), "Make room.") from error
+        raise LoraTrainError(f"cannot write the shard: {error.strerror or error}.", str(file), "Free space.") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -89,14 +90,14 @@ def _read_shard(shard: Path) -> Iterator[Sample | Rejected]:
 
 
 def _members(shard: Path) -> Iterator[tuple[str, bytes | str]]:
-    """Name and bytes of each member, or why it is passed over."""
+    """Name and bytes of each member, or why it is skipped."""
     try:
         # compressed shards could hide far more than they seem to hold, even in their headers
         with tarfile.open(shard, "r:", errorlevel=1) as tar:
             end = -1
             while (member := tar.next()) is not None:
                 if member.offset <= end:
-                    raise tarfile.ReadError("it runs in a circle")
+                    raise tarfile.ReadError("it refers back to itself")
                 end = member.offset
                 tar.members = []  # type: ignore[attr-defined] # or it remembers each
                 if member.isdir():
@@ -106,18 +107,20 @@ def _members(shard: Path) -> Iterator[tuple[str, bytes | str]]:
             _check_end(tar)
     except OSError as error:
         raise LoraTrainError(f"cannot read the shard: {error.strerror or error}.", str(shard)) from error
-    except Exception as error:  # tarfile raises nearly anything on damaged or hostile data
+    except Exception as error:  # tarfile raises almost anything on damaged or hostile data
         raise LoraTrainError(
-            f"this is not an uncompressed tar file, or it is damaged ({error}).", str(shard), "Get it again, as .tar."
+            f"this is not an uncompressed tar file, or it is damaged ({error}).",
+            str(shard),
+            "Get it again, as .tar.",
         ) from error
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """tarfile takes a damaged header for the end; what lies there tells."""
+    """tarfile takes a damaged header for the end; check what really is there."""
     assert tar.fileobj
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise tarfile.ReadError("it breaks off in the middle")
+        raise tarfile.ReadError("it is cut off in the middle")
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -133,7 +136,7 @@ def _why_not(member: tarfile.TarInfo) -> str:
     if windows.drive or windows.root or ".." in windows.parts:
         return "its name leads out of the shard"
     if not member.isreg() or member.issparse():
-        return "it is not a plain file"
+        return "it is not a regular file"
     if not member.name.strip("/") or "\0" in member.name:
         return "it has no proper name"
     suffix = PurePosixPath(member.name).suffix.lower()
@@ -173,5 +176,6 @@ def _caption(files: dict[str, bytes]) -> str | None:
 
 
 def _printable(name: str) -> str:
-    """A member's name that every report can show: bytes that were no UTF-8 are escaped, as is what follows a NUL."""
+    """A member's name in a form that every report can show: bytes that are not UTF-8, and what follows a NUL, are
+    escaped."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").lstrip("/").replace("\0", "\\0")

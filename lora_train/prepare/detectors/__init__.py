@@ -1,4 +1,4 @@
-"""Detectors of faces, bodies and persons, chosen by what is installed.
+"""Detectors of faces, bodies and people, chosen by what is installed.
 
 Each module of the table has `title(role, plan)`, which raises Missing where it cannot fill a role, and `make(role,
 plan)`. Adding a detector is a file here and its name in the lists below, the preferred ones first.
@@ -41,12 +41,12 @@ def choose(plan: Plan, roles: set[str]) -> tuple[Plan, list[str]]:
 
 
 def title_of(role: str, plan: Plan) -> str:
-    """What fills a role, for the report."""
+    """The name of the detector that fills a role, for the report."""
     return str(_module(plan.detectors[role]).title(role, plan))
 
 
 def shared_memory(plan: Plan) -> bool:
-    """Whether a chosen detector is so large that it should be loaded once, not once per process."""
+    """Whether a chosen detector is so large that it should be loaded once rather than in every process."""
     return any(getattr(_module(name), "LARGE", False) for name in plan.detectors.values())
 
 
@@ -58,7 +58,7 @@ class Detectors:
         self._made: dict[str, Any] = {}
 
     def title(self, role: str) -> str:
-        """What fills a role, for the report."""
+        """The name of the detector that fills a role, for the report."""
         return title_of(role, self._plan)
 
     def face(self) -> FaceDetector:
@@ -70,7 +70,7 @@ class Detectors:
         return self._get("body")
 
     def segment(self) -> Segmenter:
-        """What separates a person from the background."""
+        """The segmenter, which separates a person from the background."""
         return self._get("segment")
 
     def _get(self, role: str) -> Any:

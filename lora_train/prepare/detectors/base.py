@@ -1,4 +1,4 @@
-"""What a detector finds, and the interface that all of them have."""
+"""What a detector finds, and the interface of all detectors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Found:
-    """A box in parts of the picture's sides (0 to 1, beyond that out of frame), and how sure it is (0 to 1)."""
+    """A box in fractions of the picture's sides (beyond 0 to 1: out of frame), and its confidence (0 to 1)."""
 
     left: float
     top: float
@@ -24,16 +24,16 @@ class Found:
     bottom: float
     score: float
     parts: int | None = None
-    """How many parts of a body are visible; None where the detector does not know parts."""
+    """How many parts of a body are visible; None where the detector does not distinguish parts."""
 
     @property
     def width(self) -> float:
-        """As a part of the picture's width."""
+        """As a fraction of the picture's width."""
         return self.right - self.left
 
     @property
     def height(self) -> float:
-        """As a part of the picture's height."""
+        """As a fraction of the picture's height."""
         return self.bottom - self.top
 
 
@@ -49,7 +49,7 @@ class BodyDetector(Protocol):
     """Finds a person."""
 
     def body(self, picture: Image.Image) -> Found | None:
-        """The person in an RGB picture that it is surest of."""
+        """The person in an RGB picture detected with the highest confidence."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""mediapipe's face detection, pose and selfie segmentation; versions up to 0.10.21 carry their models."""
+"""mediapipe's face detection, pose and selfie segmentation; versions up to 0.10.21 come with their models."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Faces:
     """BlazeFace."""
 
     def __init__(self, least: float) -> None:
-        # asked for less than is needed, so that the report can say how sure it was
+        # asked for less confidence than is needed, so that the report can show how much there was
         least = min(least, 0.3)
         self._model = _mediapipe().solutions.face_detection.FaceDetection(
             model_selection=_STANDARD, min_detection_confidence=least
         )
 
     def faces(self, picture: Image.Image) -> list[Found]:
-        """All faces that it has the least confidence in."""
+        """All faces with at least the minimum confidence."""
         found = []
         for face in self._model.process(np.asarray(picture)).detections or ():
             box = face.location_data.relative_bounding_box
@@ -89,9 +89,9 @@ class Selfie:
 def _mediapipe() -> Any:
     try:
         import mediapipe
-    except Exception as error:  # also a protobuf or numpy that it cannot live with
+    except Exception as error:  # also for a protobuf or numpy that it is incompatible with
         absent = isinstance(error, ModuleNotFoundError) and error.name == "mediapipe"
         raise Missing("mediapipe is not installed" if absent else f"mediapipe cannot be loaded ({error})") from error
     if not hasattr(mediapipe, "solutions"):
-        raise Missing(f"mediapipe {mediapipe.__version__} brings no models of its own (0.10.21 and older do)")
+        raise Missing(f"mediapipe {mediapipe.__version__} comes without models (0.10.21 and older include them)")
     return mediapipe

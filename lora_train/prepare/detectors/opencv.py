@@ -1,4 +1,4 @@
-"""OpenCV's own: the Haar cascade for faces, the HOG people detector, GrabCut. Nothing but the package is needed."""
+"""OpenCV's own detectors: the Haar cascade for faces, HOG for people, GrabCut. Only the package is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lora_train.prepare.detectors.base import Found, Missing
 
 _CASCADE = "haarcascade_frontalface_default.xml"
 _SURE = 5.0
-"""The last stage's sum from which a face counts as certain; chance finds mostly have less than 3."""
+"""The last stage's sum from which a face counts as certain; false detections mostly have less than 3."""
 _NAMES = {"face": "Haar cascade", "body": "HOG", "segment": "GrabCut"}
 _NEEDS = {"face": "CascadeClassifier", "body": "HOGDescriptor", "segment": "grabCut"}
 
@@ -43,7 +43,7 @@ class Haar:
         self._cascade = cv2.CascadeClassifier(str(_cascade_file(cv2)))
 
     def faces(self, picture: Image.Image) -> list[Found]:
-        """The score is the last stage's sum, as a part of what is certain."""
+        """The score is the last stage's sum as a fraction of CERTAIN."""
         grey = np.asarray(picture.convert("L"))
         least = max(24, min(picture.size) // 20)
         boxes, _, sums = self._cascade.detectMultiScale3(
@@ -62,7 +62,7 @@ class Hog:
         self._hog.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())
 
     def body(self, picture: Image.Image) -> Found | None:
-        """The score is the distance from the support vector machine's border, at most 1; parts are not known."""
+        """The score is the distance from the support vector machine's boundary, at most 1; it knows no parts."""
         pixels = np.ascontiguousarray(np.asarray(picture)[:, :, ::-1])
         boxes, sums = self._hog.detectMultiScale(pixels, winStride=(8, 8), padding=(16, 16), scale=1.05)
         found = [_found(box, picture, float(total)) for box, total in zip(boxes, np.ravel(sums))]
@@ -70,15 +70,15 @@ class Hog:
 
 
 class GrabCut:
-    """Rother et al. 2004, begun with all but a narrow border as the foreground."""
+    """Rother et al. 2004, initialised with all but a narrow border as the foreground."""
 
     _BORDER = 0.05
     _ROUNDS = 4
     _SIDE = 320
-    """It works on a copy with this longest side: its time grows with the pixels, its borders are coarse anyway."""
+    """It works on a copy with this longest side: its time grows with the pixels, and its edges are coarse anyway."""
 
     def mask(self, picture: Image.Image, threshold: float) -> Image.Image:
-        """It says yes or no, so the threshold does not matter. A picture in which it finds nothing stays whole."""
+        """Its answer is yes or no, so the threshold has no effect. A picture in which it finds nothing stays whole."""
         import cv2
 
         pixels = np.ascontiguousarray(np.asarray(fit(picture, self._SIDE))[:, :, ::-1])

@@ -1,4 +1,4 @@
-"""RetinaFace from the host's facexlib, where its weights are on the disk: nothing is downloaded."""
+"""RetinaFace from the host's facexlib, where its weights are on disk: nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def make(role: str, plan: Plan) -> Any:
 class RetinaFace:
     """Deng et al. 2019, on the CPU; one model for all workers.
 
-    Checked against facexlib 0.3.0: `detect_faces(image, conf_threshold)` takes BGR pixels and gives rows of left, top,
-    right, bottom, score and five landmarks, in pixels.
+    Checked against facexlib 0.3.0: `detect_faces(image, conf_threshold)` takes BGR pixels and returns rows of left,
+    top, right, bottom, score and five landmarks, in pixels.
     """
 
     def __init__(self, weights: Path, least: float) -> None:
@@ -86,4 +86,4 @@ def _weights(folders: tuple[str, ...]) -> Path:
         file = Path(folder) / _WEIGHTS
         if file.is_file():
             return file
-    raise Missing(f"facexlib has not loaded its weights yet ({_WEIGHTS})")
+    raise Missing(f"facexlib has not downloaded its weights yet ({_WEIGHTS})")

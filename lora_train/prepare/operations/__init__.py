@@ -1,6 +1,6 @@
 """The operations, in the order in which they run. Adding one is a file here and a line in the table.
 
-`interrogate` is not among them: captions come from a service, after all else is done.
+`interrogate` is not among them: captions come from a service, after everything else.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ Kind = TypeVar("Kind", bound=Operation)
 
 
 def active(kind: type[Kind], plan: Plan) -> dict[str, Kind]:
-    """The operations of one kind that are on and can be done here, by name.
+    """The operations of one kind that are on and possible here, by name.
 
-    Without any of the sources, the original is one. A service counts when the host has it.
+    Without any source, the original is used. A service counts when the host has it.
     """
     found = {name: one for name, one in TABLE.items() if isinstance(one, kind) and plan.has(name)}
     if kind is Source and not found:

@@ -1,4 +1,4 @@
-"""The kinds of operations; a table in the package's front says which there are."""
+"""The kinds of operations; the package's `__init__.py` lists the operations."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Source:
 
     make: Callable[[Opened, Tools], View]
     options: tuple[str, ...] = ()
-    """The options whose change makes its results anew."""
+    """The options whose change makes its results be computed again."""
     roles: tuple[str, ...] = ()
-    """The detectors that it cannot do without."""
+    """The detectors that it needs."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """Scores a view, reduced to the target size; a verdict on a score is a reason, or "" when it may stay."""
+    """Scores a view, reduced to the target size; the verdict on a score is a reason to reject it, or ""."""
 
     score: Callable[[Image.Image], float]
     verdict: Callable[[float, PrepareOptions], str]
@@ -41,7 +41,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Service:
-    """Something the host does, outside the workers; `wanted` by the size of the view."""
+    """Something the host does, outside the workers; `wanted` decides by the size of the view."""
 
     wanted: Callable[[tuple[int, int], Plan], bool]
     options: tuple[str, ...] = ()

@@ -1,9 +1,9 @@
-"""The blur score: how much there is of fine detail.
+"""The blur score: how much fine detail there is.
 
-After karthik9319/Blur-Detection, as SD.Next has it: of the grey picture's spectrum the lowest frequencies, a
-centred square of half-size 60, are zeroed; the score is the mean of the logarithm of what is left. As in the
-seed a picture is rejected *above* the limit. Detail raises the score, so this drops noise and over-sharpening
-first: a limit of 1.5 to 1.8 is for pictures of 512 pixels.
+After karthik9319/Blur-Detection, as in SD.Next: the lowest frequencies of the grey picture's spectrum, a
+centred square of half-size 60, are zeroed; the score is the mean of the logarithm of the rest. As in
+SD.Next a picture is rejected *above* the limit. Detail raises the score, so this rejects noise and over-sharpening
+first: a limit of 1.5 to 1.8 is meant for pictures of 512 pixels.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from lora_train.config import PrepareOptions
 
 HALF_SIZE = 60
 _LEAST = 1e-12
-"""What counts as nothing left; a flat picture would have the logarithm of 0."""
+"""The smallest value counted; a flat picture would have the logarithm of 0."""
 
 
 def score(picture: Image.Image) -> float:
     """Mean of log |inverse FFT of the spectrum without its centre|.
 
-    The zeroed square reaches from -60 to +59, so what is left is not a real picture: its real part comes from
+    The zeroed square reaches from -60 to +59, so the result is not a real picture: its real part comes from
     the even part of the filter, its imaginary part from the odd part. Each takes half a complex inverse FFT.
     """
     grey = np.asarray(picture.convert("L"), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The person in a picture, from head to as far as it shows."""
+"""The person in a picture, from the head down to as far as is visible."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ OPTIONS = ("face_score", "body_score", "body_pad", "body_visibility", "body_part
 
 
 def make(opened: Opened, tools: Tools) -> View:
-    """Detect on a copy reduced to the target size, cut from the full-size picture with padding.
+    """Detect on a copy reduced to the target size, crop from the full-size picture with padding.
 
     Raises NoView where no face is in frame, where no body is found, or where the detector counts parts
-    and fewer than `body_parts` of them show.
+    and fewer than `body_parts` of them are visible.
     """
     options, title = tools.plan.options, tools.detectors.title("body")
     if not inside(find_face(opened, tools)):
-        raise NoView("face out of frame", "the edge of the picture cuts the face off, so the body is not looked for")
+        raise NoView("face out of frame", "the edge of the picture cuts off the face, so no body is searched for")
     body = tools.detectors.body().body(fit(opened.at_least(tools.plan.target), tools.plan.target))
     if body is None:
         raise NoView("no body", f"a face was found, but no body ({title})")
     if body.parts is None and body.score < options.body_score:
         raise NoView(
-            "no body", f"perhaps a body ({title}), but only {body.score:.2f} sure; {options.body_score:g} is needed"
+            "no body",
+            f"perhaps a body ({title}), with a confidence of {body.score:.2f}; {options.body_score:g} is needed",
         )
     if body.parts is not None and body.parts < options.body_parts:
         raise NoView(
             "too few parts of the body",
-            f"a body was found, but only {body.parts} parts of it show; {options.body_parts} are needed",
+            f"a body was found, but only {body.parts} parts of it are visible; {options.body_parts} are needed",
         )
     box = padded(body, opened.size, options.body_pad)
     picture = opened.full().crop((box.left, box.top, box.right, box.bottom))

@@ -1,7 +1,7 @@
-"""The dynamic range score: how near the brightness comes to a good spread.
+"""The dynamic range score: how close the brightness is to a good distribution.
 
-After "Measuring and enhancing image quality attributes" (towardsdatascience.com, 234b0f250e10), as SD.Next has
-it: the cosine between the histogram of brightness and the density of the beta(2, 2) distribution.
+After "Measuring and enhancing image quality attributes" (towardsdatascience.com, 234b0f250e10), as in
+SD.Next: the cosine between the histogram of brightness and the density of the beta(2, 2) distribution.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SQUARES = [weight * np.arange(256, dtype=np.float64) ** 2 for weight in _WEIGHT
 
 def score(picture: Image.Image) -> float:
     """Cosine similarity of the histogram of sqrt(.299 R^2 + .587 G^2 + .114 B^2), as probabilities, and
-    6 x (1 - x); 0 (all of one brightness, at an end) to 1."""
+    6 x (1 - x); 0 (all black or all white) to 1."""
     red, green, blue = np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0)
     brightness = np.sqrt(_SQUARES[0][red] + _SQUARES[1][green] + _SQUARES[2][blue])
     bins = np.minimum((brightness * (BINS / 255)).astype(np.int64), BINS - 1)

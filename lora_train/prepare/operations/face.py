@@ -9,9 +9,9 @@ from lora_train.prepare.tools import Tools
 
 
 def make(opened: Opened, tools: Tools) -> View:
-    """Detect on a copy reduced to the target size, cut from the full-size picture.
+    """Detect on a copy reduced to the target size, crop from the full-size picture.
 
-    The box is a square whose side is the longer side of the detected box, plus `face_pad` of it on either
+    The box is a square whose side is the longer side of the detected box, plus `face_pad` of it on each
     side. Raises NoView where there is no face; a face cut off by the picture's edge is a problem of the view.
     """
     found = find_face(opened, tools)
@@ -24,7 +24,7 @@ def make(opened: Opened, tools: Tools) -> View:
 
 
 def find_face(opened: Opened, tools: Tools) -> Found:
-    """The face that the detector is surest of, in parts of the picture's sides. Raises NoView."""
+    """The face with the highest confidence, in fractions of the picture's sides. Raises NoView."""
 
     def detect() -> list[Found]:
         return tools.detectors.face().faces(fit(opened.at_least(tools.plan.target), tools.plan.target))
@@ -35,17 +35,19 @@ def find_face(opened: Opened, tools: Tools) -> Found:
         raise NoView("no face", f"no face was found ({title})")
     best = max(faces, key=lambda face: (face.score, face.width * face.height))
     if best.score < needed:
-        raise NoView("no face", f"perhaps a face ({title}), but only {best.score:.2f} sure; {needed:g} is needed")
+        raise NoView(
+            "no face", f"perhaps a face ({title}), with a confidence of {best.score:.2f}; {needed:g} is needed"
+        )
     return best
 
 
 def inside(found: Found) -> bool:
-    """Whether a found thing lies wholly within the picture."""
+    """Whether a detected box is entirely within the picture."""
     return found.left >= 0 and found.top >= 0 and found.right <= 1 and found.bottom <= 1
 
 
 def padded_square(found: Found, size: tuple[int, int], pad: float) -> Box:
-    """The square around `found` with padding, in pixels; moved into the picture where it reaches over its
+    """The square around `found` with padding, in pixels; moved into the picture where it crosses its
     edge, and no larger than its shorter side."""
     width, height = size
     longer = max(found.width * width, found.height * height)

@@ -10,8 +10,8 @@ from lora_train.prepare.tools import Tools
 def make(opened: Opened, tools: Tools) -> View:
     """The whole picture.
 
-    Where it is going to be resized, a JPEG is decoded at twice the target or more (the margin of Pillow's
-    own `thumbnail`): what is left after resizing cannot be told from a full decode by eye.
+    Where it will be resized, a JPEG is decoded at twice the target or more (the margin of Pillow's
+    own `thumbnail`): after resizing the eye sees no difference from a full decode.
     """
     plan = tools.plan
     reduced = plan.has("resize") and not plan.restore and max(opened.size) >= 2 * plan.target

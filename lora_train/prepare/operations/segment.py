@@ -9,9 +9,9 @@ from lora_train.prepare.tools import Tools
 
 
 def apply(view: View, tools: Tools) -> None:
-    """Separate the person on a copy reduced to the target size, and keep only it. White in the mask is the person.
+    """Separate the person on a copy reduced to the target size, and keep only the person, who is white in the mask.
 
-    What was transparent before stays out of the mask.
+    Parts that were transparent before are black in the mask.
     """
     reduced = fit(view.picture, tools.plan.target)
     found = tools.detectors.segment().mask(reduced, tools.plan.options.segment_threshold)

@@ -1,7 +1,7 @@
 """Similarity: the structural similarity (SSIM) of two pictures, grey and reduced to 64 x 64.
 
 Wang et al. 2004, with scikit-image's defaults: a window of 7 x 7, sample covariance, K1 = 0.01, K2 = 0.03. A hash of
-64 bits (whether each of 8 x 8 fields is brighter than the middle one) says first which pictures are worth comparing.
+64 bits (whether each of 8 x 8 cells is brighter than their median) first selects the pictures worth comparing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from PIL import Image
 SIDE = 64
 WINDOW = 7
 FAR = 14
-"""Hashes that differ in more bits are of pictures that are not compared. Chance alone gives 32; of 2,346 altered copies
-with an SSIM above 0.8, 99 % differed in at most 4 bits."""
+"""Pictures whose hashes differ in more bits are not compared. Unrelated pictures differ in 32 on average; of 2,346
+altered copies with an SSIM above 0.8, 99 % differed in at most 4 bits."""
 FLAT = 8.0
-"""Standard deviation under which a picture is too flat for its hash to mean much: flat ones are always compared."""
+"""Standard deviation below which a picture is too flat for its hash to mean much: flat ones are always compared."""
 _PIXELS = WINDOW * WINDOW
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _BITS = np.array([bin(number).count("1") for number in range(1 << 16)], dtype=np.uint8)
@@ -30,15 +30,15 @@ def signature(picture: Image.Image) -> str:
 
 
 def mirrored(signature: str) -> str:
-    """The signature of the picture seen in a mirror."""
+    """The signature of the mirrored picture."""
     return base64.b64encode(_grey(signature)[:, ::-1].tobytes()).decode("ascii")
 
 
 class Kept:
     """The pictures kept so far, to compare others with.
 
-    Comparing hashes is an exclusive or over one array, so the work per picture hardly grows with their number; SSIM is
-    computed for the few that are near.
+    Comparing hashes is one XOR over an array, so the work per picture hardly grows with their number; SSIM is
+    computed only for the few that are near.
     """
 
     def __init__(self) -> None:
@@ -78,13 +78,13 @@ class Kept:
 
 
 def picture_hash(grey: np.ndarray) -> np.ndarray:
-    """64 bits as 4 x uint16: which of 8 x 8 fields are brighter than their median."""
+    """64 bits as 4 x uint16: which of 8 x 8 cells are brighter than their median."""
     fields = grey.reshape(8, SIDE // 8, 8, SIDE // 8).mean(axis=(1, 3)).ravel()
     return np.packbits(fields > np.median(fields)).view(np.uint16)
 
 
 def ssim(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """SSIM of a picture (64, 64) with each of `others` (N, 64, 64), all uint8; gives (N,)."""
+    """SSIM of a picture (64, 64) with each of `others` (N, 64, 64), all uint8. Returns (N,)."""
     x, y = one[None].astype(np.float64), others.astype(np.float64)
     mean_x, mean_y = _window_mean(x), _window_mean(y)
     sample = _PIXELS / (_PIXELS - 1)
@@ -97,8 +97,8 @@ def ssim(one: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def reason(score: float, other: str) -> str:
-    """Why a picture is rejected that is this similar to another."""
-    return f"{score:.2f} similar to {other}, which is kept"
+    """Why a picture this similar to another is rejected."""
+    return f"similar to {other}, which is kept ({score:.2f})"
 
 
 def _grey(signature: str) -> np.ndarray:
@@ -106,7 +106,7 @@ def _grey(signature: str) -> np.ndarray:
 
 
 def _window_mean(x: np.ndarray) -> np.ndarray:
-    """Means over all 7 x 7 windows that lie within: (N, 64, 64) to (N, 58, 58), by sums of whole numbers."""
+    """Means over all 7 x 7 windows within the picture: (N, 64, 64) to (N, 58, 58), by sums of integers."""
     rows = np.zeros((len(x), SIDE + 1, SIDE))
     np.cumsum(x, axis=1, out=rows[:, 1:])
     x = rows[:, WINDOW:] - rows[:, :-WINDOW]

@@ -58,7 +58,7 @@ def test_captions_by_any_column_in_order(folder: Path) -> None:
         ("sub", "no such file"),
         ("x\0.png", "no such file"),
         ("y" * 5000, "no such file"),
-        ("e.csv", "not a kind of picture"),
+        ("e.csv", "not supported"),
     ],
 )
 def test_what_cannot_be_used_is_told(folder: Path, name: str, reason: str) -> None:

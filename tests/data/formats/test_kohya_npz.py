@@ -32,7 +32,7 @@ def test_the_names_are_kohyas(tmp_path: Path) -> None:
     assert npz_path(tmp_path / "a.png", (640, 480), "sdxl").name == "a_0640x0480_sdxl.npz"
     (tmp_path / "a.npz").touch()
     assert npz_path(tmp_path / "a.png", (640, 480), "sdxl").name == "a.npz"
-    with pytest.raises(LoraTrainError, match="not known for 'flux'"):
+    with pytest.raises(LoraTrainError, match="not supported for 'flux'"):
         npz_path(tmp_path / "b.png", (8, 8), "flux")
 
 

@@ -91,7 +91,7 @@ def test_hostile_members_are_passed_over_with_a_reason(tmp_path: Path, monkeypat
     reasons = {r.path.relative_to(shard).as_posix(): r.reason for r in rejected}
     assert len(reasons) == 14
     assert reasons["etc/x.png"] == reasons["../x.png"] == "its name leads out of the shard"
-    assert reasons["link.png"] == reasons["device.png"] == "it is not a plain file"
+    assert reasons["link.png"] == reasons["device.png"] == "it is not a regular file"
     assert reasons["huge.png"] == "it is too large (101 bytes)"
     assert "not used (.py)" in reasons["script.py"]
     assert reasons["alone"] == "there is no picture in this sample"
@@ -107,7 +107,7 @@ def test_a_sparse_member_is_no_plain_file(tmp_path: Path) -> None:
     header[148:156] = b"%06o\0 " % sum(header)
     (tmp_path / "0.tar").write_bytes(bytes(header) + bytes(1024))
     samples, rejected = _read(tmp_path / "0.tar")
-    assert not samples and [r.reason for r in rejected] == ["it is not a plain file"]
+    assert not samples and [r.reason for r in rejected] == ["it is not a regular file"]
 
 
 def test_a_negative_size_does_not_run_in_a_circle(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_damaged_header_in_the_middle_is_told(tmp_path: Path) -> None:
     data = bytearray(_tar(tmp_path / "0.tar", ("a.png", b"a"), ("b.png", b"b"), ("c.png", b"c")).read_bytes())
     data[1024 + 150] ^= 1
     (tmp_path / "0.tar").write_bytes(data)
-    with pytest.raises(LoraTrainError, match="breaks off in the middle"):
+    with pytest.raises(LoraTrainError, match="is cut off in the middle"):
         list(read_shards([tmp_path / "0.tar"]))
 
 
