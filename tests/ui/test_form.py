@@ -110,7 +110,8 @@ def other(option: Option) -> tuple[Any, Any]:
     if option.about.written == REPEATED:
         return " one: off \n\n two: dim=4\n", ("one: off", "two: dim=4")
     if item := item_type(hint):
-        return ("a, b", ("a", "b")) if item is str else ("1, 2", (item(1), item(2)))
+        meant = ("a=1", "b=2") if item is str else (item(1), item(2))
+        return written(option, meant), meant
     if hint is str:
         return " some text ", "some text"
     low, high = option.about.range or (2, 99)
@@ -202,6 +203,19 @@ def test_a_number_that_may_mean_two_things_is_refused(text: str) -> None:
 def test_what_a_field_shows_is_read_the_same(option: Option) -> None:
     _, value = other(option)
     assert Reader()(option, written(option, value)) == value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "text"),
+    [
+        ("prepare.tag_blacklist", ("a b", "c"), "a b, c"),
+        ("prepare.captioner_command", ("a b", "{picture}"), "'a b' '{picture}'"),
+        ("network.block_alphas", (1.0, 0.5), "1.0, 0.5"),
+        ("network.network_rules", ("a, b: off", "c: dim=4"), "a, b: off\nc: dim=4"),
+    ],
+)
+def test_lists_are_shown_as_they_are_written(path: str, value: Any, text: str) -> None:
+    assert written(find(path), value) == text and Reader()(find(path), text) == value
 
 
 def test_all_mistakes_are_reported_together_each_with_its_label(tab: TrainTab) -> None:
