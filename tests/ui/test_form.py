@@ -26,10 +26,23 @@ from lora_train.ui.train_tab import ARGUMENTS, STATE_MINUTES, Defaults, TrainTab
 FIELDS = on_page()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> StandaloneHost:
+    return StandaloneHost(tmp_path_factory.mktemp("host") / "data")
+
+
+@pytest.fixture(scope="module")
 def tab(host: StandaloneHost) -> TrainTab:
+    """One for all: building it takes longer than everything that is asked of it."""
     with gr.Blocks():
         return TrainTab(Service(host), Defaults("model", "folder", "sks"))
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Any]:
+    """The fields as the table alone makes them."""
+    with gr.Blocks():
+        return {option.path: component(option) for option in FIELDS}
 
 
 def shown(tab: TrainTab) -> dict[str, Any]:
@@ -83,18 +96,16 @@ def test_the_groups_are_the_tables_with_what_many_look_for_first() -> None:
 
 
 @pytest.mark.parametrize("option", FIELDS, ids=lambda option: option.path)
-def test_a_field_says_what_the_table_says(option: Option) -> None:
-    about = option.about
-    with gr.Blocks():
-        field = component(option)
+def test_a_field_says_what_the_table_says(option: Option, plain: dict[str, Any]) -> None:
+    about, field = option.about, plain[option.path]
     assert field.label == about.label and field.info == info_of(option)
     assert about.help[1:] in f"{field.label} {field.info}" and about.unset in field.info
     assert field.info.casefold() != field.label.casefold(), "the same is not said twice"
     assert all(word in field.info for word in (*about.kinds, *about.families, *about.operations))
     if type(field) is gr.Textbox:
         assert field.value == ""
-        plain = option.default not in (None, "", ())
-        assert not plain or field.placeholder == written(option, option.default)
+        given = option.default not in (None, "", ())
+        assert not given or field.placeholder == written(option, option.default)
     else:
         assert Reader()(option, field.value) == option.default
 
