@@ -17,7 +17,7 @@ from lora_train.config.arguments import OTHER_NAMES, algorithms, kind_named
 from lora_train.config.run import NetworkOptions, RunConfig
 from lora_train.config.table import Option, find, options
 from lora_train.config.usual import DEFAULT_DIM
-from lora_train.config.values import describe, item_type, may_be_none, parse_written, plain_type
+from lora_train.config.values import describe, item_type, may_be_none, plain_type
 from lora_train.errors import LoraTrainError
 
 GUI_NAMES = {
@@ -215,7 +215,9 @@ def _algorithm(flat: dict[str, Any], found: Imported) -> str:
 
 def _optimizer(flat: dict[str, Any], found: Imported) -> str:
     """Take the optimizer; where it is not there, why its rates are not taken either."""
-    name, option = _text(flat.pop("optimizer_type", "")), find("train.optimizer")
+    option = find("train.optimizer")
+    name = _text(flat.pop("optimizer_type", ""))
+    name = option.about.kohya_values.get(name, name)
     if flat.get("use_8bit_adam") is True:
         name = "AdamW8bit"
         del flat["use_8bit_adam"]
@@ -252,7 +254,7 @@ def _other(found: Imported, name: str, value: Any) -> None:
         if not _is_off(text):
             found.differs[name] = kohya.NOTED[name]
         return
-    items = value if isinstance(value, list) else [text]
+    items = value if isinstance(value, list) else _words(text) if name.endswith("_args") else [text]
     same = name in kohya.SAME and all(kohya.is_same(name, _text(one)) for one in items)
     if not _is_off(text) and not same:
         known = name in kohya.ABSENT
@@ -277,9 +279,9 @@ def _read(option: Option, value: Any, steps: int) -> Any:
             raise ValueError("it is neither true nor false")
         on = text.casefold() in ("true", "1")
         return None if may_be_none(option.hint) and not on else on  # a flag that is not given
+    if item_type(hint) is str:
+        return tuple(map(_text, value if isinstance(value, list) else _words(text)))
     if item_type(hint):
-        if isinstance(value, list) and item_type(hint) is str:
-            return tuple(map(str, value))
         return parse_written(hint, option.about.written, text)
     if hint is str:
         text = option.about.kohya_values.get(text, text)

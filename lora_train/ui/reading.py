@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from lora_train.config.option import REPEATED, SHELL, WORDS
+from lora_train.config.option import REPEATED
 from lora_train.config.table import Option
 from lora_train.config.values import describe, item_type, parse, parse_written, plain_type
 from lora_train.config.wording import AUTOMATIC
@@ -59,11 +59,9 @@ def written(option: Option, value: Any) -> str:
     if isinstance(value, bool):
         return ON if value else OFF
     if isinstance(value, tuple):
-        if option.about.written in (SHELL, WORDS):
-            return shlex.join(map(str, value))
-        return ("\n" if option.about.written == REPEATED else ", ").join(map(str, value))
-    short = f"{value:.10g}" if isinstance(value, float) else ""
-    return short if short and float(short) == value else str(value)
+        return _list_written(option, value)
+    short = f"{value:.10g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def path_of(text: str | None) -> str:
@@ -91,6 +89,14 @@ def _value(option: Option, text: str) -> Any:
     if hint is bool:
         return SWITCH[text] if text in SWITCH else parse(option.hint, text)
     return _number(hint, text) if hint in (int, float) else plain(text)
+
+
+def _list_written(option: Option, value: tuple[Any, ...]) -> str:
+    items = [*map(str, value)]
+    if option.about.written == REPEATED:
+        return "\n".join(items)
+    forms = (", ".join(items), shlex.join(items), "; ".join(items))
+    return next((one for one in forms if parse_written(option.hint, option.about.written, one) == value), forms[0])
 
 
 def _number(hint: type, text: str) -> int | float:

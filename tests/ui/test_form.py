@@ -26,10 +26,23 @@ from lora_train.ui.train_tab import ARGUMENTS, STATE_MINUTES, Defaults, TrainTab
 FIELDS = on_page()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> StandaloneHost:
+    return StandaloneHost(tmp_path_factory.mktemp("host") / "data")
+
+
+@pytest.fixture(scope="module")
 def tab(host: StandaloneHost) -> TrainTab:
+    """One for all: building it takes longer than everything that is asked of it."""
     with gr.Blocks():
         return TrainTab(Service(host), Defaults("model", "folder", "sks"))
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Any]:
+    """The fields as the table alone makes them."""
+    with gr.Blocks():
+        return {option.path: component(option) for option in FIELDS}
 
 
 def shown(tab: TrainTab) -> dict[str, Any]:
@@ -83,18 +96,16 @@ def test_the_groups_are_the_tables_with_what_many_look_for_first() -> None:
 
 
 @pytest.mark.parametrize("option", FIELDS, ids=lambda option: option.path)
-def test_a_field_says_what_the_table_says(option: Option) -> None:
-    about = option.about
-    with gr.Blocks():
-        field = component(option)
+def test_a_field_says_what_the_table_says(option: Option, plain: dict[str, Any]) -> None:
+    about, field = option.about, plain[option.path]
     assert field.label == about.label and field.info == info_of(option)
     assert about.help[1:] in f"{field.label} {field.info}" and about.unset in field.info
     assert field.info.casefold() != field.label.casefold(), "the same is not said twice"
     assert all(word in field.info for word in (*about.kinds, *about.families, *about.operations))
     if type(field) is gr.Textbox:
         assert field.value == ""
-        plain = option.default not in (None, "", ())
-        assert not plain or field.placeholder == written(option, option.default)
+        given = option.default not in (None, "", ())
+        assert not given or field.placeholder == written(option, option.default)
     else:
         assert Reader()(option, field.value) == option.default
 
@@ -112,7 +123,8 @@ def other(option: Option) -> tuple[Any, Any]:
     if option.about.written == WORDS:
         return " a=1 b=2,3\n", ("a=1", "b=2,3")
     if item := item_type(hint):
-        return ("a, b", ("a", "b")) if item is str else ("1, 2", (item(1), item(2)))
+        meant = ("a=1", "b=2") if item is str else (item(1), item(2))
+        return written(option, meant), meant
     if hint is str:
         return " some text ", "some text"
     low, high = option.about.range or (2, 99)
@@ -204,6 +216,19 @@ def test_a_number_that_may_mean_two_things_is_refused(text: str) -> None:
 def test_what_a_field_shows_is_read_the_same(option: Option) -> None:
     _, value = other(option)
     assert Reader()(option, written(option, value)) == value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "text"),
+    [
+        ("prepare.tag_blacklist", ("a b", "c"), "a b, c"),
+        ("prepare.captioner_command", ("a b", "{picture}"), "'a b' '{picture}'"),
+        ("network.block_alphas", (1.0, 0.5), "1.0, 0.5"),
+        ("network.network_rules", ("a, b: off", "c: dim=4"), "a, b: off\nc: dim=4"),
+    ],
+)
+def test_lists_are_shown_as_they_are_written(path: str, value: Any, text: str) -> None:
+    assert written(find(path), value) == text and Reader()(find(path), text) == value
 
 
 def test_all_mistakes_are_reported_together_each_with_its_label(tab: TrainTab) -> None:
