@@ -17,7 +17,7 @@ from lora_train.config.arguments import OTHER_NAMES, algorithms, kind_named
 from lora_train.config.run import NetworkOptions, RunConfig
 from lora_train.config.table import Option, find, options
 from lora_train.config.usual import DEFAULT_DIM
-from lora_train.config.values import describe, item_type, may_be_none, plain_type
+from lora_train.config.values import describe, item_type, may_be_none, parse_written, plain_type
 from lora_train.errors import LoraTrainError
 
 GUI_NAMES = {
