@@ -138,3 +138,11 @@ def test_the_list_is_asked_for_again_until_there_is_an_answer() -> None:
         assert "Nothing is prepared" not in page.locator("#lora_train_dataset").inner_text()
         server.gone = False
         tile(page, "a").wait_for()
+
+
+def test_notes_have_the_words_of_the_page() -> None:
+    server = Server()
+    server.notes = ["No captions are made: use a model of your own (prepare.captioner transformers)."]
+    live = """<div id=lora_train_live data-labels='{"prepare.captioner": "Captioner"}'></div>"""
+    with scripts(server, BODY + live) as page:
+        page.locator(".lora-train-notes").get_by_text("(“Captioner” transformers)").wait_for()
