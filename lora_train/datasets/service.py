@@ -1,7 +1,8 @@
 """Prepares datasets in the background, for the page and the routes; beside a training where that can be.
 
 One preparation at a time. While one goes on no training starts. A preparation starts beside a training only when that
-has read its pictures already and uses another dataset, and when no model of the host is wanted: the training has the GPU.
+has read its pictures already and uses another dataset, and when no model of the host is wanted: the training has the
+GPU.
 """
 
 from __future__ import annotations
