@@ -66,8 +66,13 @@
         element.type = "button";
         element.id = id;
         element.hidden = true;
-        element.addEventListener("click", action);
+        element.addEventListener("click", (event) => again(event) || action());
         return element;
+    }
+
+    // The second click of a double click may meet a button that the first one has put there.
+    function again(event) {
+        return event.detail > 1;
     }
 
     function build(element) {
@@ -196,6 +201,7 @@
         resumed: (event) => {
             const kept = view.steps.filter((step) => step <= event.step).length;
             view.steps.length = view.losses.length = view.smoothed.length = kept;
+            view.last = null; // which was of before
             for (const figure of [...view.parts.samples.children]) {
                 if (Number(figure.dataset.step) > event.step || !event.step) figure.remove();
             }
@@ -218,12 +224,20 @@
         view.parts.bar.value = done;
     }
 
+    function over(run) {
+        return ["finished", "stopped", "failed"].includes(run.state);
+    }
+
     // The progress of a running run.
     function standing(run) {
         const event = view.last;
+        if (over(run)) return "Nearly done: the memory is given back ...";
+        // a preview picture of what the base makes may come first
+        if (run.state === "training" && (!event || event.kind === "prepare")) return "Getting ready for the first step ...";
         if (!event) return " ";
         if (event.kind === "step" && run.state === "preparing") return "Getting ready ..."; // the step was before Resume
         if (event.kind === "prepare") return "Preparing " + (event.stage || "pictures") + ", " + event.done + " of " + event.total;
+        if (event.kind === "step" && event.step >= event.of) return "All " + event.of + " steps are done · loss " + number(event.smoothed, 4) + " · saving ...";
         return "Step " + event.step + " of " + event.of + " · loss " + number(event.smoothed, 4) +
             " · " + number(event.pictures_per_second, 1) + " pictures/s" +
             (typeof event.seconds_left === "number" ? " · " + clock(event.seconds_left) + " left" : "");
@@ -269,10 +283,11 @@
     }
 
     function showRun(run) {
+        if (view.parts.state.textContent !== run.state) window.loraTrain.runs.refresh(view.parts.earlier);
         view.parts.title.textContent = run.name;
         view.parts.state.textContent = run.state;
         view.parts.state.dataset.state = run.state;
-        view.parts.stop.hidden = !run.running;
+        view.parts.stop.hidden = !run.running || over(run);
         if (!run.running) {
             view.parts.stop.disabled = false;
             view.parts.stop.textContent = "Stop and save";
@@ -288,7 +303,7 @@
 
     async function poll() {
         const latest = await ask("runs/latest");
-        if (latest === null) return;
+        if (latest === null) return view.run !== null && reset({id: null}); // its folder is gone
         if (latest.id !== view.run) reset(latest);
         const answer = await ask("runs/" + encodeURIComponent(latest.id) + "/events?since=" + view.next);
         view.next = answer.next;
@@ -370,7 +385,7 @@
     }
 
     // for the scripts of the other pages
-    window.loraTrain = {root, url, token, ask, make, keepDoing, reasons, log: (text, kind) => log(text, kind)};
+    window.loraTrain = {root, url, token, ask, make, again, worded, keepDoing, reasons, log: (text, kind) => log(text, kind)};
     keepDoing(tick, POLL_MS, showTrouble);
     keepDoing(showBanner, BANNER_POLL_MS);
 })();

@@ -100,11 +100,17 @@
         return count === 1 ? "1 caption" : count + " captions";
     }
 
+    // what an edit does not touch; a picture without a caption matters where something is added to all
+    function leftAlone(answer) {
+        const skipped = answer.skipped.map((one) => " " + one.file + " is left alone: " + one.reason + ".").join("");
+        const without = panel.parts.operation.value === "add" ? answer.uncaptioned : 0;
+        return skipped + (without ? " " + (without === 1 ? "1 picture has" : without + " pictures have") + " no caption yet and " + (without === 1 ? "gets" : "get") + " none: write it on the picture's card." : "");
+    }
+
     function preview() {
         return guarded(async () => {
             const answer = await page().ask("/captions/preview", "POST", edits());
-            const skipped = answer.skipped.map((one) => " " + one.file + " is left alone: " + one.reason + ".").join("");
-            say((answer.total ? many(answer.total) + " would change." : "Nothing would change.") + skipped);
+            say((answer.total ? many(answer.total) + " would change." : "Nothing would change.") + leftAlone(answer));
             panel.parts.changes.replaceChildren(...answer.changes.map(change));
             if (answer.total > answer.changes.length) make("li", "hint", panel.parts.changes, "and " + (answer.total - answer.changes.length) + " more");
         });
@@ -131,7 +137,7 @@
             const answer = await page().ask("/captions/edit", "POST", edits());
             panel.parts.changes.replaceChildren();
             await changed();
-            say(answer.changed ? many(answer.changed) + " changed." : "Nothing to change.");
+            say((answer.changed ? many(answer.changed) + " changed." : "Nothing to change.") + leftAlone(answer));
         });
     }
 

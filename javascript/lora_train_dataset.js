@@ -134,7 +134,7 @@
         parts.body.hidden = !counts;
         parts.train.disabled = !counts || !counts.kept;
         parts.train.textContent = counts ? "Train on these " + counts.kept : "Train on these";
-        const notes = [...((status.preparing ? status.job.notes : status.notes) || [])];
+        const notes = ((status.preparing ? status.job.notes : status.notes) || []).map(lib().worded);
         if (counts && counts.pending && !status.preparing) notes.push(counts.pending + " of your decisions have not been applied yet: press Prepare.");
         if (notes.join() !== [...parts.notes.children].map((note) => note.textContent).join()) {
             parts.notes.replaceChildren(...notes.map((note) => make("li", "", null, note)));
@@ -150,7 +150,7 @@
         if (before && JSON.stringify(before.advice) === JSON.stringify(status.advice) && before.preparing === status.preparing) return;
         view.parts.advice.replaceChildren(...advice.map((one) => {
             const line = make("li", "", null, one.text + " ");
-            button("button", line, one.button, () => loosen(one.rule)).dataset.loosen = one.rule;
+            button("button", line, one.button, (event) => lib().again(event) || loosen(one.rule)).dataset.loosen = one.rule;
             return line;
         }));
     }

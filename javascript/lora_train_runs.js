@@ -6,11 +6,16 @@
     const lib = () => window.loraTrain;
     const make = (...given) => lib().make(...given);
 
-    // Reads the list when it is opened, and again after each Resume.
+    // Reads the list when it is opened.
     function build(element) {
         make("summary", "", element, "Earlier runs").id = "lora_train_earlier";
-        const list = make("ul", "runs", element);
-        element.addEventListener("toggle", () => element.open && show(list));
+        make("ul", "runs", element);
+        element.addEventListener("toggle", () => refresh(element));
+    }
+
+    // Reads the list again where it is open: a run has begun or ended.
+    function refresh(element) {
+        if (element.open) show(element.querySelector("ul"));
     }
 
     async function show(list) {
@@ -36,7 +41,7 @@
             const button = make("button", "button", made, run.has_state ? "Resume" : "Start again");
             button.type = "button";
             button.setAttribute("aria-label", button.textContent + " " + run.name + ", " + created);
-            button.addEventListener("click", () => resume(run, list));
+            button.addEventListener("click", (event) => lib().again(event) || resume(run, list));
         }
         return made;
     }
@@ -52,7 +57,7 @@
 
     function start() {
         if (!lib()) return setTimeout(start, 50);
-        lib().runs = {build};
+        lib().runs = {build, refresh};
     }
 
     start();

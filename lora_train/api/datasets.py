@@ -137,7 +137,8 @@ def _add_captions(router: APIRouter, datasets: Datasets) -> None:
     def edit(id: str, content: dict[str, Any] = Depends(json_body)) -> Response:
         dataset = datasets.get(id)
         report = dataset.edit(_edits(content))
-        return answer({"name": report.name, "changed": len(report.changed), "undo": dataset.undoable()})
+        about = {"name": report.name, "changed": len(report.changed), "undo": dataset.undoable()}
+        return answer(about | dataset.left_alone(report.skipped))
 
     @router.post("/{id}/captions/undo")
     def undo(id: str, content: dict[str, Any] = Depends(json_body)) -> Response:

@@ -22,6 +22,7 @@ from lora_train.links import MayRead, anywhere, leads_out
 if TYPE_CHECKING:
     from lora_train.captions.edit import Edit
     from lora_train.captions.journal import Report
+    from lora_train.pictures.left_out import Rejected
 
 OUTCOMES = ("kept", "rejected")
 LARGE = 1024
@@ -215,8 +216,16 @@ class Dataset:
             {"file": change.file.relative_to(self.pictures).as_posix(), "before": change.before, "after": change.after}
             for change in changes[:CHANGES_SHOWN]
         ]
+        return {"total": len(changes), "changes": shown} | self.left_alone(skipped)
+
+    def left_alone(self, skipped: Iterable[Rejected]) -> dict[str, Any]:
+        """What an edit of all captions does not touch: files with the reason, and pictures that have no caption."""
+        from lora_train.pictures.finding import find
+        from lora_train.pictures.neighbours import caption_file
+
+        pictures = find(self._there(), may_read=lambda path: False).pictures
         reasons = [{"file": one.path.name, "reason": one.reason} for one in skipped]
-        return {"total": len(changes), "changes": shown, "skipped": reasons}
+        return {"skipped": reasons, "uncaptioned": sum(caption_file(picture) is None for picture in pictures)}
 
     def edit(self, edits: Iterable[Edit]) -> Report:
         """Change captions in bulk; `undo` reverts it. Raises LoraTrainError."""

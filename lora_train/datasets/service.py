@@ -1,7 +1,8 @@
 """Prepares datasets in the background, for the page and the routes; beside a training where possible.
 
 One preparation at a time. While one is running no training starts. A preparation starts beside a training only when
-that has already read its pictures, and when no model of the host is wanted: the training has the GPU.
+that has already read its pictures and uses another dataset, and when no model of the host is wanted: the training has
+the GPU.
 """
 
 from __future__ import annotations
@@ -251,8 +252,12 @@ class Datasets:
         services = services_of(self.host, job.options)
         with self._no_start() as run, self._lock:
             if run is not None:
-                _require_room(run, job.options, services)
-            self.root.mkdir(parents=True, exist_ok=True)
+                _require_room(run, job, services)
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                what = f"cannot make a folder for what is prepared: {error.strerror}."
+                raise LoraTrainError(what, str(self.root), "Allow writing there.") from error
             lock = RunLock(self.root)
             try:
                 lock.acquire()
@@ -315,11 +320,19 @@ def _watched(services: Services, job: Job) -> Services:
     return replace(services, **counted)
 
 
-def _require_room(run: Training, options: PrepareOptions, services: Services) -> None:
+def _require_room(run: Training, job: Job, services: Services) -> None:
     """Raise LoraTrainError when a preparation cannot run beside this training."""
-    if run.read().get("state") == "preparing":
+    about, options = run.read(), job.options
+    if about.get("state") == "preparing":
         raise LoraTrainError(
             "a training is preparing its pictures.", run.id, "Wait until it trains, or stop it; nothing is lost."
+        )
+    folders = [value for value in about.get("config", {}).get("data", {}).values() if isinstance(value, str) and value]
+    if any(
+        Path(folder).is_relative_to(job.work) for folder in folders
+    ):  # its masks, and the picture of its card, are read later
+        raise LoraTrainError(
+            "a training uses the pictures of this dataset.", run.id, "Wait for it, or stop it; nothing is lost."
         )
     wanted = [
         name

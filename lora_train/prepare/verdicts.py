@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lora_train.data.scan import LEAST_SIDE
 from lora_train.prepare.base import Plan
 from lora_train.prepare.operations import Check, Comparison, active
 from lora_train.prepare.operations.similar import Kept, mirrored
@@ -89,9 +90,9 @@ def verdict(view: ViewRecord, plan: Plan) -> Verdict:
         return Verdict(False, view.rule, view.reason)
     if view.problem:
         return Verdict(False, *view.problem)
-    reason = too_small(view, plan)
-    if reason:
-        return Verdict(False, "too small", reason)
+    for rule, check_size in (("too small", too_small), ("too thin", too_thin)):
+        if reason := check_size(view, plan):
+            return Verdict(False, rule, reason)
     for name, check in active(Check, plan).items():
         reason = check.verdict(view.scores[name], plan.options) if name in view.scores else ""
         if reason:
@@ -113,6 +114,16 @@ def too_small(view: ViewRecord, plan: Plan) -> str:
         return f"{what} {longest} px {side}, {upscaled} when upscaled; needs {least}"
     help = "; switch on upscale" if not plan.has("upscale") and longest * FACTOR >= least else ""
     return f"{what} {longest} px {side}; needs {least}{help}"
+
+
+def too_thin(view: ViewRecord, plan: Plan) -> str:
+    """Why a view is rejected of which a training would leave out what is made here; "" when it is not."""
+    longest, shortest = max(view.size), min(view.size)
+    made = round(shortest * plan.target / longest) if plan.has("resize") and longest > plan.target else shortest
+    if plan.has("square") or made >= LEAST_SIDE:
+        return ""
+    resized = f", {plan.target} x {made} when resized" if made != shortest else ""
+    return f"it is only {view.size[0]} x {view.size[1]} pixels{resized}; nothing can be learned from it"
 
 
 def _side(size: tuple[int, int]) -> str:

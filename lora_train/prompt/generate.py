@@ -63,6 +63,7 @@ class Generator:
         if without.tags or without.notes:
             notes.append("LoRAs in the negative prompt are ignored.")
         notes += [f"In the negative prompt: {note}" for note in against.notes]
+        notes += [self._cut(name, text) for name, text in (("prompt", words.text), ("negative prompt", against.text))]
         width, height = size or (self.model.native_resolution, self.model.native_resolution)
         strength = self.model.guidance if guidance is None else guidance
         request = Request(words.text, seeds, width, height, against.text, steps, strength)
@@ -70,9 +71,16 @@ class Generator:
             left_out = self._apply(parsed.tags, notes)
             if left_out and not allow_missing:
                 raise LoraTrainError.of(left_out)
-            return Generated(sample(self.model, request, progress), [shortened(note) for note in notes])
+            return Generated(sample(self.model, request, progress), [shortened(note) for note in notes if note])
         finally:
             self._applier.remove()
+
+    def _cut(self, name: str, text: str) -> str:
+        """What there is to say where a text is longer than what the model reads; "" where it is not."""
+        room, count = self.model.text_room, self.model.count_tokens(text)
+        if count <= room:
+            return ""
+        return f"The {name} is {count} tokens long; the model reads {room}, and what is behind them is cut off."
 
     def _apply(self, tags: Sequence[LoraTag], notes: list[str]) -> list[Problem]:
         """Apply what can be applied; the rest is noted. Returns its problems."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import inspect
+import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from lora_train.ui.reading import path_of
 from lora_train.ui.train_tab import clear_first, problems_html
 
 MAX_PICTURES, MAX_STEPS = 16, 150
+MAX_SEED = 2**53
+"""Above it a browser's numbers are not whole any more."""
 USUAL_GUIDANCE = 7.0
 RENEW = """(...all) => {
     const [now, old, fresh] = [0, 3, 6].map(at => all.slice(at, at + 3));  // gradio 3 adds the outputs behind them
@@ -119,21 +122,24 @@ class GenerateTab:
     def _generate(self, given: dict[Any, Any]) -> tuple[list[Any], str]:
         """Make the pictures; returns them and the notes. Never raises for what a person can mend."""
         count = min(MAX_PICTURES, max(1, int(given[self.count] or 1)))
-        seed = max(0, int(given[self.seed] or 0))
         try:
+            model = path_of(given[self.model])
+            if not model:
+                raise LoraTrainError("no base model is given.", "model.path", "Give a file or folder.")
+            seeds, chosen = seeds_of(given[self.seed], count)
             with self._lock:
-                generator, said = self._generator(path_of(given[self.model]))
+                generator, said = self._generator(model)
                 made = generator.generate(
                     given[self.prompt] or "",
-                    range(seed, seed + count),
+                    seeds,
                     given[self.negative] or "",
                     steps=min(MAX_STEPS, max(1, int(given[self.steps] or 20))),
                     guidance=float(given[self.guidance] or 1),
                 )
-            remember_base(Path(path_of(given[self.model])).expanduser(), self._service.host)
+            remember_base(Path(model).expanduser(), self._service.host)
         except LoraTrainError as error:
             return [], problems_html(error.problems)
-        return made.pictures, "".join(f"<p>{html.escape(as_shown(note))}</p>" for note in (*said, *made.notes))
+        return made.pictures, "".join(f"<p>{html.escape(as_shown(note))}</p>" for note in (*chosen, *said, *made.notes))
 
     def _generator(self, model: str) -> tuple[Generator, tuple[str, ...]]:
         """The loaded model's, and what there is to say of the model."""
@@ -147,6 +153,20 @@ class GenerateTab:
             base = open_model(Path(model).expanduser(), TokenizerSources(host.tokenizers, host.downloads, said.append))
             loaded = self._loaded = model, Generator(base, host.lora_dir()), (*said, *base.notes)
         return loaded[1], loaded[2]
+
+
+def seeds_of(given: Any, count: int) -> tuple[range, tuple[str, ...]]:
+    """The seeds of `count` pictures, and what there is to say of them; one below 0 is at random, as in the WebUI.
+
+    Raises LoraTrainError for one that no generator takes.
+    """
+    seed = int(given or 0)
+    if not seed < MAX_SEED - count:
+        raise LoraTrainError(f"the seed {seed} is too large.", "Seed", f"Give 0 to {MAX_SEED - count - 1}.")
+    if seed >= 0:
+        return range(seed, seed + count), ()
+    seed = random.randrange(2**32)
+    return range(seed, seed + count), (f"The seed is chosen at random: {seed} for the first picture.",)
 
 
 def words_for(lora: Path) -> str:

@@ -94,6 +94,17 @@ def test_overrule(client: TestClient, at: str, service: Service) -> None:
     assert client.post(f"{at}/apply", json={}).json() == {"preparing": True} and service.datasets.wait(60)
 
 
+def test_an_edit_of_all_says_what_it_leaves_alone(client: TestClient, at: str, service: Service) -> None:
+    pictures = service.datasets.all()[0].pictures
+    (pictures / "2.txt").unlink()
+    (pictures / "1.txt").write_bytes(b"\xff\xfe\x00")
+    edits = {"edits": [{"operation": "add", "tags": "sks"}]}
+    for path, changed in (("preview", "total"), ("edit", "changed")):
+        told = client.post(f"{at}/captions/{path}", json=edits).json()
+        assert (told[changed], told["uncaptioned"]) == (1, 1)
+        assert [(one["file"], one["reason"]) for one in told["skipped"]] == [("1.txt", "it is not UTF-8 text")]
+
+
 def test_captions(client: TestClient, at: str) -> None:
     key = keys(client, at)["1.png"]
     answer = client.put(f"{at}/pictures/{key}/caption", json={"caption": "man"}).json()
@@ -103,7 +114,7 @@ def test_captions(client: TestClient, at: str) -> None:
         "edits": [{"operation": "replace", "pattern": "wo(man)", "by": "\\1"}, {"operation": "add", "tags": "sks"}]
     }
     preview = client.post(f"{at}/captions/preview", json=edits).json()
-    assert preview["total"] == 3
+    assert preview["total"] == 3 and (preview["uncaptioned"], preview["skipped"]) == (0, [])
     assert preview["changes"][0] == {"file": "0.txt", "before": "woman, hat\n", "after": "sks, man, hat\n"}
     assert client.get(f"{at}/pictures/{key}").json()["caption"] == "man"
     assert client.post(f"{at}/captions/edit", json=edits).json()["changed"] == 3

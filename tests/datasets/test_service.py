@@ -272,6 +272,31 @@ def test_beside_a_training_only_without_models(
         assert service.wait(60)
 
 
+def test_not_while_a_training_uses_the_dataset(
+    folder: Path, tmp_path: Path, host: StandaloneHost, make_config: Callable[..., RunConfig]
+) -> None:
+    """Masks, and the picture of the LoRA's card, are read when it trains."""
+    from lora_train.runs.folder import RunFolder
+
+    service = Service(host)
+    dataset = prepared(service.datasets, folder)
+    run = RunFolder.create(service.runs_dir, make_config(data={"folder": str(dataset.pictures)}))
+    run.update(state="training")
+    with RunLock(run.path):
+        with pytest.raises(LoraTrainError, match="uses the pictures of this dataset"):
+            service.datasets.start(str(folder), OPTIONS)
+        assert "uses the pictures" in service.datasets.overrule(dataset.id, by_file(dataset)["1.png"]["key"], False)
+        another = folder.with_name("another")
+        folder.rename(another)
+        prepared(service.datasets, another)
+
+
+def test_a_data_folder_that_cannot_be_made_is_said(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LoraTrainError, match="cannot make a folder for what is prepared"):
+        Service(StandaloneHost(tmp_path / "file" / "data")).datasets.start(str(folder), OPTIONS)
+
+
 def test_not_while_a_training_reads_its_pictures(
     folder: Path, tmp_path: Path, host: StandaloneHost, make_config: Callable[..., RunConfig]
 ) -> None:

@@ -103,3 +103,22 @@ def test_what_cannot_be_made_cannot_be_kept_by_hand_either() -> None:
     (entry,) = decide([absent], PLAN, {})
     (again,) = decide([absent], PLAN, {entry.key: True})
     assert not again.verdict.kept and again.overruled is None and again.verdict.reason == "no face was found"
+
+
+@pytest.mark.parametrize(
+    ("operations", "size", "stays"),
+    [
+        (("original",), (600, 7), False),
+        (("original",), (7, 600), False),
+        (("original",), (600, 8), True),
+        (("original", "resize"), (3000, 40), False),  # 512 x 7 when resized
+        (("original", "resize"), (3000, 44), True),
+        (("original", "resize", "square"), (3000, 20), True),  # padded
+    ],
+)
+def test_what_a_training_would_leave_out_is_not_kept(
+    operations: tuple[str, ...], size: tuple[int, int], stays: bool
+) -> None:
+    found = verdict(ViewRecord("original", size=size), Plan(PrepareOptions(operations=operations), "store"))
+    assert (found.kept, found.rule) == (stays, "" if stays else "too thin")
+    assert stays or f"{size[0]} x {size[1]} pixels" in found.reason

@@ -20,6 +20,7 @@ class Server:
 
     def __init__(self) -> None:
         self.full = False
+        self.notes: list[str] = []
         self.captions = {"a": "one", "b": "two"}
 
     def picture(self, key: str) -> dict[str, Any]:
@@ -35,12 +36,14 @@ class Server:
         return about | {"key": key, "caption": self.captions[key], "thumbnail": "", "output": "x", "box": None}
 
     def __call__(self, path: str, method: str, content: Any) -> Any:
+        if path == "runs/latest":
+            return 200, None
         if path == "datasets":
             return {"datasets": [{"id": "d", "name": "d", "folder": "/d"}]}
         if path == "datasets/d":
             counts = {"all": 2, "kept": 2, "rejected": 0, "rules": {}, "pending": 0}
             status = {"id": "d", "name": "d", "folder": "/d", "version": "1", "job": None, "preparing": False}
-            return status | {"counts": counts, "advice": [], "notes": [], "options": {}}
+            return status | {"counts": counts, "advice": [], "notes": self.notes, "options": {}}
         if path == "datasets/d/pictures":
             return {"total": 2, "start": 0, "pictures": [self.picture(key) for key in self.captions]}
         if path == "datasets/d/captions/tags":

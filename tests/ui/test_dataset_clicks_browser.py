@@ -46,7 +46,10 @@ class Server(CardServer):
             self.overruled[key] = content["keep"]
             return {"picture": self.picture(key), "waits": self.waits}
         if path.startswith("datasets/d/captions/") and method == "POST":
-            return {"name": "add in front: a", "changed": 1, "undo": "", "total": 0, "changes": [], "skipped": []}
+            return {"name": "add in front: a", "changed": 1, "undo": "", "total": 0, "changes": []} | {
+                "skipped": [{"file": "x.txt", "reason": "it is a link"}],
+                "uncaptioned": 2,
+            }
         if path == "datasets/d/captions/tags":
             return {"tags": [["one", 1]], "undo": "add in front: a"}
         return super().__call__(path, method, content)
@@ -138,3 +141,24 @@ def test_the_list_is_asked_for_again_until_there_is_an_answer() -> None:
         assert "Nothing has been prepared" not in page.locator("#lora_train_dataset").inner_text()
         server.gone = False
         tile(page, "a").wait_for()
+
+
+def test_notes_have_the_words_of_the_page() -> None:
+    server = Server()
+    server.notes = ["No captions are made: use a model of your own (prepare.captioner transformers)."]
+    live = """<div id=lora_train_live data-labels='{"prepare.captioner": "Captioner"}'></div>"""
+    with scripts(server, BODY + live) as page:
+        page.locator(".lora-train-notes").get_by_text("(“Captioner” transformers)").wait_for()
+
+
+def test_what_an_edit_of_all_does_not_touch_is_said() -> None:
+    with scripts(Server(), BODY) as page:
+        page.locator("#lora_train_captions").click()
+        page.locator("input[name=tags]").fill("a")
+        said = page.locator(".lora-train-captions .lora-train-text")
+        for button, text in (("preview", "Nothing would change. x.txt"), ("apply", "1 caption changed. x.txt")):
+            page.locator(f"#lora_train_edit_{button}").click()
+            said.filter(has_text=text).filter(has_text="2 pictures have no caption yet and get none").wait_for()
+        page.locator("#lora_train_edit").select_option("deduplicate")
+        page.locator("#lora_train_edit_preview").click()
+        said.filter(has_text="x.txt is left alone: it is a link.").filter(has_not_text="no caption").wait_for()

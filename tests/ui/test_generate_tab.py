@@ -15,7 +15,7 @@ from lora_train.demo.files import GUIDANCE
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lorafile.writing import serialise
 from lora_train.runs.service import Service
-from lora_train.ui.generate_tab import USUAL_GUIDANCE, GenerateTab
+from lora_train.ui.generate_tab import MAX_SEED, USUAL_GUIDANCE, GenerateTab, seeds_of
 from lora_train.ui.standalone import in_use
 from tests.ui.pages import CHROMIUM, browsing, fill, open_tab, serving, shot, value
 
@@ -71,6 +71,37 @@ def test_what_is_no_lora_is_no_reason_to_fail(host: StandaloneHost) -> None:
     host.lora_dir().mkdir(parents=True)
     (host.lora_dir() / "broken.safetensors").write_bytes(b"nonsense")
     assert tab_of(host).prompt.value == "<lora:broken:1>"
+
+
+def pressed(tab: GenerateTab, **values: object) -> tuple[list[object], str]:
+    """What *Generate* answers with these values in its fields."""
+    given = {"prompt": "a star", "negative": "", "steps": 1, "guidance": 1, "seed": 1, "count": 1} | values
+    fields = {getattr(tab, name): value for name, value in ({"model": tab.model.value} | given).items()}
+    return tab._generate(fields)
+
+
+def test_what_cannot_be_generated_is_said(host: StandaloneHost, base: Path) -> None:
+    tab = tab_of(host)
+    for values, said in (
+        ({"model": " "}, "Base model</b> no base model is given."),
+        ({"seed": 1e22}, "is too large"),
+        ({"seed": MAX_SEED - 1}, "is too large"),
+    ):
+        pictures, message = pressed(tab, **values)
+        assert pictures == [] and said in message, values
+
+
+def test_a_seed_below_zero_is_one_at_random_and_named(host: StandaloneHost, base: Path) -> None:
+    seeds, (note,) = seeds_of(-1, 3)
+    assert len(seeds) == 3 and str(seeds[0]) in note
+    assert seeds_of(-1, 3)[0] != seeds
+    assert seeds_of(7, 2) == (range(7, 9), ()) and seeds_of(None, 1) == (range(1), ())
+
+
+def test_what_is_cut_off_a_prompt_is_said(host: StandaloneHost, base: Path) -> None:
+    pictures, message = pressed(tab_of(host), prompt="red " * 80, negative="blue " * 75)
+    assert len(pictures) == 1
+    assert "The prompt is 80 tokens long; the model reads 75" in message and "negative" not in message
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ class Server:
 
     def __init__(self) -> None:
         self.gone = False
-        self.run: dict[str, Any] = {"id": "run", "name": "sara", "state": "training", "running": True}
+        self.run: Any = {"id": "run", "name": "sara", "state": "training", "running": True}
         self.run |= {"created": 1.7e9, "can_resume": False, "has_state": False, "result": None, "problems": None}
         self.earlier: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
@@ -40,7 +40,7 @@ class Server:
         if path == "runs":
             return [self.run, *self.earlier]
         if path == "runs/latest":
-            return self.run
+            return 200, self.run  # null where there is none
         given, self.events = self.events, []
         return {"run": self.run, "events": given, "next": 0}
 
@@ -165,3 +165,62 @@ def test_a_step_before_a_resume_is_not_where_it_stands() -> None:
         says(page, "Getting ready")
         server.run["state"] = "training"
         says(page, "Step 7 of 5000")
+
+
+def test_the_second_click_of_a_double_click_is_not_for_what_the_first_one_brought() -> None:
+    server = Server()
+    server.run |= {"state": "finished", "running": False, "result": "x", "can_resume": True, "activation": "sks"}
+    server.earlier = [server.run | {"id": "old"}]
+    prompt = "<div id=txt2img_prompt><textarea></textarea></div>"
+    second = {"detail": 2, "bubbles": True}
+    with scripts(server, BODY + prompt) as page:
+        page.locator("#lora_train_send").wait_for()
+        page.locator("#lora_train_earlier").click()
+        page.locator("[data-run=old] button").wait_for()
+        for element in ("#lora_train_send", "#lora_train_resume", "[data-run=old] button"):
+            page.locator(element).dispatch_event("click", second)
+        page.wait_for_timeout(300)
+        assert page.locator("#txt2img_prompt textarea").input_value() == "" and server.asked == []
+        page.locator("#lora_train_send").click()
+        assert page.locator("#txt2img_prompt textarea").input_value() == "sks <lora:sara:1>"
+
+
+def test_after_the_last_step_no_time_is_left_and_nothing_can_be_stopped() -> None:
+    server = Server()
+    server.events = [step(5000, seconds_left=0.0)]
+    with scripts(server, BODY) as page:
+        assert "left" not in says(page, "All 5000 steps are done")
+        server.run["state"] = "finished"
+        says(page, "Nearly done")
+        assert not page.locator("#lora_train_stop").is_visible()
+
+
+def test_what_is_prepared_is_not_said_while_it_trains() -> None:
+    server = Server()
+    server.events = [{"kind": "prepare", "stage": "latents", "done": 9, "total": 9}]
+    with scripts(server, BODY) as page:
+        says(page, "Getting ready for the first step")
+        server.events = [step(5000), {"kind": "resumed", "step": 5000}]
+        page.wait_for_timeout(1500)
+        says(page, "Getting ready for the first step")
+
+
+def test_the_list_of_runs_that_is_open_shows_how_they_stand() -> None:
+    server = Server()
+    server.run |= {"state": "stopped", "running": False, "can_resume": True, "has_state": True}
+    with scripts(server, BODY) as page:
+        page.locator("#lora_train_earlier").click()
+        page.locator("[data-run=run] button").wait_for()
+        server.run = server.run | {"state": "finished", "can_resume": False, "result": "x"}
+        page.locator("[data-run=run] .lora-train-state").get_by_text("finished").wait_for()
+        assert page.locator("[data-run=run] button").count() == 0
+
+
+def test_a_run_whose_folder_is_gone_is_not_shown_any_more() -> None:
+    server = Server()
+    server.events = [step(1)]
+    with scripts(server, BODY) as page:
+        says(page, "Step 1 of 5000")
+        server.run = None
+        page.locator(".lora-train-title").get_by_text("No training yet").wait_for()
+        assert "Step" not in page.locator("#lora_train_live").inner_text()
