@@ -112,7 +112,7 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See BaseModel. So many at a time as make `ENCODE_PIXELS`: their memory grows with the pixels."""
+        """See BaseModel. At most `ENCODE_PIXELS` at a time: memory grows with the pixels."""
         count = max(1, ENCODE_PIXELS // (pixels.shape[-1] * pixels.shape[-2]))
         means, stds, device = [], [], self.vae.device
         with torch.autocast(device.type, enabled=False):
