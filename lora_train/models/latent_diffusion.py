@@ -93,7 +93,7 @@ class LatentDiffusion:
         return self._names.block_of(name)
 
     def checkpoint_activations(self) -> None:
-        """See BaseModel; diffusers' own, not reentrant. Older ones look at the training mode, in which a UNet of
+        """See BaseModel; diffusers' own, not reentrant. Older versions check the training mode, in which a UNet of
         Stable Diffusion computes the same."""
         self.unet.enable_gradient_checkpointing()
         self.unet.train()
