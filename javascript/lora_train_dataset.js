@@ -35,13 +35,13 @@
             try {
                 await action(event);
             } catch (error) {
-                tell(error.message, true);
+                notify(error.message, true);
             }
         };
     }
 
     // an open card covers the page
-    function tell(text, bad) {
+    function notify(text, bad) {
         (lib().card.isOpen() ? lib().card.say : say)(text, bad);
     }
 
@@ -250,7 +250,7 @@
 
     function start() {
         if (!lib()) return setTimeout(start, 50);
-        lib().dataset = {ask, pictureUrl, button, labelled, say, tell, tried, id: () => view.id, status: () => view.status, host: () => view.element};
+        lib().dataset = {ask, pictureUrl, button, labelled, say, notify, tried, id: () => view.id, status: () => view.status, host: () => view.element};
         lib().keepDoing(tick, POLL_MS, (error) => view.element && say(error ? error.message : "", Boolean(error)));
     }
 

@@ -1,4 +1,4 @@
-"""Text that comes from files (names, metadata, keys), made safe to look at on a terminal or a page."""
+"""Text that comes from files (names, metadata, keys), made safe to show on a terminal or a page."""
 
 from __future__ import annotations
 

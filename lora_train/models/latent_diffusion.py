@@ -99,7 +99,7 @@ class LatentDiffusion:
         return self._names.block_of(name)
 
     def checkpoint_activations(self) -> None:
-        """See BaseModel; diffusers' own, not reentrant. Older ones look at the training mode, in which a UNet of
+        """See BaseModel; diffusers' own, not reentrant. Older versions check the training mode, in which a UNet of
         Stable Diffusion computes the same."""
         self.unet.enable_gradient_checkpointing()
         self.unet.train()
@@ -118,7 +118,7 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See BaseModel. So many at a time as make `ENCODE_PIXELS`: their memory grows with the pixels."""
+        """See BaseModel. At most `ENCODE_PIXELS` at a time: memory grows with the pixels."""
         count = max(1, ENCODE_PIXELS // (pixels.shape[-1] * pixels.shape[-2]))
         means, stds, device = [], [], self.vae.device
         with torch.autocast(device.type, enabled=False):

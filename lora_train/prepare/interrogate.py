@@ -64,11 +64,11 @@ def take_captions(
 
     Returns the entries that need a new one, and notes on files that could not be read.
     """
-    bare, anew, reader = [], recaptions(plan, services), CaptionReader(services.may_read)
+    bare, replace, reader = [], recaptions(plan, services), CaptionReader(services.may_read)
     for entry in entries:
         if not entry.output:
             continue
-        if anew:
+        if replace:
             if plan.options.backup:
                 outputs.add_captions(entry.output, entry.path, ending=".bak")
             bare.append(entry)

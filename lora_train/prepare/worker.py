@@ -78,7 +78,7 @@ class Worker:
         for operation in active(Source, self._plan):
             found, view = known.get(operation), None
             if found is None:
-                found, view = self._look(opened, operation, record)
+                found, view = self._make_and_score(opened, operation, record)
                 record.views.append(found)
                 changed = True
             if wants(found, self._plan, make) and not found.file and not found.crop:
@@ -90,7 +90,7 @@ class Worker:
             record.plain = is_plain(opened.at_least(THUMBNAIL))
         return changed
 
-    def _look(self, opened: Opened, operation: str, record: Record) -> tuple[ViewRecord, View | None]:
+    def _make_and_score(self, opened: Opened, operation: str, record: Record) -> tuple[ViewRecord, View | None]:
         """Make a view and score it."""
         try:
             view = self._view(opened, operation)

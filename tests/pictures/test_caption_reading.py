@@ -101,7 +101,7 @@ def test_files_that_are_no_text_are_named_and_count_as_missing(tmp_path: Path) -
     }  # fmt: skip
     told = notes(tmp_path)
     assert "2 caption files cannot be read and count as missing: a.txt, b.txt (the encoding is not known)" in told
-    assert "1 caption file cannot be read and counts as missing: e.txt (no text: " in told
+    assert "1 caption file cannot be read and counts as missing: e.txt (not text: " in told
     assert "1 caption file not in UTF-8 was read as Windows-1252 (c.txt)" in told
 
 

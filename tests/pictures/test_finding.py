@@ -205,7 +205,7 @@ def test_what_nas_boxes_file_managers_and_browsers_leave(tmp_path: Path) -> None
         "3 unfinished downloads or copies (b.jpg~, c.jpg.crdownload, d.png.part)",
         "1 video (film.mp4)",
         "1 archive that is not unpacked (set.zip)",
-        "2 pictures of kinds that are not read (layers.psd, raw.nef)",
+        "2 pictures of kinds that are not supported (layers.psd, raw.nef)",
     ):
         assert part in told, part
 

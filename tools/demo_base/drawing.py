@@ -25,7 +25,7 @@ CHUNK = 500
 
 
 def vae_picture(rng: random.Random) -> Image.Image:
-    """One picture for the VAE: collages and crowds in any colours, and what the captioned ones look like."""
+    """One picture for the VAE: collages and crowds in any colours, and pictures like the captioned ones."""
     kind = rng.random()
     if kind < 0.3:
         return draw_collage(rng)
@@ -37,8 +37,8 @@ def vae_picture(rng: random.Random) -> Image.Image:
 def captioned(rng: random.Random) -> tuple[Image.Image, tuple[str, str]]:
     """One picture with its captions, a short and a full one.
 
-    Half are plain shapes, which the rates are measured on. A tenth have a word that means nothing: they show
-    a plain shape in any colour, so that an unknown word calls a plain thing and not a smear.
+    Half are plain shapes, which the rates are measured on. A tenth have a meaningless word in the caption: they show
+    a plain shape in any colour, so that an unknown word draws a plain shape rather than a smear.
     """
     kind = rng.random()
     if kind < 0.25:
@@ -58,7 +58,7 @@ def captioned(rng: random.Random) -> tuple[Image.Image, tuple[str, str]]:
 
 
 def unknown_word(rng: random.Random) -> str:
-    """A word of two to seven letters that is no colour."""
+    """A word of two to seven letters that is not a colour."""
     while True:
         word = "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randrange(2, 8)))
         if word not in COLOURS:

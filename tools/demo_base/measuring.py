@@ -22,14 +22,14 @@ PROMPTS, SEED, GUIDANCE = 200, 7, 4.0
 
 
 def scenes_and_prompts() -> tuple[list[Scene], list[str]]:
-    """The 200 scenes and their captions; the training's have other seeds."""
+    """The 200 scenes and their captions; those of the training have other seeds."""
     rng = random.Random(SEED)
     scenes = [random_scene(rng) for _ in range(PROMPTS)]
     return scenes, [caption(scene, rng) for scene in scenes]
 
 
 def measure(folder: Path, sheet: Path) -> None:
-    """Print the figures of the base in `folder`, and write a sheet of pictures to look at."""
+    """Print the scores of the base in `folder`, and write a sheet of pictures for inspection."""
     model: Any = open_model(folder)
     on_gpu = torch.cuda.is_available()
     if on_gpu:

@@ -1,4 +1,4 @@
-"""The base's UNet and text encoder: the models and their training, together and from nothing, on cached latents."""
+"""The base's UNet and text encoder: the models and their training, together and from scratch, on cached latents."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tools.demo_base.vocabulary import MAX_LENGTH
 
 EMA_DECAY = 0.999
 FIRST_SHARE, HIGH_NOISE = 0.04, 700
-"""For the first share of the steps only high noise and short captions are shown: reading is learned first."""
+"""For the first share of the steps only high noise and short captions are shown: the captions are learned first."""
 DETAIL_SHARE = 0.6
-"""From this share on all noise levels count alike; before, the higher of two draws: captions decide most there."""
+"""From this share on all noise levels are drawn alike; before, the higher of two draws: captions matter most there."""
 SHORT_TOKENS, SHORT_SHARE = 28, 0.85
-"""Captions are padded to so few tokens for the first share of the steps: among 77, nearly all of them
-padding, attention is too even to find the words."""
+"""Captions are padded to this few tokens for the first share of the steps: among 77, nearly all of them
+padding, attention is too uniform to find the words."""
 EMPTY_CAPTIONS = 0.1
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """How long and in which batches."""
+    """Training length and batch sizes."""
 
     steps: int
     batch: int
@@ -45,9 +45,9 @@ GPU = ModelSettings(steps=9250, batch=128, pictures=100_000)
 
 
 def unet_model() -> UNet2DConditionModel:
-    """SD 1.x's UNet, small.
+    """A small version of SD 1.x's UNet.
 
-    The WebUI's code fixes 2 layers a block, 32 norm groups, widths that are multiples of the first,
+    The WebUI's code fixes 2 layers per block, 32 norm groups, widths that are multiples of the first,
     and no attention at the innermost level (its Lora extension counts blocks that way).
     """
     return UNet2DConditionModel(
@@ -144,7 +144,7 @@ class Ema(torch.nn.Module):
 
 
 def _tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """Token ids (N, 77). An end token ends what is cut to fewer, too: it also pads."""
+    """Token ids (N, 77). Truncated rows end in an end token, too: it also pads."""
     ids: torch.Tensor = tokenizer(
         texts, padding="max_length", max_length=MAX_LENGTH, truncation=True, return_tensors="pt"
     ).input_ids
@@ -160,16 +160,16 @@ def train_model(
     device: torch.device,
     stop_at: int | None = None,
 ) -> Ema:
-    """UNet and text encoder together: v loss, 10 % empty captions, EMA. `latents` have a deviation of about 1.
+    """UNet and text encoder together: v loss, 10 % empty captions, EMA. `latents` have a standard deviation of about 1.
 
-    It goes on from the state in `work`, and ends after step `stop_at` where that is given.
+    Continues from the state in `work`, and ends after step `stop_at` where that is given.
     """
     unet, text, tokenizer = parts
     modules: dict[str, torch.nn.Module] = {
         "unet": unet.to(device, memory_format=torch.channels_last),
         "text": text.to(device),
     }
-    if device.type == "cuda":  # the other way of masking cannot be recorded
+    if device.type == "cuda":  # the other kind of mask cannot be recorded in a graph
         text.set_attn_implementation("sdpa")
     optimizers, ema = Optimizers(modules, how.muon, how.adam), Ema(modules)
     progress = Progress(work / "model.pt", modules | {"optimizers": optimizers, "ema": ema})

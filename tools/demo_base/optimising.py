@@ -1,4 +1,4 @@
-"""The optimizer of the base's training, its schedule, and states that are saved while it goes on."""
+"""The optimizer of the base's training, its schedule, and states saved during it."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def orthogonal(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
 
 
 class Replayed:
-    """A training step that CUDA replays as one graph: otherwise its thousands of small kernels wait for Python.
+    """A training step that CUDA replays as one graph: otherwise its thousands of small kernels would wait for Python.
 
-    `step` takes tensors and returns one; the first calls with inputs of new shapes run it as it is.
+    `step` takes tensors and returns one; the first calls with inputs of new shapes run it directly.
     """
 
     EAGER = 3
@@ -94,7 +94,7 @@ class Replayed:
 
 
 class Optimizers(torch.nn.Module):
-    """Muon for the inner weights, AdamW for what faces outwards, norms, biases and embeddings."""
+    """Muon for the inner weights, AdamW for input and output layers, norms, biases and embeddings."""
 
     OUTWARD = ("conv_in", "conv_out", "quant_conv", "embedding")
 
@@ -110,13 +110,13 @@ class Optimizers(torch.nn.Module):
         self.peaks = [muon, adam]
         device = self.all[0].device
         self.rates = [torch.tensor(peak, device=device) for peak in self.peaks]
-        on_gpu = device.type == "cuda"  # only there may a rate be a tensor, which a recorded step needs
+        on_gpu = device.type == "cuda"  # only there can the rate be a tensor, which a recorded step needs
         rates = self.rates if on_gpu else self.peaks
         adamw = torch.optim.AdamW(rest, rates[1], betas=(0.9, 0.99), weight_decay=0.0, foreach=True, capturable=on_gpu)
         self.parts = [Muon(inner, rates[0]), adamw]
 
     def set_share(self, share: float) -> None:
-        """The next steps are taken at `share` of the peak rates."""
+        """Use `share` of the peak rates for the next steps."""
         for part, rate, peak in zip(self.parts, self.rates, self.peaks):
             rate.fill_(peak * share)
             part.param_groups[0]["lr"] = rate if rate.is_cuda else peak * share
@@ -144,7 +144,7 @@ def cosine(step: int, total: int, warmup: int = 100, floor: float = 0.0) -> floa
 
 
 class Progress:
-    """Step count and everything needed to go on with one stage, saved every few minutes."""
+    """Step count and everything needed to continue one stage, saved every few minutes."""
 
     def __init__(self, path: Path, parts: dict[str, Any], every_s: float = 120.0) -> None:
         self.path, self.parts, self.every_s = path, parts, every_s

@@ -1,7 +1,7 @@
-"""Train the demo's base model from nothing: `python -m tools.demo_base.pretrain --work DIR`.
+"""Train the demo's base model from scratch: `python -m tools.demo_base.pretrain --work DIR`.
 
-Stages, each of which goes on from what `--work` holds: pictures are drawn; the VAE; then UNet and text encoder
-together on cached latents. On a GPU larger batches are taken. `--export` writes the fp16 folder that ships,
+Stages, each of which continues from what is in `--work`: drawing pictures; the VAE; then UNet and text encoder
+together on cached latents. On a GPU larger batches are used. `--export` writes the fp16 folder that ships,
 `--measure` the rates of 200 prompts and the round trip of unseen drawings, from what is saved so far.
 
 Nothing is compiled: with torch 2.13 on a CPU, torch.compile gave wrong gradients for this UNet under
@@ -95,7 +95,7 @@ def export(work: Path, out: Path) -> None:
 
 
 def write_text_encoder(text: CLIPTextModel, folder: Path) -> None:
-    """transformers 5 drops `text_model.` from the names; every other reader of the field wants it."""
+    """Write it with `text_model.` in the names: transformers 5 drops it, every other reader expects it."""
     text.config.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["torch_dtype"] = config.pop("dtype", "float16")
@@ -125,7 +125,7 @@ def main() -> None:
     """Run all stages that are not yet done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for states and latents")
-    parser.add_argument("--export", type=Path, help="only write the fp16 model folder from --work to this folder")
+    parser.add_argument("--export", type=Path, help="only write the fp16 model from --work to this folder")
     parser.add_argument("--measure", type=Path, metavar="SHEET", help="only measure, and write a sheet of pictures")
     parser.add_argument("--threads", type=int, help="threads for torch (default: its own choice)")
     arguments = parser.parse_args()

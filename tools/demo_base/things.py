@@ -1,8 +1,8 @@
 """Things made of parts, with captions: houses, cars, faces, creatures ... for the demo's base model.
 
 Plain shapes alone teach a base no parts: eyes, wheels, windows, limbs. Every part is at least 8 pixels wide
-at 128 px, since the VAE keeps one cell of latents for 8 x 8 pixels. Of set purpose there is no cat, robot,
-fish, sun or other concept that a LoRA is tried on.
+at 128 px, because the VAE has one latent per 8 x 8 pixels. On purpose there is no cat, robot,
+fish, sun or other concept that LoRAs are tested with.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Pen:
         self.draw.pieslice(self._box(x - rx, y - ry, x + rx, y + ry), start, start + 180, fill=fill)
 
     def pair(self, part: Callable[[float], None]) -> None:
-        """A part on either side: `part` is called with -1 and 1."""
+        """A part on each side: `part` is called with -1 and 1."""
         part(-1.0)
         part(1.0)
 
@@ -281,12 +281,12 @@ PARTS: dict[str, tuple[Callable[[Pen, Colours3, random.Random], None], tuple[str
     "clock": (_clock, ("face", "hands")),
     "pot": (_pot, ("flower", "")),
 }
-"""Each thing's drawing, and what its second and third colour are called ("": not named)."""
+"""Each thing's drawing function, and the parts that its second and third colour name ("": not named)."""
 
 
 @dataclass(frozen=True)
 class Creature:
-    """An invented animal: a body, perhaps a head on it, and parts from short lists; `colours` by part."""
+    """An invented animal: a body, perhaps a head, and parts from short lists; `colours` by part."""
 
     body: str
     ears: str
@@ -394,7 +394,7 @@ def _reduced(picture: Image.Image, size: int) -> Image.Image:
 
 
 def thing_scene(rng: random.Random, size: int = SIZE) -> tuple[Image.Image, str]:
-    """One thing in colours that have names, and a true caption."""
+    """One thing in named colours, and a true caption."""
     name = rng.choice(tuple(PARTS))
     paint, (second, third) = PARTS[name]
     background, *names = rng.sample(tuple(COLOURS), 4)

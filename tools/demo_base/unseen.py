@@ -1,6 +1,6 @@
 """Drawings of another kind than the base's: a robot, a fish, a smiling sun, a landscape, in any colours.
 
-Only measured on, never trained on: the VAE's round trip, and how well a LoRA learns a new thing.
+Only for measurements, never for training: the VAE's round trip, and how well a LoRA learns something new.
 """
 
 from __future__ import annotations

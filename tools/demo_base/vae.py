@@ -18,13 +18,13 @@ from tools.demo_base.optimising import Optimizers, Progress, Replayed, cosine
 CROP = 64
 KL_WEIGHT = 1e-6
 NOISE, NOISE_FROM, NOISE_OVER = 0.04, 1500, 1000
-"""Latents are decoded with so much noise, as a share of their deviation, which comes in over NOISE_OVER steps: with
-a KL weight that small they may hide what matters in the fourth digit, where no diffusion model finds it again."""
+"""Noise added to latents before decoding, as a share of their standard deviation, faded in over NOISE_OVER steps: with
+so small a KL weight they could hide what matters in the fourth digit, where no diffusion model can find it."""
 
 
 @dataclass(frozen=True)
 class VaeSettings:
-    """How long and in which batches; crops first (cheap), whole pictures last (norms see other statistics there)."""
+    """Training length and batch sizes; crops first (cheap), whole pictures last (norms see other statistics there)."""
 
     crop_steps: int
     crop_batch: int
@@ -40,7 +40,7 @@ GPU = VaeSettings(crop_steps=0, crop_batch=1, full_steps=6000, full_batch=32, pi
 
 
 def vae_model() -> AutoencoderKL:
-    """The f8 VAE. Four channels a norm group: with one, a flat colour's mean would be lost."""
+    """The f8 VAE. Four channels per norm group: with one, a flat colour's mean would be lost."""
     return AutoencoderKL(
         block_out_channels=(16, 32, 64, 64),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -68,7 +68,7 @@ def train_vae(
 ) -> None:
     """Train with L1 and squared error of the pixels and a small KL weight, and report the round trip of `unseen`.
 
-    It goes on from the state in `work`, and ends after step `stop_at` where that is given.
+    Continues from the state in `work`, and ends after step `stop_at` where that is given.
     """
     vae.to(device, memory_format=torch.channels_last)
     total = how.crop_steps + how.full_steps

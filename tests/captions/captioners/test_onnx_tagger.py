@@ -118,7 +118,7 @@ def test_a_fixed_batch_is_filled_up(make: Make) -> None:
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ("tag_id,name,category,count\n0,a,0,1\n", "says 3 things, selected_tags.csv names 1"),
+        ("tag_id,name,category,count\n0,a,0,1\n", "has 3 outputs, selected_tags.csv names 1"),
         ("a,b\n1,2\n", "not a tagger's table"),
         ("name,category\nx\n", "not a tagger's table"),
         ("", "not a tagger's table"),

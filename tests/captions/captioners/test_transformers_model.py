@@ -89,5 +89,5 @@ def test_a_captioner_that_is_not_there(tmp_path: Path) -> None:
         list(transformers_captions(str(tmp_path), [Image.new("RGB", (8, 8))]))
     with pytest.raises(LoraTrainError, match="no captioner here.*LORA_TRAIN_CAPTIONER"):
         list(StandaloneHost().caption([], "blip"))
-    with pytest.raises(LoraTrainError, match="nothing here"):
+    with pytest.raises(LoraTrainError, match="no captioner here"):
         list(StandaloneHost().caption([], "deepbooru"))
