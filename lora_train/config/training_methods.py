@@ -81,6 +81,13 @@ WEIGHTINGS = Layers(
         _told(ss_v_pred_like_loss="train.v_pred_like_loss"),
     ),
     Method(
+        "p2",
+        "1 / (1 + SNR)^gamma, of the loss of the noise (arXiv 2204.00227)",
+        "lora_train.train.weightings:p2",
+        ("train.p2_gamma",),
+        _told(ss_p2_gamma="train.p2_gamma"),
+    ),
+    Method(
         "debiased_estimation",
         "1 / sqrt(SNR), or 1 / (SNR + 1) where v is predicted (arXiv 2310.08442)",
         "lora_train.train.weightings:debiased_estimation",
@@ -110,6 +117,15 @@ NOISES = Layers(
             ss_multires_noise_iterations="train.multires_noise_iterations",
             ss_multires_noise_discount="train.multires_noise_discount",
         ),
+    ),
+    Method(
+        "immiscible",
+        "each picture gets the noise of its batch that is nearest, in all (arXiv 2406.12303)",
+        "lora_train.train.noises:immiscible",
+        ("train.immiscible_noise",),
+        _told(ss_immiscible_noise="train.immiscible_noise"),
+        package="scipy",
+        install="scipy",
     ),
 )
 """(noise, x, generator, config) -> noise (B, C, h, w) on the CPU; the first one gets Gaussian noise. x: the latents."""
@@ -306,6 +322,13 @@ SCHEDULES = Choice(
         "lora_train.train.schedule:polynomial",
         ("train.lr_scheduler_power", _LEAST),
         _told(ss_lr_scheduler_power="train.lr_scheduler_power"),
+    ),
+    Method(
+        "warmup_stable_decay",
+        "the whole rate, and half a cosine down to the least rate at the end",
+        "lora_train.train.schedule:warmup_stable_decay",
+        ("train.lr_decay_steps", _LEAST),
+        _told(ss_lr_decay_steps="train.lr_decay_steps"),
     ),
     Method(
         "rex",

@@ -53,6 +53,16 @@ def multires(noise: torch.Tensor, x: torch.Tensor, generator: torch.Generator, c
     return noise / noise.std()
 
 
+def immiscible(noise: torch.Tensor, x: torch.Tensor, generator: torch.Generator, config: RunConfig) -> torch.Tensor:
+    """The batch's noises, so given to its pictures that the sum of all squared distances is least (Li et al. 2024,
+    arXiv 2406.12303)."""
+    from scipy.optimize import linear_sum_assignment
+
+    distances = torch.cdist(x.cpu().float().flatten(1), noise.flatten(1)) ** 2
+    _, nearest = linear_sum_assignment(distances.numpy())
+    return noise[torch.from_numpy(nearest)]
+
+
 def input_perturbation(
     noise: torch.Tensor, x: torch.Tensor, generator: torch.Generator, config: RunConfig
 ) -> torch.Tensor:

@@ -53,6 +53,15 @@ def polynomial(progress: float, config: RunConfig) -> float:
     return _above_least((1.0 - min(1.0, progress)) ** config.train.lr_scheduler_power, config)
 
 
+def warmup_stable_decay(progress: float, config: RunConfig) -> float:
+    """1, and (1 + cos(pi q)) / 2 in the last steps, q their own progress (transformers' `get_wsd_schedule`)."""
+    total, decay = config.train.max_train_steps or 1, config.train.lr_decay_steps
+    share = (decay * total if decay < 1 else decay) / max(1.0, total - (config.train.lr_warmup_steps or 0))
+    if progress < 1 - share or not share:
+        return 1.0
+    return _above_least(0.5 * (1.0 + math.cos(math.pi * (progress - (1 - share)) / share)), config)
+
+
 def rex(progress: float, config: RunConfig) -> float:
     """(1 - p) / (1/2 + (1 - p) / 2) (Chen et al. 2021, arXiv 2107.04197)."""
     left = 1.0 - progress

@@ -34,6 +34,17 @@ def debiased_estimation(t: torch.Tensor, model: BaseModel, config: RunConfig) ->
     return 1 / (snr + 1) if model.prediction_type == "v_prediction" else snr.clamp(min=1e-12) ** -0.5
 
 
+def p2(t: torch.Tensor, model: BaseModel, config: RunConfig) -> torch.Tensor:
+    """1 / (1 + SNR)^gamma on the loss of the noise (Choi et al. 2022, arXiv 2204.00227, k = 1).
+
+    That is SNR / (SNR + 1) times the loss of v, where v is predicted.
+    """
+    assert config.train.p2_gamma is not None
+    snr = model.snr(t)
+    weight = (1 + snr) ** -config.train.p2_gamma
+    return weight * snr / (snr + 1) if model.prediction_type == "v_prediction" else weight
+
+
 def scale_v_pred(t: torch.Tensor, model: BaseModel, config: RunConfig) -> torch.Tensor:
     """SNR / (SNR + 1): the loss of v is (SNR + 1) / SNR times that of the noise (sd-scripts)."""
     snr = model.snr(t).clamp(max=LARGEST_SNR)

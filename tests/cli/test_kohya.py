@@ -114,9 +114,9 @@ def test_what_makes_no_difference_is_noted(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_what_kohya_has_and_we_do_not_is_named() -> None:
-    found = {one.where: one for one in wrong("--max_train_epochs=10 --vae x.pt --lr_decay_steps 3 --vae-x y")}
+    found = {one.where: one for one in wrong("--max_train_epochs=10 --vae x.pt --token_warmup_step 3 --vae-x y")}
     found |= {one.where: one for one in wrong("--prior-loss-weight 0.5")}
-    assert found.keys() == {"--max_train_epochs", "--vae", "--lr_decay_steps", "--vae-x", "--prior-loss-weight"}
+    assert found.keys() == {"--max_train_epochs", "--vae", "--token_warmup_step", "--vae-x", "--prior-loss-weight"}
     assert all("sd-scripts has it" in one.what for where, one in found.items() if where != "--vae-x")
     assert "--steps" in found["--max_train_epochs"].fix
 

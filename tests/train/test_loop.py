@@ -292,6 +292,7 @@ OPTIONS_OF_A_STEP: list[dict[str, Any]] = [
     {"min_snr_gamma": 1.0},
     {"debiased_estimation_loss": True},
     {"v_pred_like_loss": 0.5},
+    {"p2_gamma": 1.0},
     {"scale_v_pred_loss_like_noise_pred": True},
     {"noise_offset": 0.1},
     {"noise_offset": 0.1, "adaptive_noise_scale": 0.5},

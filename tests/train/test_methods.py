@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,6 +130,14 @@ def test_debiased_estimation() -> None:
     assert v == pytest.approx([1 / (s + 1) for s in bounded], rel=1e-4)
 
 
+def test_p2() -> None:
+    """Choi et al. 2022, arXiv 2204.00227, equation 8 with k = 1; the loss of v is (SNR + 1) / SNR times the noise's."""
+    expected = [1 / (1 + s) ** 0.5 for s in SNR]
+    assert weights(p2_gamma=0.5) == pytest.approx(expected, rel=1e-4)
+    v = weights("v_prediction", p2_gamma=0.5)
+    assert v == pytest.approx([w * s / (s + 1) for w, s in zip(expected, SNR)], rel=1e-4)
+
+
 def test_losses_of_one_prediction_weighted_like_those_of_the_other() -> None:
     """sd-scripts' `scale_v_prediction_loss_like_noise_prediction` and `add_v_prediction_like_loss`."""
     scale = [min(s, 1000) / (min(s, 1000) + 1) for s in SNR]
@@ -213,6 +222,17 @@ def test_multires_noise() -> None:
     assert not torch.allclose(found, noise(shape=(8, 4, 16, 24), multires_noise_iterations=1), atol=1e-2)
 
 
+def test_immiscible_noise() -> None:
+    """Li et al. 2024, arXiv 2406.12303: of all ways to give the noises to the pictures, that of the least distance."""
+    pytest.importorskip("scipy")
+    x = torch.randn(4, 4, 2, 2, generator=seeded(3))
+    plain = draw_noise(x, made(), seeded())
+    found = draw_noise(x, made(immiscible_noise=True), seeded())
+    ways = {order: float(((x - plain[list(order)]) ** 2).sum()) for order in itertools.permutations(range(4))}
+    best = min(ways, key=lambda order: ways[order])
+    assert torch.equal(found, plain[list(best)]) and best != (0, 1, 2, 3)
+
+
 def test_what_the_model_sees_may_have_more_noise() -> None:
     """Ning et al. 2023, arXiv 2301.11706: e + gamma e'."""
     plain = noise()
@@ -291,6 +311,16 @@ def test_other_schedules() -> None:
     restarts = {"lr_scheduler_num_cycles": 2}
     check_schedule("cosine_with_restarts", lambda progress: math.cos(math.pi * (2 * progress % 1) / 2) ** 2, **restarts)
     check_schedule("polynomial", lambda progress: (1 - progress) ** 3, lr_scheduler_power=3.0)
+
+
+@pytest.mark.parametrize(("decay", "last"), [(0.25, 10), (10.0, 10), (0.0, 0), (100.0, 100)])
+def test_a_rate_that_falls_at_the_end_alone(decay: float, last: int) -> None:
+    """transformers' `get_wsd_schedule`: warm-up, the whole rate, half a cosine over the last steps."""
+    for step in range(4, 40):
+        found = factor(step, 40, 4, lr_scheduler="warmup_stable_decay", lr_decay_steps=decay)
+        into = step - (40 - last)
+        expected = 1.0 if into < 0 or not last else 0.5 * (1 + math.cos(math.pi * into / last))
+        assert found == pytest.approx(expected, abs=1e-9), step
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "constant"])

@@ -167,6 +167,15 @@ class TrainOptions(Section, section="train"):
         metavar="POWER",
         kohya=("lr_scheduler_power",),
     )
+    lr_decay_steps: float = option(
+        0.1,
+        "Steps of the decay",
+        "last steps in which the rate falls, for the schedule warmup_stable_decay; below 1: this share of all steps",
+        STEPS,
+        range=_COUNT,
+        metavar="N",
+        kohya=("lr_decay_steps",),
+    )
     lr_scheduler_min_lr_ratio: float = option(
         0.0,
         "Least rate",
@@ -281,6 +290,16 @@ class TrainOptions(Section, section="train"):
         kohya=("v_pred_like_loss",),
         needs=DIFFUSION,
     )
+    p2_gamma: float | None = option(
+        None,
+        "P2 gamma",
+        "P2 loss weighting (arXiv 2204.00227): 1 / (1 + SNR)^gamma; 0.5 or 1 are usual",
+        LOSS,
+        range=(0, 10),
+        unset="all timesteps have the same weight, if nothing else says so",
+        metavar="GAMMA",
+        needs=DIFFUSION,
+    )
     noise_offset: float = option(
         0.0,
         "Noise offset",
@@ -326,6 +345,12 @@ class TrainOptions(Section, section="train"):
         range=(0, 1),
         metavar="SHARE",
         kohya=("multires_noise_discount",),
+    )
+    immiscible_noise: bool = option(
+        False,
+        "Immiscible noise",
+        "give each picture of a batch the nearest of the batch's noises (arXiv 2406.12303); needs larger batches",
+        LOSS,
     )
     ip_noise_gamma: float = option(
         0.0,
