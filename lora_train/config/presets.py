@@ -254,7 +254,7 @@ def _other(found: Imported, name: str, value: Any) -> None:
         if not _is_off(text):
             found.differs[name] = kohya.NOTED[name]
         return
-    items = value if isinstance(value, list) else _words(text) if name.endswith("_args") else [text]
+    items = value if isinstance(value, list) else _words(text) if name in kohya.LISTS else [text]
     same = name in kohya.SAME and all(kohya.is_same(name, _text(one)) for one in items)
     if not _is_off(text) and not same:
         known = name in kohya.ABSENT
@@ -279,9 +279,9 @@ def _read(option: Option, value: Any, steps: int) -> Any:
             raise ValueError("it is neither true nor false")
         on = text.casefold() in ("true", "1")
         return None if may_be_none(option.hint) and not on else on  # a flag that is not given
-    if item_type(hint) is str:
-        return tuple(map(_text, value if isinstance(value, list) else _words(text)))
     if item_type(hint):
+        if isinstance(value, list) and item_type(hint) is str:
+            return tuple(map(_text, value))
         return parse_written(hint, option.about.written, text)
     if hint is str:
         text = option.about.kohya_values.get(text, text)

@@ -222,7 +222,6 @@ def test_what_a_field_shows_is_read_the_same(option: Option) -> None:
     ("path", "value", "text"),
     [
         ("prepare.tag_blacklist", ("a b", "c"), "a b, c"),
-        ("prepare.captioner_command", ("a b", "{picture}"), "'a b' '{picture}'"),
         ("network.block_alphas", (1.0, 0.5), "1.0, 0.5"),
         ("network.network_rules", ("a, b: off", "c: dim=4"), "a, b: off\nc: dim=4"),
     ],
