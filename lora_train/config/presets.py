@@ -254,7 +254,7 @@ def _other(found: Imported, name: str, value: Any) -> None:
         if not _is_off(text):
             found.differs[name] = kohya.NOTED[name]
         return
-    items = value if isinstance(value, list) else _words(text) if name in kohya.LISTS else [text]
+    items = value if isinstance(value, list) else [text]
     same = name in kohya.SAME and all(kohya.is_same(name, _text(one)) for one in items)
     if not _is_off(text) and not same:
         known = name in kohya.ABSENT
