@@ -39,6 +39,8 @@ class Facts:
     """How many weights the base's UNet has."""
     size_step: int = 8
     """What sides in pixels are multiples of, at least."""
+    text_encoders: int = 1
+    """How many of the base's can be trained."""
     free_memory: int | None = None
     """Bytes that are free on the GPU; None without one."""
 
@@ -63,6 +65,10 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
         return value
 
     data, network, train = config.data, config.network, config.train
+    if not facts.text_encoders and not network.network_train_unet_only:
+        why = "this base has no text encoder that can be trained"
+        choices.append(Choice("network.network_train_unet_only", True, why))
+        network = replace(network, network_train_unet_only=True)
     small = facts.unet_parameters < SMALL_BASE
     recipe = SMALL if small else USUAL
     of_base = "what small bases learn well with" if small else "usual for this kind of base"

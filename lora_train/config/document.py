@@ -13,6 +13,7 @@ from lora_train.config.option import GROUPS
 from lora_train.config.table import Option, options
 from lora_train.config.values import describe
 from lora_train.config.wording import concerns, flag_of, sentence
+from lora_train.records.kinds import KINDS
 
 MARK = "<!-- from here on written by python -m lora_train.config.document docs/command-line.md -->\n"
 """In a file that has this line, the page replaces all that follows it."""
@@ -52,6 +53,13 @@ def _methods() -> Iterator[str]:
             for method in table.values():
                 yield f"| {' | '.join(map(_cell, (method.name, method.does, ', '.join(method.options))))} |"
             yield ""
+    yield "### Kinds of networks\n"
+    yield "| name | what it is good for | options that are not every kind's |"
+    yield "|---|---|---|"
+    for kind in KINDS.values():
+        named = ", ".join(f"network.{option}" for option in kind.options)
+        yield f"| {' | '.join(map(_cell, (', '.join((kind.name, *kind.spellings)), kind.help, named)))} |"
+    yield ""
 
 
 def _cells(option: Option) -> Iterator[str]:

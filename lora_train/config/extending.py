@@ -1,4 +1,4 @@
-"""The door for what is added from outside: options, and methods with the tables that they go to.
+"""The door for what is added from outside: options, methods, network kinds and families with their tables.
 
 One line adds something and all the options that it reads::
 
@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from lora_train.config import table
 from lora_train.config.methods import Method, Table
 from lora_train.config.registered import Option
+from lora_train.records.family import Family
+from lora_train.records.kind import Kind
+from lora_train.records.table import Records
 
-Addition = Option | tuple[Table, Method]
+Addition = Option | tuple[Table, Method] | tuple[Records[Kind], Kind] | tuple[Records[Family], Family]
 
 
 def register(*additions: Addition) -> None:
@@ -25,7 +28,7 @@ def register(*additions: Addition) -> None:
             if isinstance(one, Option):
                 table.register(one)
             else:
-                one[0].register(one[1])
+                one[0].register(one[1])  # type: ignore[arg-type]
             done.append(one)
     except ValueError:
         unregister(*done)
@@ -38,7 +41,7 @@ def unregister(*additions: Addition) -> None:
         if isinstance(one, Option):
             table.unregister(one)
         else:
-            one[0].unregister(one[1])
+            one[0].unregister(one[1])  # type: ignore[arg-type]
 
 
 @contextmanager

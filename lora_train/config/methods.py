@@ -43,6 +43,8 @@ class Method:
     """Says what is missing here for it, of what the formula is given first; or where that function is."""
     outside: bool = False
     """Whether somebody else does it (the WebUI, or nobody): it has no formula to be called."""
+    needs: str = ""
+    """What a family of base models must have for it (see `records.family.FEATURES`); "": nothing."""
     own_rate: bool = False
     """An optimizer that finds the learning rate itself: what is given is a factor on it, usually 1, for all alike."""
     own_schedule: bool = False

@@ -11,6 +11,7 @@ from typing import Any
 
 from lora_train.config.methods import Choice, Layers, Method, is_default, value_at
 from lora_train.config.optimizer_args import all_arguments
+from lora_train.records.family import DIFFUSION
 
 
 def _told(**keys: str) -> Callable[[Any], Mapping[str, object]]:
@@ -54,7 +55,13 @@ HUBER_SCHEDULES = Choice(
     "train.huber_schedule",
     Method("constant", "the same at all times", "lora_train.train.losses:constant_threshold", _HUBER[1:]),
     Method("exponential", "from 1 down to huber_c", "lora_train.train.losses:exponential_threshold", _HUBER[1:]),
-    Method("snr", "from 1 down to huber_c with the SNR", "lora_train.train.losses:snr_threshold", _HUBER[1:2]),
+    Method(
+        "snr",
+        "from 1 down to huber_c with the SNR",
+        "lora_train.train.losses:snr_threshold",
+        _HUBER[1:2],
+        needs=DIFFUSION,
+    ),
 )
 """(t, model, config) -> the threshold for each picture (B,)."""
 

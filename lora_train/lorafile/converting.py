@@ -147,8 +147,9 @@ def _pairs(file: LoraFile) -> list[_Pair]:
     nameless = [name for name in modules if path_of(name) is None]
     if nameless:
         raise _cannot(file, "diffusers' and peft's", nameless, "modules whose path cannot be told")
-    diffusers_path = diffusers_paths(known_family(family_of(modules, file.metadata)), modules)
-    return [_pair(name, parts, diffusers_path) for name, parts in modules.items()]
+    family = known_family(family_of(modules, file.metadata))
+    diffusers_path = diffusers_paths(family, modules)
+    return [_pair(name, parts, component_of(name, family), diffusers_path) for name, parts in modules.items()]
 
 
 def _without_idle_bias(parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -156,14 +157,14 @@ def _without_idle_bias(parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
     return {part: value for part, value in parts.items() if part != BIAS or bool(value.float().any())}
 
 
-def _pair(name: str, parts: dict[str, torch.Tensor], diffusers_path: Callable[[str], str]) -> _Pair:
+def _pair(name: str, parts: dict[str, torch.Tensor], component: str, diffusers_path: Callable[[str], str]) -> _Pair:
     path = path_of(name)
     assert path is not None
     down, up = parts[DOWN], parts[UP]
     if MID in parts:  # the core and the 1 x 1 in front of it are one convolution
         down = narrowed(torch.einsum("mnkl,nixy->mikl", parts[MID].float(), down.float()), down.dtype)
     return _Pair(
-        component_of(name),
+        component,
         path if is_text(name) else diffusers_path(path),
         down,
         up,

@@ -31,10 +31,18 @@ def split_name(name: str) -> tuple[str, str]:
     return prefix, name[len(prefix) :]
 
 
-def component_of(name: str) -> str:
-    """diffusers' name of the part of the model that a module is in; "" where the prefix is unknown."""
+def component_of(name: str, family: Family | None = None) -> str:
+    """diffusers' name of the part of the model that a module is in, of this family's model where it has such a prefix;
+    "" where the prefix is unknown."""
     side = side_of(name)
-    return "" if side is None else side.component
+    own = [one for one in family.sides if side is not None and one.prefix == side.prefix] if family is not None else []
+    return own[0].component if own else "" if side is None else side.component
+
+
+def components_of(name: str) -> list[str]:
+    """The same for all families: two may have one prefix for parts that diffusers calls otherwise."""
+    side = side_of(name)
+    return [one.component for one in sides() if side is not None and one.prefix == side.prefix]
 
 
 def flat_name(prefix: str, path: str) -> str:

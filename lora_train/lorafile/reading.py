@@ -16,7 +16,7 @@ from lora_train.lorafile.checks import require_sound
 from lora_train.lorafile.contents import NotLora
 from lora_train.lorafile.layouts import ALPHA, DOWN, LORA_BIAS, UP, named
 from lora_train.lorafile.meanings import settle
-from lora_train.lorafile.names import component_of
+from lora_train.lorafile.names import components_of
 from lora_train.lorafile.understanding import Read, adapters_in, understand
 from lora_train.records.families import sides
 from lora_train.tensors import header_metadata, holds_safetensors, odd_metadata, read_header, read_tensors
@@ -196,7 +196,7 @@ def _alphas(
     """The alphas that peft's configurations tell, for modules whose tensors do not."""
     found = {}
     for module, path in paths.items():
-        config = configs.get(component_of(module), configs.get(""))
+        config = next((configs[part] for part in components_of(module) if part in configs), configs.get(""))
         down = modules[module].get(DOWN)
         if config is None or down is None or down.ndim < 2 or ALPHA in modules[module]:
             continue

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lora_train.config import RunConfig
+from lora_train.config.methods import Choice, Method
 from lora_train.config.table import options
+from lora_train.config.training_methods import TABLES
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.records.families import FAMILIES, least_factor, newest_first
 from lora_train.records.family import DIFFUSION, Family
@@ -102,12 +105,29 @@ def _without_meaning(family: Family, config: RunConfig) -> list[Problem]:
         elif needed and needed not in family.features:
             why, fix = family.lacks(needed)
             found.append(Problem(why, option.path, fix))
+    for method, where in _methods(config):
+        if method.needs and method.needs not in family.features:
+            why, _ = family.lacks(method.needs)
+            found.append(Problem(f"{method.name}: {why}", where, "Choose another."))
+    if not family.texts and config.network.network_train_text_encoder_only:
+        what = f"{family.title} has no text encoder that can be trained."
+        found.append(Problem(what, "network.network_train_text_encoder_only", "Leave it out."))
     if not family.npz:
         for name in ("read_npz", "write_npz"):
             if getattr(config.data, name):
                 what = f"sd-scripts has no .npz files of latents that are known here for {family.title}."
                 found.append(Problem(what, f"data.{name}", "Leave it out."))
     return found
+
+
+def _methods(config: RunConfig) -> Iterator[tuple[Method, str]]:
+    """The methods that options name and the run uses, each with its option: not those that only a method reads which
+    is not used itself."""
+    used = {path for table in TABLES for method in table.active(config) for path in method.options}
+    readable = {path for table in TABLES for method in table.values() for path in method.options}
+    for table in TABLES:
+        if isinstance(table, Choice) and (table.option in used or table.option not in readable):
+            yield from ((method, table.option) for method in table.active(config))
 
 
 def _sizes(family: Family, config: RunConfig) -> list[Problem]:

@@ -49,10 +49,11 @@ class Records(Mapping[str, R]):
         count_change()
         return record
 
-    def remove(self, name: str) -> None:
-        """Take a record out again. Raises KeyError."""
-        del self._records[name]
-        count_change()
+    def unregister(self, record: R) -> None:
+        """Take a record out again; without effect where it is not there."""
+        if self._records.get(record.name) is record:
+            del self._records[record.name]
+            count_change()
 
     def __getitem__(self, name: str) -> R:
         return self._records[name]

@@ -254,6 +254,7 @@ class _Execution:
             pictures=len(self.manifest.pictures),
             native_resolution=model.native_resolution,
             size_step=FAMILIES[model.family].latents.factor,
+            text_encoders=len(model.text_prefixes),
             device=device,
             fast_bf16=fast_bf16(device),
             unet_parameters=_unet_parameters(model),

@@ -2,7 +2,7 @@
 
 16-channel latents of 1/16 of the side with scale and shift, two text encoders of different lengths and widths that
 read bytes, module names and a checkpoint layout of its own. With s the share of noise: x_s = (1 - s) x + s e, and the
-model predicts e - x. `register()` is the one line that adds it.
+model predicts e - x. The last line adds it; `ADDED` is there for the tests, which take it away again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lora_train.config import RunConfig
+from lora_train.config.extending import register
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.models.base import BaseModel, Conditioning, Frame, Look
 from lora_train.records.families import FAMILIES
@@ -64,11 +65,6 @@ FLOW = Family(
     guidance=2.0,
     card="Other",
 )
-
-
-def register() -> None:
-    """Add it."""
-    FAMILIES.register(FLOW)
 
 
 class Text(nn.Module):
@@ -354,3 +350,11 @@ def write_checkpoint(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.clone() for name, value in TinyFlow(path).tensors().items()}, path, MARK)
     return path
+
+
+ADDED = ((FAMILIES, FLOW),)
+
+
+def add() -> None:
+    """The one line."""
+    register(*ADDED)

@@ -1,6 +1,6 @@
 """A kind of network from outside: W' = W + g u v, one ray of rank 1 with a trained length g.
 
-`register()` is the one line that adds it.
+The last line adds it; `ADDED` is there for the tests, which take it away again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from lora_train.config.extending import register
 from lora_train.networks.base import Form, NetworkModule, require, shape_of, uniform
 from lora_train.records.kind import Kind
 from lora_train.records.kinds import KINDS
@@ -69,6 +70,9 @@ RAY = Kind(
 )
 
 
-def register() -> None:
-    """Add it."""
-    KINDS.register(RAY)
+ADDED = ((KINDS, RAY),)
+
+
+def add() -> None:
+    """The one line."""
+    register(*ADDED)

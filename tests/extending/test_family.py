@@ -14,6 +14,8 @@ from PIL import Image
 from lora_train.cli import main
 from lora_train.config import RunConfig, problems
 from lora_train.config.document import document
+from lora_train.config.extending import registered_for, unregister
+from lora_train.config.training_methods import SAMPLINGS
 from lora_train.data.cache import LatentCache
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
@@ -23,7 +25,6 @@ from lora_train.lorafile.reading import read_lora
 from lora_train.models import sampling
 from lora_train.models.opening import look, open_model, refusals
 from lora_train.prompt.generate import Generator
-from lora_train.records.families import FAMILIES
 from lora_train.runs.execute import resume_training, run_training
 from lora_train.runs.folder import RunFolder
 from tests.extending import flow
@@ -34,9 +35,8 @@ Make = Callable[..., RunConfig]
 @pytest.fixture(autouse=True)
 def registered() -> Iterator[None]:
     """The family is there within the test, and gone after it."""
-    flow.register()
-    yield
-    FAMILIES.remove(flow.FLOW.name)
+    with registered_for(*flow.ADDED):
+        yield
 
 
 @pytest.fixture
@@ -69,12 +69,11 @@ def test_it_is_recognised_by_its_own_function(checkpoint: Path, base: Path, tmp_
     flow.save_file({"x": torch.ones(1)}, damaged, flow.MARK)
     with pytest.raises(LoraTrainError, match="this Tiny Flow has no core"):
         look(damaged)
-    FAMILIES.remove("tiny-flow")
-    try:
-        with pytest.raises(LoraTrainError, match="not a Stable Diffusion checkpoint"):
-            look(checkpoint)
-    finally:
-        flow.register()
+    unregister(*flow.ADDED)
+    with pytest.raises(LoraTrainError, match="not a Stable Diffusion checkpoint"):
+        look(checkpoint)
+    flow.add()
+    assert look(checkpoint).family == "tiny-flow"
 
 
 def test_training_lowers_the_loss(make: Make, host: StandaloneHost) -> None:
@@ -133,6 +132,7 @@ def test_one_step_is_the_one_written_out_by_hand(make: Make, host: StandaloneHos
         ("train", "min_snr_gamma", 5.0, "no signal-to-noise ratio"),
         ("train", "zero_terminal_snr", True, "no signal-to-noise ratio"),
         ("train", "noise_offset", 0.1, "no signal-to-noise ratio"),
+        ("train", "debiased_estimation_loss", True, "no signal-to-noise ratio"),
         ("model", "v_parameterization", True, "no signal-to-noise ratio"),
         ("model", "clip_skip", 2, "one layer"),
         ("network", "train_norm", True, "no norms"),
@@ -149,6 +149,19 @@ def test_options_of_others_are_refused_with_the_reason(
     assert found.where == f"{section}.{option}" and reason in found.what
     assert not any(reason in one.what for one in refusals(base, config))
     assert "(for sdxl, tiny-flow)" in document() and "(for sd1, sd2, sdxl)" in document()
+
+
+def test_methods_of_others_are_refused_too(make: Make, checkpoint: Path) -> None:
+    (found,) = refusals(checkpoint, make(train={"loss_type": "huber"}))
+    assert found.where == "train.huber_schedule" and "no signal-to-noise ratio" in found.what
+    assert refusals(checkpoint, make(train={"loss_type": "huber", "huber_schedule": "exponential"})) == []
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "logit_normal"])
+def test_times_are_shares_of_noise(make: Make, checkpoint: Path, sampling: str) -> None:
+    config = make(train={"timestep_sampling": sampling, "min_timestep": 500, "max_timestep": 750})
+    t = SAMPLINGS.of(config)(2000, torch.Generator().manual_seed(0), open_model(checkpoint), config)
+    assert 0.5 <= float(t.min()) < 0.55 and 0.7 < float(t.max()) <= 0.75 and len(t.unique()) > 1900
 
 
 def test_lists_of_blocks_have_its_number(make: Make, host: StandaloneHost) -> None:

@@ -17,7 +17,9 @@ from lora_train.config.arguments import algorithms
 from lora_train.config.choices import KINDS as NAMES
 from lora_train.config.choices import SCALABLE
 from lora_train.config.document import document
-from lora_train.config.table import CHOICES
+from lora_train.config.extending import registered_for, unregister
+from lora_train.config.schema import schema
+from lora_train.config.table import CHOICES, find
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lorafile.reading import LoraFile, read_lora
@@ -35,9 +37,8 @@ Make = Callable[..., RunConfig]
 @pytest.fixture
 def registered() -> Iterator[None]:
     """The kind is there within the test, and gone after it."""
-    ray.register()
-    yield
-    KINDS.remove(ray.RAY.name)
+    with registered_for(*ray.ADDED):
+        yield
 
 
 def _config(make: Make, **train: Any) -> RunConfig:
@@ -55,14 +56,18 @@ def test_it_is_unknown_before_and_after(make_config: Make) -> None:
             for name in (["ray"] if "ray" in KINDS else [])
         ]
 
+    from lora_train.ui import form  # gradio takes its time
+
     assert known() == [False] * 4 and "'ray' is not known" in _said(_config(make_config))
-    ray.register()
+    ray.add()
     try:
         assert known() == [True] * 5 and _said(_config(make_config)) == ""
+        assert "ray" in schema()["properties"]["network"]["properties"]["kind"]["enum"]
+        assert "ray" in form._choices(find("network.kind"))
         with pytest.raises(ValueError, match="already"):
-            ray.register()
+            ray.add()
     finally:
-        KINDS.remove("ray")
+        unregister(*ray.ADDED)
     assert known() == [False] * 4
 
 
@@ -72,7 +77,7 @@ def _said(config: RunConfig) -> str:
 
 @pytest.mark.usefixtures("registered")
 def test_checks_and_documents_know_it(make_config: Make) -> None:
-    assert "`ray`" in document()
+    assert "`ray`" in document() and "| ray, beam | one ray of rank 1, with a trained length |" in document()
     assert _said(make_config(network={"kind": "ray", "scale_weight_norms": 1.0})) == ""
     for option, value in (("factor", 4), ("dora_wd", True), ("network_dropout", 0.1), ("constraint", 1.0)):
         assert f"network.{option}" in _said(make_config(network={"kind": "ray", option: value}))

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from lora_train.config import NetworkOptions
+from lora_train.config import Facts, NetworkOptions, RunConfig, resolve
+from lora_train.config.extending import registered_for
 from lora_train.config.table import in_section, options
+from lora_train.lorafile.families import family_of
+from lora_train.lorafile.names import component_of, components_of, path_of
+from lora_train.lorafile.understanding import understand
 from lora_train.networks.base import Form
+from lora_train.networks.blocks import block_of, layout_of
 from lora_train.networks.registry import kind_of, network_kind, new_network
 from lora_train.records.families import (
     FAMILIES,
@@ -23,7 +29,7 @@ from lora_train.records.families import (
     side_of,
     titles,
 )
-from lora_train.records.family import FEATURES, numbered
+from lora_train.records.family import FEATURES, Side, numbered
 from lora_train.records.kinds import KINDS, kind_within, kinds_with, numbers
 from lora_train.records.table import Records, load
 from tests.networks.samples import CASES, base_of, network_for
@@ -111,5 +117,40 @@ def test_a_table_can_be_added_to_and_its_names_follow() -> None:
     assert [*names] == ["lora", "oft"] and names[0] == "lora" and "oft" in short and repr(short) == "('oft',)"
     with pytest.raises(ValueError, match="a thing called 'oft'"):
         table.register(KINDS["oft"])
-    table.remove("oft")
+    table.unregister(KINDS["boft"])
+    table.unregister(KINDS["oft"])
     assert "oft" not in names
+
+
+def test_two_families_may_have_one_prefix_for_parts_of_other_names() -> None:
+    sd = FAMILIES["sd1"]
+    words = frozenset(("double_blocks", "img"))
+    other = replace(
+        sd,
+        name="other",
+        title="Other",
+        denoiser=Side("lora_unet", "transformer", "transformer", words=words),
+        texts=(),
+        owns=lambda names: any("double_blocks" in name for name in names),
+        blocks=numbered("lora_unet", {"double_blocks": 2}),
+    )
+    name, usual = "lora_unet_double_blocks_1_img", "lora_unet_down_blocks_0_attentions_0_proj_in"
+    down, up = torch.ones(2, 8), torch.ones(8, 2)
+    tensors = {
+        "transformer.double_blocks.1.img.lora_A.weight": down,
+        "transformer.double_blocks.1.img.lora_B.weight": up,
+    }
+    with registered_for((FAMILIES, other)):
+        assert (block_of(name), block_of(usual)) == (1, 1) and layout_of([name]) is other.blocks
+        assert [*understand(tensors, {}).modules] == [name] and path_of(name) == "double_blocks.1.img"
+        assert (component_of(name, other), component_of(usual, sd)) == ("transformer", "unet")
+        assert components_of(name) == ["unet", "unet", "unet", "transformer"]
+        assert family_of({name: {}}, {}) == "Other" and family_of({usual: {}}, {}) == "SD 1.x or 2.x"
+
+
+def test_a_base_without_text_encoders_to_train() -> None:
+    facts = Facts(pictures=4, native_resolution=512, device="cpu", fast_bf16=False, text_encoders=0)
+    config, choices = resolve(RunConfig(), facts)
+    assert config.network.network_train_unet_only
+    assert [one.field for one in choices].count("network.network_train_unet_only") == 1
+    assert not resolve(RunConfig(), replace(facts, text_encoders=1))[0].network.network_train_unet_only
