@@ -167,19 +167,25 @@ class Datasets:
             raise LoraTrainError.of(found)
         return self._begin(Job(work_folder(source, self.host), source, options, tag.strip()))
 
-    def _source(self, folder: str) -> Path:
+    def _source(self, folder: str, where: str = "data.folder") -> Path:
+        """The folder, where it may be prepared. Raises LoraTrainError that names `where`."""
         from lora_train.data.scan import require_folder
         from lora_train.data.shards import SHARDS, without_shards
 
         if not folder.strip():
             raise LoraTrainError("no folder of pictures is given.", "data.folder", "Give one.")
         folder = without_shards(folder.strip(), self.host.data_dir() / SHARDS, self.host.may_read)
-        source = allowed(folder.strip(), self.host, "data.folder")
+        source = allowed(folder.strip(), self.host, where)
         try:
             require_folder(source)
         except LoraTrainError as error:
-            raise LoraTrainError(error.problems[0].what, "data.folder", error.problems[0].fix) from error
+            raise LoraTrainError(error.problems[0].what, where, error.problems[0].fix) from error
         return source.resolve()
+
+    def _again(self, dataset: Dataset, options: PrepareOptions) -> None:
+        """Prepare a dataset once more; what is wrong with its folder names the folder, which nobody has typed now."""
+        folder = str(dataset.folder)
+        self._begin(Job(dataset.work, self._source(folder, folder), options, dataset.tag))
 
     def apply(self, id: str) -> None:
         """Prepare a dataset again with its own options, which applies a person's decisions. Raises LoraTrainError."""
@@ -189,7 +195,7 @@ class Datasets:
             if job is not None:
                 job.again = True
                 return
-        self._begin(Job(dataset.work, self._source(str(dataset.folder)), dataset.options, dataset.tag))
+        self._again(dataset, dataset.options)
 
     def loosen(self, id: str, rule: str) -> None:
         """Prepare a dataset again with a check loosened, as its advice says. Raises LoraTrainError."""
@@ -197,7 +203,7 @@ class Datasets:
         options = next((one.options for one in dataset.advice() if one.rule == rule), None)
         if options is None:
             raise LoraTrainError(f"there is nothing to loosen for {rule!r}.", id, "Load the page again.")
-        self._begin(Job(dataset.work, self._source(str(dataset.folder)), options, dataset.tag))
+        self._again(dataset, options)
 
     def overrule(self, id: str, key: str, keep: bool | None) -> str:
         """Decide on a picture (None: as the rules say) and apply the decision in the background.

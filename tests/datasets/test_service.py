@@ -291,6 +291,16 @@ def test_not_while_a_training_uses_the_dataset(
         prepared(service.datasets, another)
 
 
+def test_a_folder_that_is_gone_is_named_where_nobody_typed_it(datasets: Datasets, folder: Path) -> None:
+    dataset = prepared(datasets, folder)
+    folder.rename(folder.with_name("elsewhere"))
+    waits = datasets.overrule(dataset.id, by_file(dataset)["1.png"]["key"], False)
+    assert waits == f"{folder}: there is no such folder. Give the folder that holds your pictures."
+    with pytest.raises(LoraTrainError) as raised:  # here it is the field's
+        datasets.start(str(folder), OPTIONS)
+    assert raised.value.problems[0].where == "data.folder"
+
+
 def test_a_data_folder_that_cannot_be_made_is_said(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LoraTrainError, match="cannot make a folder for what is prepared"):
