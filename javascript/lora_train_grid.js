@@ -165,11 +165,7 @@
         const known = view.pictures.findIndex((picture) => picture.key === key);
         if (known >= 0) view.pictures[known] = Object.assign({}, answer.picture, {twin: answer.picture.twin ? answer.picture.twin.key : ""});
         show();
-<<<<<<< HEAD
-        page().notify(answer.waits ? "Saved, and applied at the next preparation: " + answer.waits : "");
-=======
-        page().tell(answer.waits ? "Remembered, and done at the next preparation: " + lib().worded(answer.waits) : "");
->>>>>>> clicks
+        page().notify(answer.waits ? "Saved, and applied at the next preparation: " + lib().worded(answer.waits) : "");
     }
 
     function select(key, focus) {
