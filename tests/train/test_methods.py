@@ -264,7 +264,7 @@ def test_times_between_bounds() -> None:
 def test_logit_normal_times() -> None:
     """Esser et al. 2024, arXiv 2403.03206, equation 19: the share below u is Phi((logit(u) - mean) / std)."""
     for mean, std, first, last in ((0.0, 1.0, 0, 1000), (0.5, 0.7, 200, 600)):
-        options = {"logit_mean": mean, "logit_std": std, "min_timestep": first, "max_timestep": last}
+        options: dict[str, Any] = {"logit_mean": mean, "logit_std": std, "min_timestep": first, "max_timestep": last}
         found = times(timestep_sampling="logit_normal", **options)
         assert first <= int(found.min()) and int(found.max()) < last
         for place in (0.2, 0.5, 0.8):
