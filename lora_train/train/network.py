@@ -100,6 +100,12 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
     if not options.network_weights:
         bases = targets(model, convolutions=True, norms=True)
         plan = plan_of(options, bases, frozenset(model.module_names()), prefixes)
+        if not plan:
+            raise LoraTrainError(
+                f"nothing would be trained: no module of this base model gets a network of the kind {options.kind}.",
+                "network.kind",
+                "Choose another kind, dimensions above 0, or rules that leave some modules on.",
+            )
         network = create_planned(model, plan, generator)
         # what is read by all needs no look, and what it writes may take an SVD
         plain = {n for n, part in plan.items() if not (KINDS[part.kind].not_read or part.form.dora_wd)}

@@ -358,6 +358,18 @@ def test_files_that_are_not_there_are_told_before_the_start(make_config: Make, h
     assert not (host.data_dir() / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    "network", [{"network_rules": (".: off",)}, {"kind": "norm", "network_train_text_encoder_only": True}]
+)
+def test_a_network_on_nothing_is_refused(make_config: Make, base: Path, network: dict[str, Any]) -> None:
+    """The second one: a text encoder's norms are never trained."""
+    config = make_config(network=network)
+    prefixes = ("lora_te",) if config.network.network_train_text_encoder_only else ("lora_unet", "lora_te")
+    with pytest.raises(LoraTrainError, match="nothing would be trained: no module of this base model") as found:
+        build_network(config, open_model(base), prefixes, torch.Generator())
+    assert found.value.problems[0].where == "network.kind"
+
+
 def test_dimensions_that_do_not_fit_are_told(make_config: Make, host: StandaloneHost) -> None:
     with pytest.raises(LoraTrainError, match="cannot be split for BOFT with dimension 1"):
         run_training(make_config(network={"kind": "boft", "network_dim": 1}), host)
