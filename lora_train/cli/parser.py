@@ -169,7 +169,7 @@ def _bad_value(action: argparse.Action, given: Sequence[str], error: argparse.Ar
         near = difflib.get_close_matches(text, [str(choice) for choice in action.choices], 1)
         fix = f"Choose from: {', '.join(map(str, action.choices))}."
         return Problem(
-            f"{text!r} is not one of the choices.", str(where), f"Did you mean {near[0]}? {fix}" if near else fix
+            f"{text!r} is not known.", str(where), f"Did you mean {near[0]}? {fix}" if near else fix
         )
     what = f"{text!r} is not {_NUMBERS[action.type]}." if action.type in _NUMBERS else f"{error.message}."  # type: ignore[index]
     return Problem(what, str(where), "Give another value.")

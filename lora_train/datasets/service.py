@@ -269,7 +269,7 @@ class Datasets:
                 lock.acquire()
             except LoraTrainError as error:
                 raise LoraTrainError(
-                    "pictures are already being prepared.", job.folder.name, "Wait for it, or stop it first."
+                    "pictures are being prepared already.", job.folder.name, "Wait for it, or stop it first."
                 ) from error
             self._job = job
             self._thread = threading.Thread(

@@ -45,7 +45,7 @@ def export_checkpoint(folder: Path, overwrite: bool = False, base: Path | None =
     base = base or base_folder()
     checkpoint, text = folder / f"{NAME}.safetensors", folder / f"{NAME}-text"
     if checkpoint.exists() and not overwrite:
-        raise LoraTrainError("the checkpoint already exists.", str(checkpoint), "Add --overwrite to replace it.")
+        raise LoraTrainError("the checkpoint exists already.", str(checkpoint), "Add --overwrite to replace it.")
     write_bytes(checkpoint, serialise(ldm_tensors(base), {}))
     for name in ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"):
         write_bytes(text / name, (base / "tokenizer" / name).read_bytes())

@@ -184,7 +184,7 @@ def _output_problems(config: RunConfig, host: Host, own_output: Path | None) -> 
             )
         ]
     if path.exists() and not config.save.overwrite and path != own_output:
-        return [Problem("this LoRA already exists.", str(path), "Choose another name, or set save.overwrite.")]
+        return [Problem("this LoRA exists already.", str(path), "Choose another name, or set save.overwrite.")]
     return []
 
 
