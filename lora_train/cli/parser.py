@@ -168,8 +168,6 @@ def _bad_value(action: argparse.Action, given: Sequence[str], error: argparse.Ar
     if action.choices:
         near = difflib.get_close_matches(text, [str(choice) for choice in action.choices], 1)
         fix = f"Choose from: {', '.join(map(str, action.choices))}."
-        return Problem(
-            f"{text!r} is not known.", str(where), f"Did you mean {near[0]}? {fix}" if near else fix
-        )
+        return Problem(f"{text!r} is not known.", str(where), f"Did you mean {near[0]}? {fix}" if near else fix)
     what = f"{text!r} is not {_NUMBERS[action.type]}." if action.type in _NUMBERS else f"{error.message}."  # type: ignore[index]
     return Problem(what, str(where), "Give another value.")
