@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from lora_train.config.option import COMMAS, REPEATED
+from lora_train.config.option import COMMAS, REPEATED, WORDS
 from lora_train.config.run import RunConfig
 from lora_train.config.table import Option, find, known
 from lora_train.config.values import plain_type
+from lora_train.records.families import FAMILIES
 
 AUTOMATIC = "automatic"
 """What a page calls a choice that is left to the program."""
 
-_WAYS = {REPEATED: "one per line", COMMAS: "separated by commas"}
+_WAYS = {REPEATED: "one per line", COMMAS: "separated by commas", WORDS: "separated by spaces"}
 """How the items of a list are written in a field."""
 
 # what stands in quotation marks is what a person typed, and a path with more behind it is a file's
@@ -63,7 +64,8 @@ def sentence(text: str) -> str:
 def concerns(option: Option) -> str:
     """What an option counts for alone: "for lora, loha"; nothing where it always counts."""
     about = option.about
-    return "; ".join(f"for {', '.join(names)}" for names in (about.kinds, about.families, about.operations) if names)
+    families = about.families if len(about.families) < len(FAMILIES) else ()
+    return "; ".join(f"for {', '.join(names)}" for names in (about.kinds, families, about.operations) if names)
 
 
 def _said(text: str, word: Callable[[Option], str]) -> str:
