@@ -145,7 +145,7 @@ class DatasetTab:
         # the page's script shows this dataset when it sees it named here, and anew at each start
         return (
             f'<p class="lora-train-ok" data-dataset="{html.escape(id)}" data-started="{time.time_ns()}">Started. '
-            "It goes on when you close or reload this page.</p>"
+            "It continues when you close or reload this page.</p>"
         )
 
     def _show(self, id: str) -> list[Any]:
@@ -162,7 +162,7 @@ class DatasetTab:
 
     def _stop(self) -> str:
         if self._datasets.stop():
-            return "<p>Stopping. What is done is kept; Prepare goes on from there.</p>"
+            return "<p>Stopping. What is done is kept; Prepare continues from there.</p>"
         return "<p>Nothing is being prepared.</p>"
 
 

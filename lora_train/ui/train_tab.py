@@ -175,7 +175,7 @@ class TrainTab:
         except LoraTrainError as error:
             return problems_html(error.problems)
         name = html.escape(Path(values[MODEL]).name)
-        return f'<p class="lora-train-ok">Started on {name}. It goes on when you close or reload this page.</p>'
+        return f'<p class="lora-train-ok">Started on {name}. It continues when you close or reload this page.</p>'
 
     def config_of(self, values: Mapping[str, Any]) -> RunConfig:
         """The run that the form asks for, from what its fields hold, by the paths of their options.
