@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def written(option: Option, value: Any) -> str:
     if isinstance(value, bool):
         return ON if value else OFF
     if isinstance(value, tuple):
-        return ("\n" if option.about.written == REPEATED else ", ").join(map(str, value))
+        return _list_written(option, value)
     short = f"{value:.10g}" if isinstance(value, float) else str(value)
     return short if not isinstance(value, float) or float(short) == value else repr(value)
 
@@ -88,6 +89,15 @@ def _value(option: Option, text: str) -> Any:
     if hint is bool:
         return SWITCH[text] if text in SWITCH else parse(option.hint, text)
     return _number(hint, text) if hint in (int, float) else plain(text)
+
+
+def _list_written(option: Option, value: tuple[Any, ...]) -> str:
+    """With commas where that is read as the same list, else as the words of a command, else with semicolons."""
+    items = [*map(str, value)]
+    if option.about.written == REPEATED:
+        return "\n".join(items)
+    forms = (", ".join(items), shlex.join(items), "; ".join(items))
+    return next((one for one in forms if parse_written(option.hint, option.about.written, one) == value), forms[0])
 
 
 def _number(hint: type, text: str) -> int | float:

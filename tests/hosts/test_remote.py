@@ -252,7 +252,7 @@ class TestStopping:
         for name in ("STOPPING_S", "KILLED_S"):
             monkeypatch.setattr(f"lora_train.hosts.remote.{name}", 0.2)
         server.ends_by = ()
-        with pytest.raises(LoraTrainError, match="still there.*Stop it by hand"):
+        with pytest.raises(LoraTrainError, match="still runs.*Stop it by hand"):
             host.shutdown()
 
     def test_one_that_cannot_is_told_before_anything_is_done(

@@ -149,7 +149,7 @@ def test_eight_bits_are_the_same_within_their_rounding(
     for name, value in expected.items():
         assert found[name].dtype == torch.float32
         assert torch.allclose(found[name], value, rtol=2**-4, atol=2**-9), name
-    assert any("8 bits" in note and "float8_e4m3fn" in note for note in model.notes)
+    assert any("8-bit" in note and "float8_e4m3fn" in note for note in model.notes)
 
 
 def fp8(plain: Tensors) -> Tensors:
@@ -175,7 +175,7 @@ def test_eight_bits_are_trained_on(
     assert result.path is not None
     assert all(torch.isfinite(value).all() for value in read_lora(result.path).tensors.values())
     notes = [event.get("text", "") for event in RunFolder(result.folder).events()]
-    assert any("8 bits" in note for note in notes)
+    assert any("8-bit" in note for note in notes)
 
 
 def test_v_is_said(plain: Tensors, write: Callable[[Tensors], Path]) -> None:

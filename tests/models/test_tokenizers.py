@@ -147,14 +147,14 @@ def test_without_any_it_is_said_before_a_run_starts(
 
 def test_a_vocabulary_that_is_not_clips_is_not_read_with_clips(open_clip: list[str], tmp_path: Path) -> None:
     file = bare(tiny_sd1(), tmp_path)
-    with pytest.raises(LoraTrainError, match=f"{WORDS} words"):
+    with pytest.raises(LoraTrainError, match=f"{WORDS} tokens"):
         require_tokenizer(file, TokenizerSources())
 
 
 def test_a_tokenizer_beside_that_belongs_to_another_model_is_refused(tmp_path: Path) -> None:
     file = bare(tiny_sd1(), tmp_path)
     write_tokenizer(tmp_path / "tokenizer")
-    with pytest.raises(LoraTrainError, match="49408 words"):
+    with pytest.raises(LoraTrainError, match="49408 tokens"):
         open_model(file)
 
 
