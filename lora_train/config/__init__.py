@@ -1,4 +1,4 @@
-"""What a run is: options, their checks, and automatic choices. Plain data, no torch."""
+"""The configuration of a run: options, their checks, and automatic choices. Plain data, no torch."""
 
 from lora_train.config.automatic import Choice, Facts, resolve
 from lora_train.config.idle import idle_notes

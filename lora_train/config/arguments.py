@@ -1,4 +1,4 @@
-"""The network's options in words: the names of its kinds as people know them, and `NAME=VALUE` for every option."""
+"""The network's options as text: other names for its kinds, and `NAME=VALUE` for every option."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ OTHER_NAMES = {
     "use_cp": "use_tucker",
     "use_conv_cp": "use_tucker",
 }
-"""What LyCORIS calls options, and its older names."""
+"""LyCORIS' names of options, and its older names."""
 
 
 def algorithms() -> dict[str, Mapping[str, Any]]:
-    """What each name that a person can choose a kind by sets: the kinds' own, and other names for them."""
+    """The options that each name of a kind sets: the kinds' own names, and other names for them."""
     found: dict[str, Mapping[str, Any]] = {}
     usual = NetworkOptions().kind
     for name, kind in KINDS.items():
@@ -39,14 +39,14 @@ def algorithms() -> dict[str, Mapping[str, Any]]:
 
 
 def kind_named(name: str) -> str:
-    """The kind that LyCORIS calls `name`; else the name itself."""
+    """The kind with the LyCORIS name `name`; otherwise the name itself."""
     return next((kind.name for kind in KINDS.values() if kind.lycoris == name), name)
 
 
 def named_network(network: NetworkOptions, algorithm: str, given: list[str]) -> NetworkOptions:
-    """`network` with the kind that `algorithm` names (see `algorithms`), and `given` (`NAME=VALUE`), which wins.
+    """`network` with the kind called `algorithm` (see `algorithms`) and the arguments `given` (`NAME=VALUE`).
 
-    Raises LoraTrainError that names every argument that is not understood.
+    The arguments take precedence. Raises LoraTrainError that names every argument that is not understood.
     """
     network = changed(network, {**algorithms()[algorithm], **arguments(given)})
     if algorithm == LOCON and not network.conv_dim:

@@ -1,4 +1,4 @@
-"""Automatic choices: what a person left open is filled in, each choice with its reason."""
+"""Automatic choices: options that a person has not set are filled in, each with its reason."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ class Facts:
 
     pictures: int
     native_resolution: int
-    """Side in pixels that the base model was trained for."""
+    """Side in pixels that the base model was trained at."""
     device: str
     """"cuda", "cuda:1", "mps" or "cpu"."""
     fast_bf16: bool
     """Whether the device computes bf16 natively."""
     epoch: Callable[[DataOptions], tuple[int, int]] | None = None
-    """How many pictures (repeats counted) and how many batches an epoch has; None: as if all batches were full."""
+    """The number of pictures (with repeats) and of batches in an epoch; None: as if all batches were full."""
     unet_parameters: int = 860_000_000
-    """How many weights the base's UNet has."""
+    """Number of weights of the base's UNet."""
     size_step: int = 8
-    """What sides in pixels are multiples of, at least."""
+    """Sides in pixels are multiples of at least this."""
     text_encoders: int = 1
-    """How many of the base's can be trained."""
+    """Number of the base's text encoders that can be trained."""
     free_memory: int | None = None
-    """Bytes that are free on the GPU; None without one."""
+    """Free bytes on the GPU; None without one."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One value that was chosen, and why."""
+    """One chosen value, and the reason."""
 
     field: str
     value: Any
@@ -55,7 +55,7 @@ class Choice:
 
 
 def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
-    """Fill in what `config` leaves open. What a person set is never changed."""
+    """Fill in what is not set in `config`. A value that a person has set is never changed."""
     choices: list[Choice] = []
 
     def choose(field: str, current: Any, value: Any, why: str) -> Any:
@@ -66,12 +66,12 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
 
     data, network, train = config.data, config.network, config.train
     if not facts.text_encoders and not network.network_train_unet_only:
-        why = "this base has no text encoder that can be trained"
+        why = "this base model has no text encoder that can be trained"
         choices.append(Choice("network.network_train_unet_only", True, why))
         network = replace(network, network_train_unet_only=True)
     small = facts.unet_parameters < SMALL_BASE
     recipe = SMALL if small else USUAL
-    of_base = "what small bases learn well with" if small else "usual for this kind of base"
+    of_base = "works well for small base models" if small else "usual for this kind of base model"
     resolution = choose(
         "data.resolution", data.resolution, facts.native_resolution, "the size this base model was trained at"
     )
@@ -79,7 +79,7 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
         "data.min_bucket_reso", data.min_bucket_reso, max(facts.size_step, resolution // 2), "half of the resolution"
     )
     largest = choose("data.max_bucket_reso", data.max_bucket_reso, resolution * 2, "twice the resolution")
-    repeats = choose("data.repeats", data.repeats, DEFAULT_REPEATS, "usual; only sets what is called an epoch")
+    repeats = choose("data.repeats", data.repeats, DEFAULT_REPEATS, "usual; only defines the length of an epoch")
     dim = choose(
         "network.network_dim", network.network_dim, DEFAULT_DIM, "enough for one subject; the file stays small"
     )
@@ -87,7 +87,7 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     alpha = choose("network.network_alpha", network.network_alpha or None, dim * share, of_dim)
     conv_dim, conv_alpha = network.conv_dim, network.conv_alpha or None
     if recipe.convolutions and _free_for_convolutions(network):
-        conv_dim = choose("network.conv_dim", conv_dim, dim, "a small base keeps its shapes in convolutions")
+        conv_dim = choose("network.conv_dim", conv_dim, dim, "a small base model has its shapes in the convolutions")
     if conv_dim:
         conv_alpha = choose("network.conv_alpha", conv_alpha, conv_dim * share, of_dim)
     accumulation = train.gradient_accumulation_steps
@@ -105,20 +105,20 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     steps, why_steps = _steps(facts, data, batch * accumulation, accumulation, recipe.looks)
     steps = choose("train.max_train_steps", train.max_train_steps, steps, why_steps)
     one_for_all = any(method.own_rate for method in OPTIMIZERS.active(config))
-    own = f"{train.optimizer} finds the rate itself; this is a factor on it"
+    own = f"{train.optimizer} finds the learning rate itself; this is a factor on it"
     usual, why_rate = (1.0, own) if one_for_all else (recipe.rate, of_base)
     rate = choose("train.learning_rate", train.learning_rate, usual, why_rate)
     unet_lr = choose("train.unet_lr", train.unet_lr, rate, "the general learning rate")
     text_lr, of_rate = rate * recipe.text_share, _SHARES[recipe.text_share]
     if one_for_all:
-        text_lr, of_rate = unet_lr, "the UNet's, since there is one for all"
+        text_lr, of_rate = unet_lr, "the UNet's, since one rate applies to all"
     text_lr = choose("train.text_encoder_lr", train.text_encoder_lr, text_lr, of_rate)
     preserve = train.preserve
     if preserve is None and recipe.preserve:
-        preserve = choose("train.preserve", None, recipe.preserve, "a small base forgets its other things quickly")
+        preserve = choose("train.preserve", None, recipe.preserve, "a small base model quickly forgets everything else")
     warmup = choose("train.lr_warmup_steps", train.lr_warmup_steps, min(100, steps // 20), "5 % of the steps")
     if 0 < warmup < 1:
-        warmup = int(warmup * steps)  # as sd-scripts and transformers have it
+        warmup = int(warmup * steps)  # as in sd-scripts and transformers
     precision, why = _precision(train.mixed_precision, facts)
     if why:
         choices.append(Choice("train.mixed_precision", precision, why))
@@ -156,9 +156,9 @@ _SHARES = {0.5: "half of the learning rate", 2 / 3: "two thirds of the learning 
 def _steps(
     facts: Facts, data: DataOptions, asked: int, accumulation: int, wanted: tuple[int, int, int]
 ) -> tuple[int, str]:
-    """Steps for the looks that are wanted of each picture, within their bounds; and what comes of it.
+    """The number of steps that shows each picture as often as wanted, within bounds; and the reason.
 
-    A step has `asked` pictures; fewer pictures than asked for where a bucket or the set itself has no more.
+    A step has `asked` pictures, or fewer if a bucket or the whole set has no more.
     """
     each, least, most = wanted
     looks = min(most, max(least, each * facts.pictures))
@@ -173,7 +173,7 @@ def _steps(
 
 
 def _too_little_memory(facts: Facts, batch: int, resolution: int, precision: str) -> str:
-    """Why activations cannot be kept: the free memory, where less is left than a step needs; or "".
+    """Why activations cannot be kept: the free memory, if it is less than a step needs; otherwise "".
 
     Measured on a GPU in bf16 (docs/performance.md): 15.7 GB for SDXL at 1024 px, 7.3 for SD 1.5 at 512 px, batch 4.
     """
@@ -190,7 +190,7 @@ def _too_little_memory(facts: Facts, batch: int, resolution: int, precision: str
 
 
 def _free_for_convolutions(network: NetworkOptions) -> bool:
-    """Whether nothing that a person set already says which layers are trained."""
+    """Whether no option that a person has set decides which layers are trained."""
     set_by_hand = network.network_weights or network.block_dims or network.conv_block_dims
     return network.kind in DECOMPOSED and not set_by_hand and not network.network_train_text_encoder_only
 
@@ -200,4 +200,4 @@ def _precision(asked: str, facts: Facts) -> tuple[str, str]:
         return asked, ""
     if facts.device.partition(":")[0] == "cuda":
         return ("bf16", "the GPU computes bf16") if facts.fast_bf16 else ("fp16", "the GPU has no fast bf16")
-    return "fp32", "the exact choice where there is no GPU"
+    return "fp32", "exact, and there is no GPU"

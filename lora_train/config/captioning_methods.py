@@ -1,4 +1,4 @@
-"""Who writes captions and who lists tags: the tables behind `prepare.captioner` and `prepare.tagger`."""
+"""Captioners and taggers: the tables behind `prepare.captioner` and `prepare.tagger`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from lora_train.config.methods import Choice, Method
 _OURS = "lora_train.captions.captioners.registry:"
 _HOST = f"{_OURS}of_the_host"
 _TRANSFORMERS = Method(
-    "transformers", "a transformers model: a folder, or an id in the hub's cache", _OURS + "by_model"
+    "transformers", "a transformers model: a folder, or the id of a model in the hub's cache", _OURS + "by_model"
 )
 _COMMAND = Method(
-    "command", "a program that is given each picture", _OURS + "by_command", lacks=_OURS + "command_lacks"
+    "command", "a program that is called for each picture", _OURS + "by_command", lacks=_OURS + "command_lacks"
 )
-_NONE = Method("none", "nobody", _HOST, outside=True)
+_NONE = Method("none", "no captions or tags", _HOST, outside=True)
 
 CAPTIONERS = Choice(
     "captioners",

@@ -1,4 +1,4 @@
-"""The names that options choose from."""
+"""The names from which options are chosen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from lora_train.records.kinds import KINDS as _KINDS
 
 KINDS = _KINDS.names()
 DECOMPOSED = _KINDS.names(lambda kind: kind.decomposable)
-"""Kinds that DoRA can be around."""
+"""Kinds that DoRA can be applied to."""
 SCALABLE = _KINDS.names(lambda kind: kind.scalable)
 """Kinds whose delta can be shrunk (max-norm scaling)."""
 STARTS = ("default", "pissa", "olora")

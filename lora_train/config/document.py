@@ -1,4 +1,4 @@
-"""All options as a page, from their table: `python -m lora_train.config.document FILE` writes it to FILE."""
+"""All options as a page, made from their table: `python -m lora_train.config.document FILE` writes it to FILE."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from lora_train.config.wording import concerns, flag_of, sentence
 from lora_train.records.kinds import KINDS
 
 MARK = "<!-- from here on written by python -m lora_train.config.document docs/command-line.md -->\n"
-"""In a file that has this line, the page replaces all that follows it."""
+"""In a file with this line, the page replaces everything after it."""
 
 HEAD = """
 ## All options
 
-What `train` knows, by the headings of its `--help`. The names are those of `--config FILE`, `--set section.name=value`
-and of the API; the flags are the command line's, which also takes kohya's names. A bold name is what everybody gives.
-The descriptions stand in `lora_train/config/sections/`.
+The options of `train`, under the headings of its `--help`. The names are those of `--config FILE`, of
+`--set section.name=value` and of the API; the flags are for the command line, which also accepts kohya's names. Bold
+names are the basic options. The descriptions are in `lora_train/config/sections/`.
 """
 
 
@@ -44,7 +44,7 @@ def _group(group: str) -> Iterator[str]:
 
 def _methods() -> Iterator[str]:
     yield "## Methods\n"
-    yield "What the options above choose from or switch on; those that are chosen are named as here.\n"
+    yield "The options above choose from these methods by name, or switch them on.\n"
     for table in (*training_methods.TABLES, *captioning_methods.TABLES):
         if table:
             yield f"### {table.title[0].upper()}{table.title[1:]}\n"
@@ -93,7 +93,7 @@ def _cell(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page to the file that is named, after its MARK if it has one; without a file, to the output."""
+    """Write the page to the named file, after its MARK if it has one; without a file, to standard output."""
     if not arguments:
         print(document(), end="")
         return 0

@@ -1,6 +1,6 @@
-"""The door for what is added from outside: options, methods, network kinds and families with their tables.
+"""Registration from outside the package: options, methods, network kinds and families.
 
-One line adds something and all the options that it reads::
+One call adds something together with all the options that it reads::
 
     register(STRENGTH, (NOISES, Method("grain", "what it does", grain, ("train.grain",))))
 """
@@ -21,7 +21,7 @@ Addition = Option | tuple[Table, Method] | tuple[Records[Kind], Kind] | tuple[Re
 
 
 def register(*additions: Addition) -> None:
-    """Add all of them, or none: raises ValueError where a name is taken or a description is not whole."""
+    """Add all of them, or none: raises ValueError if a name is taken or a description is incomplete."""
     done: list[Addition] = []
     try:
         for one in additions:
@@ -36,7 +36,7 @@ def register(*additions: Addition) -> None:
 
 
 def unregister(*additions: Addition) -> None:
-    """Take them away; without effect for what is not there."""
+    """Remove them; without effect for what is not registered."""
     for one in additions:
         if isinstance(one, Option):
             table.unregister(one)
@@ -46,7 +46,7 @@ def unregister(*additions: Addition) -> None:
 
 @contextmanager
 def registered_for(*additions: Addition) -> Iterator[None]:
-    """Additions that are there within the block, for tests."""
+    """Additions that are registered within the block, for tests."""
     register(*additions)
     try:
         yield

@@ -18,14 +18,14 @@ from lora_train.tomls import toml_reader
 
 
 def read_config(path: Path) -> RunConfig:
-    """The options in `path` (.toml, else JSON), also as sd-scripts and its GUI keep them; see `read_options`."""
+    """The options in `path` (.toml, else JSON), also in the format of sd-scripts and its GUI; see `read_options`."""
     return read_options(path)[0]
 
 
 def read_options(path: Path) -> tuple[RunConfig, list[str]]:
     """The options in `path` (.toml, else JSON), and a report on a file of another program: see `presets`.
 
-    What the file leaves out has its default. Raises LoraTrainError that names everything in it that is not understood.
+    Options not in the file have their defaults. Raises LoraTrainError that names everything that is not understood.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -48,12 +48,12 @@ def read_options(path: Path) -> tuple[RunConfig, list[str]]:
 
 
 def write_config(path: Path, config: RunConfig) -> None:
-    """Write all options to `path` in the form that its name says. Raises LoraTrainError."""
+    """Write all options to `path`, as TOML or JSON by its ending. Raises LoraTrainError."""
     write_text(path, _as_toml(config) if _is_toml(path) else to_json(config.to_dict(), indent=2) + "\n")
 
 
 def set_options(config: RunConfig, given: list[str]) -> RunConfig:
-    """`config` with each `section.name=value` of `given`; the last one of the same name counts.
+    """`config` with each `section.name=value` of `given`; the last one of the same name applies.
 
     Raises LoraTrainError that names all that are not understood.
     """
@@ -77,7 +77,7 @@ def set_options(config: RunConfig, given: list[str]) -> RunConfig:
 
 
 def _place(path: str) -> str:
-    """Where in a file an option stands; flags and labels have no place there."""
+    """The place of an option in a file; flags and labels do not occur there."""
     section, dot, name = path.partition(".")
     return f"[{section}] {name}" if dot else section
 
@@ -87,7 +87,7 @@ def _is_toml(path: Path) -> bool:
 
 
 def _as_toml(config: RunConfig) -> str:
-    """TOML has no None: such an option stands there as a comment that says what happens without it."""
+    """TOML has no None: such an option is written as a comment that says what happens without it."""
     lines = [f"version = {config.to_dict()['version']}"]
     for section in fields(config):
         lines += ["", f"[{section.name}]"]

@@ -1,4 +1,4 @@
-"""Options that are given and have no effect, beside others: nothing is wrong, but the person should know."""
+"""Options that are set but have no effect with the others: no error, but the person should know."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _idle(config: RunConfig) -> list[tuple[str, str]]:
     if data.bucket_no_upscale:
         found += [(f"data.{name}", "with data.bucket_no_upscale, as in sd-scripts") for name in limits]
     if data.dataset_config and data.repeats is not None:
-        found.append(("data.repeats", "with data.dataset_config, which says num_repeats itself"))
+        found.append(("data.repeats", "with data.dataset_config, which has its own num_repeats"))
     if network.conv_alpha is not None and not (network.conv_dim or network.network_weights or network.network_rules):
         found.append(("network.conv_alpha", "without network.conv_dim"))
     if config.preview.sample_every_n_steps and not config.preview.prompts:
@@ -39,7 +39,7 @@ def _idle(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def _of_methods(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """The options of losses, noises ... that are not used."""
+    """The options of losses, noises and other methods that are not used."""
     for table in TABLES:
         used = {path for method in table.active(config) for path in method.options}
         switches = {path: method.options[0] for method in table.values() for path in method.options}
@@ -50,7 +50,7 @@ def _of_methods(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _schedule(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """A schedule that was chosen for an optimizer which needs none."""
+    """A schedule that was chosen for an optimizer that needs none."""
     if any(one.own_schedule for one in OPTIMIZERS.active(config)) and not is_default(config, "train.lr_scheduler"):
         yield "train.lr_scheduler", f"with train.optimizer {config.train.optimizer}, which needs a constant rate"
 

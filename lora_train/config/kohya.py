@@ -1,7 +1,7 @@
 """The command-line names of kohya's sd-scripts: which of our flags they mean, and which we do not have.
 
-Names are without dashes, as sd-scripts (February 2026) has them. Those of our options stand in their table; here are
-the others.
+Names are without dashes, as in sd-scripts (February 2026). The table of options has the names of our options; this
+file has the others.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from lora_train.config.table import Live, options
 from lora_train.records.kinds import KINDS
 
 _IN_LISTS = frozenset(("base_weights", "base_weights_multiplier"))
-"""Names whose values are written otherwise there; see ABSENT."""
+"""Names whose values sd-scripts writes differently; see ABSENT."""
 
 
 def _flags() -> Iterator[tuple[str, str]]:
@@ -25,10 +25,10 @@ def _flags() -> Iterator[tuple[str, str]]:
 
 
 FLAGS = Live(lambda: dict(_flags()))
-"""Of `train`. Those that differ from ours by underscores alone need no entry."""
+"""Flags of `train`. Names that differ from ours only in underscores need no entry."""
 
 VALUES = Live(lambda: {one.flags[0]: one.about.kohya_values for one in options() if one.about.kohya_values})
-"""What a flag's value is called there. Case does not count in any choice."""
+"""sd-scripts' names of a flag's values. Case is ignored in every choice."""
 
 
 def network_modules() -> dict[str, str]:
@@ -36,10 +36,10 @@ def network_modules() -> dict[str, str]:
     return {module: kind.name for kind in KINDS.values() for module in kind.modules}
 
 
-_ALWAYS = "is so here without it"
-_MEMORY = "changes memory or speed only and is not there"
-_LOSSES = "is not there: the run's folder has all losses"
-_LAUNCH = "is accelerate's, and not needed here"
+_ALWAYS = "is always on here"
+_MEMORY = "affects memory or speed only and is not available"
+_LOSSES = "is not available: the run's folder has all losses"
+_LAUNCH = "is an option of accelerate, and not needed here"
 NOTED = {
     "cache_latents": _ALWAYS,
     "cache_latents_to_disk": _ALWAYS,
@@ -48,10 +48,10 @@ NOTED = {
     "no_half_vae": _ALWAYS,
     "dim_from_weights": _ALWAYS,
     "save_state": _ALWAYS,
-    "v2": "is seen from the base model",
+    "v2": "is detected from the base model",
     "sdpa": _ALWAYS,
-    "xformers": "has torch's own attention in its place",
-    "mem_eff_attn": "has torch's own attention in its place",
+    "xformers": "is replaced by torch's own attention",
+    "mem_eff_attn": "is replaced by torch's own attention",
     "lowram": _MEMORY,
     "lowvram": _MEMORY,
     "highvram": _MEMORY,
@@ -83,16 +83,16 @@ NOTED = {
     "log_config": _LOSSES,
     "wandb_run_name": _LOSSES,
     "wandb_api_key": _LOSSES,
-    "console_log_level": "is not there: --debug shows more",
-    "console_log_file": "is not there: the run's folder has all messages",
-    "console_log_simple": "is not there",
-    "tokenizer_cache_dir": "is not there: tokenizers are found without it",
-    "save_model_as": "is safetensors here, always",
+    "console_log_level": "is not available: --debug shows more",
+    "console_log_file": "is not available: the run's folder has all messages",
+    "console_log_simple": "is not available",
+    "tokenizer_cache_dir": "is not available: tokenizers are found without it",
+    "save_model_as": "is always safetensors here",
     "save_state_on_train_end": _ALWAYS,
     "sample_at_first": _ALWAYS,
-    "sample_sampler": "is not there: previews are made with one sampler",
+    "sample_sampler": "is not available: previews use one sampler",
 }
-"""Accepted without doing anything, since the LoRA would be the same; and what is said of each."""
+"""Accepted without effect, since the LoRA would be the same; each with its message."""
 
 ABSENT = {
     "max_train_epochs": "Give --steps.",
@@ -120,7 +120,7 @@ ABSENT = {
     "random_crop": "",
     "face_crop_aug_range": "The operation face crops faces: --process face.",
     "prior_loss_weight": "",
-    "alpha_mask": "Give --masked-loss: it takes the pictures' transparency.",
+    "alpha_mask": "Give --masked-loss: it uses the pictures' alpha channel.",
     "conditioning_data_dir": "Give --masked-loss and --mask-folder.",
     "use_8bit_adam": "Give --optimizer adamw8bit.",
     "use_lion_optimizer": "Give --optimizer lion.",
@@ -152,7 +152,7 @@ ABSENT = {
     "block_lr": "Give --rule, or --args down_lr_weight=...",
     "validation_split": "",
     "caption_extention": "Captions are .txt or .caption files here.",
-    "caption_separator": "Captions' parts are divided by commas.",
+    "caption_separator": "The parts of captions are separated by commas.",
     "enable_wildcard": "",
     "save_last_n_epochs_state": "",
     "save_last_n_steps_state": "",
@@ -162,7 +162,7 @@ ABSENT = {
     "fp8_base_unet": "",
     "skip_until_initial_step": "",
 }
-"""Those that would change the LoRA and that we do not have, each with what to do instead."""
+"""Options that would change the LoRA and are not available here, each with what to do instead."""
 SAME: dict[str, tuple[str, ...]] = {
     "caption_extension": (".txt", ".caption", "txt", "caption"),
     "caption_extention": (".txt", ".caption", "txt", "caption"),
@@ -186,8 +186,8 @@ SAME: dict[str, tuple[str, ...]] = {
     "num_processes": ("1",),
     "validation_split": ("0",),
 }
-"""Of ABSENT: values with which sd-scripts does what is done here anyway, and which are therefore taken. An empty value,
-which GUIs write for what was not filled in, is taken for each of ABSENT."""
+"""Values of ABSENT with which sd-scripts does the same as this program, and which are therefore accepted. An empty
+value, which GUIs write for empty fields, is accepted for each of ABSENT."""
 MAY_BE_EMPTY = frozenset(
     (
         "adaptive_noise_scale",
@@ -207,7 +207,7 @@ MAY_BE_EMPTY = frozenset(
         "v_pred_like_loss",
     )
 )
-"""Names of options that are as if they were not given where their value is empty or None, as GUIs write it."""
+"""Options that count as not set if their value is empty or None, as GUIs write it."""
 TAKES_NO_VALUE = frozenset(
     (
         "cache_latents",
@@ -239,7 +239,7 @@ TAKES_NO_VALUE = frozenset(
         "sample_at_first",
     )
 )
-"""Of NOTED."""
+"""The names in NOTED that take no value."""
 
 
 def is_same(name: str, value: str) -> bool:
@@ -249,7 +249,7 @@ def is_same(name: str, value: str) -> bool:
 
 
 def _number(text: str) -> object:
-    """A number, so that 1, 1.0 and 1e0 are the same; what is none equals nothing else."""
+    """A number, so that 1, 1.0 and 1e0 are the same; any other text equals nothing."""
     try:
         return float(text)
     except ValueError:

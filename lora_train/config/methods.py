@@ -1,7 +1,7 @@
-"""Tables of methods: losses, noises, schedules ... each a formula, a sentence, and the options that it reads.
+"""Tables of methods such as losses, noises and schedules: each a formula, a description and the options that it reads.
 
-A method's formula may lie where torch is imported: it is named as "package.module:function" and imported when it is
-first used, so that its name and its sentence are known without. `extending.register` adds one from outside.
+A formula may be in a module that imports torch. It is then given as "package.module:function" and imported on first
+use, so that its name and its description are known without torch. `extending.register` adds a method from outside.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from lora_train.records.table import count_change
 
 
 def nothing(config: Any) -> Mapping[str, object]:
-    """What a method writes into the metadata whose options say all that is to be said."""
+    """The metadata of a method whose options are written there anyway: nothing."""
     return {}
 
 
 @dataclass(frozen=True)
 class Method:
-    """One entry of a table; called, it is its formula."""
+    """One entry of a table; a call runs its formula."""
 
     name: str
     does: str
-    """One line for the list of methods, as an option's help."""
+    """One line for the list of methods, like an option's help."""
     formula: Callable[..., Any] | str
-    """With the signature that the table says, or where it is: "package.module:function"."""
+    """A function with the table's signature, or its place: "package.module:function"."""
     options: tuple[str, ...] = ()
-    """Paths of the options that it reads. In a table of `Layers` the first one switches it on."""
+    """Paths of the options that it reads. In `Layers` the first one switches it on."""
     metadata: Callable[[Any], Mapping[str, object]] = nothing
-    """What it writes into the file's metadata, of a RunConfig; sd-scripts' keys where there are some."""
+    """A RunConfig to what is written into the file's metadata, with sd-scripts' keys if there are any."""
     kohya: tuple[str, ...] = ()
-    """What sd-scripts calls it, where that is another name (case does not count)."""
+    """Its names in sd-scripts, if they differ (case is ignored)."""
     package: str = ""
-    """What must be importable for it, of what does not come with the program."""
+    """The package that it imports, if it does not come with the program."""
     install: str = ""
-    """What pip calls that package."""
+    """That package's name for pip."""
     lacks: Callable[..., Problem | None] | str = ""
-    """Says what is missing here for it, of what the formula is given first; or where that function is."""
+    """A function of the formula's first argument that returns what is missing for it, or the function's place."""
     outside: bool = False
-    """Whether somebody else does it (the WebUI, or nobody): it has no formula to be called."""
+    """Whether it is done elsewhere (by the WebUI) or not at all, and has no formula to call."""
     needs: str = ""
-    """What a family of base models must have for it (see `records.family.FEATURES`); "": nothing."""
+    """The feature of a family of base models that it needs (see `records.family.FEATURES`); "": none."""
     own_rate: bool = False
-    """An optimizer that finds the learning rate itself: what is given is a factor on it, usually 1, for all alike."""
+    """An optimizer that finds the learning rate itself: the given rate is one factor on it for all, usually 1."""
     own_schedule: bool = False
-    """An optimizer that needs a constant rate after the warm-up, whatever schedule is chosen."""
+    """An optimizer that needs a constant rate after the warm-up, whichever schedule is chosen."""
 
     def __call__(self, *given: Any) -> Any:
         return self.load()(*given)
@@ -63,7 +63,7 @@ class Method:
         return _loaded(self.formula)
 
     def lacking(self, given: Any) -> Problem | None:
-        """What is missing for it here, as far as can be seen without doing it."""
+        """What is missing for it here, as far as can be seen without running it."""
         return _loaded(self.lacks)(given) if self.lacks else None  # type: ignore[no-any-return]
 
 
@@ -75,11 +75,11 @@ def _loaded(function: Callable[..., Any] | str) -> Callable[..., Any]:
 
 
 class Table(Mapping[str, Method]):
-    """Methods of one signature by name, in the order in which they came."""
+    """Methods of one signature by name, in the order of registration."""
 
     def __init__(self, title: str, *methods: Method) -> None:
         self.title = title
-        """What its methods are, for the list of them: "losses"."""
+        """The heading of its list of methods, for example "losses"."""
         self._methods = {method.name: method for method in methods}
 
     def __getitem__(self, name: str) -> Method:
@@ -101,7 +101,7 @@ class Table(Mapping[str, Method]):
         return method
 
     def unregister(self, method: Method) -> None:
-        """Take a method away; without effect where it is not there."""
+        """Remove a method; without effect if it is not registered."""
         if self._methods.get(method.name) is method:
             del self._methods[method.name]
             count_change()
@@ -120,14 +120,14 @@ class Choice(Table):
         """Its path."""
 
     def of(self, config: Any) -> Method:
-        """The method that a run uses. Raises LoraTrainError where there is none of that name."""
+        """The method that a run uses. Raises LoraTrainError if there is none with that name."""
         name = value_at(config, self.option)
         if name not in self:
             raise LoraTrainError(f"{name!r} is not known.", self.option, f"Choose from: {', '.join(self)}.")
         return self[name]
 
     def active(self, config: Any) -> tuple[Method, ...]:
-        """See Table; none where the name is not known."""
+        """The chosen method; empty if its name is not known."""
         name = value_at(config, self.option)
         return (self[name],) if name in self else ()
 
@@ -136,7 +136,7 @@ class Layers(Table):
     """A run uses all the methods whose first option is not at its default, one after the other."""
 
     def active(self, config: Any) -> tuple[Method, ...]:
-        """See Table."""
+        """The methods that are switched on."""
         return tuple(one for one in self.values() if one.options and not is_default(config, one.options[0]))
 
 

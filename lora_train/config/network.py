@@ -1,4 +1,4 @@
-"""The network's options in words: rules by name, weights by block, their checks, and kohya's arguments."""
+"""The network's options that are texts: rules by module name and weights by block; checks; and kohya's arguments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lora_train.records.kinds import LORA, LYCORIS, kinds_with
 
 RULE_LR = "lr"
 
-# what a rule may set: the first three, and the options of the kinds
+# the values that a rule may set: the first three, and the options of the kinds
 _RULE_VALUES: dict[str, Callable[[str], Any]] = {
     "dim": int,
     "alpha": float,
@@ -46,7 +46,7 @@ _RULE_RANGES = {
 
 @dataclass(frozen=True)
 class Rule:
-    """What the modules get in whose name in files `pattern` is found."""
+    """The settings of the modules whose name in files matches `pattern`."""
 
     pattern: str
     """A regular expression; see `lora_train.patterns` for how it is searched."""
@@ -63,7 +63,7 @@ def parse_rule(text: str) -> Rule:
     try:
         check_pattern(pattern)
     except Faulty as error:
-        raise ValueError(f"{pattern!r} is no regular expression ({error.why})") from None
+        raise ValueError(f"{pattern!r} is not a valid regular expression ({error.why})") from None
     except PatternError as error:
         raise ValueError(f"the pattern {pattern[:100]!r} {error}") from None
     if settings.strip() == "off":
@@ -97,7 +97,7 @@ def _flag(text: str) -> bool:
     return text.lower() not in ("false", "0")
 
 
-# kohya's names for rates over the blocks of one side: a function of the place, 0 to 1
+# kohya's names for rates over the blocks of one side: a function of the position, 0 to 1
 CURVES: dict[str, Callable[[float], float]] = {
     "sine": lambda place: math.sin(math.pi / 2 * place),
     "cosine": lambda place: math.sin(math.pi / 2 * (1 - place)),
@@ -108,10 +108,10 @@ CURVES: dict[str, Callable[[float], float]] = {
 
 
 def block_weights(options: NetworkOptions, side: int, mid: int) -> list[float]:
-    """kohya's `down_lr_weight`, `mid_lr_weight` and `up_lr_weight` as one list; empty when none is given.
+    """kohya's `down_lr_weight`, `mid_lr_weight` and `up_lr_weight` as one list; empty if none is set.
 
-    `side` and `mid` are the numbers of blocks. A part that is not given is 1 everywhere, and so are missing values at
-    its end. Raises ValueError that says what is wrong.
+    `side` and `mid` are the numbers of blocks. A part that is not set is 1 everywhere, and so are missing values at its
+    end. Raises ValueError that says what is wrong.
     """
     given = (options.down_lr_weight, options.mid_lr_weight, options.up_lr_weight)
     if not any(given):
@@ -121,7 +121,7 @@ def block_weights(options: NetworkOptions, side: int, mid: int) -> list[float]:
 
 
 def _side_weights(text: str, count: int) -> list[float]:
-    """A list of numbers, or a curve's name, perhaps with an offset ("sine+.5")."""
+    """A list of numbers, or a curve's name with an optional offset ("sine+.5")."""
     name, _, offset = text.partition("+")
     if name.strip() in CURVES:
         above = _number(offset) if offset else 0.0
@@ -142,12 +142,12 @@ def _number(text: str) -> float:
     return value
 
 
-# those of which more is to be said than that they mean nothing for a kind, and DoRA's, which count with it alone
+# options with more to report than that they have no effect for a kind, and DoRA's, which apply only with it
 _OWN_WORDS = frozenset(("dora_wd", "wd_on_output", "network_dropout", "scale_weight_norms", "init_lora_weights"))
 
 
 def network_problems(options: NetworkOptions) -> list[Problem]:
-    """Options of the network that do not fit together, or cannot be read."""
+    """Options of the network that cannot be combined, or cannot be parsed."""
     found = _rule_problems(options) + _block_problems(options)
     rules = _read_rules(options)
     kinds = {options.kind} | {rule.values["kind"] for rule in rules if "kind" in rule.values}
@@ -159,13 +159,13 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
 
     refuse(
         options.dora_wd and options.kind not in DECOMPOSED,
-        f"DoRA needs a network of another kind than {options.kind}.",
+        f"DoRA does not work on networks of the kind {options.kind}.",
         "dora_wd",
         f"Choose from: {', '.join(DECOMPOSED)}.",
     )
     refuse(
         bool(options.network_dropout) and (bool(kinds - {*kinds_with("network_dropout")}) or decomposed),
-        "works between the two matrices of LoRA only.",
+        "works only between the two matrices of LoRA.",
         "network_dropout",
         "Use network.rank_dropout or network.module_dropout.",
     )
@@ -197,13 +197,13 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
     )
     refuse(
         started and options.scale_weight_norms is not None,
-        f"does not go with network.scale_weight_norms: {options.init_lora_weights} starts from large weights.",
+        f"cannot be combined with network.scale_weight_norms: {options.init_lora_weights} starts from large weights.",
         "init_lora_weights",
         "Leave one of them out.",
     )
     refuse(
         bool(options.network_weights) and (started or bool(options.network_rules)),
-        "takes kinds and ranks from the file: rules and another start have no effect.",
+        "takes kinds and ranks from the file: rules and other initial weights have no effect.",
         "network_weights",
         "Leave network.network_rules and network.init_lora_weights out.",
     )
@@ -211,7 +211,7 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
         len(options.base_weights_multiplier) > len(options.base_weights),
         "has more values than network.base_weights has files.",
         "base_weights_multiplier",
-        "Give one for each file; missing ones are 1.",
+        "Give one value for each file; missing ones are 1.",
     )
     refuse(
         not all(map(math.isfinite, options.base_weights_multiplier)),
@@ -221,7 +221,7 @@ def network_problems(options: NetworkOptions) -> list[Problem]:
     )
     refuse(
         bool(options.network_adapter) and not (options.network_weights or options.base_weights),
-        "names an adapter, but no LoRA file is given that could have it.",
+        "names an adapter, but no LoRA file is given that could contain it.",
         "network_adapter",
         "Leave it out, or give the file (network.network_weights, network.base_weights).",
     )
@@ -240,7 +240,7 @@ def _rule_problems(options: NetworkOptions) -> list[Problem]:
 
 
 def _read_rules(options: NetworkOptions) -> list[Rule]:
-    """The rules that can be read; the others are told by `_rule_problems`."""
+    """The rules that can be parsed; `_rule_problems` reports the others."""
     rules = []
     for text in options.network_rules:
         with suppress(ValueError):
@@ -249,7 +249,7 @@ def _read_rules(options: NetworkOptions) -> list[Rule]:
 
 
 def _block_problems(options: NetworkOptions) -> list[Problem]:
-    """Lengths are known for certain only with the base model; here it must fit one of them."""
+    """The right length is known only with the base model; here the length must fit one family."""
     found = []
     totals = block_totals()
     lengths = "; ".join(f"{titles(families)}: {total}" for total, families in totals.items())
@@ -271,7 +271,7 @@ def _block_problems(options: NetworkOptions) -> list[Problem]:
     return found
 
 
-# told in other fields of the metadata, or no matter of the network's
+# written to other fields of the metadata, or not about the network
 _NOT_ARGUMENTS = (
     "kind",
     "network_dim",
@@ -288,7 +288,7 @@ _NOT_ARGUMENTS = (
 
 
 def network_module(options: NetworkOptions) -> str:
-    """kohya's `ss_network_module`: its own LoRA, LyCORIS, or what a kind of another origin says."""
+    """kohya's `ss_network_module`: its own LoRA, LyCORIS, or the module of a kind from elsewhere."""
     rules = _read_rules(options)
     kinds = [options.kind, *(rule.values["kind"] for rule in rules if "kind" in rule.values)]
     modules = [RECORDS[kind].module for kind in kinds if kind in RECORDS]
@@ -301,24 +301,24 @@ def network_module(options: NetworkOptions) -> str:
 
 
 def network_arguments(options: NetworkOptions) -> dict[str, str]:
-    """kohya's `ss_network_args`: what its `--network_args` would have been, and ours where it has none."""
-    default, told = NetworkOptions(), {}
+    """kohya's `ss_network_args`: what its `--network_args` would have been, with our names if it has none."""
+    default, arguments = NetworkOptions(), {}
     if network_module(options) != RECORDS[LORA].module:
         kind = RECORDS[options.kind]
-        told["algo"] = kind.lycoris or kind.name
+        arguments["algo"] = kind.lycoris or kind.name
     for option in in_section("network"):
         name, value = option.name, getattr(options, option.name)
         if name not in _NOT_ARGUMENTS and value != getattr(default, name):
-            told[name] = _text(value)
+            arguments[name] = _text(value)
     if options.dora_wd:
-        told["wd_on_output"] = str(options.wd_on_output)  # LyCORIS' default is the other one
+        arguments["wd_on_output"] = str(options.wd_on_output)  # LyCORIS' default is the opposite
     if not options.conv_dim:
         for name in ("conv_dim", "conv_alpha"):
-            told.pop(name, None)
-    return told
+            arguments.pop(name, None)
+    return arguments
 
 
-# what concerns one training, not what the network is
+# arguments of one training, not of the network itself
 _OF_THE_RUN = frozenset(
     (
         "rank_dropout",
@@ -335,8 +335,8 @@ _OF_THE_RUN = frozenset(
 
 
 def continued_arguments(options: NetworkOptions, metadata: Mapping[str, str]) -> dict[str, str]:
-    """`ss_network_args` of a network that goes on from a file with this metadata: its form is the file's, dropouts and
-    rates are this run's."""
+    """`ss_network_args` of a network that continues from a file with this metadata: the form is the file's; dropouts
+    and rates are this run's."""
     try:
         before = json.loads(metadata.get("ss_network_args", "{}"))
     except (ValueError, RecursionError):

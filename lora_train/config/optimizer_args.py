@@ -8,9 +8,9 @@ from typing import Any
 
 
 def optimizer_arguments(given: Iterable[str]) -> dict[str, Any]:
-    """`NAME=VALUE` texts as a constructor's arguments; values are Python's plain literals. Raises ValueError.
+    """`NAME=VALUE` texts as a constructor's arguments; values are Python literals. Raises ValueError.
 
-    Empty ones, which GUIs write for what was not filled in, are left out.
+    Empty texts, which GUIs write for empty fields, are ignored.
     """
     found: dict[str, Any] = {}
     for text in filter(str.strip, given):
@@ -20,10 +20,10 @@ def optimizer_arguments(given: Iterable[str]) -> dict[str, Any]:
         try:
             found[name.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            raise ValueError(f"{text!r}: the value is no number, True, False, None, or list of these") from None
+            raise ValueError(f"{text!r}: the value is not a number, True, False, None, or a list of these") from None
     return found
 
 
 def all_arguments(config: Any) -> dict[str, Any]:
-    """What a run's optimizer gets besides parameters and rates: its weight decay, and the arguments, which win."""
+    """A run's optimizer arguments besides parameters and rates: the weight decay, overridden by `optimizer_args`."""
     return {"weight_decay": config.train.weight_decay, **optimizer_arguments(config.train.optimizer_args)}

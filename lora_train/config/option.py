@@ -1,4 +1,4 @@
-"""What is said of an option, once, beside its default: see `option`, and `table` for all of them."""
+"""The description of an option, written once, beside its default. `table` has all options."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 from lora_train.records.families import families_with
 
 KEY = "option"
-"""Under this name a field's metadata holds its `About`."""
+"""The key of a field's metadata that holds its `About`."""
 
 FIRST, COMMON, EXPERT = "first", "common", "expert"
 LEVELS = (FIRST, COMMON, EXPERT)
-"""Who looks for an option: everybody, many people, those who know what it does."""
+"""Who uses an option: everybody, many people, or experts."""
 
-BASICS = "what a person gives"
-SOURCES = "what others prepared, and masks"
-STEPS = "steps and rates"
+BASICS = "basics"
+SOURCES = "prepared datasets and masks"
+STEPS = "steps and learning rates"
 NETWORK = "network"
-NETWORK_MORE = "more of the network"
-DATA = "data and numbers"
+NETWORK_MORE = "network, advanced"
+DATA = "data and precision"
 LOSS = "loss, noise and timesteps"
 SAVING = "saving and previews"
 OPERATIONS = "operations on the pictures"
 CAPTIONS = "captions and tags (the operation interrogate)"
 GROUPS = (BASICS, SOURCES, STEPS, NETWORK, NETWORK_MORE, DATA, LOSS, SAVING, OPERATIONS, CAPTIONS)
-"""The headings under which options stand, in their order."""
+"""The headings under which options are listed, in their order."""
 
 REPEATED, COMMAS, SHELL, WORDS = "repeated", "commas", "shell", "words"
-"""How a list is written at the command line: its flag several times, one text with commas, one command with quotes, any
+"""How a list is written on the command line: the flag repeated, one text with commas, one command with quotes, or any
 number of texts after the flag."""
 
 
@@ -38,43 +38,43 @@ class About:
     """The description of one option."""
 
     label: str
-    """What a page calls it."""
+    """Its name on a page."""
     help: str
-    """One line: what it does. Without its default, which stands beside it."""
+    """One line: what it does. Without the default, which is shown beside it."""
     group: str
     level: str = EXPERT
     range: tuple[float, float] | None = None
-    """Least and highest value, both allowed. None is always allowed where the field may be None."""
+    """Minimum and maximum, both allowed. None is always allowed if the field may be None."""
     choices: Collection[str] = ()
-    """What it may be; of a list, what each item may be. Of tables the names that they have now."""
+    """The allowed values; for a list, those of each item. For a table, its current names."""
     unset: str = ""
-    """What happens where nothing is given, if the default does not say it itself."""
+    """What happens if it is not set, unless the default says so itself."""
     flags: tuple[str, ...] | None = None
-    """At the command line; None: the field's name with dashes; none at all: `through` says how else."""
+    """On the command line; None: the field's name with dashes; empty: set by the flag `through`."""
     through: str = ""
-    """The flag that sets it, for one without a flag of its own."""
+    """The flag that sets an option without a flag of its own."""
     metavar: str = ""
     written: str = ""
-    """REPEATED, COMMAS, SHELL or WORDS, of a list."""
+    """For a list: REPEATED, COMMAS, SHELL or WORDS."""
     kohya: tuple[str, ...] = ()
-    """sd-scripts' names, the first one first; also those of its `--network_args`."""
+    """Its names in sd-scripts, the usual one first; also those of `--network_args`."""
     kohya_values: Mapping[str, str] = field(default_factory=dict)
-    """What a value is called there."""
+    """sd-scripts' names of values, and ours."""
     kinds: Sequence[str] = ()
-    """The kinds of network that it means something for; none: all. See `Kind.options`."""
+    """The kinds of network that it applies to; empty: all. See `Kind.options`."""
     needs: str = ""
-    """What a family of base models must have, that it means something (see `records.family.FEATURES`); "": nothing."""
+    """The feature of a family of base models that it needs (see `records.family.FEATURES`); "": none."""
     operations: tuple[str, ...] = ()
-    """The operations on pictures one of which must be on; none: it always counts."""
+    """The operations on pictures that it applies to; empty: it always applies."""
     metadata: str = ""
-    """The key in the file's metadata that has just this value; others are made from several options."""
+    """The key of the file's metadata that holds this value alone; other keys are made from several options."""
 
     @property
     def families(self) -> Sequence[str]:
-        """The families of base models that it means something for; none: all."""
+        """The families of base models that it applies to; empty: all."""
         return families_with(self.needs) if self.needs else ()
 
 
 def option(default: Any, label: str, help: str, group: str, level: str = EXPERT, **more: Any) -> Any:
-    """A dataclass field with its default and all that is said of it; `more` are the other fields of `About`."""
+    """A dataclass field with its default and its description; `more` are the other fields of `About`."""
     return field(default=default, metadata={KEY: About(label, help, group, level, **more)})

@@ -1,6 +1,6 @@
-"""Options as other programs keep them: sd-scripts' `--config_file` (TOML) and presets of the kohya_ss GUI (JSON).
+"""Options in the formats of other programs: sd-scripts' `--config_file` (TOML) and presets of the kohya_ss GUI (JSON).
 
-Nothing of such a file is dropped in silence: each name is taken, or is listed with the reason why not.
+Nothing in such a file is dropped silently: each name is taken, or listed with the reason why not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GUI_NAMES = {
     "sdxl_cache_text_encoder_outputs": "cache_text_encoder_outputs",
     "stop_text_encoder_training_pct": "stop_text_encoder_training",
 }
-"""What the GUI calls sd-scripts' options."""
+"""The GUI's names of sd-scripts' options."""
 
 GUI_KINDS = {
     "standard": "lora",
@@ -47,10 +47,10 @@ GUI_KINDS = {
 }
 """The GUI's `LoRA_type` and our `--algo`."""
 
-_SEEN = "is seen from the base model"
+_SEEN = "is detected from the base model"
 GUI_NOTED = {"sdxl": _SEEN, "model_list": "is the GUI's own list", "use_wandb": kohya.NOTED["log_with"]}
 GUI_SAME = {"LyCORIS_preset": "full", "unit": "1"}
-"""What the GUI alone knows: what changes nothing here, whatever it is; and with which value."""
+"""Options of the GUI alone: those that have no effect here with any value; and those with the value that has none."""
 
 _GUI_RATES = {"text_encoder_lr": "network_train_unet_only", "unet_lr": "network_train_text_encoder_only"}
 
@@ -59,23 +59,23 @@ _RATES = tuple(
     f"train.{name}" for name in ("learning_rate", "unet_lr", "text_encoder_lr", "text_encoder_lr1", "text_encoder_lr2")
 )
 _OFF = ("", "0", "0.0", "false", "none", "[]")
-"""What GUIs write for what was not filled in."""
+"""The values that GUIs write for empty fields."""
 
 
 @dataclass
 class Imported:
-    """What came of a file of another program."""
+    """The result of importing another program's file."""
 
     values: dict[str, Any] = field(default_factory=dict)
-    """By the path of the option."""
+    """Values by the path of the option."""
     taken: dict[str, str] = field(default_factory=dict)
-    """By the name there: the path here."""
+    """The other program's name to the path here."""
     differs: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
-    """Not honoured, and why."""
+    """The names that are not honoured, and why."""
 
     def config(self) -> RunConfig:
-        """The run."""
+        """The options of the run."""
         sections: dict[str, dict[str, Any]] = {}
         for path, value in self.values.items():
             section, _, name = path.partition(".")
@@ -93,7 +93,7 @@ class Imported:
 
 
 def is_foreign(data: Mapping[str, Any]) -> bool:
-    """Whether these are options as another program keeps them: none of our sections, but sd-scripts' names."""
+    """Whether these are options of another program: none of our sections, but sd-scripts' names."""
     if isinstance(data.get("datasets"), list):
         return True  # see `import_options`
     if {*data} & {"version", *RunConfig.__dataclass_fields__}:
@@ -103,7 +103,7 @@ def is_foreign(data: Mapping[str, Any]) -> bool:
 
 
 def import_options(data: Mapping[str, Any]) -> Imported:
-    """What `data` asks for, in our options. Raises LoraTrainError where it is no training's at all."""
+    """The settings in `data` as our options. Raises LoraTrainError if they do not describe a training."""
     if isinstance(data.get("datasets"), list):
         what = "this describes pictures (a dataset config), not a training."
         raise LoraTrainError(what, "datasets", "Give it as data.dataset_config.")
@@ -145,12 +145,12 @@ def _of_gui(given: dict[str, Any], found: Imported) -> dict[str, Any]:
                 found.differs[name] = GUI_NOTED[name]
         elif name not in ("additional_parameters", "lr_warmup"):
             known = GUI_NAMES.get(name, name)
-            if known not in flat or _is_off(_text(flat[known])):  # of "epoch" and "max_train_epochs" what is filled in
+            if known not in flat or _is_off(_text(flat[known])):  # "epoch" or "max_train_epochs"
                 flat[known] = value
     if _text(flat.get("LoRA_type", "")).casefold() == "standard":
         for name in ("conv_dim", "conv_alpha"):
             if not _is_off(value := _text(flat.pop(name, ""))) and value != "1":
-                found.left[name] = f"= {value}: it counts for LoCon and the kinds of LyCORIS alone there."
+                found.left[name] = f"= {value}: in the GUI it applies only to LoCon and the kinds of LyCORIS."
     flat |= _of_line(_text(given.get("additional_parameters", "")))
     stop = flat.pop("stop_text_encoder_training", 0)
     for name, percent in (("lr_warmup_steps", given.get("lr_warmup")), ("stop_text_encoder_training", stop)):
@@ -159,7 +159,7 @@ def _of_gui(given: dict[str, Any], found: Imported) -> dict[str, Any]:
     none = [rate for rate in _GUI_RATES if rate in flat and _number(_text(flat[rate])) == 0]
     for rate in none:
         del flat[rate]
-    if len(none) == 1:  # how the GUI says it; with both at 0 the general rate counts
+    if len(none) == 1:  # the GUI's way to write it; with both at 0 the general rate applies
         flat[_GUI_RATES[none[0]]] = True
     return flat
 
@@ -196,7 +196,7 @@ class Share:
 
 
 def _algorithm(flat: dict[str, Any], found: Imported) -> str:
-    """The kind of network, by our name; its arguments become options beside the others."""
+    """Our name of the kind of network; its arguments are added to the options."""
     module, kind = _text(flat.pop("network_module", "")), _text(flat.pop("LoRA_type", ""))
     given = flat.pop("network_args", None) or []
     for text in _words(given) if isinstance(given, str) else map(_text, given):
@@ -208,13 +208,13 @@ def _algorithm(flat: dict[str, Any], found: Imported) -> str:
     kind = kind or module or "networks.lora"
     algorithm = GUI_KINDS.get(kind.casefold()) or kohya.network_modules().get(kind) or kind_named(kind)
     if algorithm not in algorithms():
-        found.left["network"] = f"= {kind}: there is no such kind here yet; lora is trained."
+        found.left["network"] = f"= {kind}: this kind is not supported yet; lora is trained instead."
         return "lora"
     return algorithm
 
 
 def _optimizer(flat: dict[str, Any], found: Imported) -> str:
-    """Take the optimizer; where it is not there, why its rates are not taken either."""
+    """Take the optimizer; if it is not available, return why its rates are not taken either."""
     option = find("train.optimizer")
     name = _text(flat.pop("optimizer_type", ""))
     name = option.about.kohya_values.get(name, name)
@@ -228,15 +228,15 @@ def _optimizer(flat: dict[str, Any], found: Imported) -> str:
         found.values[option.path] = named
         found.taken["optimizer_type"] = option.path
         return ""
-    found.left["optimizer_type"] = f"= {name}: it is not there yet; {option.default} is trained with."
+    found.left["optimizer_type"] = f"= {name}: it is not available yet; {option.default} is used instead."
     arguments = _text(flat.pop("optimizer_args", ""))
     if arguments:
-        found.left["optimizer_args"] = f"= {arguments}: those of {name}."
-    return f"a rate for {name}; a usual one is chosen."
+        found.left["optimizer_args"] = f"= {arguments}: they are for {name}."
+    return f"this rate is for {name}; a usual one is chosen."
 
 
 def _take(found: Imported, name: str, option: Option, value: Any, flat: Mapping[str, Any]) -> None:
-    """One option that there is here, too."""
+    """Take an option that also exists here."""
     try:
         read = _read(option, value, _steps(flat))
     except ValueError as error:
@@ -248,7 +248,7 @@ def _take(found: Imported, name: str, option: Option, value: Any, flat: Mapping[
 
 
 def _other(found: Imported, name: str, value: Any) -> None:
-    """One that is no option here; what is not filled in says nothing."""
+    """Report a name that is not an option here; an empty value is ignored."""
     text = _text(value)
     if name in kohya.NOTED:
         if not _is_off(text):
@@ -258,19 +258,19 @@ def _other(found: Imported, name: str, value: Any) -> None:
     same = name in kohya.SAME and all(kohya.is_same(name, _text(one)) for one in items)
     if not _is_off(text) and not same:
         known = name in kohya.ABSENT
-        why = f"it is not there yet. {kohya.ABSENT[name]}".strip() if known else "it is not known here."
+        why = f"it is not available yet. {kohya.ABSENT[name]}".strip() if known else "it is not known here."
         found.left[name] = f"= {text}: {why}"
 
 
 def _read(option: Option, value: Any, steps: int) -> Any:
-    """The value in our terms; None where it says nothing. Raises ValueError that says what is wrong."""
+    """The value in our terms; None if it is empty. Raises ValueError that says what is wrong."""
     text, hint = _text(value), plain_type(option.hint)
     if isinstance(value, Share) or (option.name == "lr_warmup_steps" and 0 < _number(text) < 1):
         share = value.percent / 100 if isinstance(value, Share) else _number(text)
         if not math.isfinite(share):
             raise ValueError("it is not a number")
         if not steps:
-            raise ValueError("a share of the steps, and how many is not said")
+            raise ValueError("it is a share of the steps, but their number is not given")
         return round(share * steps)
     if text.casefold() in ("", "none"):
         return None
@@ -278,7 +278,7 @@ def _read(option: Option, value: Any, steps: int) -> Any:
         if text.casefold() not in ("true", "false", "1", "0"):
             raise ValueError("it is neither true nor false")
         on = text.casefold() in ("true", "1")
-        return None if may_be_none(option.hint) and not on else on  # a flag that is not given
+        return None if may_be_none(option.hint) and not on else on  # a flag that is not set
     if item_type(hint):
         if isinstance(value, list) and item_type(hint) is str:
             return tuple(map(_text, value))
@@ -286,13 +286,13 @@ def _read(option: Option, value: Any, steps: int) -> Any:
     if hint is str:
         text = option.about.kohya_values.get(text, text)
         if option.about.choices and text.casefold() not in option.about.choices:
-            raise ValueError(f"it is not there yet; {option.default} is used")
+            raise ValueError(f"it is not available yet; {option.default} is used")
         return text.casefold() if option.about.choices else text
     if option.name == "resolution":
         text, *others = {one.strip() for one in text.split(",")}
         if others:
-            raise ValueError("buckets have the area of a square here: give one number")
-    number = int(text) if re.fullmatch(r"[+-]?\d+", text) else _number(text)  # a seed has more digits than a float
+            raise ValueError("buckets have the area of a square here; give one number")
+    number = int(text) if re.fullmatch(r"[+-]?\d+", text) else _number(text)  # a seed can have more digits than a float
     if not math.isfinite(number) or (hint is int and number != int(number)):
         raise ValueError(f"it is not {describe(option.hint)}")
     if option.about.range and not option.about.range[0] <= number <= option.about.range[1]:
@@ -310,7 +310,7 @@ def _number(text: str) -> float:
 
 
 def _full_lokr(found: Imported, algorithm: str) -> None:
-    """LyCORIS decomposes nothing where LoKr's dimension is that large; people write 100000."""
+    """LyCORIS decomposes nothing if LoKr's dimension is this large; people write 100000."""
     given = _number(found.left.get("network_dim", "").removeprefix("= ").partition(":")[0])
     if algorithm == "lokr" and given > LOKR_FULL:
         del found.left["network_dim"]
@@ -320,14 +320,14 @@ def _full_lokr(found: Imported, algorithm: str) -> None:
 
 
 def _only_of_the_kind(found: Imported, kind: str) -> None:
-    """Presets have the options of all kinds; those of others than the chosen one would be refused."""
+    """Presets contain the options of all kinds; those of kinds other than the chosen one would be refused."""
     for name, path in [*found.taken.items()]:
         option = find(path)
         if option.section == "network" and option.about.kinds and kind not in option.about.kinds:
             value = found.values.pop(path)
             del found.taken[name]
             if value != option.default:
-                found.left[name] = f"= {_text(value)}: it counts for {', '.join(option.about.kinds)} alone."
+                found.left[name] = f"= {_text(value)}: it applies only to {', '.join(option.about.kinds)}."
 
 
 def _names() -> dict[str, Option]:
@@ -335,7 +335,7 @@ def _names() -> dict[str, Option]:
 
 
 def _option(name: str) -> Option | None:
-    """The option that sd-scripts or LyCORIS calls so."""
+    """The option with this name in sd-scripts or LyCORIS."""
     other = find(f"network.{OTHER_NAMES[name]}") if name in OTHER_NAMES and name != "algo" else None
     return _names().get(name) or other
 

@@ -1,6 +1,6 @@
-"""Sections of a run's options, and what they have besides their fields: options registered from outside.
+"""Sections of a run's options: their fields, and the options registered from outside.
 
-`table.register` is the door; here is where they are kept, and how a section holds their values.
+Options are registered with `table.register`; this file stores them and the values that a section has of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Option:
     """One option of a run."""
 
     section: str
-    """Of `RunConfig`: "train"."""
+    """The section of `RunConfig`, for example "train"."""
     name: str
     default: Any
     hint: Any
@@ -48,24 +48,24 @@ class Option:
 
 
 _OPTIONS: dict[str, Option] = {}
-"""The registered ones by path."""
+"""The registered options by path."""
 
 
 def add(option: Option) -> None:
-    """See `table.register`, which checks it first."""
+    """Add an option that `table.register` has checked."""
     _OPTIONS[option.path] = option
     count_change()
 
 
 def remove(option: Option) -> None:
-    """Take a registered option away; without effect where it is not there."""
+    """Remove a registered option; without effect if it is not registered."""
     if _OPTIONS.get(option.path) is option:
         del _OPTIONS[option.path]
         count_change()
 
 
 def registered(section: str) -> tuple[Option, ...]:
-    """The registered options of a section, in the order in which they came."""
+    """The registered options of a section, in the order of registration."""
     return tuple(option for option in _OPTIONS.values() if option.section == section)
 
 
@@ -74,13 +74,13 @@ class Section:
     """One section of a run's options: fields, and the values of registered options, which read like fields."""
 
     more: tuple[tuple[str, Any], ...] = field(default=(), kw_only=True, repr=False)
-    """Name and value of each registered option that has another value than its default, by name."""
+    """Name and value of each registered option that is not at its default, by name."""
     _section: ClassVar[str] = ""
 
     def __init_subclass__(cls, section: str) -> None:
         cls._section = section
 
-    if not TYPE_CHECKING:  # a field that is misspelt stays a mistake
+    if not TYPE_CHECKING:  # a misspelt field remains a type error
 
         def __getattr__(self, name: str) -> Any:
             for one, value in self.__dict__.get("more", ()):
@@ -92,7 +92,7 @@ class Section:
             return option.default
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: every field, and the registered options that have another value than their default."""
+        """Plain data: every field, and the registered options that are not at their defaults."""
         return {name: getattr(self, name) for name in own_names(type(self))} | dict(self.more)
 
     @classmethod

@@ -1,7 +1,7 @@
-"""The options of a run as frozen dataclasses; JSON goes in and comes out unchanged.
+"""The options of a run as frozen dataclasses, which survive a round trip through JSON.
 
-Names are kohya's (sd-scripts) where it has one: that is what people's presets say. `None` means
-"choose for me"; `automatic.resolve` fills these in and says why. What each option is stands beside it in `sections`.
+Names are kohya's (sd-scripts) if there is one, since people's presets use them. `None` means "choose for me":
+`automatic.resolve` fills these in and reports why. `sections` has the description of each option.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class RunConfig:
 
 
 def suggestion(name: str, names: list[str]) -> str:
-    """ "Did you mean ...?", where one of `names` is near to `name`; else nothing."""
+    """ "Did you mean ...?" if one of `names` is close to `name`; otherwise empty."""
     near = difflib.get_close_matches(name, names, 1, 0.6)
     return f"Did you mean {near[0]}?" if near else ""
 
@@ -79,7 +79,7 @@ def _unknown(name: object, path: str, known: list[str]) -> Problem:
 
 
 def _section(kind: type[Section], section: str, data: Any, found: list[Problem]) -> Section:
-    """A section from JSON data; problems are added to `found`, their options left out."""
+    """A section from JSON data; problems are added to `found`, and their options ignored."""
     if not isinstance(data, dict):
         found.append(Problem(f"must be a group of options, not {data!r}.", section))
         return kind()

@@ -1,4 +1,4 @@
-"""All options of a run as a JSON schema (draft 2020-12), from their table: what the API takes and `--config` reads."""
+"""All options of a run as a JSON schema (draft 2020-12), made from their table, for the API and `--config`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
 
 
 def schema() -> dict[str, Any]:
-    """The schema of `RunConfig.to_dict()`. What a document leaves out has its default.
+    """The schema of `RunConfig.to_dict()`. Options not in a document have their defaults.
 
-    Names that begin with "x-" are this program's own: the heading and level of an option, and sd-scripts' names.
+    Names that start with "x-" are this program's own: an option's heading and level, and its names in sd-scripts.
     """
     sections: dict[str, dict[str, Any]] = {}
     for option in options():
         sections.setdefault(option.section, {})[option.name] = _option(option)
     properties = {
-        "version": {"const": VERSION, "default": VERSION, "description": "Of this form of the document."},
+        "version": {"const": VERSION, "default": VERSION, "description": "Version of this format."},
         **{name: _object(members) for name, members in sections.items()},
     }
     return {"$schema": DIALECT, "title": "Options of a LoRA training", **_object(properties)}

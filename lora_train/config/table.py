@@ -1,6 +1,6 @@
-"""The table of options: every field of `RunConfig` with its default, its type and what is said of it.
+"""The table of options: every field of `RunConfig` with its default, its type and its description.
 
-`options()` has the registered ones (`register`) as well, and what is made of it sees them.
+`options()` includes the registered options (`register`), and so does everything that is made from it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _all() -> Iterator[Option]:
 
 
 def _plain(option: Option) -> Option:
-    """An option whose choices are a table's has the names that are in it now, and sd-scripts' names of them."""
+    """The option with a table of choices replaced by the table's current names, with sd-scripts' names of them."""
     about = option.about
     if isinstance(about.choices, Table):
         theirs = {word: method.name for method in about.choices.values() for word in method.kohya}
@@ -76,17 +76,17 @@ def _by_path(_changes: int) -> dict[str, Option]:
 
 
 def find(path: str) -> Option:
-    """The option of this path. Raises KeyError."""
+    """The option with this path. Raises KeyError."""
     return _by_path(changes())[path]
 
 
 def known(path: str) -> bool:
-    """Whether there is an option of this path."""
+    """Whether there is an option with this path."""
     return path in _by_path(changes())
 
 
 class Live(Mapping[str, T]):
-    """A mapping made from `options()`, made again where these have changed."""
+    """A mapping made from `options()`, and made again when they have changed."""
 
     def __init__(self, make: Callable[[], dict[str, T]]) -> None:
         self._make, self._of, self._made = make, -1, dict[str, T]()
@@ -107,17 +107,17 @@ class Live(Mapping[str, T]):
 
 
 RANGES = Live(lambda: {option.path: option.about.range for option in options() if option.about.range})
-"""Least and greatest value of each that has them. None is allowed where the field may be None."""
+"""Minimum and maximum of each option that has them. None is allowed if the field may be None."""
 
 CHOICES = Live(lambda: {option.path: tuple(option.about.choices) for option in options() if option.about.choices})
-"""What each may be; of a list, what each item must be."""
+"""The allowed values of each; for a list, those of each item."""
 
 
 def register(option: Option) -> Option:
-    """Add an option to a section and return it; `extending.register` is the door for extensions.
+    """Add an option to a section and return it; extensions call `extending.register`.
 
-    From then on it has a flag, stands in `--help`, in files, in the checks and on the page, and
-    `config.train.my_option` (`option.of(config)`) is its value. Raises ValueError where it cannot be added.
+    From then on it has a flag, and is in `--help`, in files, in the checks and on the page;
+    `config.train.my_option` (`option.of(config)`) is its value. Raises ValueError if it cannot be added.
     """
     sections = typing.get_type_hints(RunConfig)
     if option.section not in sections:
@@ -136,11 +136,11 @@ def register(option: Option) -> Option:
 
 
 def _words(option: Option) -> tuple[str, ...]:
-    """What no other option may be called: flags, sd-scripts' names, the key in the metadata."""
+    """The names that no other option may have: flags, sd-scripts' names, the key in the metadata."""
     about = option.about
     return (*option.flags, *about.kohya, *filter(None, [about.metadata]))
 
 
 def unregister(option: Option) -> None:
-    """Take a registered option away; without effect where it is not there."""
+    """Remove a registered option; without effect if it is not registered."""
     remove(option)

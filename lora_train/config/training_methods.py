@@ -1,6 +1,6 @@
-"""What varies in a step of the training: the tables that `train/` asks, without torch.
+"""The methods of a training step: the tables that `train/` uses, without torch.
 
-Each table says its methods' signature. Shapes: B pictures, latents (B, C, h, w). `model` is a BaseModel and `config`
+Each table states its methods' signature. Shapes: B pictures, latents (B, C, h, w). `model` is a BaseModel and `config`
 the RunConfig with its automatic choices. sd-scripts' names are those of February 2026.
 """
 
@@ -14,18 +14,18 @@ from lora_train.config.optimizer_args import all_arguments
 from lora_train.records.family import DIFFUSION
 
 
-def _told(**keys: str) -> Callable[[Any], Mapping[str, object]]:
-    """Metadata with these keys, each the value of the option of that path."""
+def _from_options(**keys: str) -> Callable[[Any], Mapping[str, object]]:
+    """Metadata with these keys, each with the value of the option at that path."""
     return lambda config: {key: value_at(config, path) for key, path in keys.items()}
 
 
-def _told_unless_usual(**keys: str) -> Callable[[Any], Mapping[str, object]]:
-    """The same, without what is at its default."""
+def _unless_default(**keys: str) -> Callable[[Any], Mapping[str, object]]:
+    """The same, without options at their defaults."""
     return lambda config: {k: value_at(config, path) for k, path in keys.items() if not is_default(config, path)}
 
 
 _HUBER = ("train.huber_schedule", "train.huber_c", "train.huber_scale")
-_HUBER_TOLD = _told(
+_HUBER_METADATA = _from_options(
     ss_huber_schedule="train.huber_schedule", ss_huber_c="train.huber_c", ss_huber_scale="train.huber_scale"
 )
 LOSSES = Choice(
@@ -35,25 +35,25 @@ LOSSES = Choice(
     Method("l1", "the absolute difference", "lora_train.train.losses:l1"),
     Method(
         "huber",
-        "squared below a threshold, absolute above it, and as large as l2 near 0 (pseudo-Huber, arXiv 2403.16728)",
+        "squared below a threshold, absolute above it; equals l2 near 0 (pseudo-Huber, arXiv 2403.16728)",
         "lora_train.train.losses:huber",
         _HUBER,
-        _HUBER_TOLD,
+        _HUBER_METADATA,
     ),
     Method(
         "smooth_l1",
-        "the same, and as large as twice l1 far from 0",
+        "the same; equals twice l1 far from 0",
         "lora_train.train.losses:smooth_l1",
         _HUBER,
-        _HUBER_TOLD,
+        _HUBER_METADATA,
     ),
 )
 """(predicted, target, t, model, config) -> the loss at every place, of their shape (fp32)."""
 
 HUBER_SCHEDULES = Choice(
-    "thresholds of huber and smooth_l1",
+    "Huber schedules: thresholds of huber and smooth_l1",
     "train.huber_schedule",
-    Method("constant", "the same at all times", "lora_train.train.losses:constant_threshold", _HUBER[1:]),
+    Method("constant", "the same at all timesteps", "lora_train.train.losses:constant_threshold", _HUBER[1:]),
     Method("exponential", "from 1 down to huber_c", "lora_train.train.losses:exponential_threshold", _HUBER[1:]),
     Method(
         "snr",
@@ -75,28 +75,28 @@ WEIGHTINGS = Layers(
     ),
     Method(
         "scale_v_pred",
-        "SNR / (SNR + 1): the loss of a base that predicts v, scaled like that of one that predicts noise",
+        "SNR / (SNR + 1): scales the loss of a v-prediction base model like that of noise prediction",
         "lora_train.train.weightings:scale_v_pred",
         ("train.scale_v_pred_loss_like_noise_pred",),
-        _told(ss_scale_v_pred_loss_like_noise_pred="train.scale_v_pred_loss_like_noise_pred"),
+        _from_options(ss_scale_v_pred_loss_like_noise_pred="train.scale_v_pred_loss_like_noise_pred"),
     ),
     Method(
         "v_pred_like",
-        "1 + weight * (SNR + 1) / SNR: some of the loss of a base that predicts v",
+        "1 + weight * (SNR + 1) / SNR: adds a v-prediction-like loss",
         "lora_train.train.weightings:v_pred_like",
         ("train.v_pred_like_loss",),
-        _told(ss_v_pred_like_loss="train.v_pred_like_loss"),
+        _from_options(ss_v_pred_like_loss="train.v_pred_like_loss"),
     ),
     Method(
         "p2",
-        "1 / (1 + SNR)^gamma, of the loss of the noise (arXiv 2204.00227)",
+        "1 / (1 + SNR)^gamma, on the noise-prediction loss (arXiv 2204.00227)",
         "lora_train.train.weightings:p2",
         ("train.p2_gamma",),
-        _told(ss_p2_gamma="train.p2_gamma"),
+        _from_options(ss_p2_gamma="train.p2_gamma"),
     ),
     Method(
         "debiased_estimation",
-        "1 / sqrt(SNR), or 1 / (SNR + 1) where v is predicted (arXiv 2310.08442)",
+        "1 / sqrt(SNR), or 1 / (SNR + 1) for v-prediction (arXiv 2310.08442)",
         "lora_train.train.weightings:debiased_estimation",
         ("train.debiased_estimation_loss",),
     ),
@@ -107,7 +107,7 @@ NOISES = Layers(
     "noises",
     Method(
         "offset",
-        "a constant for each picture and channel on top",
+        "adds a random constant for each picture and channel",
         "lora_train.train.noises:offset",
         ("train.noise_offset", "train.noise_offset_random_strength", "train.adaptive_noise_scale"),
         lambda config: {
@@ -117,20 +117,20 @@ NOISES = Layers(
     ),
     Method(
         "multires",
-        "noise of lower resolutions on top, then scaled to a spread of 1 (pyramid noise)",
+        "adds noise of lower resolutions, then scales to a standard deviation of 1 (pyramid noise)",
         "lora_train.train.noises:multires",
         ("train.multires_noise_iterations", "train.multires_noise_discount"),
-        _told(
+        _from_options(
             ss_multires_noise_iterations="train.multires_noise_iterations",
             ss_multires_noise_discount="train.multires_noise_discount",
         ),
     ),
     Method(
         "immiscible",
-        "each picture gets the noise of its batch that is nearest, in all (arXiv 2406.12303)",
+        "assigns the batch's noise samples to its pictures with the smallest total distance (arXiv 2406.12303)",
         "lora_train.train.noises:immiscible",
         ("train.immiscible_noise",),
-        _told(ss_immiscible_noise="train.immiscible_noise"),
+        _from_options(ss_immiscible_noise="train.immiscible_noise"),
         package="scipy",
         install="scipy",
     ),
@@ -138,16 +138,16 @@ NOISES = Layers(
 """(noise, x, generator, config) -> noise (B, C, h, w) on the CPU; the first one gets Gaussian noise. x: the latents."""
 
 INPUT_NOISES = Layers(
-    "noises of the input alone",
+    "input noises",
     Method(
         "ip_noise",
-        "more noise in what the model sees than in what it is to predict (input perturbation, arXiv 2301.11706)",
+        "adds noise to the model's input that it is not trained to predict (input perturbation, arXiv 2301.11706)",
         "lora_train.train.noises:input_perturbation",
         ("train.ip_noise_gamma", "train.ip_noise_gamma_random_strength"),
-        _told(ss_ip_noise_gamma="train.ip_noise_gamma"),
+        _from_options(ss_ip_noise_gamma="train.ip_noise_gamma"),
     ),
 )
-"""The same signature: what the model sees in place of the noise that it is to predict."""
+"""The same signature: the noise in the model's input, in place of the noise that it is trained to predict."""
 
 _BOUNDS = ("train.min_timestep", "train.max_timestep")
 SAMPLINGS = Choice(
@@ -155,26 +155,26 @@ SAMPLINGS = Choice(
     "train.timestep_sampling",
     Method(
         "uniform",
-        "all times alike",
+        "all timesteps equally often",
         "lora_train.train.samplings:uniform",
         _BOUNDS,
-        _told_unless_usual(ss_min_timestep=_BOUNDS[0], ss_max_timestep=_BOUNDS[1]),
+        _unless_default(ss_min_timestep=_BOUNDS[0], ss_max_timestep=_BOUNDS[1]),
     ),
     Method(
         "logit_normal",
-        "a normal distribution through a sigmoid: the middle times most (arXiv 2403.03206)",
+        "sigmoid of a normal distribution: middle timesteps most often (arXiv 2403.03206)",
         "lora_train.train.samplings:logit_normal",
         (*_BOUNDS, "train.logit_mean", "train.logit_std"),
         lambda config: {
             "ss_timestep_sampling": "logit_normal",
             "ss_logit_mean": config.train.logit_mean,
             "ss_logit_std": config.train.logit_std,
-            **_told_unless_usual(ss_min_timestep=_BOUNDS[0], ss_max_timestep=_BOUNDS[1])(config),
+            **_unless_default(ss_min_timestep=_BOUNDS[0], ss_max_timestep=_BOUNDS[1])(config),
         },
         kohya=("sigmoid",),
     ),
 )
-"""(count, generator, model, config) -> training times (count,) on the model's device."""
+"""(count, generator, model, config) -> timesteps (count,) on the model's device."""
 
 
 def _optimizer(
@@ -186,15 +186,16 @@ def _optimizer(
     decay: bool = True,
     **more: Any,
 ) -> Method:
-    """An optimizer of the class at `where` ("package.module:Class"); `install` is the package that has it, as pip
-    calls it. `formula` makes it where the class alone does not; without `decay` it knows no weight decay."""
+    """An optimizer of the class at `where` ("package.module:Class"); `install` is its package's name for pip.
+
+    `formula` makes it if the class alone is not enough; without `decay` it has no weight decay."""
     usual = more.pop("usual", {})
     maker = "lora_train.train.optimizer:" + ("one_rate" if more.get("own_rate") else "by_class")
 
     def made(*given: Any) -> Any:
         return Method(name, does, maker)(where, usual, *given)
 
-    def told(config: Any) -> dict[str, object]:
+    def metadata(config: Any) -> dict[str, object]:
         given = {**usual, **all_arguments(config)}
         arguments = ",".join(f"{key}={value}" for key, value in given.items() if decay or key != "weight_decay")
         found: dict[str, object] = {"ss_optimizer": f"{where.replace(':', '.')}({arguments})"}
@@ -202,7 +203,7 @@ def _optimizer(
 
     options = (*(("train.weight_decay",) if decay else ()), "train.optimizer_args")
     package = where.partition(".")[0] if install else ""
-    return Method(name, does, formula or made, options, told, package=package, install=install, **more)
+    return Method(name, does, formula or made, options, metadata, package=package, install=install, **more)
 
 
 OPTIMIZERS = Choice(
@@ -216,17 +217,19 @@ OPTIMIZERS = Choice(
     ),
     _optimizer("adam", "Adam (arXiv 1412.6980)", "torch.optim.adam:Adam"),
     _optimizer("nadam", "Adam with Nesterov momentum", "torch.optim.nadam:NAdam"),
-    _optimizer("radam", "Adam with a rectified start (arXiv 1908.03265)", "torch.optim.radam:RAdam"),
-    _optimizer("adamax", "Adam with the greatest gradient for a scale", "torch.optim.adamax:Adamax"),
-    _optimizer("adagrad", "steps by the sum of all squared gradients", "torch.optim.adagrad:Adagrad"),
-    _optimizer("adadelta", "steps by a mean of squared gradients and steps", "torch.optim.adadelta:Adadelta"),
-    _optimizer("rmsprop", "steps by a mean of squared gradients", "torch.optim.rmsprop:RMSprop"),
-    _optimizer("rprop", "steps by the sign of the gradient", "torch.optim.rprop:Rprop", decay=False),
-    _optimizer("asgd", "averaged gradient descent", "torch.optim.asgd:ASGD"),
-    _optimizer("sgd", "gradient descent; momentum with optimizer_args", "torch.optim.sgd:SGD"),
+    _optimizer("radam", "Adam with a rectified variance at the start (arXiv 1908.03265)", "torch.optim.radam:RAdam"),
+    _optimizer("adamax", "Adam scaled by the maximum of past gradients", "torch.optim.adamax:Adamax"),
+    _optimizer("adagrad", "steps scaled by the sum of all squared gradients", "torch.optim.adagrad:Adagrad"),
+    _optimizer(
+        "adadelta", "steps scaled by running means of squared gradients and steps", "torch.optim.adadelta:Adadelta"
+    ),
+    _optimizer("rmsprop", "steps scaled by a running mean of squared gradients", "torch.optim.rmsprop:RMSprop"),
+    _optimizer("rprop", "steps in the direction of the gradient's sign", "torch.optim.rprop:Rprop", decay=False),
+    _optimizer("asgd", "averaged stochastic gradient descent", "torch.optim.asgd:ASGD"),
+    _optimizer("sgd", "stochastic gradient descent; momentum through optimizer_args", "torch.optim.sgd:SGD"),
     _optimizer(
         "sgdnesterov",
-        "gradient descent with Nesterov momentum",
+        "stochastic gradient descent with Nesterov momentum",
         "torch.optim.sgd:SGD",
         usual={"momentum": 0.9, "nesterov": True},
     ),
@@ -246,7 +249,7 @@ OPTIMIZERS = Choice(
     ),
     _optimizer(
         "prodigyplusschedulefree",
-        "Prodigy without a schedule",
+        "schedule-free Prodigy",
         "prodigyplus.prodigy_plus_schedulefree:ProdigyPlusScheduleFree",
         install="prodigy-plus-schedule-free",
         own_rate=True,
@@ -266,7 +269,7 @@ OPTIMIZERS = Choice(
     *(
         _optimizer(
             f"{named.lower()}schedulefree",
-            f"{named} without a schedule: the result is a mean of the weights (arXiv 2405.15682)",
+            f"schedule-free {named}: the result is an average of the weights (arXiv 2405.15682)",
             f"schedulefree.{named.lower()}_schedulefree:{named}ScheduleFree",
             install="schedulefree",
             own_schedule=True,
@@ -281,22 +284,22 @@ OPTIMIZERS = Choice(
             install="bitsandbytes",
         )
         for named, module, how in (
-            ("AdamW8bit", "adamw", "with a state of 8 bits"),
-            ("PagedAdamW", "adamw", "whose state may move to the computer's memory"),
-            ("PagedAdamW8bit", "adamw", "with a state of 8 bits that may move to the computer's memory"),
-            ("Lion8bit", "lion", "with a state of 8 bits"),
-            ("PagedLion8bit", "lion", "with a state of 8 bits that may move to the computer's memory"),
+            ("AdamW8bit", "adamw", "with an 8-bit state"),
+            ("PagedAdamW", "adamw", "with a state that can be paged to CPU memory"),
+            ("PagedAdamW8bit", "adamw", "with an 8-bit state that can be paged to CPU memory"),
+            ("Lion8bit", "lion", "with an 8-bit state"),
+            ("PagedLion8bit", "lion", "with an 8-bit state that can be paged to CPU memory"),
         )
     ),
     _optimizer(
         "lion",
-        "steps by the sign of a mean gradient (arXiv 2302.06675); a third to a tenth of Adam's rate is usual",
+        "steps by the sign of the momentum (arXiv 2302.06675); a third to a tenth of Adam's rate is usual",
         "lion_pytorch.lion_pytorch:Lion",
         install="lion-pytorch",
     ),
     _optimizer(
         "came",
-        "Adafactor that weighs how sure it is (arXiv 2307.02047)",
+        "Adafactor guided by the confidence of its updates (arXiv 2307.02047)",
         "came_pytorch.CAME:CAME",
         install="came-pytorch",
     ),
@@ -305,41 +308,41 @@ OPTIMIZERS = Choice(
 
 _LEAST = "train.lr_scheduler_min_lr_ratio"
 SCHEDULES = Choice(
-    "schedules of the learning rate",
+    "learning rate schedules",
     "train.lr_scheduler",
     Method("constant", "no change", "lora_train.train.schedule:constant", kohya=("constant_with_warmup",)),
     Method(
         "cosine",
-        "half a cosine, down to the least rate",
+        "half a cosine down to the minimum rate",
         "lora_train.train.schedule:cosine",
         (_LEAST,),
         kohya=("cosine_with_min_lr",),
     ),
-    Method("linear", "a straight line, down to the least rate", "lora_train.train.schedule:linear", (_LEAST,)),
+    Method("linear", "a straight line down to the minimum rate", "lora_train.train.schedule:linear", (_LEAST,)),
     Method(
         "cosine_with_restarts",
-        "several half cosines, one after the other",
+        "several half cosines in succession",
         "lora_train.train.schedule:cosine_with_restarts",
         ("train.lr_scheduler_num_cycles", _LEAST),
-        _told(ss_lr_scheduler_num_cycles="train.lr_scheduler_num_cycles"),
+        _from_options(ss_lr_scheduler_num_cycles="train.lr_scheduler_num_cycles"),
     ),
     Method(
         "polynomial",
-        "a power of the straight line, down to the least rate",
+        "a power of the straight line, down to the minimum rate",
         "lora_train.train.schedule:polynomial",
         ("train.lr_scheduler_power", _LEAST),
-        _told(ss_lr_scheduler_power="train.lr_scheduler_power"),
+        _from_options(ss_lr_scheduler_power="train.lr_scheduler_power"),
     ),
     Method(
         "warmup_stable_decay",
-        "the whole rate, and half a cosine down to the least rate at the end",
+        "the full rate, then half a cosine down to the minimum rate at the end",
         "lora_train.train.schedule:warmup_stable_decay",
         ("train.lr_decay_steps", _LEAST),
-        _told(ss_lr_decay_steps="train.lr_decay_steps"),
+        _from_options(ss_lr_decay_steps="train.lr_decay_steps"),
     ),
     Method(
         "rex",
-        "slowly at first and fast at the end (REX, arXiv 2107.04197)",
+        "falls slowly at first and fast at the end (REX, arXiv 2107.04197)",
         "lora_train.train.schedule:rex",
         (_LEAST,),
     ),

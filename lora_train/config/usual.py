@@ -1,4 +1,4 @@
-"""The numbers that are chosen where a person gives none."""
+"""The numbers that are chosen if a person sets none."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 DEFAULT_DIM = 16
 DEFAULT_REPEATS = 10
 DEFAULT_TARGET = 512
-"""Longest side of a prepared picture where no training says it."""
+"""Longest side of a prepared picture, if no training sets it."""
 
 SMALL_BASE = 50_000_000
-"""A UNet with fewer parameters than this (Stable Diffusion 1.5's has 860 million) is a small base: it learns from
-nothing near pictures, at a higher rate, and what tells one thing from another lies in its convolutions."""
+"""A UNet with fewer parameters than this (Stable Diffusion 1.5's has 860 million) is a small base model: it
+knows little of pictures, needs a higher rate, and distinguishes things in its convolutions."""
 
 LARGE_BASE = 2_000_000_000
 BYTES_PER_PARAMETER = 2.8
@@ -22,20 +22,20 @@ KEPT_PER_PIXEL = {True: 8500, False: 4900}
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is chosen for a size of base."""
+    """The automatic choices for a size of base model."""
 
     rate: float
     text_share: float
     """The text encoder's rate, as a share of the general one."""
     batch: int
     convolutions: bool
-    """Whether 3x3 convolutions are trained as well, with the dimension of the rest."""
+    """Whether 3x3 convolutions are trained as well, with the same dimension."""
     alpha_share: float
     """alpha as a share of the dimension."""
     looks: tuple[int, int, int]
-    """How often each picture is seen; and at least and at most how many pictures are seen in all."""
+    """How often each picture is shown; minimum and maximum of the pictures shown in total."""
     preserve: float
-    """See `TrainOptions.preserve`."""
+    """The default of `TrainOptions.preserve`."""
 
 
 USUAL = Recipe(

@@ -1,4 +1,4 @@
-"""Checks of a configuration that need no files: every problem is found, not only the first."""
+"""Checks of a configuration that need no files. They find every problem, not only the first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def problems(config: RunConfig) -> list[Problem]:
-    """All problems of `config` that can be seen without looking at files."""
+    """All problems of `config` that can be found without reading files."""
     found = _required(config) + _no_text(config)
     for path, (low, high) in RANGES.items():
         value = find(path).of(config)
@@ -41,7 +41,7 @@ def check(config: RunConfig) -> None:
 
 
 def name_problem(name: str) -> Problem | None:
-    """What is wrong with a LoRA's name, if anything: it becomes a file name and a prompt's word."""
+    """What is wrong with a LoRA's name, if anything: it becomes a file name and a word in prompts."""
     where = "save.output_name"
     if not name.strip():
         return Problem("the LoRA needs a name.", where, "Give one, for example lora-sara.")
@@ -75,25 +75,25 @@ def _required(config: RunConfig) -> list[Problem]:
 
 
 def _tag(tag: str) -> list[Problem]:
-    """A tag of commas alone calls nothing, and one of several lines stands in no caption."""
+    """A tag of commas alone has no effect in a prompt, and captions have one line."""
     if not tag or (tag.strip(" ,.;:") and not re.search(r"[\x00-\x1f\x7f\u2028\u2029]", tag)):
         return []
     fix = "Give a word that the base model does not know, for example sks."
-    return [Problem("the tag must be a word or more, in one line.", "data.tag", fix)]
+    return [Problem("the tag must be one or more words on a single line.", "data.tag", fix)]
 
 
 def _no_text(config: RunConfig) -> list[Problem]:
-    """Texts with bytes that are no UTF-8, as names from an old archive have them: no file could tell them."""
+    """Texts with bytes that are not UTF-8, such as names from an old archive: they cannot be written to a file."""
     found = []
     for option in options():
         value = option.of(config)
         if isinstance(value, str) and not value.isprintable() and re.search("[\ud800-\udfff]", value):
-            found.append(Problem("has characters that are no text (UTF-8).", option.path, "Rename it."))
+            found.append(Problem("contains characters that are not valid UTF-8 text.", option.path, "Rename it."))
     return found
 
 
 def _together(config: RunConfig) -> list[Problem]:
-    """Options that do not go together."""
+    """Options that cannot be combined."""
     found = network_problems(config.network)
     network, data = config.network, config.data
     if network.network_train_unet_only and network.network_train_text_encoder_only:
@@ -127,7 +127,7 @@ def _together(config: RunConfig) -> list[Problem]:
     except ValueError as error:
         found.append(Problem(f"{error}.", "train.optimizer_args", "weight_decay=0.1 betas=0.9,0.99, for example."))
     if train.lr_warmup_steps and train.lr_warmup_steps > 1 and train.lr_warmup_steps % 1:
-        what = f"{train.lr_warmup_steps:g} is neither a number of steps nor a share of them."
+        what = f"{train.lr_warmup_steps:g} is neither a whole number of steps nor a share below 1."
         found.append(Problem(what, "train.lr_warmup_steps", "Give a whole number, or one below 1 (0.1: a tenth)."))
     if train.min_timestep >= train.max_timestep:
         what = f"no timestep is left: the last one is {train.max_timestep} (train.max_timestep)."
@@ -156,19 +156,19 @@ def _together(config: RunConfig) -> list[Problem]:
 
 
 def _one_rate(config: RunConfig) -> list[Problem]:
-    """Several rates for an optimizer that finds one for all."""
+    """Different rates for an optimizer that finds one rate for all."""
     network, train = config.network, config.train
     texts = (train.text_encoder_lr, train.text_encoder_lr1, train.text_encoder_lr2)
     unet = () if network.network_train_text_encoder_only else (train.unet_lr,)
     rates = {rate for rate in (*unet, *(() if network.network_train_unet_only else texts)) if rate}
     if len(rates) < 2 or not any(method.own_rate for method in OPTIMIZERS.active(config)):
         return []
-    what = f"finds one learning rate for all, and these differ: {', '.join(f'{rate:g}' for rate in sorted(rates))}."
+    what = f"finds one learning rate for all, but these differ: {', '.join(f'{rate:g}' for rate in sorted(rates))}."
     return [Problem(what, "train.optimizer", "Give train.learning_rate alone; 1 is usual.")]
 
 
 def _captioning(config: RunConfig) -> list[Problem]:
-    """What captioner and tagger lack, where they are used at all."""
+    """What captioner and tagger lack, if they are used."""
     options, data, found = config.prepare, config.data, []
     if data.dataset_config and (data.folder or data.in_json or options.operations):
         what = "does not go together with data.folder, data.in_json or operations on the pictures."
@@ -192,6 +192,10 @@ def _captioning(config: RunConfig) -> list[Problem]:
         found.append(Problem(what, "prepare.caption_device", "Choose from: auto, cpu, cuda, cuda:0, cuda:1 ..."))
     if options.captioner == options.tagger == "none":
         found.append(
-            Problem("neither captions nor tags are asked for.", "prepare.captioner", "Or leave interrogate out.")
+            Problem(
+                "neither captions nor tags are asked for.",
+                "prepare.captioner",
+                "Choose a captioner or tagger, or leave interrogate out.",
+            )
         )
     return found

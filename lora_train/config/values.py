@@ -1,4 +1,4 @@
-"""Values of options: whether plain data is of a field's type, and texts read as that type."""
+"""Values of options: whether plain data has a field's type, and texts parsed as that type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lora_train.config.option import COMMAS, SHELL, WORDS
 
 
 def plain_type(hint: Any) -> Any:
-    """The type of a field without the None that it may be: `int` of `int | None`."""
+    """The type of a field without None: `int` for `int | None`."""
     if isinstance(hint, types.UnionType):
         return next(part for part in typing.get_args(hint) if part is not type(None))
     return hint
@@ -23,12 +23,12 @@ def may_be_none(hint: Any) -> bool:
 
 
 def item_type(hint: Any) -> Any:
-    """The type of a list's items; None for what is no list."""
+    """The type of a list's items; None for other types."""
     return typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else None
 
 
 def fit(hint: Any, value: Any) -> tuple[bool, Any]:
-    """Whether `value` is of the type `hint`, and the value in that type."""
+    """Whether `value` has the type `hint`, and the value in that type."""
     if isinstance(hint, types.UnionType):
         return (may_be_none(hint), None) if value is None else fit(plain_type(hint), value)
     if item := item_type(hint):
@@ -43,7 +43,7 @@ def fit(hint: Any, value: Any) -> tuple[bool, Any]:
 
 
 def parse(hint: Any, text: str) -> Any:
-    """A text as the type `hint`; of lists, numbers are divided by commas and texts by semicolons.
+    """A text as the type `hint`; in lists, numbers are separated by commas and texts by semicolons.
 
     Raises ValueError that says what is wrong.
     """
@@ -51,7 +51,7 @@ def parse(hint: Any, text: str) -> Any:
         return None
     hint = plain_type(hint)
     if item := item_type(hint):
-        separator = ";" if item is str else ","  # rules and paths may have commas
+        separator = ";" if item is str else ","  # rules and paths may contain commas
         return tuple(parse(item, one.strip()) for one in text.split(separator) if one.strip())
     if hint is bool:
         if text.lower() not in ("true", "false", "1", "0"):
@@ -64,7 +64,7 @@ def parse(hint: Any, text: str) -> Any:
 
 
 def parse_written(hint: Any, written: str, text: str) -> Any:
-    """As `parse`, of an option whose list is `written` so: with commas, as one command, or as words.
+    """Like `parse`, for an option whose list is `written` with commas, as one command, or as words.
 
     Raises ValueError that says what is wrong.
     """

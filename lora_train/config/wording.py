@@ -1,4 +1,4 @@
-"""Messages in the words of the face that shows them: they name options by their paths, as the API has them."""
+"""Messages in the words of the interface that shows them: in the code they name options by their paths."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lora_train.config.values import plain_type
 from lora_train.records.families import FAMILIES
 
 AUTOMATIC = "automatic"
-"""What a page calls a choice that is left to the program."""
+"""The name on a page of a choice that is left to the program."""
 
 _WAYS = {REPEATED: "one per line", COMMAS: "separated by commas", WORDS: "separated by spaces"}
 """How the items of a list are written in a field."""
 
-# what stands in quotation marks is what a person typed, and a path with more behind it is a file's
+# text in quotation marks was typed by a person, and a path followed by more is a file's
 _PATH = re.compile(
     rf"""(?<![\w./\\'"-])(?:{"|".join(RunConfig.__dataclass_fields__)})\.[a-z][a-z0-9_]*(?![\w/\\'"-]|\.\w)"""
 )
@@ -25,12 +25,12 @@ _PATH = re.compile(
 
 def in_flags(text: str) -> str:
     """`text` for the command line: each path of an option becomes its flag."""
-    return _said(text, flag_of)
+    return _replaced(text, flag_of)
 
 
 def in_labels(text: str) -> str:
     """`text` for a page: each path of an option becomes its label, between quotation marks within a sentence."""
-    return _said(text, lambda option: f"“{option.about.label}”")
+    return _replaced(text, lambda option: f"“{option.about.label}”")
 
 
 def flag_of(option: Option) -> str:
@@ -39,12 +39,12 @@ def flag_of(option: Option) -> str:
 
 
 def label_of(path: str) -> str:
-    """What a page calls the option of this path; what is none stays."""
+    """The label of the option with this path; any other text is returned unchanged."""
     return find(path).about.label if known(path) else path
 
 
 def hint_of(path: str) -> str:
-    """The help of the option of this path for a page, with how a list is written and what a field left open means."""
+    """The help of the option with this path for a page, with the way to write a list and what an empty field means."""
     option = find(path)
     about = option.about
     said = [about.help] if about.help.casefold() != about.label.casefold() else []  # not the label once more
@@ -57,16 +57,16 @@ def hint_of(path: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """`text` with a capital at its start."""
+    """`text` with its first letter capitalised."""
     return text[:1].upper() + text[1:]
 
 
 def concerns(option: Option) -> str:
-    """What an option counts for alone: "for lora, loha"; nothing where it always counts."""
+    """What an option applies to: "for lora, loha"; empty if it always applies."""
     about = option.about
     families = about.families if len(about.families) < len(FAMILIES) else ()
     return "; ".join(f"for {', '.join(names)}" for names in (about.kinds, families, about.operations) if names)
 
 
-def _said(text: str, word: Callable[[Option], str]) -> str:
+def _replaced(text: str, word: Callable[[Option], str]) -> str:
     return _PATH.sub(lambda match: word(find(match[0])) if known(match[0]) else match[0], text)

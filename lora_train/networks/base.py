@@ -1,4 +1,4 @@
-"""What every kind of network offers: a change of a base module's weight, and perhaps of its bias."""
+"""The interface of every kind of network: a change of a base module's weight, and optionally of its bias."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.GroupNorm)
 
 @dataclass(frozen=True)
 class Form:
-    """What a new network is like; each kind reads the fields that concern it (names are LyCORIS')."""
+    """The options of a new network; each kind reads the fields that apply to it (names are LyCORIS')."""
 
     rank: int
     alpha: float
@@ -29,7 +29,7 @@ class Form:
     full_matrix: bool = False
     unbalanced_factorization: bool = False
     constraint: float = 0.0
-    """oft, boft: how far the rotation may go, per output channel; 0: unbounded."""
+    """oft, boft: bound on the rotation, per output channel; 0: unbounded."""
     rescaled: bool = False
     """oft, boft: one learned factor per output channel."""
     train_on_input: bool = False
@@ -41,14 +41,14 @@ class Form:
 
     @property
     def file_alpha(self) -> float:
-        """Alpha as files have it: readers scale by alpha / rank, so rsLoRA's alpha / sqrt(rank) is written times
+        """Alpha in files: readers scale by alpha / rank, so rsLoRA's alpha / sqrt(rank) is written multiplied by
         sqrt(rank) (Kalajdzievski 2023, arXiv 2312.03732; LyCORIS writes the same)."""
         return self.alpha * math.sqrt(self.rank) if self.rs_lora else self.alpha
 
 
 @dataclass(frozen=True)
 class Drop:
-    """What one network leaves out in one micro-batch: chances, and the generator that decides."""
+    """What one network drops in one micro-batch: probabilities, and the generator that draws."""
 
     generator: torch.Generator
     neuron: float = 0.0
@@ -64,20 +64,20 @@ class NetworkModule(nn.Module):
     """The trainable part beside one module of the base."""
 
     up_parameters: tuple[str, ...] = ()
-    """The parameters that LoRA+ gives the higher rate: those that start at 0."""
+    """The parameters with LoRA+'s higher rate: those that start at 0."""
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
         """What is added to the base module's `weight` at strength 1, in its shape, fp32; differentiable."""
         raise NotImplementedError
 
     def bias_delta(self) -> torch.Tensor | None:
-        """What is added to the base module's bias at strength 1, if anything."""
+        """What is added to the base module's bias at strength 1; None: nothing."""
         return None
 
     def output_delta(self, base: nn.Module, x: torch.Tensor, drop: Drop | None = None) -> torch.Tensor:
         """What is added to the output of `base` for its input `x`, at strength 1.
 
-        The delta is computed in fp32 also under autocast; rank dropout leaves out whole output channels of it.
+        The delta is computed in fp32 even under autocast; rank dropout drops whole output channels of it.
         """
         assert isinstance(base.weight, torch.Tensor)
         with torch.autocast(x.device.type, enabled=False):
@@ -89,7 +89,7 @@ class NetworkModule(nn.Module):
         return apply_as(base, x, weight, bias)
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors as files have them, by the key's last part ("lora_up.weight", "alpha")."""
+        """The tensors of the file, by the key's last part ("lora_up.weight", "alpha")."""
         raise NotImplementedError
 
     def shrink(self, ratio: float) -> None:
@@ -97,11 +97,11 @@ class NetworkModule(nn.Module):
         raise NotImplementedError
 
     def cut(self, rank: int) -> None:
-        """Keep only the first `rank` ranks, the scale unchanged, where the WebUI does so too (`dyn=`)."""
+        """Keep only the first `rank` ranks at the same scale, for the kinds where the WebUI does so (`dyn=`)."""
 
 
 class NetworkKind(Protocol):
-    """How networks of a kind are made and loaded; all else is in its record (`records.kind.Kind`)."""
+    """How networks of a kind are created and loaded; everything else is in its record (`records.kind.Kind`)."""
 
     bases: tuple[type[nn.Module], ...]
     """The modules that it can change."""
@@ -116,7 +116,7 @@ class NetworkKind(Protocol):
 
 
 def apply_as(base: nn.Module, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """What `base` computes for `x`, with another weight and bias."""
+    """The output of `base` for `x`, with another weight and bias."""
     if not torch.is_autocast_enabled() and weight.dtype != x.dtype:
         weight = weight.to(x.dtype)
         bias = bias.to(x.dtype) if bias is not None else None
@@ -148,14 +148,14 @@ def shape_of(target: nn.Module) -> tuple[int, ...]:
 
 
 def uniform(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    """Kaiming-uniform with a = sqrt(5), as kohya's, LyCORIS' and peft's: within 1 / sqrt(inputs)."""
+    """Kaiming-uniform with a = sqrt(5), as in sd-scripts, LyCORIS and peft: within 1 / sqrt(inputs)."""
     values = torch.empty(shape)
     bound = 1 / math.sqrt(values[0].numel())
     return values.uniform_(-bound, bound, generator=generator)
 
 
 def alpha_of(tensors: Mapping[str, torch.Tensor], rank: int) -> float:
-    """Alpha of a file's module; missing or 0 means the rank, as kohya's and LyCORIS' readers have it."""
+    """Alpha of a file's module; missing or 0 means the rank, as sd-scripts and LyCORIS read it."""
     return float(tensors.get("alpha", 0.0)) or float(rank)
 
 

@@ -10,7 +10,7 @@ from lora_train.networks.full import BIAS
 
 
 class BiasModule(NetworkModule):
-    """Another network, and what is added to the base's bias."""
+    """Another network, with a difference of the base's bias."""
 
     def __init__(self, inner: NetworkModule, diff_b: torch.Tensor) -> None:
         super().__init__()
@@ -18,26 +18,21 @@ class BiasModule(NetworkModule):
         self.up_parameters = tuple(f"inner.{name}" for name in inner.up_parameters)
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """See NetworkModule."""
         return self.inner.weight_delta(weight)
 
     def bias_delta(self) -> torch.Tensor | None:
-        """See NetworkModule."""
         return self.diff_b
 
     def output_delta(self, base: nn.Module, x: torch.Tensor, drop: Drop | None = None) -> torch.Tensor:
-        """See NetworkModule; the dropout is the inner network's."""
+        """The dropout is the inner network's."""
         delta = self.inner.output_delta(base, x, drop)
         return delta + self.diff_b.to(delta.dtype).view(-1, *[1] * (2 if isinstance(base, nn.Conv2d) else 0))
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """See NetworkModule."""
         return {**self.inner.file_tensors(), BIAS: self.diff_b.detach()}
 
     def shrink(self, ratio: float) -> None:
-        """See NetworkModule."""
         self.inner.shrink(ratio)
 
     def cut(self, rank: int) -> None:
-        """See NetworkModule."""
         self.inner.cut(rank)

@@ -54,12 +54,11 @@ class BoftModule(NetworkModule):
         self.alpha = alpha
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """See NetworkModule."""
         rotated = rotation(self.oft_blocks, self.alpha * weight.shape[0])
         return boft_delta(weight.to(rotated.dtype), rotated, self.rescale)
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """See NetworkModule: LyCORIS' keys."""
+        """LyCORIS' keys."""
         tensors = {"alpha": torch.tensor(float(self.alpha)), BLOCKS: self.oft_blocks.detach()}
         return tensors if self.rescale is None else tensors | {RESCALE: self.rescale.detach()}
 
@@ -70,14 +69,13 @@ class Boft:
     bases = MATRICES
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> BoftModule:
-        """See NetworkKind; every rotation starts as the identity."""
+        """Every rotation starts as the identity."""
         size, count = butterfly(shape_of(target)[0], form.rank)
         return BoftModule(
             torch.zeros(count.bit_length(), count, size, size), form.constraint, new_rescale(target, form)
         )
 
     def load(self, target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> BoftModule:
-        """See NetworkKind."""
         blocks = tensors[BLOCKS].float()
         stages, count, size = blocks.shape[:3]
         fits = blocks.shape[3] == size and count * size == shape_of(target)[0]

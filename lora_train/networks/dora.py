@@ -1,8 +1,8 @@
 """DoRA: W' = m (W + D) / ||W + D||, with D the delta of another network (Liu et al. 2024, arXiv 2402.09353).
 
 The norm is taken over each input column (1, in[, 1, 1]), which is what AUTOMATIC1111's and Forge's Lora code reads,
-or over each output row (out, 1[, 1, 1]): the paper's, peft's and LyCORIS' default ("wd_on_output"). A file tells them
-apart by the shape of `dora_scale`. As in the paper (4.3) and peft, no gradient goes through the norm.
+or over each output row (out, 1[, 1, 1]): the paper's, peft's and LyCORIS' default ("wd_on_output"). In a file
+the shape of `dora_scale` distinguishes them. As in the paper (4.3) and peft, no gradient goes through the norm.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def dora_delta(weight: torch.Tensor, delta: torch.Tensor, scale: torch.Tensor, o
 
 
 class DoraModule(NetworkModule):
-    """Another network, and the magnitudes of what comes out of it."""
+    """Another network, with the magnitudes of the resulting weight."""
 
     def __init__(self, inner: NetworkModule, scale: torch.Tensor, on_output: bool) -> None:
         super().__init__()
@@ -39,21 +39,19 @@ class DoraModule(NetworkModule):
         self.up_parameters = tuple(f"inner.{name}" for name in inner.up_parameters)
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """See NetworkModule."""
         delta = self.inner.weight_delta(weight)
         return dora_delta(weight.to(delta.dtype), delta, self.dora_scale, self.on_output)
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """See NetworkModule: the inner network's, and LyCORIS' `dora_scale`."""
+        """The inner network's, and LyCORIS' `dora_scale`."""
         return {**self.inner.file_tensors(), KEY: self.dora_scale.detach()}
 
     def cut(self, rank: int) -> None:
-        """See NetworkModule."""
         self.inner.cut(rank)
 
 
 def new_dora(inner: NetworkModule, target: nn.Module, on_output: bool) -> DoraModule:
-    """DoRA around a new network, with the magnitudes that the base has."""
+    """DoRA around a new network, with the magnitudes of the base's weight."""
     return DoraModule(inner, dora_norm(weight_of(target), on_output), on_output)
 
 

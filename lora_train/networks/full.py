@@ -1,4 +1,4 @@
-"""Full differences: W' = W + diff, b' = b + diff_b (LyCORIS' keys; also what "native" fine-tunes are stored as)."""
+"""Full differences: W' = W + diff, b' = b + diff_b (LyCORIS' keys; "native" fine-tunes are stored like this, too)."""
 
 from __future__ import annotations
 
@@ -22,21 +22,17 @@ class FullModule(NetworkModule):
         self._keys = keys
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """See NetworkModule."""
         return self.diff
 
     def bias_delta(self) -> torch.Tensor | None:
-        """See NetworkModule."""
         return self.diff_b
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """See NetworkModule."""
         tensors = {self._keys[0]: self.diff.detach()}
         return tensors if self.diff_b is None else tensors | {self._keys[1]: self.diff_b.detach()}
 
     @torch.no_grad()
     def shrink(self, ratio: float) -> None:
-        """See NetworkModule."""
         self.diff.mul_(ratio)
 
 
@@ -47,12 +43,10 @@ class Full:
     keys = (WEIGHT, BIAS)
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> FullModule:
-        """See NetworkKind."""
         bias = torch.zeros(shape_of(target)[0]) if getattr(target, "bias", None) is not None else None
         return FullModule(torch.zeros(shape_of(target)), bias, self.keys)
 
     def load(self, target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> FullModule:
-        """See NetworkKind."""
         shape = shape_of(target)
         diff = tensors[self.keys[0]].float() if self.keys[0] in tensors else torch.zeros(shape)
         require(diff.numel() == torch.Size(shape).numel(), tensors, target)

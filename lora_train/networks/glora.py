@@ -1,7 +1,7 @@
 """GLoRA: W' = W + (alpha / rank) (W a1 a2 + b1 b2) (Chavan et al. 2023, arXiv 2306.07967; LyCORIS' keys).
 
-LyCORIS before version 2 stored the factors the other way round (a1 is (rank, in), a2 (in, rank), and W a2 a1 + b2 b1);
-such files are told apart by their shapes, and read.
+LyCORIS before version 2 stored the factors in reverse (a1 is (rank, in), a2 (in, rank), and W a2 a1 + b2 b1); such
+files are recognised by their shapes, and read.
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ class GloraModule(NetworkModule):
         self.scale = alpha / self.a2.shape[0]
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """See NetworkModule."""
         return glora_delta(weight.to(self.a1.dtype), self.a1, self.a2, self.b1, self.b2, self.scale)
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """See NetworkModule: LyCORIS' keys."""
+        """LyCORIS' keys."""
         factors = (self.a1, self.a2, self.b1, self.b2)
         return {"alpha": torch.tensor(float(self.alpha)), **{n: f.detach() for n, f in zip(KEYS, factors)}}
 
@@ -52,7 +51,7 @@ class Glora:
     bases = MATRICES
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> GloraModule:
-        """See NetworkKind; a2 and b2 are 0, as LyCORIS'."""
+        """`a2` and `b2` start at 0, as in LyCORIS."""
         out, into, *kernel = shape_of(target)
         rank, ones = form.rank, [1] * len(kernel)
         a1 = uniform((into, rank, *ones), generator)
@@ -61,7 +60,6 @@ class Glora:
         return GloraModule(factors, form.file_alpha)
 
     def load(self, target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> GloraModule:
-        """See NetworkKind."""
         out, into, *kernel = shape_of(target)
         a1, a2, b1, b2 = (tensors[name].float() for name in KEYS)
         if a1.shape[0] != into or b1.shape[0] != out or a2.shape[0] != b2.shape[0]:

@@ -29,11 +29,10 @@ class Ia3Module(NetworkModule):
         self.factors, self.on_input = nn.Parameter(factors), on_input
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """See NetworkModule."""
         return ia3_delta(weight.to(self.factors.dtype), self.factors, self.on_input)
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """See NetworkModule: LyCORIS' keys."""
+        """LyCORIS' keys."""
         return {FACTORS: self.factors.detach(), SIDE: torch.tensor(float(self.on_input))}
 
 
@@ -43,13 +42,12 @@ class Ia3:
     bases = MATRICES
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> Ia3Module:
-        """See NetworkKind. Convolutions' factors are (1, channels, 1, 1), as LyCORIS'."""
+        """The factors of convolutions are (1, channels, 1, 1), as in LyCORIS."""
         shape = shape_of(target)
         channels = shape[1 if form.train_on_input else 0]
         return Ia3Module(torch.zeros(channels if len(shape) == 2 else (1, channels, 1, 1)), form.train_on_input)
 
     def load(self, target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Ia3Module:
-        """See NetworkKind."""
         on_input = bool(tensors[SIDE])
         require(tensors[FACTORS].numel() == shape_of(target)[1 if on_input else 0], tensors, target)
         return Ia3Module(tensors[FACTORS].float(), on_input)

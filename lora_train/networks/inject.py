@@ -15,11 +15,11 @@ from lora_train.networks.plan import Part
 from lora_train.networks.registry import load_network, new_network
 
 Dropping = Callable[[str], "Drop | None"]
-"""A network's name to what it leaves out now; None: the whole network."""
+"""A network's name to what it drops now; None: the whole network."""
 
 
 class HasTargets(Protocol):
-    """What injection needs of a model."""
+    """The part of a model that injection needs."""
 
     def roots(self) -> dict[str, nn.Module]:
         """Root modules by prefix."""
@@ -31,7 +31,7 @@ class HasTargets(Protocol):
 
 
 def targets(model: HasTargets, convolutions: bool = False, norms: bool = False) -> dict[str, nn.Module]:
-    """The base modules that networks attach to, by their name in files."""
+    """The base modules that networks are attached to, by their names in files."""
     roots = model.roots()
     found = {}
     for name, place in model.module_names(convolutions, norms).items():
@@ -41,7 +41,7 @@ def targets(model: HasTargets, convolutions: bool = False, norms: bool = False) 
 
 
 class NetworkSet(nn.Module):
-    """One network per target. `multiplier` scales them all; 0 leaves the base exactly as it is.
+    """One network per target. `multiplier` scales them all; 0 leaves the base exactly unchanged.
 
     The multiplier and what is dropped must not change between a row's forward and backward pass: gradient
     checkpointing runs the forward again.
@@ -63,7 +63,7 @@ class NetworkSet(nn.Module):
             self._handles.append(handle)
 
     def detach(self) -> None:
-        """Unhook all; the base modules are as they were."""
+        """Remove all hooks; the base modules are unchanged again."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -84,7 +84,7 @@ class NetworkSet(nn.Module):
 
     @contextmanager
     def at(self, multiplier: float) -> Iterator[None]:
-        """Within the block the networks count `multiplier` times."""
+        """Within the block the networks are applied with `multiplier`."""
         before = self.multiplier
         self.multiplier = multiplier
         try:
@@ -94,7 +94,7 @@ class NetworkSet(nn.Module):
 
     @contextmanager
     def dropping(self, what: Dropping | None) -> Iterator[None]:
-        """Within the block each network leaves out what `what` says; None: nothing."""
+        """Within the block each network drops what `what` returns; None: nothing."""
         before = self._dropping
         self._dropping = what
         try:
@@ -133,7 +133,7 @@ class NetworkSet(nn.Module):
         return shrunk
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """All tensors under their file names, fp32, sorted."""
+        """All tensors by their keys in files, fp32, sorted."""
         tensors = {}
         for name, network in self.named().items():
             for part, value in network.file_tensors().items():
@@ -144,7 +144,7 @@ class NetworkSet(nn.Module):
 def create_planned(model: HasTargets, plan: Mapping[str, Part], generator: torch.Generator) -> NetworkSet:
     """The networks of a plan (see `plan.plan_of`), not yet attached.
 
-    Raises LoraTrainError that names all modules whose size does not allow what the plan asks for.
+    Raises LoraTrainError that names all modules whose size does not allow the planned network.
     """
     bases = targets(model, convolutions=True, norms=True)
     networks: dict[str, NetworkModule] = {}
@@ -169,7 +169,7 @@ def create_networks(
 ) -> NetworkSet:
     """The same kind on all targets whose names start with one of `prefixes`, not yet attached.
 
-    `convolutions` is the form on 3x3 convolutions; None leaves them, and all blocks but the transformers', alone.
+    `convolutions` is the form on 3x3 convolutions; None: none on these, nor outside the transformers' blocks.
     """
     plan = {}
     for name, base in targets(model, convolutions is not None).items():
@@ -185,7 +185,8 @@ def load_networks(
 ) -> NetworkSet:
     """The networks of a file (its tensors by module and part), with their kinds and ranks, not yet attached.
 
-    Only those below `prefixes`. Raises LoraTrainError that names what does not fit, or when nothing is left.
+    Only modules with one of `prefixes` are loaded. Raises LoraTrainError that names what does not fit, or when none is
+    left.
     """
     bases = targets(model, convolutions=True, norms=True)
     networks: dict[str, NetworkModule] = {}

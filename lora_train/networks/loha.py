@@ -30,7 +30,7 @@ def loha_delta(
 
 
 class LohaModule(NetworkModule):
-    """Two pairs of matrices, and perhaps their cores."""
+    """Two pairs of matrices, with optional cores."""
 
     up_parameters = ("hada_w2_a",)
 
@@ -42,17 +42,15 @@ class LohaModule(NetworkModule):
         self.scale = alpha / values["hada_w1_b"].shape[0]
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """See NetworkModule."""
         first = (self.hada_w1_a, self.hada_w1_b, self.hada_t1)
         return loha_delta(first, (self.hada_w2_a, self.hada_w2_b, self.hada_t2), self.scale).reshape(weight.shape)
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """See NetworkModule: LyCORIS' keys."""
+        """LyCORIS' keys."""
         return {"alpha": torch.tensor(float(self.alpha)), **{n: p.detach() for n, p in self.named_parameters()}}
 
     @torch.no_grad()
     def shrink(self, ratio: float) -> None:
-        """See NetworkModule."""
         self.hada_w1_a.mul_(ratio**0.5)
         self.hada_w2_a.mul_(ratio**0.5)
 
@@ -63,7 +61,7 @@ class Loha:
     bases = MATRICES
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> LohaModule:
-        """See NetworkKind. Deviations 0.1, 1, 0 and 1 (cores 0.1), as LyCORIS'."""
+        """Standard deviations 0.1, 1, 0 and 1 (cores 0.1), as in LyCORIS."""
         out, into, *kernel = shape_of(target)
         tucker = form.use_tucker and kernel not in ([], [1, 1])
         width = into if tucker else into * torch.Size(kernel).numel()
@@ -80,7 +78,6 @@ class Loha:
         return LohaModule(values, form.file_alpha)
 
     def load(self, target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> LohaModule:
-        """See NetworkKind."""
         out, into, *kernel = shape_of(target)
         values = {name: tensors[name].float() for name in FACTORS + CORES if name in tensors}
         rank, tucker = values["hada_w1_b"].shape[0], CORES[0] in values

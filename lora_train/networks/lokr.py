@@ -1,5 +1,5 @@
-"""LoKr: W' = W + (alpha / rank) w1 (x) w2, a Kronecker product of a small and a large matrix, each whole or of two
-factors (Edalati et al. 2022, KronA, arXiv 2212.10650; LyCORIS).
+"""LoKr: W' = W + (alpha / rank) w1 (x) w2, a Kronecker product of a small and a large matrix, each whole or of
+two factors (Edalati et al. 2022, KronA, arXiv 2212.10650; LyCORIS).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def lokr_delta(w1: torch.Tensor, w2: torch.Tensor, scale: float) -> torch.Tensor
 
 
 def factorization(dimension: int, factor: int = -1) -> tuple[int, int]:
-    """Two numbers with the product `dimension`, the first not larger: `factor` and the rest where it divides, else
-    the most equal pair whose smaller number is at most `factor` (-1: any). As LyCORIS has it."""
+    """Two numbers with the product `dimension`, the smaller one first: `factor` and the quotient if it divides,
+    otherwise the most equal pair whose smaller number is at most `factor` (-1: any). As in LyCORIS."""
     if factor > 0 and dimension % factor == 0:
         return min(factor, dimension // factor), max(factor, dimension // factor)
     limit = dimension if factor < 0 else factor
@@ -41,7 +41,7 @@ def factorization(dimension: int, factor: int = -1) -> tuple[int, int]:
 
 
 class LokrModule(NetworkModule):
-    """The parts that this module has, of `PARTS`; what was made whole has no factors."""
+    """The parts of `PARTS` that this module has; a matrix that is not decomposed has no factors."""
 
     up_parameters = (RIGHT, RIGHT_PAIR[1])
 
@@ -51,11 +51,10 @@ class LokrModule(NetworkModule):
             self.register_parameter(name, nn.Parameter(values[name]) if name in values else None)
         self.alpha = alpha
         rank = _rank(values)
-        # without factors there is no rank to divide by: files say alpha = rank, and nobody scales
+        # without factors there is no rank to divide by: files have alpha = rank, and no reader scales
         self.scale = alpha / rank if rank else 1.0
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """See NetworkModule."""
         w1 = self.lokr_w1 if self.lokr_w1 is not None else self.lokr_w1_a @ self.lokr_w1_b
         if self.lokr_w2 is not None:
             w2 = self.lokr_w2
@@ -66,12 +65,11 @@ class LokrModule(NetworkModule):
         return lokr_delta(w1, w2.flatten(1), self.scale).reshape(weight.shape)
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """See NetworkModule: LyCORIS' keys."""
+        """LyCORIS' keys."""
         return {"alpha": torch.tensor(float(self.alpha)), **{n: p.detach() for n, p in self.named_parameters()}}
 
     @torch.no_grad()
     def shrink(self, ratio: float) -> None:
-        """See NetworkModule."""
         (self.lokr_w1 if self.lokr_w1 is not None else self.lokr_w1_a).mul_(ratio)
 
 
@@ -81,7 +79,7 @@ class Lokr:
     bases = MATRICES
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> LokrModule:
-        """See NetworkKind. Whole where the rank would be half of the side or more, as LyCORIS."""
+        """Not decomposed if the rank is half of the side or more, as in LyCORIS."""
         out, into, *kernel = shape_of(target)
         (a, b), (c, d) = factorization(out, form.factor), factorization(into, form.factor)
         if form.unbalanced_factorization:
@@ -103,7 +101,6 @@ class Lokr:
         return LokrModule(values, form.file_alpha if _rank(values) else float(rank))
 
     def load(self, target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> LokrModule:
-        """See NetworkKind."""
         values = {name: tensors[name].float() for name in PARTS if name in tensors}
         out, *rest = shape_of(target)
         (a, c), (b, d) = _left_shape(values), _right_shape(values)
@@ -112,13 +109,13 @@ class Lokr:
 
 
 def _rank(values: Mapping[str, torch.Tensor]) -> int:
-    """The rank of the factors; 0 where both matrices are whole."""
+    """The rank of the factors; 0 if neither matrix is decomposed."""
     pair = next((pair for pair in (LEFT_PAIR, RIGHT_PAIR) if pair[1] in values), None)
     return values[pair[1]].shape[0] if pair else 0
 
 
 def _left_shape(values: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-    """(a, c); (0, 0) where the parts do not fit each other."""
+    """(a, c); (0, 0) if the parts do not fit each other."""
     if LEFT in values:
         return values[LEFT].shape[0], values[LEFT][0].numel()
     a, b = (values[name] for name in LEFT_PAIR)
@@ -126,7 +123,7 @@ def _left_shape(values: Mapping[str, torch.Tensor]) -> tuple[int, int]:
 
 
 def _right_shape(values: Mapping[str, torch.Tensor]) -> tuple[int, int]:
-    """(b, d * k * k); (0, 0) where the parts do not fit each other."""
+    """(b, d * k * k); (0, 0) if the parts do not fit each other."""
     if RIGHT in values:
         return values[RIGHT].shape[0], values[RIGHT][0].numel()
     a, b = (values[name] for name in RIGHT_PAIR)

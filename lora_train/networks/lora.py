@@ -67,7 +67,7 @@ class LoraModule(NetworkModule):
         self.register_buffer("start_up", start[1] if start else None)
 
     def output_delta(self, base: nn.Module, x: torch.Tensor, drop: Drop | None = None) -> torch.Tensor:
-        """See NetworkModule; two small products instead of one large weight. Dropout is kohya's: on the values
+        """Two small products instead of one large weight. Dropout is kohya's: on the values
         between down and up, and whole ranks per picture."""
         hidden = self._through(base, x, self.down, self.mid)
         if drop is not None and drop.neuron:
@@ -80,7 +80,6 @@ class LoraModule(NetworkModule):
         return delta * self.scale
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """See NetworkModule."""
         mid = self.mid.float() if self.mid is not None else None
         delta = lora_delta(self.down.float(), self.up.float(), self.scale, mid)
         if self.start_down is not None and self.start_up is not None:
@@ -88,7 +87,7 @@ class LoraModule(NetworkModule):
         return delta.reshape(weight.shape)
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """See NetworkModule: kohya's keys. The difference from a start has twice the rank, and the same scale."""
+        """kohya's keys. The difference from a start has twice the rank, and the same scale."""
         if self.start_down is not None and self.start_up is not None:
             down, up = low_rank((self.down.detach(), self.up.detach()), (self.start_down, self.start_up))
             return {"alpha": torch.tensor(self.scale * down.shape[0]), DOWN: down, UP: up}
@@ -97,12 +96,12 @@ class LoraModule(NetworkModule):
 
     @torch.no_grad()
     def shrink(self, ratio: float) -> None:
-        """See NetworkModule; both matrices by the square root, as kohya's."""
+        """Each matrix is multiplied by the square root, as in sd-scripts."""
         self.down.mul_(ratio**0.5)
         self.up.mul_(ratio**0.5)
 
     def cut(self, rank: int) -> None:
-        """See NetworkModule; a mid matrix is left whole, as in the WebUI."""
+        """A network with a mid matrix is left whole, as in the WebUI."""
         if self.mid is None and rank < self.down.shape[0]:
             self.down, self.up = nn.Parameter(self.down[:rank]), nn.Parameter(self.up[:, :rank])
 
@@ -129,7 +128,7 @@ class LoraModule(NetworkModule):
 
 
 def _as(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """`weight` in the precision of `x`; autocast sees to that itself."""
+    """`weight` in the precision of `x`; autocast does this itself."""
     return weight if torch.is_autocast_enabled() or x.dtype == weight.dtype else weight.to(x.dtype)
 
 
@@ -139,7 +138,7 @@ class Lora:
     bases = MATRICES
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> LoraModule:
-        """See NetworkKind. `down` (and `mid`) as `uniform`, `up` 0; or a start from the base's weight."""
+        """`down` (and `mid`) are drawn by `uniform` and `up` is 0, or both start from the base's weight."""
         out, into, *kernel = shape_of(target)
         rank, ones = form.rank, [1] * len(kernel)
         if form.init_lora_weights in STARTS:
@@ -151,7 +150,6 @@ class Lora:
         return LoraModule(down, torch.zeros(out, rank, *ones), form.file_alpha, mid)
 
     def load(self, target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> LoraModule:
-        """See NetworkKind."""
         shape = shape_of(target)
         down, up = tensors[DOWN].float(), tensors[UP].float()
         mid = tensors[MID].float() if MID in tensors else None

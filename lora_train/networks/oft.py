@@ -19,7 +19,7 @@ BLOCKS, ROTATION, RESCALE = "oft_blocks", "oft_diag", "rescale"
 
 
 def rotation(blocks: torch.Tensor, bound: float) -> torch.Tensor:
-    """(I + Q) (I - Q)^-1 of each block (..., n, n), Q = A - A^T; with `bound` > 0 the norm of all Q is at most that."""
+    """(I + Q) (I - Q)^-1 of each block (..., n, n), Q = A - A^T; `bound` > 0 limits the norm of all Q."""
     skew = blocks - blocks.transpose(-1, -2)
     if bound > 0:
         norm = torch.linalg.vector_norm(skew) + 1e-8
@@ -47,12 +47,11 @@ class OftModule(NetworkModule):
         self.alpha, self.direct = alpha, direct
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """See NetworkModule."""
         rotated = self.oft_blocks if self.direct else rotation(self.oft_blocks, self.alpha * weight.shape[0])
         return oft_delta(weight.to(rotated.dtype), rotated, self.rescale)
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """See NetworkModule: LyCORIS' keys."""
+        """LyCORIS' keys."""
         tensors = {"alpha": torch.tensor(float(self.alpha))}
         tensors[ROTATION if self.direct else BLOCKS] = self.oft_blocks.detach()
         return tensors if self.rescale is None else tensors | {RESCALE: self.rescale.detach()}
@@ -64,12 +63,11 @@ class Oft:
     bases = MATRICES
 
     def create(self, target: nn.Module, form: Form, generator: torch.Generator) -> OftModule:
-        """See NetworkKind; R starts as the identity."""
+        """R starts as the identity."""
         size, count = factorization(shape_of(target)[0], form.rank)
         return OftModule(torch.zeros(count, size, size), form.constraint, new_rescale(target, form))
 
     def load(self, target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> OftModule:
-        """See NetworkKind."""
         direct = ROTATION in tensors
         blocks = tensors[ROTATION if direct else BLOCKS].float()
         fits = blocks.ndim == 3 and blocks.shape[1] == blocks.shape[2]
@@ -78,7 +76,7 @@ class Oft:
 
 
 def new_rescale(target: nn.Module, form: Form) -> torch.Tensor | None:
-    """Factors of 1 for each output channel, where they are asked for."""
+    """Factors of 1 for each output channel, if `form` asks for them."""
     shape = shape_of(target)
     return torch.ones(shape[0], *[1] * (len(shape) - 1)) if form.rescaled else None
 

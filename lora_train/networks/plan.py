@@ -1,4 +1,4 @@
-"""Which module gets which network: the options of a run, spelled out for every target."""
+"""Which module gets which network: the options of a run, worked out for every target."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Rate:
     """The learning rate of one network."""
 
     lr: float | None = None
-    """Its own; None: its root's, times `factor`."""
+    """Its own rate; None: its root's times `factor`."""
     factor: float = 1.0
     label: str = ""
-    """Added to the root's name where rates are told."""
+    """Added to the root's name where rates are reported."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def plan_of(
     """The parts of all modules that get a network.
 
     `bases` are all modules that could get one (with 3x3 convolutions and norms), `usual` the names of those that get
-    one by default. Blocks come first, then the first rule whose pattern is found in the name and whose kind can
-    change the module. `options` has its automatic choices filled in. Raises LoraTrainError for lists of another length
-    and for patterns that are found nowhere.
+    one by default. The lists by block are applied first, then the first rule whose pattern matches the name and whose
+    kind can change the module. `options` has its automatic choices filled in. Raises LoraTrainError for lists of the
+    wrong length and for patterns that match nothing.
     """
     weights = _weights(options, layout_of(bases))
     rules = [parse_rule(rule) for rule in options.network_rules]
@@ -59,7 +59,7 @@ def plan_of(
         raise LoraTrainError(
             f"no module of this base model has {' or '.join(map(repr, idle))} in its name.",
             "network.network_rules",
-            f"Names are those in files, as {min(bases)}.",
+            f"Names are those in files, for example {min(bases)}.",
         )
     plan = {}
     for name, base in bases.items():
@@ -75,7 +75,7 @@ def plan_of(
 
 
 def _found(pattern: str, names: list[str]) -> frozenset[str]:
-    """The names that a rule's pattern is found in. Raises LoraTrainError when it takes too long."""
+    """The names that a rule's pattern matches. Raises LoraTrainError when the search takes too long."""
     try:
         return search(pattern, names)
     except PatternError as error:
@@ -83,21 +83,21 @@ def _found(pattern: str, names: list[str]) -> frozenset[str]:
 
 
 def _concerns(rule: Rule, base: nn.Module, part: Part | None) -> bool:
-    """Whether the rule counts for a module with this part: norms get a network only where one is asked for."""
+    """Whether the rule applies to a module with this part: norms get a network only if one is asked for."""
     if "kind" in rule.values:
         return isinstance(base, network_kind(rule.values["kind"]).bases)
     return rule.off or part is not None or not isinstance(base, NORMS)
 
 
 def rates_of(options: NetworkOptions, names: Iterable[str]) -> dict[str, Rate]:
-    """The rate of each module by its block alone (for networks that a file brings)."""
+    """The rate of each module by its block alone (for networks loaded from a file)."""
     names = list(names)
     weights = _weights(options, layout_of(names))
     return {name: _rate(name, weights) for name in names}
 
 
 def _weights(options: NetworkOptions, layout: Blocks) -> list[float]:
-    """The factor of each block's rate; empty where there are none. Raises LoraTrainError when lists do not fit."""
+    """The factor of each block's rate; empty if there are none. Raises LoraTrainError when lists do not fit."""
     for field in ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas"):
         count = len(getattr(options, field))
         if count not in (0, layout.total):
@@ -110,7 +110,7 @@ def _weights(options: NetworkOptions, layout: Blocks) -> list[float]:
 
 
 def _default(options: NetworkOptions, name: str, base: nn.Module, usual: bool, weights: list[float]) -> Part | None:
-    """What the module gets without rules."""
+    """The network of the module without rules."""
     if isinstance(base, NORMS):
         return _blank(options, base) if options.train_norm or options.kind == NORM else None
     if not isinstance(base, network_kind(options.kind).bases):
@@ -136,7 +136,7 @@ def _rate(name: str, weights: list[float]) -> Rate:
 
 
 def _blank(options: NetworkOptions, base: nn.Module) -> Part:
-    """What a rule starts from where there would be no network."""
+    """The network that a rule starts from if there would be none."""
     assert options.network_dim
     kind = NORM if isinstance(base, NORMS) else options.kind
     form = _form(options, options.network_dim, options.network_alpha or options.network_dim)

@@ -1,4 +1,4 @@
-"""The kinds of networks at work: made, recognised and loaded. What else is known of them is in `records.kinds`."""
+"""Networks of every kind: created, recognised and loaded. Everything else about kinds is in `records.kinds`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lora_train.records.table import load
 
 
 def network_kind(name: str) -> NetworkKind:
-    """What makes and loads networks of this kind, imported when it is needed. Raises KeyError."""
+    """The class that creates and loads networks of this kind, imported on first use. Raises KeyError."""
     return _implemented(KINDS[name].implementation)
 
 
@@ -38,7 +38,7 @@ def kind_of(tensors: Mapping[str, torch.Tensor]) -> Kind | None:
 
 
 def known_parts(tensors: Mapping[str, torch.Tensor]) -> set[str]:
-    """Those of one module's parts that its kind has; empty when it is of no known kind, whatever is left out."""
+    """The parts of one module that belong to its kind; empty when no subset of them is of a known kind."""
     kind = kind_within(tensors)
     if kind is None:
         return set()
@@ -53,7 +53,7 @@ def new_network(kind: str, target: nn.Module, form: Form, generator: torch.Gener
 
 
 def load_network(target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> NetworkModule:
-    """The network that a file has for `target`. Raises ValueError when it is of no known kind or does not fit."""
+    """The network of a file for `target`. Raises ValueError when its kind is unknown or it does not fit."""
     kind = kind_of(tensors)
     if kind is None:
         raise ValueError(f"no kind of network has the keys {', '.join(sorted(tensors))}")
@@ -72,5 +72,5 @@ def load_network(target: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Netw
 
 
 def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Without what other networks are wrapped in."""
+    """The tensors without those of wrappers around a network."""
     return {name: value for name, value in tensors.items() if name not in (DORA, BIAS, *SPARSE)}

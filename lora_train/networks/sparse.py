@@ -1,7 +1,7 @@
-"""A sparse difference beside a network, as LyCORIS' extraction writes it (`use_sparse_bias`): what the low rank does
-not hold of the largest entries. Keys `bias_indices` (2, n), `bias_values` (n,), `bias_size` (out, in * k * k).
+"""A sparse difference beside a network, as LyCORIS' extraction writes it (`use_sparse_bias`): the largest entries
+that the low rank lacks. Keys `bias_indices` (2, n), `bias_values` (n,), `bias_size` (out, in * k * k).
 
-As AUTOMATIC1111's and LyCORIS' readers have it, alpha / rank scales it with the rest, and DoRA's norm counts it in.
+As in AUTOMATIC1111's WebUI and LyCORIS, alpha / rank scales it with the rest, and DoRA's norm includes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ INDICES, VALUES, SIZE = KEYS = ("bias_indices", "bias_values", "bias_size")
 
 
 def dense(tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The matrix that a file's three parts stand for, fp32. Raises ValueError when they make none."""
+    """The matrix given by a file's three parts, fp32. Raises ValueError when they are not a matrix."""
     indices, values = tensors[INDICES].long(), tensors[VALUES].float().flatten()
     size = [int(side) for side in tensors[SIZE].flatten()]
     if (
@@ -45,15 +45,13 @@ class SparseModule(NetworkModule):
         self.up_parameters = tuple(f"inner.{name}" for name in inner.up_parameters)
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
-        """See NetworkModule."""
         return self.inner.weight_delta(weight) + self.extra.reshape(weight.shape)
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
-        """See NetworkModule: the inner network's, and the three parts as they were read."""
+        """The inner network's, and the three parts as they were read."""
         return {**self.inner.file_tensors(), **self._parts}
 
     def cut(self, rank: int) -> None:
-        """See NetworkModule."""
         self.inner.cut(rank)
 
 

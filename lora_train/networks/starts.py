@@ -1,8 +1,8 @@
 """Networks that start from the base's own weight instead of noise and 0.
 
-The papers take the start out of the base and train what is left plus the network: W = (W - s up0 down0) + s up down.
-The same is W + s (up down - up0 down0), which leaves the base as it is. That difference is what files hold, with
-twice the rank, so they apply to the unmodified base.
+The papers subtract the start from the base and train the rest plus the network: W = (W - s up0 down0) + s up down.
+This equals W + s (up down - up0 down0), which leaves the base unchanged. Files hold that difference, with twice the
+rank, so that they apply to the unmodified base.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def low_rank(pair: Pair, start: Pair) -> Pair:
     """up down - up0 down0 as one pair of twice the rank.
 
     Its factors are balanced singular vectors of the difference, not the two large pairs side by side: in fp16
-    those would lose the small difference in their rounding.
+    those would lose the small difference to rounding.
     """
     down = torch.cat([pair[0].flatten(1), start[0].flatten(1)]).double()
     up = torch.cat([pair[1].flatten(1), -start[1].flatten(1)], dim=1).double()

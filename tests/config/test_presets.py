@@ -105,7 +105,7 @@ def test_a_config_file_of_sd_scripts(tmp_path: Path) -> None:
     )
     assert config == read_config(path)
     text = "\n".join(report)
-    assert "taken: resolution as data.resolution = 768" in text and "differs: cache_latents is so here" in text
+    assert "taken: resolution as data.resolution = 768" in text and "differs: cache_latents is always on here" in text
     left = [line for line in report if line.startswith("not honoured: ")]
     assert [line.split()[2] for line in left] == ["preset"]
     assert "xformers" not in text and "min_snr_gamma" not in text

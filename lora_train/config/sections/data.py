@@ -36,10 +36,10 @@ class ModelOptions(Section, section="model"):
     )
     v_parameterization: bool | None = option(
         None,
-        "Base predicts v",
-        "whether the base model predicts v",
+        "V-prediction",
+        "whether the base model is a v-prediction model",
         DATA,
-        unset="as its files say, else as is usual for its family",
+        unset="read from the model's files, else usual for its family",
         kohya=("v_parameterization",),
         needs=DIFFUSION,
     )
@@ -87,7 +87,7 @@ class DataOptions(Section, section="data"):
     resolution: int | None = option(
         None,
         "Resolution",
-        "training size in pixels: the side of a square with the area of a bucket",
+        "training resolution in pixels: a bucket has about the area of a square with this side",
         DATA,
         COMMON,
         range=(64, 4096),
@@ -98,7 +98,7 @@ class DataOptions(Section, section="data"):
     repeats: int | None = option(
         None,
         "Repeats",
-        "repeats of each picture in an epoch, where its folder's name (N_concept) does not say",
+        "repeats of each picture per epoch, unless its folder's name (N_concept) sets them",
         STEPS,
         range=(1, 100_000),
         unset=str(DEFAULT_REPEATS),
@@ -121,7 +121,7 @@ class DataOptions(Section, section="data"):
     enable_bucket: bool = option(
         True,
         "Aspect-ratio buckets",
-        "keep each picture's aspect ratio; off: crop all to squares",
+        "keep each picture's aspect ratio; off: crop all pictures to squares",
         DATA,
         kohya=("enable_bucket",),
         metadata="ss_enable_bucket",
@@ -159,8 +159,8 @@ class DataOptions(Section, section="data"):
     )
     bucket_no_upscale: bool = option(
         False,
-        "Never enlarge pictures",
-        "never enlarge small pictures",
+        "Never upscale pictures",
+        "never upscale small pictures to the size of a bucket",
         DATA,
         flags=("--no-upscale",),
         kohya=("bucket_no_upscale",),
@@ -168,8 +168,8 @@ class DataOptions(Section, section="data"):
     )
     flip_aug: bool = option(
         False,
-        "Mirrored pictures",
-        "also train on mirrored pictures",
+        "Flip augmentation",
+        "also train on horizontally flipped pictures",
         DATA,
         flags=("--flip",),
         kohya=("flip_aug",),
@@ -186,8 +186,8 @@ class DataOptions(Section, section="data"):
     )
     keep_tokens: int = option(
         0,
-        "Parts kept in front",
-        "parts that stay in front when shuffled; the tag stays anyway",
+        "Keep tokens",
+        "keep this many caption parts in front when shuffling; the tag always stays",
         DATA,
         range=(0, 1000),
         metavar="N",
@@ -197,7 +197,7 @@ class DataOptions(Section, section="data"):
     caption_dropout_rate: float = option(
         0.0,
         "Caption dropout",
-        "probability that a caption is left empty",
+        "probability that a picture is trained with an empty caption",
         DATA,
         range=(0, 1),
         flags=("--caption-dropout",),
@@ -208,17 +208,22 @@ class DataOptions(Section, section="data"):
     mask_folder: str = option(
         "",
         "Folder of masks",
-        "masks at the pictures' relative paths, white where the picture counts",
+        "folder of masks with the pictures' relative paths; white areas are trained",
         SOURCES,
-        unset="those of the operation segment, else the pictures' alpha",
+        unset="masks of the operation segment, else the pictures' alpha",
         metavar="FOLDER",
     )
     read_npz: bool = option(
-        False, "Read .npz latents", "take latents from sd-scripts' .npz files beside the pictures, if they fit", SOURCES
+        False,
+        "Read .npz latents",
+        "use the latents cached in sd-scripts' .npz files beside the pictures, if they fit",
+        SOURCES,
     )
-    write_npz: bool = option(False, "Write .npz latents", "write such files beside the pictures trained on", SOURCES)
+    write_npz: bool = option(
+        False, "Write .npz latents", "cache latents in sd-scripts' .npz files beside the training pictures", SOURCES
+    )
 
     @property
     def batch_size(self) -> int:
-        """Pictures in a micro-batch; 1 where none is chosen yet."""
+        """Pictures in a micro-batch; 1 if none is chosen yet."""
         return self.train_batch_size or 1

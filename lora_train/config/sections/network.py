@@ -12,7 +12,7 @@ from lora_train.records.families import block_totals, titles
 from lora_train.records.kinds import kinds_with
 
 _COUNTS = ", ".join(f"{total} for {titles(families)}" for total, families in block_totals().items())
-_BLOCKS = f"one for each of the UNet's blocks, as kohya counts them: {_COUNTS}"
+_BLOCKS = f"one for each UNet block in kohya's order: {_COUNTS}"
 _CURVES = "numbers separated by commas, or sine, cosine, linear, reverse_linear, zeros"
 
 
@@ -23,7 +23,7 @@ class NetworkOptions(Section, section="network"):
     kind: str = option(
         "lora",
         "Kind of network",
-        "kind of network; lora is read by every tool",
+        "kind of network; every tool can read lora",
         NETWORK,
         COMMON,
         choices=KINDS,
@@ -32,7 +32,7 @@ class NetworkOptions(Section, section="network"):
     network_dim: int | None = option(
         None,
         "Dimension (rank)",
-        "network dimension, also called rank",
+        "network dimension, also known as rank",
         NETWORK,
         COMMON,
         range=(1, 4096),
@@ -59,7 +59,7 @@ class NetworkOptions(Section, section="network"):
         "also train 3x3 convolutions (LoCon), with this dimension; 0: never",
         NETWORK,
         range=(0, 4096),
-        unset="not, but for small base models",
+        unset="off, except for small base models",
         metavar="N",
         kohya=("conv_dim",),
     )
@@ -76,7 +76,7 @@ class NetworkOptions(Section, section="network"):
     network_train_unet_only: bool = option(
         False,
         "UNet only",
-        "train no text encoder",
+        "train the UNet only, not the text encoder",
         NETWORK,
         flags=("--unet-only",),
         kohya=("network_train_unet_only",),
@@ -84,7 +84,7 @@ class NetworkOptions(Section, section="network"):
     network_train_text_encoder_only: bool = option(
         False,
         "Text encoder only",
-        "train no UNet",
+        "train the text encoder only, not the UNet",
         NETWORK,
         flags=("--text-only",),
         kohya=("network_train_text_encoder_only",),
@@ -99,14 +99,14 @@ class NetworkOptions(Section, section="network"):
     )
     wd_on_output: bool = option(
         False,
-        "DoRA's norm over outputs",
-        "DoRA's norm over output rows, as in the paper; else over input columns, which the WebUI's Lora code reads",
+        "DoRA norm over outputs",
+        "DoRA norm over output rows, as in the paper; off: over input columns, which the WebUI's Lora code reads",
         NETWORK_MORE,
         kohya=("wd_on_output",),
         kinds=DECOMPOSED,
     )
     rs_lora: bool = option(
-        False, "Rank-stabilised scale", "scale is alpha / sqrt(dim)", NETWORK_MORE, kohya=("rs_lora",)
+        False, "Rank-stabilised scale", "rsLoRA: scale is alpha / sqrt(dim)", NETWORK_MORE, kohya=("rs_lora",)
     )
     use_tucker: bool = option(
         False,
@@ -119,7 +119,7 @@ class NetworkOptions(Section, section="network"):
     factor: int = option(
         -1,
         "Factor of LoKr",
-        "size of LoKr's smaller matrix; -1: near the square root",
+        "size of LoKr's smaller matrix; -1: close to the square root",
         NETWORK_MORE,
         metavar="N",
         kohya=("factor",),
@@ -168,19 +168,23 @@ class NetworkOptions(Section, section="network"):
     )
     train_on_input: bool = option(
         False,
-        "On inputs",
+        "Train on input",
         "scale the inputs of layers, not their outputs",
         NETWORK_MORE,
         kohya=("train_on_input",),
         kinds=kinds_with("train_on_input"),
     )
     train_norm: bool = option(
-        False, "Norms too", "also train the UNet's norms, beside another kind", NETWORK_MORE, kohya=("train_norm",)
+        False,
+        "Train norms",
+        "also train the UNet's norm layers, alongside another kind of network",
+        NETWORK_MORE,
+        kohya=("train_norm",),
     )
     init_lora_weights: str = option(
         "default",
         "Initial weights",
-        "how the matrices start",
+        "how the matrices are initialised",
         NETWORK_MORE,
         choices=STARTS,
         kinds=kinds_with("init_lora_weights"),
@@ -188,7 +192,7 @@ class NetworkOptions(Section, section="network"):
     network_dropout: float = option(
         0.0,
         "Dropout",
-        "probability that a value inside the LoRA is left out",
+        "probability that a value inside the LoRA is dropped in a step",
         NETWORK,
         range=(0, 0.99),
         flags=("--dropout",),
@@ -199,7 +203,7 @@ class NetworkOptions(Section, section="network"):
     rank_dropout: float = option(
         0.0,
         "Rank dropout",
-        "probability that a rank is left out",
+        "probability that a rank is dropped in a step",
         NETWORK_MORE,
         range=(0, 0.99),
         metavar="P",
@@ -208,18 +212,18 @@ class NetworkOptions(Section, section="network"):
     module_dropout: float = option(
         0.0,
         "Module dropout",
-        "probability that a whole module is left out",
+        "probability that a whole module is dropped in a step",
         NETWORK_MORE,
         range=(0, 0.99),
         metavar="P",
         kohya=("module_dropout",),
     )
     block_dims: tuple[int, ...] = option(
-        (), "Dimensions of blocks", f"dimensions, {_BLOCKS}", NETWORK_MORE, metavar="LIST", kohya=("block_dims",)
+        (), "Block dimensions", f"dimensions, {_BLOCKS}", NETWORK_MORE, metavar="LIST", kohya=("block_dims",)
     )
     block_alphas: tuple[float, ...] = option(
         (),
-        "Alphas of blocks",
+        "Block alphas",
         "alphas, one for each block",
         NETWORK_MORE,
         metavar="LIST",
@@ -227,57 +231,57 @@ class NetworkOptions(Section, section="network"):
     )
     conv_block_dims: tuple[int, ...] = option(
         (),
-        "Convolutions' dimensions of blocks",
-        "dimensions of the convolutions, by block",
+        "Block dimensions of convolutions",
+        "dimensions of the convolutions, one for each block",
         NETWORK_MORE,
         metavar="LIST",
         kohya=("conv_block_dims",),
     )
     conv_block_alphas: tuple[float, ...] = option(
         (),
-        "Convolutions' alphas of blocks",
-        "alphas of the convolutions, by block",
+        "Block alphas of convolutions",
+        "alphas of the convolutions, one for each block",
         NETWORK_MORE,
         metavar="LIST",
         kohya=("conv_block_alphas",),
     )
     down_lr_weight: str = option(
         "",
-        "Rates of the down blocks",
-        f"factors on the learning rates of the down blocks: {_CURVES}",
+        "Learning rate factors, down blocks",
+        f"learning rate factors of the down blocks: {_CURVES}",
         NETWORK_MORE,
         metavar="LIST",
         kohya=("down_lr_weight",),
     )
     mid_lr_weight: str = option(
         "",
-        "Rates of the middle blocks",
-        "factors on the learning rates of the middle blocks",
+        "Learning rate factors, middle blocks",
+        "learning rate factors of the middle blocks",
         NETWORK_MORE,
         metavar="LIST",
         kohya=("mid_lr_weight",),
     )
     up_lr_weight: str = option(
         "",
-        "Rates of the up blocks",
-        "factors on the learning rates of the up blocks",
+        "Learning rate factors, up blocks",
+        "learning rate factors of the up blocks",
         NETWORK_MORE,
         metavar="LIST",
         kohya=("up_lr_weight",),
     )
     block_lr_zero_threshold: float = option(
         0.0,
-        "Least rate of a block",
-        "blocks with a factor up to this are left out",
+        "Block learning rate threshold",
+        "blocks with a learning rate factor up to this are not trained",
         NETWORK_MORE,
         range=(0, 100),
         kohya=("block_lr_zero_threshold",),
     )
     network_rules: tuple[str, ...] = option(
         (),
-        "Rules by name",
-        "'PATTERN: dim=8 alpha=4 lr=1e-5 kind=lokr' or 'PATTERN: off', for modules with the pattern in their name; the "
-        "first that matches counts",
+        "Rules by module name",
+        "'PATTERN: dim=8 alpha=4 lr=1e-5 kind=lokr' or 'PATTERN: off', for modules whose name contains the pattern; "
+        "the first match applies",
         NETWORK,
         flags=("--rule",),
         metavar="RULE",
@@ -286,7 +290,7 @@ class NetworkOptions(Section, section="network"):
     loraplus_lr_ratio: float | None = option(
         None,
         "LoRA+ ratio",
-        "learning rate of the up matrices, as a multiple of the others' (LoRA+)",
+        "LoRA+: learning rate of the up matrices, as a multiple of the others'",
         NETWORK_MORE,
         range=(0, 1000),
         unset="1",
@@ -316,7 +320,7 @@ class NetworkOptions(Section, section="network"):
     scale_weight_norms: float | None = option(
         None,
         "Max norm",
-        "scale each module's change down to this norm; 1 is usual",
+        "max norm regularisation: scale each module's change down to this norm; 1 is usual",
         NETWORK,
         range=(1e-6, 1e6),
         unset="no limit",
@@ -329,7 +333,7 @@ class NetworkOptions(Section, section="network"):
     network_weights: str = option(
         "",
         "Continue from",
-        "LoRA file to continue from, with its kinds and ranks",
+        "LoRA file to continue training from, with its kinds and ranks",
         NETWORK,
         flags=("--continue",),
         metavar="FILE",
@@ -338,7 +342,7 @@ class NetworkOptions(Section, section="network"):
     network_adapter: str = option(
         "",
         "Adapter",
-        "adapter to take, where a LoRA file to continue from or to merge has several",
+        "adapter to use if a LoRA file to continue from or to merge contains several",
         NETWORK,
         flags=("--adapter",),
         metavar="NAME",

@@ -1,4 +1,4 @@
-"""What is done to the pictures before they are trained on; defaults are SD.Next's where it has one."""
+"""What is done to the pictures before they are trained on; defaults are SD.Next's if it has one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PrepareOptions(Section, section="prepare"):
     operations: tuple[str, ...] = option(
         (),
         "Operations",
-        f"what is done to the pictures, in this order: {', '.join(PREPARE_OPERATIONS)}",
+        f"operations on the pictures, run in this order: {', '.join(PREPARE_OPERATIONS)}",
         OPERATIONS,
         COMMON,
         choices=PREPARE_OPERATIONS,
@@ -33,7 +33,7 @@ class PrepareOptions(Section, section="prepare"):
     target: int | None = option(
         None,
         "Target size",
-        "longest side in pixels of a prepared picture",
+        "longest side of a prepared picture, in pixels",
         OPERATIONS,
         COMMON,
         range=(64, 4096),
@@ -42,8 +42,8 @@ class PrepareOptions(Section, section="prepare"):
     )
     min_size: int | None = option(
         None,
-        "Least size",
-        "leave out pictures both sides of which are shorter; 0: none",
+        "Minimum size",
+        "leave out pictures with both sides shorter than this; 0: keep all",
         OPERATIONS,
         COMMON,
         range=(0, 16_384),
@@ -53,54 +53,54 @@ class PrepareOptions(Section, section="prepare"):
     background: str = option(
         "#c0c0c0",
         "Background colour",
-        "colour of replaced backgrounds, borders of squares and what is transparent",
+        "colour of replaced backgrounds, of the borders of squares and of transparent areas",
         OPERATIONS,
         metavar="#RRGGBB",
     )
     face_score: float = option(
         0.7,
-        "How sure of a face",
-        "confidence from which a detected face counts, 0 to 1",
+        "Face confidence",
+        "minimum confidence of a detected face, 0 to 1",
         OPERATIONS,
         range=(0, 1),
         operations=("face",),
     )
     face_pad: float = option(
         0.1,
-        "Room around a face",
-        "room on each side of a face, as a share of its longer side",
+        "Face padding",
+        "padding on each side of a face, as a share of its longer side",
         OPERATIONS,
         range=(0, 2),
         operations=("face",),
     )
     body_score: float = option(
         0.9,
-        "How sure of a body",
-        "confidence from which a detected body counts, 0 to 1",
+        "Body confidence",
+        "minimum confidence of a detected body, 0 to 1",
         OPERATIONS,
         range=(0, 1),
         operations=_BODY,
     )
     body_pad: float = option(
         0.2,
-        "Room around a body",
-        "room around a body, as a share of its sides",
+        "Body padding",
+        "padding around a body, as a share of its sides",
         OPERATIONS,
         range=(0, 2),
         operations=_BODY,
     )
     body_visibility: float = option(
         0.5,
-        "Visibility of a body part",
-        "visibility from which a part of a body counts as seen",
+        "Body part visibility",
+        "minimum visibility at which a body part counts as visible",
         OPERATIONS,
         range=(0, 1),
         operations=_BODY,
     )
     body_parts: int = option(
         15,
-        "Parts of a body",
-        "how many parts of a body, of 33, must be seen",
+        "Visible body parts",
+        "how many of the 33 body parts must be visible",
         OPERATIONS,
         range=(0, 33),
         metavar="N",
@@ -117,16 +117,16 @@ class PrepareOptions(Section, section="prepare"):
     )
     restore_weight: float = option(
         0.15,
-        "Weight of CodeFormer",
-        "weight of CodeFormer: 0 restores faces most, 1 least",
+        "CodeFormer weight",
+        "CodeFormer weight: 0 for the strongest effect on faces, 1 for the weakest",
         OPERATIONS,
         range=(0, 1),
         operations=("restore",),
     )
     segment_threshold: float = option(
         0.1,
-        "Threshold of a person",
-        "probability from which a pixel belongs to the person",
+        "Segmentation threshold",
+        "minimum probability at which a pixel belongs to the person",
         OPERATIONS,
         range=(0, 1),
         operations=("segment",),
@@ -163,8 +163,8 @@ class PrepareOptions(Section, section="prepare"):
     )
     captioner: str = option(
         "blip",
-        "Who writes captions",
-        "what writes captions; blip is the WebUI's own",
+        "Captioner",
+        "program or model that writes the captions; blip is the WebUI's own",
         CAPTIONS,
         COMMON,
         choices=CAPTIONERS,
@@ -172,7 +172,7 @@ class PrepareOptions(Section, section="prepare"):
     )
     captioner_model: str = option(
         "",
-        "Captioner's model",
+        "Captioner model",
         "model of the captioner transformers: a folder, or an id in the hub's cache",
         CAPTIONS,
         metavar="MODEL",
@@ -180,8 +180,8 @@ class PrepareOptions(Section, section="prepare"):
     )
     captioner_command: tuple[str, ...] = option(
         (),
-        "Captioner's command",
-        "command of the captioner command; {picture} in it becomes a picture's path: 'PROGRAM ... {picture}'",
+        "Captioner command",
+        "command line of the captioner command; {picture} is replaced by a picture's path: 'PROGRAM ... {picture}'",
         CAPTIONS,
         metavar="COMMAND",
         written=SHELL,
@@ -189,8 +189,8 @@ class PrepareOptions(Section, section="prepare"):
     )
     tagger: str = option(
         "deepbooru",
-        "Who lists tags",
-        "what lists tags; deepbooru is the WebUI's own",
+        "Tagger",
+        "program or model that lists the tags; deepbooru is the WebUI's own",
         CAPTIONS,
         COMMON,
         choices=TAGGERS,
@@ -198,7 +198,7 @@ class PrepareOptions(Section, section="prepare"):
     )
     tagger_model: str = option(
         "",
-        "Tagger's model",
+        "Tagger model",
         "model of the tagger wd14: a folder with model.onnx and selected_tags.csv, or the .onnx file",
         CAPTIONS,
         metavar="MODEL",
@@ -206,8 +206,8 @@ class PrepareOptions(Section, section="prepare"):
     )
     tagger_command: tuple[str, ...] = option(
         (),
-        "Tagger's command",
-        "command of the tagger command, as that of the captioner",
+        "Tagger command",
+        "command line of the tagger command, with {picture} as for the captioner",
         CAPTIONS,
         metavar="COMMAND",
         written=SHELL,
@@ -216,7 +216,7 @@ class PrepareOptions(Section, section="prepare"):
     tag_threshold: float = option(
         0.35,
         "Tag threshold",
-        "probability from which wd14 lists a tag",
+        "minimum probability of a tag that wd14 lists",
         CAPTIONS,
         range=(0, 1),
         metavar="P",
@@ -225,7 +225,7 @@ class PrepareOptions(Section, section="prepare"):
     character_threshold: float = option(
         0.85,
         "Character threshold",
-        "probability from which wd14 lists the name of a character",
+        "minimum probability of a character's name that wd14 lists",
         CAPTIONS,
         range=(0, 1),
         metavar="P",
@@ -233,8 +233,8 @@ class PrepareOptions(Section, section="prepare"):
     )
     tag_limit: int = option(
         5,
-        "Tags at most",
-        "keep at most this many tags for a picture; 0: all",
+        "Maximum number of tags",
+        "keep at most this many tags per picture; 0: all",
         CAPTIONS,
         range=(0, 1000),
         metavar="N",
@@ -242,7 +242,7 @@ class PrepareOptions(Section, section="prepare"):
     )
     tag_blacklist: tuple[str, ...] = option(
         (),
-        "Tags never kept",
+        "Tag blacklist",
         "tags that are never kept; * stands for any characters",
         CAPTIONS,
         metavar="TAGS",
@@ -251,8 +251,8 @@ class PrepareOptions(Section, section="prepare"):
     )
     caption_template: str = option(
         "{tag}, {caption}, {tags}",
-        "Captions are made of",
-        "what a caption is made of: {tag}, {caption} and {tags}, in your order",
+        "Caption template",
+        "template of a caption: {tag}, {caption} and {tags}, in any order",
         CAPTIONS,
         metavar="TEXT",
         operations=_CAPTION,
@@ -260,21 +260,21 @@ class PrepareOptions(Section, section="prepare"):
     recaption: bool = option(
         False,
         "Caption all pictures",
-        "also caption pictures that have a caption file; the file itself stays",
+        "also caption pictures that have a caption file already; the file itself is kept",
         CAPTIONS,
         operations=_CAPTION,
     )
     backup: bool = option(
         False,
         "Keep replaced captions",
-        "keep a caption that is replaced beside the new one, as .bak",
+        "keep a replaced caption as .bak beside the new one",
         CAPTIONS,
         operations=_CAPTION,
     )
     caption_device: str = option(
         "auto",
-        "Captioner's device",
-        "device of the models that caption: auto, cpu, cuda or cuda:N",
+        "Captioning device",
+        "device of the captioning models: auto, cpu, cuda or cuda:N",
         CAPTIONS,
         metavar="DEVICE",
         operations=_CAPTION,

@@ -36,10 +36,12 @@ class SaveOptions(Section, section="save"):
         metavar="FOLDER",
         kohya=("output_dir",),
     )
-    overwrite: bool = option(False, "Replace a LoRA of that name", "replace a LoRA of that name", BASICS, COMMON)
+    overwrite: bool = option(
+        False, "Replace an existing LoRA", "replace an existing LoRA of the same name", BASICS, COMMON
+    )
     save_every_n_steps: int = option(
         0,
-        "Save every so many steps",
+        "Save every N steps",
         "also save the LoRA every N steps; 0: off",
         SAVING,
         range=_COUNT,
@@ -49,7 +51,7 @@ class SaveOptions(Section, section="save"):
     )
     save_every_n_epochs: int = option(
         0,
-        "Save every so many epochs",
+        "Save every N epochs",
         "also save the LoRA every N epochs; 0: off",
         SAVING,
         range=_COUNT,
@@ -59,8 +61,8 @@ class SaveOptions(Section, section="save"):
     )
     save_state_every_n_minutes: float = option(
         2.0,
-        "Save the state every so many minutes",
-        "how often the state for resuming is saved while training; 0: only when the run is stopped",
+        "Save the state every N minutes",
+        "save the state for resuming every N minutes while training; 0: only when the run is stopped",
         SAVING,
         range=(0, 10_000),
         flags=("--save-state-every",),
@@ -78,7 +80,7 @@ class SaveOptions(Section, section="save"):
     training_comment: str = option(
         "",
         "Comment",
-        "a comment for the file's metadata",
+        "comment stored in the file's metadata",
         SAVING,
         flags=("--comments",),
         metavar="TEXT",
@@ -88,12 +90,12 @@ class SaveOptions(Section, section="save"):
 
 @dataclass(frozen=True)
 class PreviewOptions(Section, section="preview"):
-    """Pictures made while it trains."""
+    """Pictures made during the training."""
 
     prompts: tuple[str, ...] = option(
         (),
         "Preview prompt",
-        "make a picture of this prompt at start and end",
+        "generate a picture from this prompt at start and end",
         SAVING,
         COMMON,
         flags=("--preview",),
@@ -102,7 +104,7 @@ class PreviewOptions(Section, section="preview"):
     )
     sample_every_n_steps: int = option(
         0,
-        "Preview every so many steps",
+        "Preview every N steps",
         "also make the previews every N steps; 0: only at start and end",
         SAVING,
         COMMON,
@@ -113,7 +115,7 @@ class PreviewOptions(Section, section="preview"):
     )
     steps: int = option(
         20,
-        "Preview's steps",
+        "Preview steps",
         "sampling steps of a preview",
         SAVING,
         range=(1, 1000),
@@ -122,17 +124,17 @@ class PreviewOptions(Section, section="preview"):
     )
     guidance: float | None = option(
         None,
-        "Preview's guidance",
+        "Preview guidance",
         "guidance scale (CFG) of a preview",
         SAVING,
         range=(0, 100),
-        unset="usual for the base model's family",
+        unset="the usual one of the base model's family",
         flags=("--preview-guidance",),
         metavar="SCALE",
     )
     seed: int = option(
         1,
-        "Preview's seed",
+        "Preview seed",
         "seed of a preview",
         SAVING,
         range=(0, 2**63 - 1),

@@ -14,7 +14,7 @@ from lora_train.records.family import DIFFUSION, TWO_ENCODERS
 _RATES = (0, 10)
 _COUNT = (0, 10_000_000)
 TIMES = 1000
-"""Training times are counted in thousandths of the noise process, as all of Stable Diffusion have that many."""
+"""The number of training timesteps, as in every Stable Diffusion model."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TrainOptions(Section, section="train"):
     gradient_accumulation_steps: int = option(
         1,
         "Gradient accumulation",
-        "accumulated batches per step; negative: the number of pictures",
+        "batches accumulated per step; negative: the number of pictures",
         STEPS,
         flags=("--gradient",),
         metavar="N",
@@ -114,8 +114,8 @@ class TrainOptions(Section, section="train"):
     )
     optimizer_args: tuple[str, ...] = option(
         (),
-        "Arguments of the optimizer",
-        "more arguments of the optimizer, as sd-scripts has them, for example weight_decay=0.1 betas=0.9,0.99",
+        "Optimizer arguments",
+        "additional optimizer arguments, as in sd-scripts, for example weight_decay=0.1 betas=0.9,0.99",
         STEPS,
         metavar="NAME=VALUE",
         written=WORDS,
@@ -152,7 +152,7 @@ class TrainOptions(Section, section="train"):
     lr_scheduler_num_cycles: int = option(
         1,
         "Cycles of the schedule",
-        "how often the schedule cosine_with_restarts starts again",
+        "number of cycles of the schedule cosine_with_restarts",
         STEPS,
         range=(0, 1000),
         metavar="N",
@@ -169,8 +169,8 @@ class TrainOptions(Section, section="train"):
     )
     lr_decay_steps: float = option(
         0.1,
-        "Steps of the decay",
-        "last steps in which the rate falls, for the schedule warmup_stable_decay; below 1: this share of all steps",
+        "Decay steps",
+        "last steps, in which the schedule warmup_stable_decay lowers the rate; below 1: this share of all steps",
         STEPS,
         range=_COUNT,
         metavar="N",
@@ -178,8 +178,8 @@ class TrainOptions(Section, section="train"):
     )
     lr_scheduler_min_lr_ratio: float = option(
         0.0,
-        "Least rate",
-        "what the schedule ends at, as a share of the learning rate",
+        "Minimum rate",
+        "minimum that the schedule ends at, as a share of the learning rate",
         STEPS,
         range=(0, 1),
         metavar="SHARE",
@@ -209,16 +209,16 @@ class TrainOptions(Section, section="train"):
     gradient_checkpointing: bool | None = option(
         None,
         "Gradient checkpointing",
-        "compute the UNet's activations again in the backward pass in place of keeping them: less memory, slower steps",
+        "recompute the UNet's activations in the backward pass instead of keeping them: less memory, slower steps",
         STEPS,
-        unset="where a GPU has too little free memory for a step without",
+        unset="on if the GPU has too little free memory for a step without it",
         kohya=("gradient_checkpointing",),
         metadata="ss_gradient_checkpointing",
     )
     loss_type: str = option(
         "l2",
         "Loss",
-        "what the difference between prediction and target costs",
+        "loss function between prediction and target",
         LOSS,
         choices=LOSSES,
         kohya=("loss_type",),
@@ -226,7 +226,7 @@ class TrainOptions(Section, section="train"):
     )
     huber_schedule: str = option(
         "snr",
-        "Huber threshold over time",
+        "Huber schedule",
         "how the threshold of the losses huber and smooth_l1 changes with the timestep",
         LOSS,
         choices=HUBER_SCHEDULES,
@@ -255,7 +255,7 @@ class TrainOptions(Section, section="train"):
         "min-SNR loss weighting (arXiv 2303.09556); 5 is usual",
         LOSS,
         range=(0.01, 1000),
-        unset="all timesteps have the same weight",
+        unset="off",
         flags=("--min-snr",),
         metavar="GAMMA",
         kohya=("min_snr_gamma",),
@@ -265,7 +265,7 @@ class TrainOptions(Section, section="train"):
     debiased_estimation_loss: bool = option(
         False,
         "Debiased estimation",
-        "weight the loss by 1 / sqrt(SNR) (arXiv 2310.08442)",
+        "debiased estimation: weight the loss by 1 / sqrt(SNR) (arXiv 2310.08442)",
         LOSS,
         kohya=("debiased_estimation_loss",),
         needs=DIFFUSION,
@@ -273,16 +273,16 @@ class TrainOptions(Section, section="train"):
     )
     scale_v_pred_loss_like_noise_pred: bool = option(
         False,
-        "Scale v loss like noise loss",
-        "for bases that predict v: weight the loss as if the base predicted noise",
+        "Scale v-prediction loss like noise prediction",
+        "for v-prediction base models: scale the loss like that of noise prediction",
         LOSS,
         kohya=("scale_v_pred_loss_like_noise_pred",),
         needs=DIFFUSION,
     )
     v_pred_like_loss: float | None = option(
         None,
-        "Share of a v-like loss",
-        "for bases that predict noise: add this much of the loss that a base predicting v would have",
+        "V-prediction-like loss",
+        "for noise-prediction base models: add a v-prediction-like loss with this weight",
         LOSS,
         range=(0, 1000),
         unset="none",
@@ -296,14 +296,14 @@ class TrainOptions(Section, section="train"):
         "P2 loss weighting (arXiv 2204.00227): 1 / (1 + SNR)^gamma; 0.5 or 1 are usual",
         LOSS,
         range=(0, 10),
-        unset="all timesteps have the same weight, if nothing else says so",
+        unset="off",
         metavar="GAMMA",
         needs=DIFFUSION,
     )
     noise_offset: float = option(
         0.0,
         "Noise offset",
-        "strength of a noise that is the same at every place, for darker and brighter pictures",
+        "strength of noise that is constant over the whole picture, for darker and brighter results",
         LOSS,
         range=(0, 1),
         kohya=("noise_offset",),
@@ -311,8 +311,8 @@ class TrainOptions(Section, section="train"):
     )
     noise_offset_random_strength: bool = option(
         False,
-        "Noise offset of random strength",
-        "draw the strength of the noise offset anew each time, from 0 to the one given",
+        "Random noise offset strength",
+        "random noise offset strength per step, from 0 to the given one",
         LOSS,
         kohya=("noise_offset_random_strength",),
         needs=DIFFUSION,
@@ -321,7 +321,7 @@ class TrainOptions(Section, section="train"):
     adaptive_noise_scale: float = option(
         0.0,
         "Adaptive noise offset",
-        "add this times the mean of a picture's latents to the strength of the noise offset",
+        "add the absolute mean of a picture's latents times this value to the noise offset",
         LOSS,
         range=(-10, 10),
         metavar="SCALE",
@@ -340,7 +340,7 @@ class TrainOptions(Section, section="train"):
     multires_noise_discount: float = option(
         0.3,
         "Multires noise discount",
-        "how strong each layer of multi-resolution noise is, as a share of the one before",
+        "strength of each layer of multi-resolution noise, as a share of the previous one",
         LOSS,
         range=(0, 1),
         metavar="SHARE",
@@ -349,13 +349,13 @@ class TrainOptions(Section, section="train"):
     immiscible_noise: bool = option(
         False,
         "Immiscible noise",
-        "give each picture of a batch the nearest of the batch's noises (arXiv 2406.12303); needs larger batches",
+        "match each picture with the nearest of the batch's noise samples (arXiv 2406.12303); best with large batches",
         LOSS,
     )
     ip_noise_gamma: float = option(
         0.0,
         "Input perturbation",
-        "strength of extra noise in what the model sees (arXiv 2301.11706); 0.1 is usual, 0: none",
+        "strength of extra noise added to the model's input (arXiv 2301.11706); 0.1 is usual, 0: none",
         LOSS,
         range=(0, 1),
         metavar="GAMMA",
@@ -363,24 +363,24 @@ class TrainOptions(Section, section="train"):
     )
     ip_noise_gamma_random_strength: bool = option(
         False,
-        "Input perturbation of random strength",
-        "draw the strength of the input perturbation anew each time, from 0 to the one given",
+        "Random input perturbation strength",
+        "random input perturbation strength per step, from 0 to the given one",
         LOSS,
         kohya=("ip_noise_gamma_random_strength",),
         metadata="ss_ip_noise_gamma_random_strength",
     )
     timestep_sampling: str = option(
         "uniform",
-        "Sampling of timesteps",
-        "which times of the noise process are trained how often",
+        "Timestep sampling",
+        "how the training timesteps are sampled",
         LOSS,
         choices=SAMPLINGS,
         kohya=("timestep_sampling",),
     )
     min_timestep: int = option(
         0,
-        "First timestep",
-        "train no timestep before this one, of 1000; 0 is the clean end",
+        "Minimum timestep",
+        "train only timesteps from this one on, of 1000; 0 is the clean end",
         LOSS,
         range=(0, TIMES - 1),
         metavar="T",
@@ -388,8 +388,8 @@ class TrainOptions(Section, section="train"):
     )
     max_timestep: int = option(
         TIMES,
-        "Last timestep",
-        "train timesteps before this one only, of 1000",
+        "Maximum timestep",
+        "train only timesteps below this one, of 1000",
         LOSS,
         range=(1, TIMES),
         metavar="T",
@@ -397,16 +397,16 @@ class TrainOptions(Section, section="train"):
     )
     logit_mean: float = option(
         0.0,
-        "Mean of logit-normal timesteps",
-        "where the sampling logit_normal has its middle; above 0: at noisier times",
+        "Logit-normal mean",
+        "mean of the timestep sampling logit_normal; above 0: noisier timesteps",
         LOSS,
         range=(-10, 10),
         kohya=("logit_mean",),
     )
     logit_std: float = option(
         1.0,
-        "Spread of logit-normal timesteps",
-        "how wide the sampling logit_normal is",
+        "Logit-normal standard deviation",
+        "standard deviation of the timestep sampling logit_normal",
         LOSS,
         range=(0.01, 10),
         kohya=("logit_std", "sigmoid_scale"),
@@ -414,7 +414,7 @@ class TrainOptions(Section, section="train"):
     zero_terminal_snr: bool | None = option(
         None,
         "Zero terminal SNR",
-        "train the last timestep as pure noise (arXiv 2305.08891), for base models that predict v",
+        "train the last timestep as pure noise (arXiv 2305.08891), for v-prediction base models",
         LOSS,
         unset="as the base model was trained",
         kohya=("zero_terminal_snr",),
@@ -423,17 +423,17 @@ class TrainOptions(Section, section="train"):
     preserve: float | None = option(
         None,
         "Preserve",
-        "share of each batch for which the base model's own prediction is learned too, under captions without the "
-        "tag: the LoRA then changes little else; 0: none",
+        "share of each batch that also learns the base model's own prediction, with captions without the tag: the "
+        "LoRA then changes little else; 0: none",
         DATA,
         range=(0, 1),
-        unset="none, but for small base models",
+        unset="none, except for small base models",
         metavar="SHARE",
     )
     masked_loss: bool = option(
         False,
         "Masked loss",
-        "weight the loss by masks: those of the operation segment, else the pictures' alpha",
+        "weight the loss by masks: the folder of masks, those of the operation segment, else the pictures' alpha",
         SOURCES,
         kohya=("masked_loss",),
     )
@@ -450,7 +450,7 @@ class TrainOptions(Section, section="train"):
     seed: int = option(
         42,
         "Seed",
-        "seed of all that is random",
+        "seed of all random numbers",
         DATA,
         COMMON,
         range=(0, 2**63 - 1),
