@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lora_train.demo.files import GUIDANCE, NAME, demo_config, write_pictures
+from lora_train.demo.files import GUIDANCE
 from lora_train.demo.mascot import BACKGROUNDS, TAG
 from lora_train.demo.scenes import Scene, caption, random_scene
 from lora_train.demo.score import background_followed, mascot_score, object_followed, rate, shape_followed
@@ -21,6 +21,7 @@ from lora_train.lorafile.applying import Applier, modules_by_file_name
 from lora_train.models.opening import open_model
 from lora_train.models.sampling import Request, sample
 from lora_train.prompt.syntax import parse_prompt
+from lora_train.runs.demo import NAME, demo_config, write_pictures
 from lora_train.runs.execute import run_training
 from tools.demo_base.unseen import unseen_drawings
 from tools.demo_base.vae import round_trip
