@@ -95,7 +95,7 @@ def test_a_setting_that_fails_afterwards_is_told(fake: Fake, two: Any) -> None:
     notes: list[str] = []
     with WebuiHost().lend_gpu(note=notes.append):
         assert fake.options.set("sd_vae", "x")
-    assert "'SD VAE' could not be carried out (no such VAE)" in notes[-1]
+    assert "'SD VAE' could not be applied (no such VAE)" in notes[-1]
 
 
 @pytest.fixture
