@@ -68,12 +68,14 @@ def make_config(base: Path, pictures: Path, tmp_path: Path) -> Callable[..., Run
 
     What is chosen for small bases is set as for others: these runs are short."""
 
-    usual = {"max_train_steps": 3, "device": "cpu", "learning_rate": 1e-4, "preserve": 0.0}
+    usual: dict[str, Any] = {"max_train_steps": 3, "device": "cpu", "learning_rate": 1e-4, "preserve": 0.0}
+
+    data: dict[str, Any] = {"folder": str(pictures), "tag": "sks", "train_batch_size": 2}
 
     def make(**groups: dict[str, Any]) -> RunConfig:
         return RunConfig(
             model=ModelOptions(**{"path": str(base)} | groups.get("model", {})),
-            data=DataOptions(**{"folder": str(pictures), "tag": "sks", "train_batch_size": 2} | groups.get("data", {})),
+            data=DataOptions(**data | groups.get("data", {})),
             network=NetworkOptions(**{"network_dim": 4, "network_alpha": 2, "conv_dim": 0} | groups.get("network", {})),
             train=TrainOptions(**usual | groups.get("train", {})),
             save=SaveOptions(**{"output_name": "sara", "output_dir": str(tmp_path / "loras")} | groups.get("save", {})),

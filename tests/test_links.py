@@ -131,10 +131,11 @@ def test_cards(folder: Path, inside: Callable[[Path], bool], tmp_path: Path) -> 
     far.write_text(json.dumps({"activation text": SECRET}))
     (folder / "sara.json").symlink_to(far)
     assert activation_text(lora) == SECRET and activation_text(lora, inside) == ""
-    for write in (
+    writes: tuple[Callable[[], Path], ...] = (
         lambda: write_sidecar(lora, "sks", "sd_v1", "notes", may_read=inside),
         lambda: write_preview(lora, b"picture", may_read=inside),
-    ):
+    )
+    for write in writes:
         with pytest.raises(LoraTrainError, match="the card is a link out of the folders"):
             write()
     assert json.loads(far.read_text()) == {"activation text": SECRET}

@@ -24,7 +24,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     real = opening.open_model
 
     def open_model(*args: Any, **more: Any) -> Any:
-        model = real(*args, **more)
+        model: Any = real(*args, **more)
         models.append(weakref.ref(model.unet))
         return model
 

@@ -221,7 +221,7 @@ def test_the_login_covers_every_route(service: Service) -> None:
     login = Login(app, "sara:secret")
     app.include_router(routes(service, login))
     client = TestClient(app)
-    gets = ("", "/x", "/x/pictures", "/x/pictures/y", "/x/captions/tags")
+    gets: tuple[str, ...] = ("", "/x", "/x/pictures", "/x/pictures/y", "/x/captions/tags")
     gets += tuple(f"/x/pictures/y/{what}" for what in ("thumbnail", "source", "result"))
     for path in gets:
         assert client.get(f"{PREFIX}/datasets{path}").status_code == 401

@@ -50,12 +50,13 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stop_at(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Press Ctrl-C when the first event of this kind is shown."""
-    plain, pressed = ProgressBar.on_event, []
+    plain, pressed = ProgressBar.on_event, list[str]()
 
     def on_event(bar: ProgressBar, event: dict[str, Any]) -> None:
         plain(bar, event)
         if event["kind"] == kind and not pressed:
-            pressed.append(signal.raise_signal(signal.SIGINT))
+            pressed.append(kind)
+            signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(ProgressBar, "on_event", on_event)
 

@@ -24,7 +24,7 @@ FULL = RunConfig.from_dict(
         "train": {"learning_rate": 1e-7, "seed": 2**63 - 1, "zero_terminal_snr": False},
     }
 )
-WRONG = [
+WRONG: list[dict[str, Any]] = [
     {"train": {"seed": "7"}},
     {"train": {"seed": 1.5}},
     {"train": {"seed": None}},
@@ -43,7 +43,7 @@ WRONG = [
     {"prepare": {"operations": ["fase"]}},
     {"network": {"block_dims": [1.5]}},
 ]
-RIGHT = [
+RIGHT: list[dict[str, Any]] = [
     {},
     {"train": {}},
     {"train": {"max_train_steps": None, "learning_rate": 1, "gradient_checkpointing": None}},

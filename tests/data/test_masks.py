@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from lora_train.data.cache import LatentCache
 from lora_train.data.masks import attach_masks, load_mask, to_latents
 from lora_train.data.remarks import remarks
 from lora_train.data.scan import scan
-from lora_train.data.training_set import build_dataset
+from lora_train.data.training_set import Dataset, build_dataset
 from lora_train.errors import LoraTrainError
+from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.execute import run_training
 from lora_train.runs.folder import RunFolder
 from lora_train.train import loop
@@ -142,7 +144,7 @@ def test_the_dataset_knows_masks_of_both_sides_and_says_when_they_change(tmp_pat
     mask.save(masks / "picture-0.png")
     options = DataOptions(resolution=128, min_bucket_reso=64, max_bucket_reso=256, flip_aug=True)
 
-    def build() -> object:
+    def build() -> Dataset:
         manifest = scan(folder)
         attach_masks(manifest, masks)
         return build_dataset(manifest, options, FakeEncoder(), LatentCache(tmp_path / "cache"), 8, lambda d, t: None)
@@ -159,7 +161,7 @@ def test_the_dataset_knows_masks_of_both_sides_and_says_when_they_change(tmp_pat
 
 
 def test_a_run_hands_the_masks_of_its_batch_to_the_step(
-    make_config: Make, pictures: Path, tmp_path: Path, host: object, monkeypatch: pytest.MonkeyPatch
+    make_config: Make, pictures: Path, tmp_path: Path, host: StandaloneHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masks = tmp_path / "masks"
     masks.mkdir()
@@ -168,7 +170,7 @@ def test_a_run_hands_the_masks_of_its_batch_to_the_step(
     seen: list[torch.Tensor] = []
     backward = loop.backward
 
-    def watched(model: object, network: object, rows: list, *rest: object) -> torch.Tensor:
+    def watched(model: Any, network: Any, rows: Any, *rest: Any) -> torch.Tensor:
         seen.append(rows[0].mask)
         return backward(model, network, rows, *rest)
 
@@ -186,14 +188,14 @@ def test_a_run_hands_the_masks_of_its_batch_to_the_step(
             assert sum(np.allclose(mask, one, atol=1e-6) for one in known) == 1
 
 
-def test_without_masks_the_run_does_not_start(make_config: Make, host: object, tmp_path: Path) -> None:
+def test_without_masks_the_run_does_not_start(make_config: Make, host: StandaloneHost, tmp_path: Path) -> None:
     with pytest.raises(LoraTrainError, match="no picture has a mask"):
         run_training(make_config(train={"masked_loss": True}), host)
     assert not (tmp_path / "data" / "runs").exists()
 
 
 def test_pictures_without_a_mask_count_as_a_whole_and_it_is_said(
-    make_config: Make, pictures: Path, host: object
+    make_config: Make, pictures: Path, host: StandaloneHost
 ) -> None:
     picture = Image.new("RGB", (128, 128), "red")
     picture.putalpha(random_mask((128, 128)))

@@ -119,7 +119,7 @@ def test_names_that_are_no_text_are_left_out_with_a_reason(tmp_path: Path) -> No
     draw_pictures(tmp_path / "pictures")
     folder = os.fsencode(tmp_path / "pictures") + b"/5_caf\xe9"
     os.mkdir(folder)
-    shutil.copy(tmp_path / "pictures" / "picture-0.png", os.path.join(folder, b"a.png"))
+    shutil.copy(os.fsencode(tmp_path / "pictures" / "picture-0.png"), os.path.join(folder, b"a.png"))
     manifest = scan(tmp_path / "pictures")
     assert len(manifest.pictures) == 4
     (rejected,) = manifest.rejected

@@ -11,7 +11,7 @@ from lora_train.config import DataOptions
 from lora_train.data.buckets import place
 from lora_train.data.cache import LatentCache, entry_key
 from lora_train.data.scan import Picture, scan
-from lora_train.data.training_set import build_dataset, placements
+from lora_train.data.training_set import Dataset, build_dataset, placements
 from lora_train.errors import LoraTrainError
 from tests.conftest import draw_pictures
 
@@ -36,10 +36,11 @@ class FakeEncoder:
         return mean, torch.zeros_like(mean)
 
 
-def _build(folder: Path, cache: Path, encoder: FakeEncoder, options: DataOptions = OPTIONS, **more: bool):
-    return build_dataset(
-        scan(folder, repeats=2), options, encoder, LatentCache(cache), 8, lambda done, total: None, **more
-    )
+def _build(
+    folder: Path, cache: Path, encoder: FakeEncoder, options: DataOptions = OPTIONS, may_encode: bool = True
+) -> Dataset:
+    manifest = scan(folder, repeats=2)
+    return build_dataset(manifest, options, encoder, LatentCache(cache), 8, lambda done, total: None, may_encode)
 
 
 def test_latents_are_made_once_and_only_changes_again(tmp_path: Path) -> None:

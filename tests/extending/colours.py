@@ -26,7 +26,7 @@ WORD = Option(
 def colours(options: CaptionerOptions, pictures: Iterable[Image.Image]) -> Iterator[str]:
     """See `captioning_methods.CAPTIONERS`."""
     for picture in pictures:
-        red, green, blue = picture.convert("RGB").resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+        red, green, blue = picture.convert("RGB").resize((1, 1), Image.Resampling.BOX).tobytes()
         name = max((red, "red"), (green, "green"), (blue, "blue"))[1]
         yield f"{options.prepare.colours_word} {name}"  # type: ignore[attr-defined]
 

@@ -232,7 +232,8 @@ class TinyFlow:
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """See BaseModel."""
         self.device = device
-        for module in (self.core, *self.texts.values()):
+        modules: tuple[nn.Module, ...] = (self.core, *self.texts.values())
+        for module in modules:
             module.to(device, dtype)
         self.vae_to(device)
 

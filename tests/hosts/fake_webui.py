@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -86,6 +86,10 @@ class Options:
             "sd_model_checkpoint": SimpleNamespace(label="Stable Diffusion checkpoint", onchange=None)
         }
 
+    if TYPE_CHECKING:  # tests give settings as attributes, beside `data`
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
     def __getattr__(self, name: str) -> Any:
         try:
             return self.__dict__["data"][name]
@@ -157,7 +161,10 @@ class Fake:
         self.folder = folder
         checkpoint = folder / "models" / "one.safetensors"
         self.loads: list[str] = []
-        self.data = SimpleNamespace(sd_model=None, loaded_sd_models=[], was_loaded_at_least_once=False)
+        self.calls: list[str] = []
+        self.ended: list[Any] = []
+        """What a fork's own functions were called for, and what `state.end` got; where a test notes it."""
+        self.data: Any = SimpleNamespace(sd_model=None, loaded_sd_models=[], was_loaded_at_least_once=False)
         self.options = Options()
         self.commands = SimpleNamespace(lora_dir=str(folder / "models" / "Lora"))
         self.info = SimpleNamespace(filename=str(checkpoint), title="one.safetensors")

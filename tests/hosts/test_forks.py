@@ -34,12 +34,11 @@ def forge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
     fake = Fake(monkeypatch, tmp_path)
     fake.module("modules_forge")
     fake.sd_models.model_data = fake.data = ModelData()
-    fake.calls = []  # type: ignore[attr-defined]
     fake.module("backend")
     fake.module(
         "backend.memory_management",
-        unload_all_models=lambda: fake.calls.append("unload"),  # type: ignore[attr-defined]
-        soft_empty_cache=lambda: fake.calls.append("empty"),  # type: ignore[attr-defined]
+        unload_all_models=lambda: fake.calls.append("unload"),
+        soft_empty_cache=lambda: fake.calls.append("empty"),
     )
     return fake
 
@@ -50,7 +49,7 @@ def test_forge_unloads_by_its_own_management(forge: Fake) -> None:
     model = SimpleNamespace(forge_objects=SimpleNamespace(clip=None), current_lora_hash="x")
     forge.data.sd_model, forge.data.forge_hash = model, "hash"
     with host.lend_gpu():
-        assert forge.calls == ["unload", "empty"]  # type: ignore[attr-defined]
+        assert forge.calls == ["unload", "empty"]
         assert forge.data.sd_model is not model and forge.data.forge_hash == "", "loaded anew at the next picture"
     assert forge.call_queue.queue_lock.acquire(blocking=False)
 
@@ -101,16 +100,13 @@ def test_several_lora_folders(forge: Fake, tmp_path: Path) -> None:
 @pytest.fixture
 def sdnext(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fake:
     fake = Fake(monkeypatch, tmp_path)
-    fake.calls = []  # type: ignore[attr-defined]
     fake.module("modules.lora")
-    fake.module("modules.lora.lora_load", list_available_networks=lambda: fake.calls.append("list"))  # type: ignore[attr-defined]
+    fake.module("modules.lora.lora_load", list_available_networks=lambda: fake.calls.append("list"))
     fake.options.lora_dir = str(tmp_path / "loras")
-    fake.sd_models.unload_model_weights = lambda op: fake.calls.append(f"unload {op}")  # type: ignore[attr-defined]
-    fake.sd_models.reload_model_weights = lambda op: fake.calls.append(f"reload {op}")  # type: ignore[attr-defined]
-    ended: list[Any] = []
+    fake.sd_models.unload_model_weights = lambda op: fake.calls.append(f"unload {op}")
+    fake.sd_models.reload_model_weights = lambda op: fake.calls.append(f"reload {op}")
     fake.state.begin = lambda job="": setattr(fake.state, "job", job) or "id7"  # type: ignore[method-assign, assignment, func-returns-value]
-    fake.state.end = lambda job: ended.append(job)  # type: ignore[method-assign, assignment, misc]
-    fake.ended = ended  # type: ignore[attr-defined]
+    fake.state.end = lambda job: fake.ended.append(job)  # type: ignore[method-assign, assignment, misc]
     return fake
 
 
@@ -121,10 +117,10 @@ def test_sdnext_unloads_and_reloads(sdnext: Fake, tmp_path: Path) -> None:
     sdnext.data.sd_model = SimpleNamespace(tokenizer=SimpleNamespace(get_vocab=dict))
     assert len(host.tokenizers()) == 1
     with host.lend_gpu():
-        assert sdnext.calls == ["unload model"]  # type: ignore[attr-defined]
+        assert sdnext.calls == ["unload model"]
     host.refresh_loras()
-    assert sdnext.calls == ["unload model", "reload model", "list"]  # type: ignore[attr-defined]
-    assert sdnext.ended == ["id7"]  # type: ignore[attr-defined]
+    assert sdnext.calls == ["unload model", "reload model", "list"]
+    assert sdnext.ended == ["id7"]
 
 
 def test_sdnext_gets_all_back_after_an_error(sdnext: Fake) -> None:
@@ -132,8 +128,8 @@ def test_sdnext_gets_all_back_after_an_error(sdnext: Fake) -> None:
     sdnext.options.data["lora_train_generation"] = REFUSE
     with pytest.raises(ValueError, match="training failed"), SdNextHost().lend_gpu():
         raise ValueError("training failed")
-    assert sdnext.calls == ["unload model", "reload model"]  # type: ignore[attr-defined]
-    assert sdnext.ended == ["id7"]  # type: ignore[attr-defined]
+    assert sdnext.calls == ["unload model", "reload model"]
+    assert sdnext.ended == ["id7"]
     lock = sdnext.call_queue.queue_lock
     assert type(lock) is FIFOLock and lock.acquire(blocking=False)
 
@@ -141,7 +137,7 @@ def test_sdnext_gets_all_back_after_an_error(sdnext: Fake) -> None:
 def test_sdnext_without_a_model_loads_none(sdnext: Fake) -> None:
     with SdNextHost().lend_gpu():
         pass
-    assert sdnext.calls == []  # type: ignore[attr-defined]
+    assert sdnext.calls == []
 
 
 def test_forge_gets_all_back_after_an_error(forge: Fake) -> None:

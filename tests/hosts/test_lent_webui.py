@@ -67,7 +67,7 @@ def test_one_that_is_chosen_while_the_other_is_loaded_wins(fake: Fake, two: Any)
 
 
 def test_one_that_cannot_be_loaded_is_told_and_the_old_one_is_back(fake: Fake, two: Any) -> None:
-    plain, notes = fake.sd_models.load_model, []
+    plain, notes = fake.sd_models.load_model, list[str]()
 
     def load(info: Any) -> None:
         if info is two:

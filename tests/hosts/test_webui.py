@@ -246,7 +246,7 @@ def test_captions_and_tags_load_once_and_unload(fake: Fake) -> None:
 def test_captioning_stops_half_way_and_still_unloads(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     unloaded: list[bool] = []
     monkeypatch.setattr("lora_train.hosts.lending.unload_helpers", lambda keep: unloaded.append(keep))
-    captions = WebuiHost().caption(_pictures(), "blip")
+    captions: Any = WebuiHost().caption(_pictures(), "blip")  # a generator
     next(captions)
     assert fake.call_queue.queue_lock.acquire(blocking=False), "others may work between two pictures"
     fake.call_queue.queue_lock.release()

@@ -214,7 +214,8 @@ def test_safetensors_under_another_name_keep_what_their_metadata_say(
 ) -> None:
     path = with_metadata(write(plain), {"modelspec.prediction_type": "v"})
     other = path.rename(path.with_suffix(".ckpt"))
-    assert open_model(other).scheduler_config["prediction_type"] == "v_prediction"
+    model: Any = open_model(other)
+    assert model.scheduler_config["prediction_type"] == "v_prediction"
 
 
 def with_metadata(path: Path, metadata: Any) -> Path:
@@ -303,7 +304,7 @@ MODULES = ("lora_unet_mid_block_attentions_0_proj_in", "lora_te_text_model_encod
 
 def lora(plain: Tensors) -> LoraFile:
     """A change of one module of the UNet and one of the text encoder."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, shape in zip(MODULES, ((32, 32), (128, 64))):
         down, up = torch.ones(1, shape[1]), torch.ones(shape[0], 1)
         if "unet" in name:

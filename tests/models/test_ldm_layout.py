@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,15 @@ def checkpoint(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_checkpoint(tmp_path_factory.mktemp("checkpoint"))[0]
 
 
+def _both(base: Path, checkpoint: Path) -> tuple[Any, Any]:
+    """The base opened from its folder and from its checkpoint, with the parts that are a family's own."""
+    return open_model(base), open_model(checkpoint)
+
+
 def test_every_tensor_comes_back(base: Path, checkpoint: Path) -> None:
     """Read the exported checkpoint as a stranger's file and compare with the folder, tensor by tensor: the same
     bits, but for the VAE's query, which is scaled by a root and rounded to fp16 again."""
-    ours, theirs = open_model(base), open_model(checkpoint)
+    ours, theirs = _both(base, checkpoint)
     for part in ("unet", "text_encoder"):
         expected, found = getattr(ours, part).state_dict(), getattr(theirs, part).state_dict()
         assert expected.keys() == found.keys()
@@ -37,7 +43,7 @@ def test_every_tensor_comes_back(base: Path, checkpoint: Path) -> None:
 
 
 def test_the_widened_vae_is_the_same_function(base: Path, checkpoint: Path) -> None:
-    ours, theirs = open_model(base), open_model(checkpoint)
+    ours, theirs = _both(base, checkpoint)
     pixels = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
     for a, b in zip(ours.encode_pictures(pixels), theirs.encode_pictures(pixels)):
         assert torch.allclose(a, b, atol=2e-3)
@@ -46,7 +52,7 @@ def test_the_widened_vae_is_the_same_function(base: Path, checkpoint: Path) -> N
 
 
 def test_the_yaml_carries_what_tensors_do_not_show(base: Path, checkpoint: Path) -> None:
-    ours, theirs = open_model(base), open_model(checkpoint)
+    ours, theirs = _both(base, checkpoint)
     assert theirs.prediction_type == ours.prediction_type
     assert theirs.native_resolution == ours.native_resolution == 128
     assert torch.allclose(theirs.snr(torch.arange(1000)), ours.snr(torch.arange(1000)))

@@ -39,7 +39,7 @@ def test_sd2_text_equals_diffusers(clip_skip: int, tmp_path: Path) -> None:
 
 
 def test_a_layer_that_is_not_there_is_told(tmp_path: Path) -> None:
-    model = open_model(write_folder(tiny_sd2(), tmp_path / "folder"))
+    model: Any = open_model(write_folder(tiny_sd2(), tmp_path / "folder"))
     layers = model.text_encoders[0].config.num_hidden_layers
     model.encode_text(CAPTIONS, layers)
     with pytest.raises(LoraTrainError, match=f"has {layers} layers"):

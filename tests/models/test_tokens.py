@@ -24,7 +24,7 @@ def test_tokens_are_counted_as_they_are_read(tokenizer: CLIPTokenizer) -> None:
 
 
 def test_of_a_caption_of_millions_of_letters_the_beginning_is_read(tokenizer: CLIPTokenizer) -> None:
-    asked = []
+    asked: list[int] = []
 
     class Noting:
         model_max_length, pad_token_id = tokenizer.model_max_length, tokenizer.pad_token_id

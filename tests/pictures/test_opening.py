@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,7 +176,12 @@ def test_a_large_picture_comes_reduced_without_a_second_one_of_its_size(
     image.save(tmp_path / "a.png", exif=exif)
     converted: list[int] = []
     as_rgb = pictures._as_rgb
-    monkeypatch.setattr(pictures, "_as_rgb", lambda band, *more: converted.append(band.height) or as_rgb(band, *more))
+
+    def noting(band: Image.Image, *more: Any) -> Any:
+        converted.append(band.height)
+        return as_rgb(band, *more)
+
+    monkeypatch.setattr(pictures, "_as_rgb", noting)
     monkeypatch.setattr(pictures, "BAND", 8_000)
     whole, small = load_picture(tmp_path / "a.png"), load_picture(tmp_path / "a.png", 100)
     assert whole.size == (300, 400) and small.size == (75, 100)

@@ -134,7 +134,7 @@ def test_one_of_both_is_enough_and_none_is_said(folder: Path, tmp_path: Path) ->
         and "No tags are listed" in notes[0]
         and "prepare.tagger" in notes[0]
     )
-    prepared = prepare(folder, replace(OPTIONS, captioner="none"), tmp_path / "b", Services(caption, tags=tags))
+    prepared = prepare(folder, replace(OPTIONS, captioner="none"), tmp_path / "b", Services(caption=caption, tags=tags))
     assert (prepared.folder / "0.txt").read_text() == "long hair, sara, hat (red), 1girl\n" and not prepared.notes
     notes = prepare(folder, OPTIONS, tmp_path / "c").notes
     assert len(notes) == 2 and all("write .txt files" in note for note in notes)

@@ -135,7 +135,13 @@ def test_a_face_that_is_just_sure_enough_counts() -> None:
 
 def test_a_face_that_just_touches_the_edge_is_inside() -> None:
     assert inside(Found(0.0, 0.0, 1.0, 1.0, 1))
-    for cut_off in ((-0.001, 0, 1, 1), (0, -0.001, 1, 1), (0, 0, 1.001, 1), (0, 0, 1, 1.001)):
+    outside: tuple[tuple[float, float, float, float], ...] = (
+        (-0.001, 0, 1, 1),
+        (0, -0.001, 1, 1),
+        (0, 0, 1.001, 1),
+        (0, 0, 1, 1.001),
+    )
+    for cut_off in outside:
         assert not inside(Found(*cut_off, 1))
         assert (Looked(Found(*cut_off, 1)).make(face).problem or ("",))[0] == "face out of frame"
 

@@ -132,7 +132,7 @@ def test_opencv_takes_the_person_that_it_is_surest_of(monkeypatch: pytest.Monkey
     """By a stand-in for its detector: pixels are BGR, boxes are left, top, width and height in pixels."""
     hog, seen = opencv.Hog(), list[np.ndarray]()
     assert len(hog._hog.svmDetector) > 3000, "it would look for nothing"
-    boxes = [(10, 20, 100, 40), (40, 10, 80, 90), (0, 0, 20, 10)], np.array([0.4, 1.7, -0.2])
+    boxes: tuple[Any, np.ndarray] = [(10, 20, 100, 40), (40, 10, 80, 90), (0, 0, 20, 10)], np.array([0.4, 1.7, -0.2])
 
     def detect(pixels: np.ndarray, **_options: Any) -> Any:
         seen.append(pixels)

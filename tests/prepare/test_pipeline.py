@@ -161,11 +161,23 @@ def test_the_second_run_does_nothing(folder: Path, tmp_path: Path, monkeypatch: 
     assert second.summary == first.summary
 
 
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the pictures that workers get, in order; filled as they come."""
+    done: list[str] = []
+    do = Worker.do
+
+    def noting(self: Worker, task: dict[str, Any]) -> Any:
+        done.append(Path(task["path"]).name)
+        return do(self, task)
+
+    monkeypatch.setattr(Worker, "do", noting)
+    return done
+
+
 def test_only_what_changed_is_done_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, work = options("original", "resize"), tmp_path / "work"
     prepare(folder, chosen, work)
-    done, do = [], Worker.do
-    monkeypatch.setattr(Worker, "do", lambda self, task: done.append(Path(task["path"]).name) or do(self, task))
+    done = noted(monkeypatch)
     real("rocket").rotate(90).save(folder / "china.jpg")
     (folder / "flower.jpg").unlink()
     (folder / "coffee.txt").write_text("another cup")
@@ -245,9 +257,7 @@ def test_what_cannot_be_overruled(folder: Path, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
-    do = Worker.do
-    monkeypatch.setattr(Worker, "do", lambda self, task: done.append(Path(task["path"]).name) or do(self, task))
+    done = noted(monkeypatch)
     chosen, work = options("original", "resize", workers=1), tmp_path / "work"
     with pytest.raises(Stopped):
         prepare(folder, chosen, work, stopped=lambda: len(done) >= 3)

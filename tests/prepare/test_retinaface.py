@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ class RetinaFace(torch.nn.Module):
 
 
 @pytest.fixture
-def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with weights named as facexlib saves them, and the stand-ins on the path."""
     package = tmp_path / "packages" / "facexlib" / "detection"
     package.mkdir(parents=True)
@@ -101,6 +103,12 @@ def test_without_its_weights_another_does_it(weights: Path, monkeypatch: pytest.
 def test_it_is_asked_for_faces_that_are_less_sure_than_needed(weights: Path, face_score: float, asked: float) -> None:
     """So that the report can say how sure it was."""
     plan = Plan(PrepareOptions(face_score=face_score), "", detectors={"face": "retinaface"}, weights=(str(weights),))
-    detector, seen = Detectors(plan).face(), list[float]()
-    detector._model.detect_faces = lambda image, conf: seen.append(conf) or []
+    detector: Any = Detectors(plan).face()
+    seen: list[float] = []
+
+    def detect_faces(image: np.ndarray, conf: float) -> list[Any]:
+        seen.append(conf)
+        return []
+
+    detector._model.detect_faces = detect_faces
     assert detector.faces(Image.new("RGB", (8, 8))) == [] and seen == [asked]

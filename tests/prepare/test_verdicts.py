@@ -18,7 +18,9 @@ from tests.prepare.samples import real
 PLAN = Plan(PrepareOptions(operations=("original", "similar"), min_size=0), "store")
 
 
-def one(name: str, size: tuple[int, int] = (512, 512), captioned: bool = False, picture: Image.Image | None = None):
+def one(
+    name: str, size: tuple[int, int] = (512, 512), captioned: bool = False, picture: Image.Image | None = None
+) -> Input:
     shown = picture or real("astronaut")
     view = ViewRecord("original", size=size, signature=similar.signature(shown), file="original.png")
     return Input(Path(name), Path(name), Record(f"content of {name}", size, views=[view]), captioned)
@@ -90,7 +92,7 @@ def test_scores_may_be_just_at_their_limits() -> None:
 def test_two_pictures_may_be_just_as_similar_as_allowed() -> None:
     other = one("b.png", picture=real("astronaut").crop((4, 4, 500, 500)))
     similarity = decide([one("a.png"), other], PLAN, {})[1].similarity
-    assert 0.3 < similarity < 1
+    assert similarity is not None and 0.3 < similarity < 1
     for limit, stays in ((similarity, 2), (similarity - 1e-9, 1)):
         plan = replace(PLAN, options=replace(PLAN.options, max_similarity=limit))
         assert sum(entry.verdict.kept for entry in decide([one("a.png"), other], plan, {})) == stays

@@ -41,7 +41,7 @@ def mixed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     modules = modules_by_file_name(open_model(base))
     names = [name for name in FORMS if name != "norm"]
     for seed, file in enumerate(("one", "two")):
-        tensors = {}
+        tensors: dict[str, torch.Tensor] = {}
         for number, (name, module) in enumerate(sorted(modules.items())):
             kind = "norm" if isinstance(module, NORMS) else names[(number + seed) % len(names)]
             if isinstance(module, nn.Conv2d) and min(module.weight.shape[:2]) < 16:

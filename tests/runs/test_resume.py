@@ -67,7 +67,8 @@ def test_stop_and_resume_gives_the_same_bits(make_config: Make, tmp_path: Path, 
 
 def test_a_finished_run_is_trained_longer_with_the_same_bits(make_config: Make, tmp_path: Path) -> None:
     """With a constant rate, 3 steps and 2 more are 5."""
-    options = {"train": {"max_train_steps": 5, "lr_scheduler": "constant"}, "save": {"save_precision": "fp32"}}
+    train = {"max_train_steps": 5, "lr_scheduler": "constant"}
+    options: dict[str, Any] = {"train": train, "save": {"save_precision": "fp32"}}
     whole = run_training(make_config(**options), StandaloneHost(tmp_path / "a")).path
     assert whole is not None
     one = read_lora(whole).tensors

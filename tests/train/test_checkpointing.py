@@ -33,7 +33,7 @@ def _trained(shown: list[Shown], network: NetworkOptions, **train: Any) -> tuple
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_weights_are_the_same_with_and_without(shown: list[Shown], kind: str) -> None:
     """With all dropouts, accumulation and rows with a base term: multipliers of 1 and of 0."""
-    drops = {} if kind in ("ia3", "norm") else {"network_dropout": 0.3, "module_dropout": 0.2}
+    drops: dict[str, Any] = {} if kind in ("ia3", "norm") else {"network_dropout": 0.3, "module_dropout": 0.2}
     network = NetworkOptions(kind=kind, network_dim=4, network_alpha=2.0, constraint=0.0, **drops)
     (kept, once), (again, twice) = (
         _trained(shown, network, gradient_checkpointing=checkpointing, preserve=0.5) for checkpointing in (False, True)

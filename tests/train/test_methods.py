@@ -80,7 +80,7 @@ def test_plain_losses() -> None:
     assert torch.equal(loss(PREDICTED, TARGET, loss_type="l1"), difference.abs())
 
 
-THRESHOLDS = {
+THRESHOLDS: dict[str, Callable[[float, float], float]] = {
     "constant": lambda t, snr: 0.3 * 2.0,
     "exponential": lambda t, snr: 2.0 * 0.3 ** (t / 1000),
     "snr": lambda t, snr: 0.3 + 0.7 / (1 + 1 / math.sqrt(snr)) ** 2,

@@ -112,7 +112,7 @@ def test_a_module_that_is_always_dropped_learns_nothing(trained: Callable[..., L
 
 def test_resume_with_dropout_gives_the_same_bits(make_config: Make, tmp_path: Path) -> None:
     """Stopped after step 2 of 4, inside an epoch; the text encoder stops after step 3."""
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "data": SMALL | {"repeats": 2},
         "network": {
             "network_dim": 2, "kind": "lora", "rank_dropout": 0.3, "module_dropout": 0.2, "network_dropout": 0.1,

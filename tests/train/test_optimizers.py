@@ -200,11 +200,11 @@ def make(model: Any) -> Make:
             picture = Picture(Path(f"{number}.png"), 32, 32, f"one {number}", "", 1)
             items.append(Item(picture, Placement((32, 32), (32, 32), 0, 0), (str(number),)))
             latents[str(number)] = torch.randn(4, 4, 4, generator=draw), torch.zeros(4, 4, 4)
-        usual = {"max_train_steps": 20, "lr_warmup_steps": 0, "unet_lr": 1e-2, "mixed_precision": "fp32"}
+        usual: dict[str, Any] = {"max_train_steps": 20, "lr_warmup_steps": 0, "unet_lr": 1e-2}
         config = RunConfig(
             data=DataOptions(train_batch_size=2),
             network=NetworkOptions(network_dim=2, network_alpha=1.0, network_train_unet_only=True),
-            train=TrainOptions(**usual | {"device": "cpu"} | train),
+            train=TrainOptions(**usual | {"device": "cpu", "mixed_precision": "fp32"} | train),
         )
         made = Trainer(config, model, Dataset(items, latents))
         with torch.no_grad():

@@ -24,7 +24,7 @@ class Server:
         self.captions = {"a": "one", "b": "two"}
 
     def picture(self, key: str) -> dict[str, Any]:
-        about = {
+        about: dict[str, Any] = {
             "file": f"{key}.png",
             "operation": "original",
             "outcome": "kept",

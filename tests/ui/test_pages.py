@@ -241,7 +241,7 @@ def test_the_form_of_a_preparation() -> None:
         assert options_of(values_of(options)) == options
     for name in (*NUMBERS, *TEXTS, *LOOKS):
         text = {"background": "red", "caption_template": "{tag}", "tag_blacklist": "hat"}.get(name, "1")
-        value = ("hat",) if name == "tag_blacklist" else int(text) if name in NUMBERS else text
+        value: Any = ("hat",) if name == "tag_blacklist" else int(text) if name in NUMBERS else text
         assert options_of(untouched | {name: text}) == replace(PrepareOptions(), **{name: value}), name
     for name in OPERATIONS:
         assert options_of(untouched | {name: True}).operations == (name,)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -58,8 +59,8 @@ def _write(folder: Path, text: str, name: str = "dataset.toml") -> Path:
 
 def test_the_narrower_value_wins(tmp_path: Path) -> None:
     config = read_dataset_config(_write(tmp_path, CONFIG))
-    general = {"shuffle_caption": True, "caption_extension": ".txt", "caption_dropout_rate": 1.0}
-    dataset = {"batch_size": 4, "enable_bucket": True, "min_bucket_reso": 128, "resolution": (512, 768)}
+    general: dict[str, Any] = {"shuffle_caption": True, "caption_extension": ".txt", "caption_dropout_rate": 1.0}
+    dataset: dict[str, Any] = {"batch_size": 4, "enable_bucket": True, "min_bucket_reso": 128, "resolution": (512, 768)}
     first = Subset(
         "datasets[0].subsets[0]",
         "a",
@@ -69,7 +70,7 @@ def test_the_narrower_value_wins(tmp_path: Path) -> None:
         "sara woman",
         keep_tokens=2,
         **dataset,
-        **general,  # type: ignore[arg-type]
+        **general,
     )
     second = Subset(
         "datasets[0].subsets[1]",
@@ -78,9 +79,9 @@ def test_the_narrower_value_wins(tmp_path: Path) -> None:
         caption_prefix="p ",
         flip_aug=True,
         **dataset,
-        **general,  # type: ignore[arg-type]
+        **general,
     )
-    third = Subset("datasets[1].subsets[0]", "", "meta.json", keep_tokens=1, resolution=(1024, 1024), **general)  # type: ignore[arg-type]
+    third = Subset("datasets[1].subsets[0]", "", "meta.json", keep_tokens=1, resolution=(1024, 1024), **general)
     assert config.subsets == [first, second, third]
     assert config.ignored == ["general.color_aug", "datasets[0].subsets[0].batch_size", "datasets[1].validation_split"]
 
