@@ -142,7 +142,7 @@ def test_optimizers_with_a_rate_of_their_own_get_one_for_all() -> None:
         found = [one for one in problems(RunConfig(train=train)) if one.where == "train.optimizer"]
         assert good != bool(found)
     groups = [{"params": [], "base_lr": rate} for rate in (1.0, 0.5)]
-    with pytest.raises(LoraTrainError, match="finds one learning rate for all, and these differ: 0.5, 1"):
+    with pytest.raises(LoraTrainError, match="finds one learning rate for all, but these differ: 0.5, 1"):
         OPTIMIZERS["prodigy"](groups, config)
 
 
