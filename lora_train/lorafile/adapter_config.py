@@ -1,4 +1,4 @@
-"""peft's `adapter_config.json`, and the same in a diffusers file's metadata: what a network's alphas are.
+"""peft's `adapter_config.json`, and the same in a diffusers file's metadata: the source of a network's alphas.
 
 Source: peft's `LoraConfig`; diffusers' `lora_adapter_metadata` (0.34 and later).
 """
@@ -14,9 +14,9 @@ METADATA_KEY = "lora_adapter_metadata"
 
 
 def alpha_of(config: Mapping[str, Any], path: str, rank: int) -> float | None:
-    """Alpha of the module at `path` as kohya's files count it (the delta is alpha / rank up down); None: not told.
+    """Alpha of the module at `path` as in kohya's files (the delta is alpha / rank up down); None: not given.
 
-    Raises ValueError when the configuration makes no sense.
+    Raises ValueError when the configuration is invalid.
     """
     value = _by_pattern(config.get("alpha_pattern"), path, config.get("lora_alpha"))
     if value is None:
@@ -40,7 +40,7 @@ def configs_in_metadata(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]
 
 
 def make_config(ranks: Mapping[str, int], alphas: Mapping[str, float], dora: bool) -> dict[str, Any]:
-    """The configuration of a network on the modules named by `ranks`, the commonest rank and alpha in front."""
+    """The configuration of a network on the modules in `ranks`, with the most common rank and alpha as the default."""
     rank, alpha = _commonest(ranks), _commonest(alphas)
     return {
         "alpha_pattern": {path: value for path, value in sorted(alphas.items()) if value != alpha},
@@ -68,7 +68,8 @@ def _commonest(values: Mapping[str, Any]) -> Any:
 
 
 def _by_pattern(patterns: Any, path: str, otherwise: Any) -> Any:
-    """peft's lookup: a pattern is the end of a path. It allows any regular expression; strangers' are not run."""
+    """peft's lookup: a pattern is the end of a path. Regular expressions, which peft allows, are not run: the
+    file may be a stranger's."""
     for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
         plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
         if any(sign in plain for sign in "*+?[](){}|\\^$"):

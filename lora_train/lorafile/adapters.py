@@ -1,4 +1,4 @@
-"""Which adapter to read of files in which peft put several."""
+"""The choice of an adapter in files in which peft stored several."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lora_train.lorafile.reading import adapters_of
 
 
 def choose_adapters(paths: Sequence[Path], names: Sequence[str], where: str = "--adapter") -> list[str]:
-    """The adapter to read of each file: `names` has one for each, or one for those that have it; "": the first.
+    """The adapter to read from each file: `names` has one for each, or one for those that have it; "": the first.
 
-    Raises LoraTrainError where the numbers differ, or no file has the adapter.
+    Raises LoraTrainError if the numbers differ, or no file has the adapter.
     """
     if len(names) > 1:
         if len(names) != len(paths):

@@ -1,7 +1,7 @@
 """Apply LoRA files to a model by adding their deltas to the weights, and remove them exactly.
 
-Works on this package's models and on diffusers pipelines. The changed weights are kept as they
-were, so that removing restores the same bits, whatever was added in between.
+Works on this package's models and on diffusers pipelines. The original weights are kept, so that removal restores
+them bit for bit, whatever was added in between.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lora_train.records.families import is_text
 def modules_by_file_name(model: Any) -> dict[str, nn.Module]:
     """The modules of this package's models and of diffusers pipelines, by the names that LoRA files use.
 
-    SDXL's are there under both names that files have for them.
+    SDXL's modules have both of their names in files.
     """
     if hasattr(model, "layers"):
         found: dict[str, nn.Module] = model.layers()
@@ -46,7 +46,7 @@ class Applied:
     path: Path
     unmatched: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    """What a person should know: what of the file is left out, and what was assumed."""
+    """Notes for the person: which parts of the file are ignored, and what was assumed."""
     short_hash: str = ""
     """The first 12 digits of the file's hash, as the WebUI shows it."""
 
@@ -55,12 +55,11 @@ class Applied:
 class Applier:
     """Networks on the modules of one model, by the names in files (see `modules_by_file_name`).
 
-    `apply` replaces what was applied before; `remove` takes all off. The weights' originals are kept in
-    the computer's memory.
+    `apply` replaces what was applied before; `remove` removes everything. The original weights are kept in CPU memory.
     """
 
     modules: dict[str, nn.Module]
-    """A module may be there under several names; the first is what it is known by."""
+    """A module may have several names; the first one is used."""
     _originals: dict[tuple[str, str], torch.Tensor | None] = field(default_factory=dict)
     _on_now: list[tuple[Wanted, Path, float]] = field(default_factory=list)
     _applied: list[Applied] = field(default_factory=list)
@@ -70,10 +69,9 @@ class Applier:
         self._known_as = {name: first.setdefault(id(module), name) for name, module in self.modules.items()}
 
     def apply(self, networks: Sequence[tuple[Wanted, Path]]) -> list[Applied]:
-        """Apply all of `networks`, and nothing else. The same one twice counts twice.
+        """Apply all of `networks`, and nothing else. The same one twice is applied twice.
 
-        Raises LoraTrainError, the model left without networks, when a file cannot be read or fits
-        no module of the model.
+        Raises LoraTrainError, with all networks removed, when a file cannot be read or fits no module of the model.
         """
         wanted = [(tag, path, _changed_at(path)) for tag, path in networks]
         if wanted == self._on_now:
@@ -90,9 +88,9 @@ class Applier:
     def apply_usable(
         self, networks: Sequence[tuple[Wanted, Path]], problems: list[Problem] | None = None
     ) -> tuple[list[Applied], list[str]]:
-        """As `apply`, but what cannot be applied is left out; returns what was applied, and a note for each other.
+        """Like `apply`, but networks that cannot be applied are left out, with a note for each.
 
-        What is wrong with those is added to `problems`."""
+        Returns the applied ones and the notes; the errors are added to `problems`."""
         try:
             applied = self.apply(networks)
         except LoraTrainError:
@@ -113,7 +111,7 @@ class Applier:
 
     @torch.no_grad()
     def remove(self) -> None:
-        """Put back every weight and bias that was changed, bit for bit."""
+        """Restore every changed weight and bias, bit for bit."""
         for (name, attribute), original in self._originals.items():
             if original is None:
                 setattr(self.modules[name], attribute, None)
@@ -122,7 +120,7 @@ class Applier:
         self.forget()
 
     def forget(self) -> None:
-        """Take the weights as they are now for the original ones (others have been loaded into the modules)."""
+        """Treat the present weights as the original ones (others have been loaded into the modules)."""
         self._originals.clear()
         self._on_now, self._applied = [], []
 
@@ -133,7 +131,7 @@ class Applier:
 
     @torch.no_grad()
     def add(self, tag: Wanted, file: LoraFile) -> Applied:
-        """Apply a file's networks to what is there; the next `apply` takes them off.
+        """Apply a file's networks in addition; the next `apply` removes them.
 
         Raises LoraTrainError when it fits no module of the model.
         """
@@ -157,7 +155,7 @@ class Applier:
         return Applied(tag, file.path, tuple(unmatched), tuple(notes), model_hash(file.path, file.metadata)[:12])
 
     def _have_bias(self, name: str, like: torch.Tensor) -> None:
-        """Keep the bias, or give a module without one a bias of zeros: peft and the WebUI add to those, too."""
+        """Save the original bias, or add a bias of zeros if there is none: peft and the WebUI do so as well."""
         module = self.modules[name]
         if (name, "bias") in self._originals:
             return
@@ -169,7 +167,7 @@ class Applier:
         module.bias = nn.Parameter(torch.zeros(like.shape, dtype=weight.dtype, device=weight.device), False)
 
     def _original(self, name: str, attribute: str) -> torch.Tensor:
-        """The value without any network, fp32, on the module's device; kept from the first time on.
+        """The value without any network, fp32, on the module's device; a copy is kept from the first call on.
 
         Kinds that multiply are relative to it, so that strengths add up and the order of networks does not matter.
         """
@@ -208,7 +206,7 @@ class Applier:
 
 
 def _notes(applied: Sequence[Applied]) -> list[str]:
-    """Each file's notes once, however often the prompt has it."""
+    """Each file's notes once, however often it is in the prompt."""
     return list(dict.fromkeys(f"<lora:{one.tag.name}>: {note}" for one in applied for note in one.notes))
 
 

@@ -1,4 +1,4 @@
-"""For which family of base models a LoRA file was made."""
+"""The family of base models for which a LoRA file was made."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from lora_train.lorafile.reading import LoraFile
 
 
 def made_for(file: LoraFile) -> str:
-    """ "SD 1.x", "SD 2.x", "SDXL" or another family; empty when nothing tells, or not which of the first two."""
+    """ "SD 1.x", "SD 2.x", "SDXL" or another family; empty if it cannot be determined."""
     family = family_of(file.by_module(), file.metadata)
     return "" if family == SD else family

@@ -1,4 +1,4 @@
-"""Read a card (`NAME.json`) whoever saved it: the WebUI, another tool, an editor, or a program that was cut off."""
+"""Read a card (`NAME.json`) saved by the WebUI, another tool, an editor, or a program that was interrupted."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from lora_train.errors import LoraTrainError
 
 MAX_BYTES = 16_000_000
-"""Cards have a few kilobytes; what is larger is something else of that name."""
+"""Cards have a few kilobytes; larger files are something else."""
 
 _UTF8, _GUESSED = "utf-8", "Windows-1252"
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says, and how it was read."""
+    """The content of a card, and how it was read."""
 
     values: dict[str, Any] = field(default_factory=dict)
     whole: bool = True
-    """Whether `values` are all that the file holds, for certain."""
+    """Whether `values` are certainly everything in the file."""
     encoding: str = _UTF8
 
     @property
@@ -33,9 +33,9 @@ class Card:
 
 
 def read_card(path: Path) -> Card:
-    """The card at `path`; an empty one where there is none.
+    """The card at `path`; an empty one if there is none.
 
-    Raises LoraTrainError when it is there and cannot be read: then it must not be written over.
+    Raises LoraTrainError when it exists and cannot be read: then it must not be overwritten.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -53,7 +53,7 @@ def read_card(path: Path) -> Card:
 
 
 def _decoded(data: bytes) -> tuple[str, str, bool]:
-    """Text, its encoding's name, and whether that is certain. A character cut off at the end is left out."""
+    """The text, the name of its encoding, and whether that is certain. A truncated character at the end is dropped."""
     encoding = json.detect_encoding(data)
     make = codecs.getincrementaldecoder(encoding)
     decoder = make()
@@ -67,12 +67,12 @@ def _decoded(data: bytes) -> tuple[str, str, bool]:
 
 
 def _windows_1252(data: bytes) -> str:
-    """What no byte fails in: where Windows' table has nothing, Latin-1's counts."""
+    """The text in Windows-1252, with Latin-1 for the bytes that it does not define: no byte fails."""
     return "".join(bytes([byte]).decode("cp1252", "ignore") or chr(byte) for byte in data)
 
 
 def _parsed(text: str) -> tuple[dict[str, Any], bool]:
-    """The object that the text is, and whether it is all of it; else as many of its values as are whole."""
+    """The object in the text, and whether that is everything; otherwise as many of its values as are complete."""
     try:
         # not strict: people write line breaks into notes
         value = json.loads(text, strict=False, object_pairs_hook=_unique)
@@ -91,7 +91,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _salvaged(text: str) -> dict[str, Any]:
-    """The values of the first object up to where it cannot be read any more."""
+    """The values of the first object up to the point where it cannot be read."""
     decoder, found = json.JSONDecoder(strict=False), {}
     gap, colon = re.compile(r"[\s,]*"), re.compile(r"\s*:\s*")
     at = text.find("{") + 1

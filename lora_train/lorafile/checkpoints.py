@@ -1,4 +1,4 @@
-"""One-file checkpoints in the original layout, read tensor by tensor, and where a LoRA's modules lie in them."""
+"""Single-file checkpoints in the original layout, read tensor by tensor, and the places of a LoRA's modules in them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FUSED = ("q_proj", "k_proj", "v_proj")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a module's weight lies: a tensor, or one of three equal parts of its rows."""
+    """The place of a module's weight: a tensor, or one of three equal parts of its rows."""
 
     key: str
     path: str
@@ -47,12 +47,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose tensors are read when asked for."""
+    """A checkpoint whose tensors are read on demand."""
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
     dtypes: dict[str, str]
-    """As safetensors' header has them ("F16")."""
+    """As in the safetensors header ("F16")."""
     metadata: dict[str, str]
     get: Callable[[str], torch.Tensor]
 
@@ -64,10 +64,10 @@ def require_checkpoint(path: Path) -> None:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a safetensors file (memory-mapped), or another, which is read whole. Raises LoraTrainError."""
+    """Open a safetensors file (memory-mapped), or another file, which is read as a whole. Raises LoraTrainError."""
     require_checkpoint(path)
     header = read_header(path) if holds_safetensors(path) else {}
-    if not header or odd_metadata(header):  # the library does not open files whose metadata are no texts
+    if not header or odd_metadata(header):  # the library does not open files with metadata that are not texts
         tensors = read_tensors(path, stand_ins=True)
         shapes = {name: tuple(value.shape) for name, value in tensors.items()}
         dtypes = {name: dtype_name(value) for name, value in tensors.items()}
@@ -82,7 +82,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def family_of(checkpoint: Checkpoint) -> str:
-    """The key in LAYOUTS whose text encoders the checkpoint has. Raises LoraTrainError when it has none's."""
+    """The key in LAYOUTS whose text encoders the checkpoint has. Raises LoraTrainError if there is none."""
     names = usual_names(checkpoint.shapes).values()
     if any(name.startswith(UNET_PREFIX) for name in names):
         for family, layout in LAYOUTS.items():
@@ -92,9 +92,9 @@ def family_of(checkpoint: Checkpoint) -> str:
 
 
 def places_of(checkpoint: Checkpoint) -> dict[str, Place]:
-    """Where each module that a LoRA can change lies, by its name in LoRA files.
+    """The place of each module that a LoRA can change, by its name in LoRA files.
 
-    SDXL's UNet modules are there under both of their names, kohya's first. Raises LoraTrainError.
+    SDXL's UNet modules have both of their names, kohya's first. Raises LoraTrainError.
     """
     family = family_of(checkpoint)
     layout = LAYOUTS[family]
@@ -125,7 +125,7 @@ def _unet_places(checkpoint: Checkpoint, sgm: bool) -> dict[str, Place]:
 
 
 def _shape(names: Collection[str]) -> UnetShape:
-    """The shape of a UNet from its names. Raises IndexError for what is none."""
+    """The shape of a UNet from its names. Raises IndexError if it is not a UNet."""
     last = numbers(names, r"input_blocks\.(\d+)\.")[-1]
     downs = numbers(names, r"input_blocks\.(\d+)\.0\.op\.")
     layers = downs[0] - 1 if downs else last

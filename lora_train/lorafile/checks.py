@@ -1,4 +1,4 @@
-"""What can be wrong inside a LoRA file that is a whole file: halves missing, shapes, values."""
+"""Damage inside a complete LoRA file: missing halves, shapes, values."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Module = Mapping[str, torch.Tensor]
 
 
 def partners() -> Iterator[tuple[str, ...]]:
-    """Parts that mean nothing without each other."""
+    """Parts that are useless without each other."""
     return (together for kind in KINDS.values() for together in kind.partners)
 
 
 def problems_of(modules: Mapping[str, Module], where: str) -> list[Problem]:
-    """What is wrong with a file's modules, each kind of problem once, with the keys."""
+    """The problems of a file's modules, each kind of problem once, with the keys."""
     found = (
         ("halves are missing", [_missing(name, parts) for name, parts in modules.items()]),
         ("shapes do not fit each other", [_misshapen(name, parts) for name, parts in modules.items()]),
@@ -45,7 +45,7 @@ def require_sound(modules: Mapping[str, Module], where: str) -> None:
 
 
 def _missing(name: str, parts: Module) -> str:
-    """A key that should be there too, or nothing."""
+    """A key that is missing, or ""."""
     for together in partners():
         absent = [part for part in together if part not in parts]
         if absent and len(absent) < len(together):
@@ -64,7 +64,9 @@ def _misshapen(name: str, parts: Module) -> str:
         return ""
     down, up = parts[DOWN], parts[UP]
     middle = parts[MID].shape[:2] if MID in parts else (down.shape[:1] * 2)
-    if MID in parts and (parts[MID].ndim != 4 or down.ndim != 4):  # a core of a convolution, in another module
+    if MID in parts and (
+        parts[MID].ndim != 4 or down.ndim != 4
+    ):  # the core of a convolution, in a module that is not one
         return f"{name}: {MID} {tuple(parts[MID].shape)}, {DOWN} {tuple(down.shape)}"
     fits = (
         down.ndim in (2, 4)

@@ -1,4 +1,4 @@
-"""How alike two LoRAs are, module by module, without forming their deltas."""
+"""The similarity of two LoRAs, module by module, without forming their deltas."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class ModuleDifference:
     difference: float
     """Norm of the difference."""
     cosine: float
-    """1: the same direction, 0: nothing in common; 0 where a delta is zero."""
+    """1: the same direction, 0: nothing in common; 0 if a delta is zero."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """The result of `compare`."""
 
     modules: tuple[ModuleDifference, ...]
     only_in_a: tuple[str, ...]
@@ -36,7 +36,7 @@ class Comparison:
 
     @property
     def cosine(self) -> float:
-        """Of all common modules as one vector."""
+        """The cosine of all common modules as one vector."""
         dot = sum(one.cosine * one.norm_a * one.norm_b for one in self.modules)
         norms = [sum(getattr(one, side) ** 2 for one in self.modules) ** 0.5 for side in ("norm_a", "norm_b")]
         return dot / (norms[0] * norms[1]) if norms[0] and norms[1] else 0.0

@@ -1,4 +1,4 @@
-"""What a file of tensors is by its keys, when it is no LoRA that can be read."""
+"""What a file of tensors is, by its keys, if it is not a readable LoRA."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lora_train.lorafile.layouts import named
 from lora_train.records.families import titles
 
 _LORA = re.compile(r"lora[._]?(?:A|B|up|down)\b|lora_(?:up|down)|hada_w|lokr_w|\.diff$|oft_blocks")
-_FOLDER = "It belongs into the WebUI's folder {}."
+_FOLDER = "It belongs in the WebUI's folder {}."
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: how its keys are known, what it is called in a sentence, and what to do with it."""
+    """A kind of file: the pattern of its keys, its name in a sentence, and what to do with it."""
 
     keys: re.Pattern[str]
     what: str
@@ -36,12 +36,12 @@ KINDS = (
         "Convert it with the tools of that project (lora_add), or look for the file in kohya's format.",
     ),
     _kind(r"^control_model\.|controlnet_|zero_convs|input_hint_block|^lllite_|^lora_controlnet$", "a ControlNet",
-          "It belongs into the folder of the ControlNet extension."),
+          "It belongs in the folder of the ControlNet extension."),
     _kind(r"^adapter\.body\.|^body\.\d+\.(?:resnets|in_conv|block)", "a T2I-Adapter",
-          "It belongs into the folder of the ControlNet extension."),
+          "It belongs in the folder of the ControlNet extension."),
     _kind(r"^image_proj|^ip_adapter\.|to_k_ip", "an IP-Adapter",
-          "It belongs into the folder of the ControlNet extension."),
-    _kind(r"motion_modules\.", "a motion module (AnimateDiff)", "It belongs into the folder of that extension."),
+          "It belongs in the folder of the ControlNet extension."),
+    _kind(r"motion_modules\.", "a motion module (AnimateDiff)", "It belongs in the folder of that extension."),
     _kind(r"^model\.diffusion_model\.|^(?:cond_stage_model|conditioner)\.", "a checkpoint (a whole base model)",
           _FOLDER.format("models/Stable-diffusion")),
     _kind(r"^(?:first_stage_model\.)?(?:encoder|decoder)\.(?:down|up|mid|conv_in|down_blocks|up_blocks|mid_block)\b",
@@ -57,13 +57,13 @@ KINDS = (
           "Give the LoRA's own file."),
     _kind(r"^(?:model\.\d+\.|conv_first|body\.\d+\.rdb|RRDB)", "an upscaler", _FOLDER.format("models/ESRGAN")),
     _kind(r"^(?:optimizer|exp_avg|param_groups|state\.\d+)", "a training's saved state, not its result",
-          "Give the LoRA that the training wrote."),
+          "Give the LoRA that was written by the training."),
 )  # fmt: skip
-"""Kinds of files in the field, the first that fits counts."""
+"""Kinds of files in the field; the first that matches applies."""
 
 
 class NotLora(ValueError):
-    """Nothing in a file is a LoRA's; the text says what it is instead, `fix` what to do."""
+    """No key of a file belongs to a LoRA; the text says what the file is, `fix` what to do."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind.what)
@@ -71,17 +71,17 @@ class NotLora(ValueError):
 
 
 def contents_of(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Kind:
-    """What a file with these keys is, none of which is a LoRA's for Stable Diffusion."""
+    """The kind of a file with these keys, none of which belongs to a LoRA for Stable Diffusion."""
     if not tensors:
         return _kind("", "a file without any tensors", "Download it again.")
     if any(map(_LORA.search, tensors)) and not any(map(KINDS[0].keys.search, tensors)):
         family = other_family(tensors)
         for_whom = f"a LoRA for {family}" if family else "a LoRA for another kind of model"
-        return _kind("", f"{for_whom} ({named(tensors)})", f"This program knows {titles()}.")
+        return _kind("", f"{for_whom} ({named(tensors)})", f"This program supports {titles()}.")
     for kind in KINDS:
         if any(map(kind.keys.search, tensors)):
             return kind
-    unknown = f"something else: none of its {len(tensors)} keys is a LoRA's ({named(tensors)})"
+    unknown = f"something else: none of its {len(tensors)} keys belongs to a LoRA ({named(tensors)})"
     return _kind(
         "", unknown, "Give a LoRA file (.safetensors, .pt, .ckpt), or a folder as peft and diffusers write them."
     )

@@ -1,6 +1,6 @@
 """A LoRA in kohya's, diffusers' or peft's layout.
 
-diffusers has no place for alpha, so its delta is in the matrices; peft has a configuration beside the file.
+diffusers has no place for alpha, so it is multiplied into the matrices; peft has a configuration beside the file.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def diffusers_tensors(file: LoraFile) -> dict[str, torch.Tensor]:
     """The file's tensors in diffusers' layout: `unet.PATH.lora_A.weight`, alpha multiplied into `lora_B`.
 
     A `lora_B` whose dtype cannot hold the product exactly becomes fp32.
-    Raises LoraTrainError that names the modules which this layout cannot hold.
+    Raises LoraTrainError that names the modules that this layout cannot hold.
     """
     out = {}
     for pair in _pairs(file):
@@ -53,7 +53,7 @@ def diffusers_tensors(file: LoraFile) -> dict[str, torch.Tensor]:
         out[f"{name}.lora_A.weight"] = pair.down
         out[f"{name}.lora_B.weight"] = _scaled(pair.up, pair.alpha / pair.down.shape[0])
         if pair.magnitude is not None:
-            # peft's older files lack the ".weight"; without it transformers 5 drops a text encoder's without a word
+            # peft's older files lack the ".weight"; without it transformers 5 silently drops a text encoder's
             out[f"{name}.lora_magnitude_vector.weight"] = pair.magnitude
     return out
 
@@ -61,7 +61,7 @@ def diffusers_tensors(file: LoraFile) -> dict[str, torch.Tensor]:
 def peft_adapters(file: LoraFile) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]]:
     """Tensors and `adapter_config.json` in peft's layout, by component ("unet", "text_encoder").
 
-    Raises LoraTrainError that names the modules which this layout cannot hold.
+    Raises LoraTrainError that names the modules that this layout cannot hold.
     """
     out: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {}
     pairs = _pairs(file)
@@ -121,13 +121,13 @@ WRITERS: dict[str, Callable[[LoraFile, Path, str, bool], tuple[str, ...]]] = {
     "diffusers": write_diffusers,
     "peft": write_peft,
 }
-"""Layouts that can be written; peft's goes into a folder."""
+"""Layouts that can be written; peft's is a folder."""
 
 
 def _write(
     path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], precision: str, over: bool
 ) -> tuple[str, ...]:
-    """As `write_lora`, but what is too large for a precision that was asked for is refused."""
+    """Like `write_lora`, but values too large for the chosen precision are refused."""
     for name, value in tensors.items():
         if not is_number(name) and not is_finite(value.to(DTYPES.get(precision, value.dtype))):
             raise LoraTrainError(
@@ -146,14 +146,14 @@ def _pairs(file: LoraFile) -> list[_Pair]:
         raise _cannot(file, "diffusers' and peft's", odd, "other kinds of network than LoRA and DoRA", fix)
     nameless = [name for name in modules if path_of(name) is None]
     if nameless:
-        raise _cannot(file, "diffusers' and peft's", nameless, "modules whose path cannot be told")
+        raise _cannot(file, "diffusers' and peft's", nameless, "modules whose path is unknown")
     family = known_family(family_of(modules, file.metadata))
     diffusers_path = diffusers_paths(family, modules)
     return [_pair(name, parts, component_of(name, family), diffusers_path) for name, parts in modules.items()]
 
 
 def _without_idle_bias(parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """ComfyUI writes a change of the bias beside every module, mostly of zeros."""
+    """The parts without a bias of zeros, which ComfyUI writes for most modules."""
     return {part: value for part, value in parts.items() if part != BIAS or bool(value.float().any())}
 
 
@@ -174,7 +174,7 @@ def _pair(name: str, parts: dict[str, torch.Tensor], component: str, diffusers_p
 
 
 def _magnitude(name: str, scale: torch.Tensor, rows: int) -> torch.Tensor:
-    """LyCORIS' `dora_scale` as peft has it: a value per row, (1, out, 1, 1) for convolutions."""
+    """LyCORIS' `dora_scale` in peft's form: a value per row, (1, out, 1, 1) for convolutions."""
     if scale.shape[0] != rows or scale.numel() != rows:
         raise LoraTrainError(
             f"the magnitudes of {name} are by columns, which diffusers and peft cannot hold.",

@@ -1,4 +1,4 @@
-"""What a module of a file adds to a weight of the base, for every kind of network."""
+"""The delta that a module of a file adds to a weight of the base, for every kind of network."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _STAND_INS: dict[int, Callable[..., nn.Module]] = {
     2: lambda out, into: nn.Linear(into, out, device="meta"),
     4: lambda out, into, *kernel: nn.Conv2d(into, out, kernel, device="meta"),
 }
-"""By a weight's dimensions: a module of its shape, without memory."""
+"""A weight's number of dimensions to a module of its shape, without memory."""
 
 
 def deltas_for(weight: torch.Tensor, parts: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What is added at strength 1 to `weight` (fp32, its shape), and to the bias where the file has that.
+    """The deltas at strength 1 of `weight` (fp32, its shape), and of the bias if the file has one.
 
     Raises ValueError when the kind is unknown or does not fit.
     """

@@ -1,4 +1,4 @@
-"""Change the metadata of a safetensors file; its tensors are copied as they are."""
+"""Change the metadata of a safetensors file; its tensors are copied unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lora_train.tensors import read_header, read_tensors
 
 THUMBNAIL = "modelspec.thumbnail"
 MAX_THUMBNAIL = 2_000_000
-"""In bytes of the picture; metadata is read whole by everyone who opens the file."""
+"""In bytes of the picture; every program that opens the file reads all of the metadata."""
 
 SIGNATURES = (
     (b"\x89PNG\r\n", "image/png"),
@@ -26,7 +26,7 @@ SIGNATURES = (
     (b"RIFF", "image/webp"),
     (b"GIF8", "image/gif"),
 )
-"""First bytes of pictures, and their type."""
+"""The first bytes of picture files, and their type."""
 
 
 def edit_metadata(
@@ -37,10 +37,10 @@ def edit_metadata(
     strip: bool = False,
     overwrite: bool = False,
 ) -> dict[str, str]:
-    """Write `path` as `output` with other metadata, and return that.
+    """Write `path` as `output` with other metadata, and return the metadata.
 
-    `strip` takes all out first, `remove` these fields, `put` adds or replaces. Unless they are taken out, the file's
-    hashes are computed: `sshs_legacy_hash` covers the `ss_` fields, and some trainers write hashes of nothing.
+    `strip` removes all fields first, `remove` the named ones, `put` adds or replaces. Unless they are removed, the
+    file's hashes are computed: `sshs_legacy_hash` covers the `ss_` fields, and some trainers write hashes of nothing.
     `output` may be `path`.
     Raises LoraTrainError when the file cannot be read, or the output exists and may not be overwritten.
     """
@@ -78,14 +78,14 @@ def thumbnail(picture: Path) -> str:
         raise LoraTrainError(f"cannot read the picture: {error.strerror}.", str(picture)) from error
     kind = next((kind for start, kind in SIGNATURES if content.startswith(start)), None)
     if kind is None:
-        raise LoraTrainError("this is no PNG, JPEG, WebP or GIF picture.", str(picture), "Give one of these.")
+        raise LoraTrainError("this is not a PNG, JPEG, WebP or GIF picture.", str(picture), "Give one of these.")
     if len(content) > MAX_THUMBNAIL:
         raise LoraTrainError(f"the picture has {len(content)} bytes.", str(picture), "Make it smaller than 2 MB.")
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _legacy_hash(source: IO[bytes], start: int, header: Mapping[str, object], metadata: Mapping[str, str]) -> str:
-    """As `model_hashes`: of 64 KiB at 1 MiB of a file that holds only the `ss_` metadata."""
+    """Like `model_hashes`: the hash of 64 KiB at 1 MiB of a file with only the `ss_` metadata."""
     front = header_bytes(header, {key: value for key, value in metadata.items() if key.startswith("ss_")})
     head = front[LEGACY_AT : LEGACY_AT + LEGACY_LENGTH]
     source.seek(start + max(0, LEGACY_AT - len(front)))

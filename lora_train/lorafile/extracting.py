@@ -25,24 +25,28 @@ class Extraction:
 
     cut: Cut
     convolutions: Cut | None = None
-    """Of larger than 1 x 1 kernels; None leaves them, and all blocks but the transformers', alone."""
+    """The cut for kernels larger than 1 x 1; None: none of these, and only the transformers' blocks."""
     clamp: float = 1.0
-    """Quantile that entries of the singular vectors are clamped to (kohya's default is 0.99); 1: not at all."""
+    """Quantile to which entries of the singular vectors are clamped (kohya's default is 0.99); 1: not clamped."""
     min_difference: float = 0.0
-    """Modules whose weights differ nowhere by more are left out."""
+    """Modules whose weights differ by no more than this anywhere are left out."""
     text: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.clamp <= 1:
-            raise LoraTrainError(f"{self.clamp:g} is no quantile.", "clamp", "Give more than 0, up to 1 (not at all).")
+            raise LoraTrainError(
+                f"{self.clamp:g} is not a valid quantile.", "clamp", "Give a value above 0, up to 1 (not clamped)."
+            )
         if not 0 <= self.min_difference < math.inf:
-            raise LoraTrainError(f"{self.min_difference:g} is no difference.", "min-difference", "Give 0 or more.")
+            raise LoraTrainError(
+                f"{self.min_difference:g} is not a valid difference.", "min-difference", "Give 0 or more."
+            )
 
 
 def extract(
     base: Path, tuned: Path, how: Extraction, progress: Progress = no_progress
 ) -> tuple[LoraFile, list[ModuleCut]]:
-    """The LoRA (fp32) that turns `base` into `tuned`, and what each module's cut kept of its difference.
+    """The LoRA (fp32) that turns `base` into `tuned`, and the share of its difference that each module's cut kept.
 
     The modules are kohya's targets. Raises LoraTrainError when the checkpoints are of different families or
     do not differ.
@@ -70,7 +74,9 @@ def extract(
         cuts.append(ModuleCut(name, min(delta.flatten(1).shape), factors.rank, kept))
     progress(len(places), len(places))
     if not tensors:
-        raise LoraTrainError("the two checkpoints do not differ where a LoRA could.", f"{base}, {tuned}")
+        raise LoraTrainError(
+            "the two checkpoints do not differ in any module that a LoRA can change.", f"{base}, {tuned}"
+        )
     return LoraFile(tuned, dict(sorted(tensors.items())), _metadata(family, base, tuned) | dimensions(tensors)), cuts
 
 

@@ -1,6 +1,6 @@
 """The mathematics of the tools: a delta as two factors, cut to a rank by its singular values.
 
-A delta is (out, n) here: convolutions' (out, in, k, k) with everything behind `out` in one.
+A delta is (out, n) here: a convolution's (out, in, k, k) is flattened after `out`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lora_train.networks.sparse import dense
 
 @dataclass(frozen=True)
 class Factors:
-    """delta = up down, in fp32: `up` (out, r), `down` (r, n); `shape` is the delta's own behind `out`."""
+    """delta = up down, in fp32: `up` (out, r), `down` (r, n); `shape` is the delta's shape after `out`."""
 
     up: torch.Tensor
     down: torch.Tensor
@@ -35,7 +35,7 @@ class Factors:
         return lora_delta(self.down, self.up, 1.0).reshape(-1, *self.shape)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """kohya's tensors; alpha is the rank, so the factors count as they are."""
+        """kohya's tensors; alpha is the rank, so the factors are not scaled."""
         ones = [1] * (len(self.shape) - 1)
         return {
             ALPHA: torch.tensor(float(self.rank)),
@@ -45,12 +45,12 @@ class Factors:
 
 
 def alpha_of(parts: Mapping[str, torch.Tensor]) -> float:
-    """Alpha of a LoRA module; missing or 0 means the rank, as kohya's readers have it."""
+    """Alpha of a LoRA module; missing or 0 means the rank, as in sd-scripts."""
     return (float(parts[ALPHA]) if ALPHA in parts else 0.0) or float(parts[DOWN].shape[0])
 
 
 def has_factors(parts: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a module's change of the weight is a plain LoRA, which two factors are; with a sparse part, too."""
+    """Whether a module's weight delta is a plain LoRA (two factors), also with a sparse part."""
     return {DOWN, UP} <= parts.keys() <= {DOWN, UP, MID, ALPHA, BIAS, *SPARSE}
 
 
@@ -69,7 +69,7 @@ def factors_of(parts: Mapping[str, torch.Tensor]) -> Factors:
 
 
 def _thin(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A matrix as the product of two, with no more inner dimensions than it has rows or columns that are not zero."""
+    """A matrix as a product of two, with as many inner dimensions as it has nonzero rows or columns, the fewer."""
     rows, columns = matrix.any(1).nonzero().flatten(), matrix.any(0).nonzero().flatten()
     if len(rows) <= len(columns):
         return torch.eye(len(matrix))[:, rows], matrix[rows]
@@ -80,17 +80,17 @@ Choice = Callable[[torch.Tensor, float], int]
 
 
 def _by_ratio(values: torch.Tensor, ratio: float) -> int:
-    """Singular values of at least the largest divided by `ratio`."""
+    """The number of singular values above the largest divided by `ratio`."""
     return int((values > values[0] / ratio).sum())
 
 
 def _by_cumulative(values: torch.Tensor, share: float) -> int:
-    """The fewest whose sum is the share of all singular values' sum."""
+    """The fewest whose sum reaches this share of the sum of all singular values."""
     return _fewest(values, share)
 
 
 def _by_frobenius(values: torch.Tensor, share: float) -> int:
-    """The fewest that keep the share of the delta's Frobenius norm."""
+    """The fewest that keep this share of the delta's Frobenius norm."""
     return _fewest(values.square(), share**2)
 
 
@@ -144,7 +144,7 @@ def cut_factors(factors: Factors, cut: Cut) -> tuple[Factors, float]:
 
 
 def cut_delta(delta: torch.Tensor, shape: tuple[int, ...], cut: Cut, clamp: float = 1.0) -> tuple[Factors, float]:
-    """As `cut_factors`, of a whole delta (out, n).
+    """Like `cut_factors`, for a full delta (out, n).
 
     With `clamp` below 1, singular vectors' entries are clamped to that quantile of them, as kohya's
     `extract_lora_from_models.py` does against single large values.

@@ -1,4 +1,4 @@
-"""For which family of base models a network is: by metadata, widths, names and the blocks that it has."""
+"""The family of base models that a network is for, from its metadata, widths, names and blocks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lora_train.records.kinds import KINDS
 
 SD1, SD2, SDXL = (FAMILIES[name].title for name in ("sd1", "sd2", "sdxl"))
 SD = "SD 1.x or 2.x"
-"""When only that is known: their UNets have the same blocks."""
+"""If only this is known: their UNets have the same blocks."""
 
 Parts = Mapping[str, torch.Tensor]
 
@@ -47,11 +47,11 @@ _OTHERS = (
 
 
 def family_of(modules: Mapping[str, Parts], metadata: Mapping[str, str], flat: bool = True) -> str:
-    """ "SD 1.x", "SD 2.x", "SDXL", `SD`, the name of another family, or "" when nothing tells.
+    """ "SD 1.x", "SD 2.x", "SDXL", `SD`, the name of another family, or "" if it is unknown.
 
-    `modules` are by kohya's prefix and their path, with dots or underscores. What the shapes show goes before what
-    the metadata say. With `flat` False the prefix `lora_te_` means nothing: other layouts call SDXL's first text
-    encoder as they call the only one.
+    `modules` are by kohya's prefix and their path, with dots or underscores. Shapes take precedence over metadata. With
+    `flat` False the prefix `lora_te_` is ignored: other layouts use the same name for SDXL's first text encoder and for
+    an only one.
     """
     names = list(modules)
     owner = next((one for one in newest_first() if one.owns is not None and one.owns(names)), None)
@@ -68,7 +68,7 @@ def family_of(modules: Mapping[str, Parts], metadata: Mapping[str, str], flat: b
 
 
 def other_family(names: Iterable[str]) -> str:
-    """A family that is not Stable Diffusion 1, 2 or XL, by names of modules or whole keys; "" for none of these."""
+    """A family other than Stable Diffusion 1, 2 or XL, by names of modules or whole keys; "" if there is none."""
     names = list(names)
     return next((family for pattern, family in _OTHERS if any(map(pattern.search, names))), "")
 
@@ -83,7 +83,7 @@ def _said(metadata: Mapping[str, str]) -> str:
 
 
 def known_family(title: str) -> Family | None:
-    """The record of what `family_of` says; None for other families, and where it is not one alone."""
+    """The record of the family that `family_of` returns; None for other families, and if it is not a single one."""
     return next((family for family in FAMILIES.values() if family.title == title), None)
 
 
@@ -103,7 +103,7 @@ def _by_blocks(modules: Mapping[str, Parts]) -> str:
 
 
 def _one(found: Iterable[str]) -> str:
-    """What all agree on."""
+    """The family on which all agree, or ""."""
     families = set(filter(None, found))
     return families.pop() if len(families) == 1 else ""
 
@@ -114,7 +114,7 @@ def _widths(modules: Mapping[str, Parts], pattern: re.Pattern[str]) -> set[int]:
 
 
 def input_width(parts: Parts) -> int:
-    """The number of inputs of the module that a network changes, as its parts show it; 0 where they do not."""
+    """The number of inputs of the module that a network changes, from its parts; 0 if they do not show it."""
 
     def side(part: str, at: int = 1) -> int:
         return parts[part].shape[at] if part in parts and parts[part].ndim > at else 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from lora_train.errors import LoraTrainError
 
 EXTENSIONS = (".safetensors", ".pt", ".ckpt")
-"""What the WebUI lists as LoRAs, the preferred first."""
+"""The endings that the WebUI lists as LoRAs, the preferred first."""
 
 _ALIAS = "ss_output_name"
 _MAX_NAMED = 8
@@ -35,18 +35,18 @@ def lora_files(folder: Path) -> list[Path]:
 
 
 def prompt_names(folder: Path) -> list[str]:
-    """What a prompt calls the LoRAs below `folder`: the file's name, or its path where several have that name."""
+    """The names in prompts of the LoRAs below `folder`: the file's name, or its path if several have the same name."""
     return sorted(_names(folder).values())
 
 
 def prompt_name(folder: Path, path: Path) -> str:
-    """What a prompt calls the LoRA at `path` below `folder`."""
+    """The name in prompts of the LoRA at `path` below `folder`."""
     below = _below(folder, path)
     return _names(folder).get(below, _text(below))
 
 
 def _names(folder: Path) -> dict[str, str]:
-    """Paths below `folder`, without endings, to what a prompt calls them."""
+    """Paths below `folder`, without endings, to their names in prompts."""
     paths = {_below(folder, path) for path in lora_files(folder)}
     stems = Counter(path.rpartition("/")[2] for path in paths)
     return {path: _text(path if stems[path.rpartition("/")[2]] > 1 else path.rpartition("/")[2]) for path in paths}
@@ -57,11 +57,11 @@ def _below(folder: Path, path: Path) -> str:
 
 
 def look_up(folder: Path, name: str) -> tuple[Path, str]:
-    """The file that a prompt's `name` means, and a note where others could have been meant, too.
+    """The file for a prompt's `name`, and a note if other files match as well.
 
-    A path below `folder` goes before a file's own name, the exact spelling before one that differs in blanks at the
-    ends, in slashes, in how accents are composed (macOS' file names), or in case; last comes the name that the file has
-    in its metadata, where only one has it, as in the WebUI. Raises LoraTrainError that names the nearest.
+    A path below `folder` takes precedence over a file's own name, and the exact spelling over one that differs in
+    blanks at the ends, in slashes, in composed accents (macOS' file names), or in case. Last comes the name in the
+    file's metadata, if only one file has it, as in the WebUI. Raises LoraTrainError that names the nearest.
     """
     if not folder.is_dir():
         raise LoraTrainError(
@@ -85,8 +85,8 @@ def look_up(folder: Path, name: str) -> tuple[Path, str]:
 
 
 def look_up_anywhere(folder: Path, name: str) -> tuple[Path, str]:
-    """As `look_up`; where the folder has no such LoRA, `name` may also be the path of a file. For the command line,
-    whose user may read what they name."""
+    """Like `look_up`; if the folder has no such LoRA, `name` may also be the path of a file. For the command line,
+    whose user may read any file that they name."""
     try:
         return look_up(folder, name)
     except LoraTrainError:
@@ -99,14 +99,14 @@ def look_up_anywhere(folder: Path, name: str) -> tuple[Path, str]:
 
 
 def _is_a_path(name: str) -> bool:
-    """Whether `name` says where a file is, rather than what a LoRA is called."""
+    """Whether `name` is the path of a file, rather than the name of a LoRA."""
     return bool(re.match(r"[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]", name)) or (
         "/" in name and name.lower().endswith(EXTENSIONS)
     )
 
 
 def find_lora(folder: Path, name: str) -> Path:
-    """As `look_up`, the file only."""
+    """Like `look_up`, without the note."""
     return look_up(folder, name)[0]
 
 
@@ -119,14 +119,14 @@ def _own_names(relative: str) -> tuple[str, str]:
 
 
 def _composed(name: str) -> str:
-    """Slashes this way, no blanks at the ends of names, accents composed."""
+    """The name with forward slashes, without blanks at the ends, and with composed accents."""
     parts = unicodedata.normalize("NFC", name).replace("\\", "/").split("/")
     stems = (os.path.splitext(part) for part in parts)
     return "/".join((stem.strip() + end if end.lower() in EXTENSIONS else stem + end).strip() for stem, end in stems)
 
 
 def _others(name: str, hits: list[Path], relative: dict[Path, str]) -> str:
-    """A note on files of the same name; the same file in another format is none."""
+    """A note on other files with the same name, except for the same file in another format."""
     chosen, others = hits[0], [path for path in hits[1:] if path.with_suffix("") != hits[0].with_suffix("")]
     if not others:
         return ""
@@ -174,7 +174,7 @@ def _stem(name: str) -> str:
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
-    """The names most like `name`, whatever their case, the likest first; none that is not like it at all."""
+    """The names most similar to `name`, ignoring case, the most similar first; dissimilar ones are left out."""
     by_key: dict[str, str] = {}
     for one in names:
         by_key.setdefault(_composed(one).casefold(), one)
@@ -189,5 +189,5 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
 
 
 def _text(name: str) -> str:
-    """A name from the file system that can be shown, whatever its bytes."""
+    """A name from the file system as printable text, whatever its bytes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

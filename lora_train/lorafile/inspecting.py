@@ -1,4 +1,4 @@
-"""What a LoRA file is: kind, base, ranks, strengths by block, and what is wrong with it."""
+"""The description of a LoRA file: kind, base, ranks, strengths by block, and problems."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class Block:
 
     modules: int
     norm: float | None
-    """Root of the sum of the deltas' squared Frobenius norms; None where a module is no LoRA."""
+    """Root of the sum of the deltas' squared Frobenius norms; None if a module is not a LoRA."""
     largest: float | None
     """Norm of the strongest module."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `inspect` found."""
+    """The result of `inspect`."""
 
     path: str
     size: int
-    """In bytes, of the file or of a folder's files."""
+    """In bytes, of the file or of all files in the folder."""
     layout: str
     base: str
     """ "SD 1.x" ..., or "unknown"."""
@@ -50,7 +50,7 @@ class Report:
     ranks: dict[str, int]
     """Rank to number of modules."""
     alphas: dict[str, int]
-    """Alpha to number of modules; "none" where a module has none, which means its rank."""
+    """Alpha to number of modules; "none" for modules without one, which means the rank."""
     dtypes: dict[str, int]
     blocks: dict[str, Block]
     metadata: dict[str, str]
@@ -65,7 +65,7 @@ class Report:
 
 
 def inspect(path: Path, adapter: str = "") -> Report:
-    """Read and describe a LoRA file; damage inside a readable file is told in `problems`. Raises LoraTrainError."""
+    """Read and describe a LoRA file; damage inside a readable file is reported in `problems`. Raises LoraTrainError."""
     file = read_lora(path, check=False, adapter=adapter)
     modules = file.by_module()
     problems, family = problems_of(modules, str(path)), family_of(modules, file.metadata)
@@ -103,12 +103,12 @@ def kind_name(parts: Mapping[str, torch.Tensor]) -> str:
 
 
 def alpha_or_none(parts: Mapping[str, torch.Tensor]) -> str:
-    """Alpha as a text; "none" where a module has none."""
+    """Alpha as text; "none" for a module without one."""
     return f"{float(parts[ALPHA].flatten()[0]):g}" if ALPHA in parts and parts[ALPHA].numel() else "none"
 
 
 def _rank(parts: Mapping[str, torch.Tensor]) -> int | None:
-    """As its parts show it, whatever else is wrong with the module."""
+    """The rank shown by its parts, even if the module is damaged."""
     shown = (one for kind in KINDS.values() for one in kind.rank_of)
     return next((parts[part].shape[at] for part, at in shown if part in parts and parts[part].ndim > at), None)
 

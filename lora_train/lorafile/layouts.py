@@ -1,4 +1,4 @@
-"""The layouts of LoRA files, as tables, and reading each key by them.
+"""The layouts of LoRA files as tables, and the parsing of keys with them.
 
 Sources: kohya-ss sd-scripts, LyCORIS, diffusers' `loaders/lora_*`, peft's `utils/save_and_load.py`, OneTrainer,
 ai-toolkit, ComfyUI's `LoraSave`.
@@ -18,9 +18,9 @@ from lora_train.showing import as_shown
 
 
 def roots() -> list[tuple[str, str]]:
-    """Beginnings of dotted keys, the longest first, and what they stand for: diffusers', peft's, those of others.
+    """Prefixes of dotted keys, the longest first, and kohya's prefix for each: diffusers', peft's and others'.
 
-    Two families' parts are called the same in them: `understanding` puts the prefix right once it knows the family.
+    Parts of two families have the same name there: `understanding` corrects the prefix once it knows the family.
     """
     found: dict[str, str] = {}
     for side in sides():
@@ -35,13 +35,13 @@ BARE_ROOTS = (
     (re.compile(r"(?:conv_in|conv_out|time_embedding|add_embedding)\."), "lora_unet_"),
     (re.compile(r"(?:text_model\.|encoder\.layers\.)"), "lora_te_"),
 )
-"""Paths without such a beginning, as peft and the oldest diffusers write them for one model."""
+"""Paths without such a prefix, as peft and the oldest diffusers write them for one model."""
 
 OFT_PREFIX = "oft_unet_"
-"""sd-scripts' `networks.oft`. Its alpha is a bound too, but 0 bounds it to no rotation at all."""
+"""sd-scripts' `networks.oft`. Its alpha is a bound too, but 0 allows no rotation at all."""
 
 PEFT_WRAPPER = "base_model.model."
-"""What peft puts before a path."""
+"""peft's prefix of a path."""
 
 OLD_SPELLINGS = (
     (re.compile(r"\.(?:processor\.)?to_([qkv])_lora\.(?=(?:down|up)\.)"), r".to_\1.lora."),
@@ -49,12 +49,12 @@ OLD_SPELLINGS = (
     (re.compile(r"\.self_attn\.to_([qkv])\.lora\."), r".self_attn.\1_proj.lora."),
     (re.compile(r"\.self_attn\.to_out\.0\.lora\."), ".self_attn.out_proj.lora."),
 )
-"""diffusers' attention processors, up to 0.20: the layer's name with the network's in one."""
+"""diffusers' attention processors, up to 0.20: the names of layer and network combined."""
 
 DOWN, UP, MID, ALPHA, DORA = "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale"
 
 LORA_BIAS = "lora_up.bias"
-"""peft's `lora_B.bias` (`lora_bias=True`), which the file's alpha scales too."""
+"""peft's `lora_B.bias` (`lora_bias=True`), which the file's alpha scales as well."""
 
 _NAMED = r"(?:\.(?!weight$|bias$)(?P<adapter>[^.]+))?"
 ADAPTER_ENDINGS = (
@@ -64,7 +64,7 @@ ADAPTER_ENDINGS = (
     (re.compile(rf"lora_magnitude_vector{_NAMED}(?:\.weight)?"), DORA),
 )
 """Spellings of a key's last part that may name one of several adapters: peft calls the first "default", diffusers
-"default_0", people what they like."""
+"default_0", and people choose their own names."""
 
 ENDINGS = {
     "lora.down.weight": DOWN,
@@ -77,27 +77,27 @@ ENDINGS = {
 """Other spellings of a key's last part."""
 
 SPARSE = ("bias_indices", "bias_values", "bias_size")
-"""What LyCORIS' extraction keeps of the difference beside the low rank: a sparse matrix."""
+"""The sparse matrix that LyCORIS' extraction keeps of the difference beside the low rank."""
 
 BESIDE = frozenset((ALPHA, DORA, LORA_BIAS, "scalar", *SPARSE, "diff_b", "bm.weight"))
-"""The last parts of keys that are there beside those of a kind of network, in kohya's and LyCORIS' files."""
+"""The last parts of keys besides those of a kind of network, in kohya's and LyCORIS' files."""
 
 _MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a file, understood."""
+    """One parsed key of a file."""
 
     prefix: str
     path: str
-    """Dotted, or flat where kohya's name could not be split."""
+    """Dotted, or flat if kohya's name could not be split."""
     part: str
     layout: str
     spelled: str
-    """The module as the file named it."""
+    """The module's name in the file."""
     adapter: str | None = None
-    """The name of peft's adapter, "" where it has none; None for parts that never have one."""
+    """The name of peft's adapter, "" if it has none; None for parts that never have one."""
     magnitude: bool = False
     """peft's DoRA magnitudes: (out,) or (1, out, 1, 1) where LyCORIS has (out, 1[, 1, 1])."""
 
@@ -110,7 +110,7 @@ def named(keys: Iterable[str]) -> str:
 
 
 def split_key(key: str) -> Key | None:
-    """What a key of a file stands for; None when it is not a network's."""
+    """The parsed key; None if it does not belong to a network."""
     return _split_flat(key) or _split_dotted(key)
 
 
@@ -118,7 +118,7 @@ def _split_flat(key: str) -> Key | None:
     """kohya's and LyCORIS' keys: everything before the first dot is the module."""
     module, _, ending = key.partition(".")
     name = module
-    if name.startswith("lycoris_"):  # LyCORIS without a trainer around it
+    if name.startswith("lycoris_"):  # LyCORIS used without a trainer
         rest = name.removeprefix("lycoris_")
         name = ("lora_te_" if rest.startswith("text_model") else "lora_unet_") + rest
     elif name.startswith(OFT_PREFIX):
@@ -148,7 +148,7 @@ def _split_dotted(key: str) -> Key | None:
 
 
 def _part(ending: str) -> tuple[str, str | None]:
-    """kohya's spelling of a key's last part, and the adapter that it names."""
+    """kohya's spelling of a key's last part, and the adapter named in it."""
     for pattern, part in ADAPTER_ENDINGS:
         found = pattern.fullmatch(ending)
         if found:
@@ -161,7 +161,7 @@ def _is_magnitude(ending: str) -> bool:
 
 
 def _place(module: str) -> tuple[str, str] | None:
-    """kohya's prefix and the path of a module that is named with dots."""
+    """kohya's prefix and the path of a module with a dotted name."""
     for beginning, prefix in roots():
         if module.startswith(beginning):
             return prefix, module[len(beginning) :]
@@ -174,6 +174,6 @@ _UNNAMED = [pattern.pattern.replace("?P<adapter>", "?:") for pattern, _ in ADAPT
 
 @functools.lru_cache(maxsize=8)
 def _ending(parts: frozenset[str]) -> re.Pattern[str]:
-    """A dotted key's ending, of kinds with these parts. The longest counts, since a search finds what begins first."""
+    """A pattern of a dotted key's ending, for kinds with these parts. The longest one is found, as it starts first."""
     endings = sorted({*ENDINGS, *BESIDE, *parts} - {"weight"})
     return re.compile(rf"\.({'|'.join([*_UNNAMED, *map(re.escape, endings)])})\Z")

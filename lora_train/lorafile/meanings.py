@@ -1,4 +1,4 @@
-"""What tools of the field mean otherwise than it stands in their files, made to mean the same for every reader."""
+"""Values that some tools write with another meaning, converted to the common one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lora_train.networks.registry import known_parts
 from lora_train.records.kinds import KINDS, kind_within
 
 _HALF_MAX = 65504.0
-"""fp16's largest number: what is written for "no alpha" is beyond it."""
+"""fp16's largest number: values written for "no alpha" are above it."""
 
 Modules = dict[str, dict[str, torch.Tensor]]
 
 
 def settle(modules: Modules, paths: Mapping[str, str], left_out: LeftOut) -> Modules:
-    """The modules with what their writers meant, and without parts that no kind of network has.
+    """The modules as their writers meant them, without parts that no kind of network has.
 
-    `paths` are the modules' names in the file. What is changed or left out is added to `left_out`.
+    `paths` are the modules' names in the file. Changes and ignored parts are added to `left_out`.
     Raises ValueError when no network is left.
     """
     for parts in modules.values():
@@ -37,7 +37,7 @@ def settle(modules: Modules, paths: Mapping[str, str], left_out: LeftOut) -> Mod
 
 
 def _bias_of_up(parts: dict[str, torch.Tensor]) -> None:
-    """peft's `lora_B.bias` comes before the scale, LyCORIS' `diff_b` counts as it is."""
+    """peft's `lora_B.bias` is scaled, LyCORIS' `diff_b` is not."""
     bias = parts.pop(LORA_BIAS, None)
     if bias is None:
         return
@@ -48,7 +48,7 @@ def _bias_of_up(parts: dict[str, torch.Tensor]) -> None:
 
 
 def _idle_alpha(parts: dict[str, torch.Tensor]) -> None:
-    """What alpha does not scale, as LoKr of whole matrices: ai-toolkit writes 9999999999, infinite in fp16."""
+    """Alpha without effect, as for LoKr of full matrices: ai-toolkit writes 9999999999, which is infinite in fp16."""
     if ALPHA not in parts or _within_half(parts[ALPHA]):
         return
     kind = kind_within(parts)
@@ -61,7 +61,7 @@ def _within_half(alpha: torch.Tensor) -> bool:
 
 
 def _still_rotations(modules: Modules, paths: Mapping[str, str], left_out: LeftOut) -> None:
-    """sd-scripts' OFT with alpha 0 is bound to no rotation; everyone else reads 0 as no bound."""
+    """sd-scripts' OFT with alpha 0 allows no rotation; all other programs read 0 as no bound."""
     still = [
         name
         for name, parts in modules.items()
@@ -77,13 +77,13 @@ def _still_rotations(modules: Modules, paths: Mapping[str, str], left_out: LeftO
 
 
 def _zero_alphas(modules: Modules, left_out: LeftOut) -> None:
-    """Readers do not agree on alpha 0, and fp16 makes one of a tiny alpha: that is said."""
+    """Programs differ on alpha 0, and in fp16 a tiny alpha becomes 0: a note says so."""
     scaled = {part for kind in KINDS.values() for part in kind.scaled}
     zero = [n for n, parts in modules.items() if _is_zero(parts.get(ALPHA)) and parts.keys() & scaled]
     if zero:
         left_out.notes.append(
             f"alpha is 0 in {len(zero)} modules ({named(zero)}): it is read as the rank, as sd-scripts and LyCORIS do; "
-            "AUTOMATIC1111's WebUI and ComfyUI apply nothing of them."
+            "AUTOMATIC1111's WebUI and ComfyUI do not apply them."
         )
 
 
@@ -92,10 +92,10 @@ def _is_zero(alpha: torch.Tensor | None) -> bool:
 
 
 def _known(name: str, parts: dict[str, torch.Tensor], left_out: LeftOut) -> dict[str, torch.Tensor]:
-    """The module's parts that its kind of network has; empty when it is of no known kind."""
+    """The parts of a module that belong to its kind of network; empty if the kind is unknown."""
     known = known_parts(parts)
     if not known and any(part in parts for together in partners() for part in together):
-        return parts  # a half of one: that is damage, which the checks name
+        return parts  # half of a network: damage, which the checks report
     for part in sorted(parts.keys() - known):
-        left_out.add("parts that no known kind of network has there", f"{name}.{part}")
+        left_out.add("parts that no known kind of network has", f"{name}.{part}")
     return {part: value for part, value in parts.items() if part in known}

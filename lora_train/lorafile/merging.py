@@ -1,4 +1,4 @@
-"""Several LoRAs as one: their weighted sum."""
+"""Several LoRAs merged into one: their weighted sum."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def merge(
 ) -> LoraFile:
     """One LoRA whose delta is the sum of weight x delta of each file.
 
-    Without `cut` exact: ranks are put beside each other, so they add up. With it the best approximation of
-    the cut's rank. `dtype` is the result's, as far as it holds the values; None: the widest of the files'.
+    Without `cut` the result is exact: ranks are concatenated, so they add up. With it, it is the best approximation of
+    the cut's rank. `dtype` is the result's, if it can hold the values; None: the widest of the files'.
     Raises LoraTrainError when the files do not fit each other, or are of kinds that two factors cannot express.
     """
     _require_alike(files, weights)
@@ -67,20 +67,20 @@ def merge(
 
 
 def _widest(files: Sequence[LoraFile]) -> torch.dtype:
-    """The dtype with the most bytes, the first of those; not one of a byte, in which a sum would be lost."""
+    """The first dtype with the most bytes; at least fp16, since a sum would be lost in 8 bits."""
     dtypes = [value.dtype for file in files for key, value in file.tensors.items() if key.endswith(DOWN)]
     return max([*dtypes, torch.float16], key=lambda one: one.itemsize)
 
 
 def _beside(found: list[tuple[Factors, float]]) -> Factors:
-    """The ranks of all beside each other; a weight's root on each side, its sign on `up`."""
+    """The ranks of all, concatenated; each side has a weight's square root, and `up` its sign."""
     ups = [factors.up * (abs(weight) ** 0.5) * (-1 if weight < 0 else 1) for factors, weight in found]
     downs = [factors.down * abs(weight) ** 0.5 for factors, weight in found]
     return Factors(torch.cat(ups, 1), torch.cat(downs), found[0][0].shape)
 
 
 def check_weights(files: int, weights: Sequence[float]) -> None:
-    """Raise LoraTrainError unless there is a finite number for each of so many files."""
+    """Raise LoraTrainError unless there is a finite weight for each of the files."""
     if not files or files != len(weights):
         raise LoraTrainError(f"there are {files} files and {len(weights)} weights.", "weights", "Give one each.")
     if not all(map(math.isfinite, weights)):
@@ -98,7 +98,7 @@ def _require_alike(files: Sequence[LoraFile], weights: Sequence[float]) -> None:
 
 
 def _metadata(files: Sequence[LoraFile], weights: Sequence[float]) -> dict[str, str]:
-    """What all files agree on, and what was merged."""
+    """The metadata on which all files agree, and the list of what was merged."""
     metadata = {
         key: files[0].metadata[key]
         for key in (*_SHARED, *_SHARED_SPEC)

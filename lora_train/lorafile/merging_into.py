@@ -1,4 +1,4 @@
-"""LoRAs merged into a checkpoint: a checkpoint that needs no LoRA, written tensor by tensor."""
+"""LoRAs merged into a checkpoint, which then needs no LoRA; written tensor by tensor."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from lora_train.lorafile.writing import Progress, Slot, check_output, no_progres
 from lora_train.tensors import is_finite
 
 MERGED = "lora_train.merged"
-"""Metadata of the result: names, weights and hashes of what was merged, as JSON."""
+"""Metadata of the result: names, weights and hashes of the merged files, as JSON."""
 BIAS_PARTS = frozenset(("diff_b", "b_norm"))
 """Parts that change a bias."""
 _STALE = ("modelspec.hash_sha256",)
 _EIGHT_BITS, _WIDE = ("F8_E4M3", "F8_E5M2"), "F16"
-"""Small floating point numbers (as safetensors' header has them), and what holds each of their values."""
+"""8-bit floating point dtypes (as in the safetensors header), and a dtype that holds their values."""
 _SCALES = (".scale_weight", ".weight_scale", "scaled_fp8")
-"""Ends of keys that say: the weights beside them count times a factor (ComfyUI's scaled fp8)."""
+"""Endings of keys that mark scaled weights (ComfyUI's scaled fp8)."""
 _MAX_ROUNDING = 0.5
-"""The share of a change's norm that rounding may take unsaid. Rounding goes both ways, so sums of many inputs lose
-less than this says."""
+"""The share of a change's norm that may be lost to rounding without a note. Rounding goes both ways, so sums of many
+inputs lose less than this."""
 
 
 @dataclass(frozen=True)
 class _Change:
-    """One module's part in one tensor."""
+    """One module's change of one tensor."""
 
     name: str
     place: Place
@@ -57,11 +57,10 @@ def merge_into(
 ) -> tuple[str, ...]:
     """Write `checkpoint` with weight x delta of each file added, in its own dtypes; sums are in fp32.
 
-    Tensors of 8 bits that are changed become fp16, whose steps are small enough for a LoRA's change; where the change
-    gets lost in the steps of 16 bits, `tell` hears of it. Returns the names of modules that the checkpoint lacks,
-    which are left out.
-    Raises LoraTrainError when a file fits no module, shapes differ, sums are too large, the weights are quantised so
-    that nothing can be added to them, or the output exists.
+    Changed 8-bit tensors become fp16, whose steps are small enough for a LoRA's change; if a change is lost in the
+    steps of 16 bits, `tell` is called. Returns the names of modules that the checkpoint lacks, which are left out.
+    Raises LoraTrainError when a file fits no module, shapes differ, sums are too large, the weights are quantised, or
+    the output exists.
     """
     check_weights(len(files), weights)
     check_output(output, overwrite)
@@ -72,7 +71,7 @@ def merge_into(
     if wider:
         tell(
             f"{len(wider)} tensors that change are {base.dtypes[wider[0]]} in the checkpoint and F16 in the result: "
-            "steps of 8 bits would round a LoRA's change away."
+            "steps of 8 bits would lose a LoRA's change to rounding."
         )
     rounding = _Rounding()
     slots = {
@@ -90,7 +89,7 @@ def merge_into(
 
 
 def _require_plain(base: Checkpoint, changes: Mapping[str, Sequence[_Change]]) -> None:
-    """Raise LoraTrainError when tensors that change are no plain floating point numbers."""
+    """Raise LoraTrainError when tensors to be changed are not plain floating point numbers."""
     scaled = [key for key in base.shapes if key.endswith(_SCALES)]
     whole = [key for key in changes if not base.dtypes[key].startswith(("F", "BF"))]
     if scaled or whole:
@@ -103,15 +102,15 @@ def _require_plain(base: Checkpoint, changes: Mapping[str, Sequence[_Change]]) -
 
 @dataclass
 class _Rounding:
-    """How much of the changes got lost in the dtypes of the result."""
+    """How much of the changes is lost in the dtypes of the result."""
 
     changed: int = 0
     lost: list[str] = field(default_factory=list)
 
     def note(self, key: str, change: torch.Tensor, original: torch.Tensor, merged: torch.Tensor) -> None:
-        """Count a tensor: what is added to it (fp32), as it was, and as it is written.
+        """Count a tensor, from its change (fp32), its original and its written value.
 
-        In fp64: a change that is so weak that fp32 takes nothing of it is lost, too.
+        In fp64, so that a change too weak for fp32 is counted as lost, too.
         """
         wide = change.double()
         wanted = torch.linalg.vector_norm(wide)
@@ -120,18 +119,18 @@ class _Rounding:
             self.lost.append(key)
 
     def report(self, tell: Callable[[str], None]) -> None:
-        """Tell of tensors whose change is mostly gone."""
+        """Report the tensors whose change is mostly lost."""
         if self.lost:
             tell(
-                f"in {len(self.lost)} of the {self.changed} changed tensors most of the change is lost to rounding, "
-                f"it is so weak ({named(self.lost)}); an fp32 checkpoint keeps more."
+                f"in {len(self.lost)} of the {self.changed} changed tensors the change is so weak that most of it is "
+                f"lost to rounding ({named(self.lost)}); an fp32 checkpoint keeps more."
             )
 
 
 def _changes(
     base: Checkpoint, files: Sequence[LoraFile], weights: Sequence[float]
 ) -> tuple[dict[str, list[_Change]], tuple[str, ...]]:
-    """What changes each tensor, and the modules that the checkpoint lacks."""
+    """The changes of each tensor, and the modules that the checkpoint lacks."""
     places = places_of(base)
     changes: dict[str, list[_Change]] = {}
     unmatched: list[str] = []

@@ -1,4 +1,4 @@
-"""The metadata of a trained LoRA: kohya's `ss_*` and the `modelspec.*` fields, with what really happened."""
+"""The metadata of a trained LoRA: kohya's `ss_*` and the `modelspec.*` fields, as the training really was."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ NOT_OFFERED: dict[str, object] = {
     "ss_validation_seed": None,
     "ss_validation_split": 0.0,
 }
-"""Fields of sd-scripts for what was not done; what was done goes over them."""
+"""Fields of sd-scripts for options that were not used; used ones override them."""
 
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What a run knows about itself when it writes a file."""
+    """The facts about a run when it writes a file."""
 
     config: RunConfig
     """With all automatic choices filled in."""
@@ -69,12 +69,12 @@ class TrainingFacts:
     finished_at: float
     session: str
     trigger: str = ""
-    """The words that call up what was learned."""
+    """The trigger words."""
     extra: dict[str, str] = field(default_factory=dict)
 
 
 def base_hashes(path: Path) -> dict[str, str]:
-    """kohya's `ss_sd_model_hash` (legacy, 8 digits) and `ss_new_sd_model_hash` of a one-file base.
+    """kohya's `ss_sd_model_hash` (legacy, 8 digits) and `ss_new_sd_model_hash` of a single-file base model.
 
     A diffusers folder has no such hash; kohya's scripts write "IsADirectory" for both.
     """
@@ -104,7 +104,7 @@ def lora_metadata(facts: TrainingFacts) -> dict[str, str]:
 
 
 def session_of(path: Path) -> str:
-    """The id of the run that wrote the LoRA file at `path`; "" when it does not tell, or there is none."""
+    """The id of the run that wrote the LoRA file at `path`; "" if it does not say, or there is no file."""
     from lora_train.tensors import read_header
 
     try:
@@ -115,7 +115,7 @@ def session_of(path: Path) -> str:
 
 
 def _plain(config: RunConfig) -> dict[str, object]:
-    """The fields that are an option's value as it is."""
+    """The fields that are the value of one option."""
     return {option.about.metadata: option.of(config) for option in options() if option.about.metadata}
 
 
@@ -163,7 +163,7 @@ def _data(facts: TrainingFacts) -> dict[str, object]:
 def _network(facts: TrainingFacts) -> dict[str, object]:
     network = facts.config.network
     arguments = network_arguments(network)
-    # what starts from the base's own weight is written as a difference of twice the rank
+    # a network that starts from the base's own weight is written as a difference of twice the rank
     ranks = 1 if network.init_lora_weights == "default" else 2
     fields: dict[str, object] = {
         "ss_network_module": network_module(network),
@@ -194,7 +194,7 @@ def _training(facts: TrainingFacts) -> dict[str, object]:
 
 
 def _methods(config: RunConfig) -> dict[str, object]:
-    """What the methods that the run used say of themselves."""
+    """The metadata of the methods that the run used."""
     return {
         key: value
         for table in TABLES
@@ -204,7 +204,7 @@ def _methods(config: RunConfig) -> dict[str, object]:
 
 
 def _text_encoder_lr(train: TrainOptions) -> float | list[float | None] | None:
-    """One rate, or kohya's list of both where two encoders have their own."""
+    """One rate, or kohya's list of two if the encoders have their own."""
     own = (train.text_encoder_lr1, train.text_encoder_lr2)
     if own == (None, None):
         return train.text_encoder_lr

@@ -1,6 +1,6 @@
-"""Names of modules in LoRA files: a prefix and the module's path, dots as underscores (kohya's sd-scripts).
+"""Names of modules in LoRA files: a prefix and the module's path, with underscores for dots (kohya's sd-scripts).
 
-An underscore is both a dot and a part of words, so reading a name back needs the words. SDXL's UNet has two names:
+An underscore is either a dot or a part of a word, so parsing a name needs the words. SDXL's UNet has two names:
 its original code's (`sgm`: `input_blocks`, which kohya writes) and diffusers' (`down_blocks`).
 """
 
@@ -25,22 +25,22 @@ _SGM = re.compile(r"(?:^|[._])(?:input_blocks|middle_block|output_blocks)[._]")
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """The prefix (with its underscore) and the rest of a module's name; the prefix is empty where none is known."""
+    """The prefix (with its underscore) and the rest of a module's name; the prefix is empty if it is unknown."""
     side = side_of(name)
     prefix = "" if side is None else f"{side.prefix}_"
     return prefix, name[len(prefix) :]
 
 
 def component_of(name: str, family: Family | None = None) -> str:
-    """diffusers' name of the part of the model that a module is in, of this family's model where it has such a prefix;
-    "" where the prefix is unknown."""
+    """diffusers' name of the part of the model that contains a module, for this family if it has such a prefix; "" if
+    the prefix is unknown."""
     side = side_of(name)
     own = [one for one in family.sides if side is not None and one.prefix == side.prefix] if family is not None else []
     return own[0].component if own else "" if side is None else side.component
 
 
 def components_of(name: str) -> list[str]:
-    """The same for all families: two may have one prefix for parts that diffusers calls otherwise."""
+    """The same for all families: two may have one prefix for parts with different names in diffusers."""
     side = side_of(name)
     return [one.component for one in sides() if side is not None and one.prefix == side.prefix]
 
@@ -52,7 +52,7 @@ def flat_name(prefix: str, path: str) -> str:
 
 
 def path_of(name: str) -> str | None:
-    """The module's path, dots where they belong; None when a word is unknown."""
+    """The module's path with dots; None if a word is unknown."""
     prefix, rest = split_name(name)
     words: list[str] = []
     known, position = _words(_vocabulary(prefix)), 0
@@ -66,7 +66,7 @@ def path_of(name: str) -> str | None:
 
 
 def _vocabulary(prefix: str) -> frozenset[str]:
-    """The words of all that have this prefix; without one those of every family."""
+    """The words of all sides with this prefix; without a prefix those of every family."""
     return frozenset().union(*(side.words for side in sides() if not prefix or f"{side.prefix}_" == prefix))
 
 
@@ -76,13 +76,13 @@ def _words(words: frozenset[str]) -> re.Pattern[str]:
 
 
 def has_deep_transformers(names: Iterable[str]) -> bool:
-    """Whether there are transformers of more than two layers, which only SDXL's real shape has, not small models of
-    its design."""
+    """Whether there are transformers of more than two layers, which only the real SDXL has, not small models of its
+    design."""
     return any(_DEEP.search(name) for name in names)
 
 
 def looks_like_sdxl(names: Iterable[str]) -> bool:
-    """Whether modules' names as they were read are SDXL's: two text encoders, `sgm`'s blocks or deep transformers."""
+    """Whether modules' names as read are SDXL's: two text encoders, `sgm`'s blocks or deep transformers."""
     return any(name.startswith(("lora_te1_", "lora_te2_")) or _SGM.search(name) or _DEEP.search(name) for name in names)
 
 
@@ -92,7 +92,7 @@ def to_diffusers(path: str, sdxl: bool) -> str:
 
 
 def canonical_path(path: str, sdxl: bool) -> str:
-    """A UNet module's path as kohya's files have it: `sgm`'s for SDXL, else diffusers'."""
+    """A UNet module's path in kohya's files: `sgm`'s for SDXL, otherwise diffusers'."""
     return _TRANSLATORS[SDXL].to_ldm(path) if sdxl else _TRANSLATORS[SD1].to_diffusers(path)
 
 
@@ -125,7 +125,7 @@ def block_names(family: Family | None, names: Iterable[str]) -> Callable[[str], 
 
 
 def diffusers_paths(family: Family | None, names: Iterable[str]) -> Callable[[str], str]:
-    """diffusers' path of each of the denoiser's, from its path in files; see `block_names`."""
+    """diffusers' path of each of the denoiser's modules, from its path in files; see `block_names`."""
     if family is None or family.owns is None:
         sdxl = looks_like_sdxl(names)
         return lambda path: to_diffusers(path, sdxl)

@@ -1,6 +1,6 @@
-"""Which of the kinds that can be trained the WebUI's own Lora extension cannot apply, and who can.
+"""The trainable kinds that the WebUI's own Lora extension cannot apply, and the programs that can.
 
-Tried with AUTOMATIC1111 1.10.1, whose code Forge's is like, ComfyUI, LyCORIS and diffusers; see docs/networks.md.
+Tried with AUTOMATIC1111 1.10.1, whose code Forge's resembles, ComfyUI, LyCORIS and diffusers; see docs/networks.md.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ DORA_BY_ROWS = Unread(
     "DoRA by rows (wd_on_output)",
     lambda parts: DORA in parts and bool(parts[DORA].shape[0] > 1),
     "LyCORIS can, and diffusers and peft after `lora-train file convert`; by columns (without wd_on_output) the WebUI "
-    "can, too",
+    "can as well",
 )
-"""DoRA is no kind of its own: it can be around several."""
+"""DoRA is not a kind of its own: it can be applied to several."""
 
 
 def _unread_of(parts: Parts) -> Iterator[Unread]:
-    """What of a module the WebUI's own Lora extension cannot apply."""
+    """The reasons why the WebUI's own Lora extension cannot apply a module."""
     kind = kind_within(parts)
     if kind is not None:
         yield from (one for one in kind.not_read if one.when(parts))
@@ -34,7 +34,7 @@ def _unread_of(parts: Parts) -> Iterator[Unread]:
 
 
 def reader_notes(modules: Mapping[str, Parts]) -> tuple[str, ...]:
-    """For each kind among a file's modules that the WebUI's own Lora extension cannot apply: that, and who can."""
+    """A note for each kind in a file that the WebUI's own Lora extension cannot apply, with the programs that can."""
     found: dict[tuple[str, str], list[str]] = {}
     for name, parts in modules.items():
         for one in _unread_of(parts):

@@ -28,7 +28,7 @@ WEIGHTS = (
     "pytorch_lora_weights.safetensors",
     "pytorch_lora_weights.bin",
 )
-"""What peft and diffusers call the file in a folder of theirs."""
+"""The names of the file in a folder of peft or diffusers."""
 
 _GIVE = "Give a LoRA file (.safetensors, .pt, .ckpt), or a folder as peft and diffusers write them."
 
@@ -41,13 +41,13 @@ class LoraFile:
     tensors: dict[str, torch.Tensor]
     metadata: dict[str, str]
     layout: str = "kohya"
-    """How the file itself names things: "kohya", "diffusers", "peft"."""
+    """The naming in the file: "kohya", "diffusers", "peft"."""
     skipped: tuple[str, ...] = ()
-    """Keys that are left out: those that are no network's, and of adapters that were not chosen."""
+    """Ignored keys: those that do not belong to a network, and those of adapters that were not chosen."""
     notes: tuple[str, ...] = ()
-    """What a person should know about how the file was read, in sentences: what is left out, and what was assumed."""
+    """Sentences for the person on how the file was read: what is ignored, and what was assumed."""
     still: tuple[str, ...] = ()
-    """Modules that change nothing with every reader: sd-scripts' OFT that is bound to no rotation."""
+    """Modules without effect in every program: sd-scripts' OFT that allows no rotation."""
 
     def by_module(self) -> dict[str, dict[str, torch.Tensor]]:
         """Tensors grouped by module name, keyed by the last part ("lora_up.weight", "alpha")."""
@@ -61,9 +61,9 @@ class LoraFile:
 def read_lora(path: Path, check: bool = True, adapter: str = "") -> LoraFile:
     """Read a LoRA file, or a folder that peft or diffusers wrote, of any layout in `layouts.py`.
 
-    What is understood is read, the rest is listed in `skipped` and `notes`. `adapter` is the one to take of several
-    in the file. Raises LoraTrainError that says what the file is when nothing in it is a LoRA's; with `check` also
-    when halves are missing, shapes do not fit each other or values are not finite.
+    Keys that are not understood are listed in `skipped` and `notes`. `adapter` is the one to read if the file has
+    several. Raises LoraTrainError that says what the file is if it is not a LoRA; with `check` also when halves are
+    missing, shapes do not fit each other or values are not finite.
     """
     if not path.exists():
         raise LoraTrainError("there is no such LoRA file.", str(path), "Check its name.")
@@ -88,7 +88,7 @@ def read_lora(path: Path, check: bool = True, adapter: str = "") -> LoraFile:
 
 
 def adapters_of(path: Path) -> list[str]:
-    """The names of peft's adapters in a file, where it has several; empty in most files. Raises LoraTrainError."""
+    """The names of peft's adapters in a file that has several; empty for most files. Raises LoraTrainError."""
     if not path.exists():
         raise LoraTrainError("there is no such LoRA file.", str(path), "Check its name.")
     return adapters_in(_raw(path)[0])
@@ -134,7 +134,7 @@ def _metadata_notes(header: Mapping[str, object]) -> tuple[str, ...]:
     if not odd:
         return ()
     return (
-        f"{len(odd)} of its metadata fields are no texts ({named(odd)}), for which most programs refuse the file; "
+        f"{len(odd)} of its metadata fields are not texts ({named(odd)}), so most programs refuse the file; "
         "`lora-train file metadata FILE --set note=repaired --overwrite` writes them as texts.",
     )
 
@@ -164,15 +164,15 @@ def _config(path: Path) -> dict[str, Any]:
         raise LoraTrainError(f"cannot read the file: {error.strerror}.", str(path)) from error
     except (ValueError, RecursionError) as error:
         raise LoraTrainError(
-            "this is not JSON.", str(path), "Repair it, or take it away: alpha is the rank then."
+            "this is not JSON.", str(path), "Repair it, or remove it: alpha is then the rank."
         ) from error
     return config if isinstance(config, dict) else {}
 
 
 def _take_alphas(read: Read, configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give the modules the alphas of peft's configurations; with 0, which is no effect in peft, what changes nothing.
+    """Set the modules' alphas from peft's configurations; modules with 0, which has no effect in peft, become zeros.
 
-    In files of other tools alpha 0 is the rank.
+    In files of other tools alpha 0 means the rank.
     """
     alphas = _alphas(read.modules, read.paths, configs)
     for module, alpha in alphas.items():
@@ -183,8 +183,8 @@ def _take_alphas(read: Read, configs: Mapping[str, Mapping[str, Any]]) -> None:
     still = [module for module, alpha in alphas.items() if not alpha]
     if still:
         read.left_out.notes.append(
-            f"lora_alpha is 0 for {len(still)} modules ({named(still)}), with which peft applies nothing of them: they "
-            "change nothing here either."
+            f"lora_alpha is 0 for {len(still)} modules ({named(still)}), with which peft does not apply them: they "
+            "have no effect here either."
         )
 
 
@@ -193,7 +193,7 @@ def _alphas(
     paths: Mapping[str, str],
     configs: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, torch.Tensor]:
-    """The alphas that peft's configurations tell, for modules whose tensors do not."""
+    """The alphas from peft's configurations, for modules without an alpha of their own."""
     found = {}
     for module, path in paths.items():
         config = next((configs[part] for part in components_of(module) if part in configs), configs.get(""))

@@ -1,4 +1,4 @@
-"""Another rank for a LoRA, module by module: the best one by SVD."""
+"""Change the rank of a LoRA, module by module, by SVD."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lora_train.networks.full import BIAS
 
 @dataclass(frozen=True)
 class ModuleCut:
-    """What became of one module."""
+    """The result for one module."""
 
     name: str
     before: int
@@ -34,17 +34,19 @@ def resize(
     rules: Mapping[str, Cut] | None = None,
     progress: Progress = no_progress,
 ) -> tuple[LoraFile, list[ModuleCut]]:
-    """`file` with other ranks. `convolutions` is the cut of larger than 1 x 1 kernels; None: the same.
+    """`file` with other ranks. `convolutions` is the cut for kernels larger than 1 x 1; None: the same.
 
-    `rules` are cuts by module name with `*` and `?`; the first that fits goes before the others. Ranks never
-    grow: nothing would be gained. alpha / rank stays, so alpha changes with the rank.
+    `rules` are cuts by module name with `*` and `?`; the first that matches takes precedence. Ranks never grow, since
+    nothing would be gained. alpha / rank is kept, so alpha changes with the rank.
     Raises LoraTrainError for kinds that two factors cannot express, and for rules that fit no module.
     """
     modules = file.by_module()
     require_factors(file, "resized")
     idle = [pattern for pattern in rules or {} if not any(fnmatchcase(name, pattern) for name in modules)]
     if idle:
-        raise LoraTrainError(f"no module is called {', '.join(idle)}.", str(file.path), "As in lora_te_* or *attn2*.")
+        raise LoraTrainError(
+            f"no module is called {', '.join(idle)}.", str(file.path), "Give a pattern such as lora_te_* or *attn2*."
+        )
     tensors: dict[str, torch.Tensor] = {}
     done = []
     for number, (name, parts) in enumerate(modules.items()):
@@ -87,7 +89,7 @@ def dimensions(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
 
 
 def require_factors(file: LoraFile, what: str) -> None:
-    """Raise LoraTrainError that names the modules which are no plain LoRA."""
+    """Raise LoraTrainError that names the modules that are not a plain LoRA."""
     odd = [name for name, parts in file.by_module().items() if not has_factors(parts)]
     if odd:
         raise LoraTrainError(

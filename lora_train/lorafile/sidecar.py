@@ -1,7 +1,7 @@
-"""What lies beside a LoRA for the WebUI's Lora page: a `.json` (its card) with tag and weight, and a preview picture.
+"""The files beside a LoRA for the WebUI's Lora page: a `.json` (its card) with tag and weight, and a preview picture.
 
-Both are a person's, too, and other tools'. What we wrote is remembered in the card under `RECORD`, so that it can be
-told from what was changed since: ours is renewed, theirs stays.
+People and other tools write both as well. The card records our values under `RECORD`, so that they can be distinguished
+from later changes: our values are updated, theirs are kept.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from lora_train.lorafile.card_reading import Card, read_card
 from lora_train.records.families import of_version
 
 RECORD = "lora train"
-"""The card's key for what we wrote there last; the WebUI keeps keys that it does not know."""
+"""The card's key for the values that we wrote last; the WebUI keeps unknown keys."""
 
 ACTIVATION, WEIGHT, VERSION, NOTES = "activation text", "preferred weight", "sd version", "notes"
-"""The WebUI's names for what we fill in."""
+"""The WebUI's keys for the values that we fill in."""
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-"""What the WebUI shows on a card, as `NAME.png` or `NAME.preview.png`."""
+"""The pictures that the WebUI shows on a card, as `NAME.png` or `NAME.preview.png`."""
 
 _NOTHING = ("", 0, None)
 _UNKNOWN = "Unknown"
@@ -35,7 +35,7 @@ Tell = Callable[[str], None]
 
 
 def _nobody(text: str) -> None:
-    """Tells nobody."""
+    """Report to nobody."""
 
 
 def notes_of(pictures: int, steps: int) -> str:
@@ -45,7 +45,7 @@ def notes_of(pictures: int, steps: int) -> str:
 
 
 _OUR_NOTES = re.compile(r"Trained by LoRA Train on \d+ pictures?, \d+ steps?\.")
-"""As `notes_of` has them: recognised also within what a person wrote around them."""
+"""The text of `notes_of`, also recognised inside a person's own notes."""
 
 
 def write_sidecar(
@@ -53,9 +53,9 @@ def write_sidecar(
 ) -> Path:
     """Write or complete `NAME.json` beside the LoRA, and return its path.
 
-    What a person or another tool put there stays; what is missing is added, and what we wrote ourselves is renewed.
-    A card that cannot be read as a whole is kept as `NAME.json.bak` (`.bak2` ...); `tell` hears of that, and of what
-    stays though this training says otherwise. Raises LoraTrainError when it cannot be read or written, or is a link
+    Values of a person or another tool are kept; missing ones are added, and our own are updated. A card that cannot be
+    read completely is kept as `NAME.json.bak` (`.bak2` ...). `tell` is called for that, and for values that are kept
+    although this training has others. Raises LoraTrainError when it cannot be read or written, or is a link
     that `may_read` refuses.
     """
     path = lora.with_suffix(".json")
@@ -94,7 +94,7 @@ def write_preview(lora: Path, picture: bytes, tell: Tell = _nobody, may_read: Ma
 
 
 def activation_text(lora: Path, may_read: MayRead = anywhere) -> str:
-    """What the LoRA's card says to write into prompts; empty where there is no such card, or none to be read."""
+    """The activation text of the LoRA's card; empty if there is no card, or it cannot be read."""
     try:
         text = _card(lora.with_suffix(".json"), may_read).values.get(ACTIVATION)
     except LoraTrainError:
@@ -114,7 +114,7 @@ def _record(card: Card) -> dict[str, Any]:
 
 
 def _renewed(key: str, present: Any, record: dict[str, Any], value: Any) -> Any:
-    """What a card gets for one of our keys: our value, or what others have made of it."""
+    """The card's new value for one of our keys: our value, or the one that others have set."""
     if present is None or (key in record and present == record[key]):
         return value
     if key not in record and (present in _NOTHING or (key == VERSION and present == _UNKNOWN)):
@@ -125,7 +125,7 @@ def _renewed(key: str, present: Any, record: dict[str, Any], value: Any) -> Any:
 
 
 def _keep(path: Path, card: Card, tell: Tell) -> None:
-    """Before a card is written over: the original aside if anything of it could get lost."""
+    """Before a card is overwritten, keep the original if anything of it could be lost."""
     if not card.whole:
         kept = keep_aside(path)
         guessed = "" if card.is_utf8 else f" (read as {card.encoding})"
@@ -136,7 +136,7 @@ def _keep(path: Path, card: Card, tell: Tell) -> None:
 
 
 def _through_link(path: Path) -> Path:
-    """What is behind a link: that is written, and the link stays."""
+    """The target of a link, which is written to, so that the link remains."""
     return path.resolve() if path.is_symlink() else path
 
 

@@ -1,11 +1,11 @@
-"""A LoRA that is wanted, and how strongly."""
+"""A requested LoRA with its strengths."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 USUAL = 2.0
-"""The highest strength that the WebUI's own sliders offer; more is worth a word: `:07` is 7."""
+"""The highest strength of the WebUI's own sliders; above it a note is given, since `:07` is 7."""
 
 
 @dataclass(frozen=True)
@@ -17,4 +17,4 @@ class Wanted:
     unet: float
     dyn: int | None = None
     adapter: str = ""
-    """The one to take of several adapters in the file; "": the first."""
+    """The adapter to use if the file has several; "": the first."""

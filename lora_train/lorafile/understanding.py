@@ -1,4 +1,4 @@
-"""A file's keys brought under kohya's names; what is not understood is listed and left out."""
+"""A file's keys translated to kohya's names; keys that are not understood are listed and ignored."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from lora_train.records.family import Family
 FOREIGN = "keys that are not a LoRA's"
 _REASONS = (
     (".base_layer.", "weights of the base model itself (base_layer), which peft keeps beside its own"),
-    ("bundle_emb.", "embeddings, which belong into the embeddings folder as files of their own"),
-    ("emb_params", "embeddings, which belong into the embeddings folder as files of their own"),
-    ("string_to_param.", "embeddings, which belong into the embeddings folder as files of their own"),
+    ("bundle_emb.", "embeddings, which belong in the embeddings folder as files of their own"),
+    ("emb_params", "embeddings, which belong in the embeddings folder as files of their own"),
+    ("string_to_param.", "embeddings, which belong in the embeddings folder as files of their own"),
 )
-"""What is in a key, and what such keys are."""
+"""Part of a key, and what such keys are."""
 _WHOLE = "whole weights of the base model (peft's modules_to_save)"
 _FIRST = ("", "default", "default_0")
-"""Adapters that are taken before others, when nobody chose."""
+"""Adapters that are preferred if none was chosen."""
 
 
 @dataclass
 class LeftOut:
-    """What of a file is not used: its keys by the reason, and sentences about the rest of what a person should know."""
+    """The unused keys of a file by reason, and other notes for the person."""
 
     keys: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     still: list[str] = field(default_factory=list)
-    """Modules that are there and change nothing with any reader."""
+    """Modules without effect in every program."""
 
     def add(self, reason: str, key: str) -> None:
-        """Leave a key out."""
+        """Ignore a key."""
         self.keys.setdefault(reason, []).append(key)
 
     def sentences(self) -> list[str]:
-        """All that is left out, for people."""
+        """Everything that is ignored, as sentences."""
         return [
             (f"{len(keys)} {reason} are" if len(keys) > 1 else "1 key that is not a LoRA's is")
             + f" left out ({named(keys)})."
@@ -53,21 +53,21 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Read:
-    """A file's keys understood."""
+    """The parsed keys of a file."""
 
     modules: dict[str, dict[str, torch.Tensor]]
-    """Tensors by module name as kohya has it, and part."""
+    """Tensors by kohya's module name, and part."""
     layout: str
     paths: dict[str, str]
-    """Module name to the path as the file had it ("unet.down_blocks. ...", "oft_unet_...")."""
+    """Module name to its name in the file ("unet.down_blocks. ...", "oft_unet_...")."""
     left_out: LeftOut
 
 
 def understand(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], adapter: str = "") -> Read:
-    """Bring a file's tensors under kohya's names.
+    """Translate a file's keys to kohya's names.
 
-    `adapter` is the one to take of several that peft put into one file; "": the first. Raises ValueError when there is
-    no such adapter, and NotLora, which says what the file is instead, when nothing in it is understood.
+    `adapter` is the one to read of several that peft stored in one file; "": the first. Raises ValueError when there is
+    no such adapter, and NotLora, which says what the file is, when no key is understood.
     """
     left_out = LeftOut()
     keys: dict[str, Key] = {}
@@ -98,7 +98,7 @@ def _reason(key: str) -> str:
 
 
 def _of_one_adapter(keys: dict[str, Key], wanted: str, left_out: LeftOut) -> dict[str, Key]:
-    """The keys of one adapter (in each part of the model), where peft put several into the file."""
+    """The keys of one adapter (in each part of the model), if peft stored several in the file."""
     names: dict[str, set[str]] = {}
     for found in keys.values():
         if found.adapter is not None:
@@ -119,14 +119,14 @@ def _of_one_adapter(keys: dict[str, Key], wanted: str, left_out: LeftOut) -> dic
         took = ", ".join(sorted({name or "the one without a name" for name in chosen.values()}))
         left_out.notes.append(
             f"The file has several adapters ({', '.join(name or 'one without a name' for name in every)}); {took} is "
-            "used. Take another with --adapter NAME, or make a file of it with "
+            "used. Choose another with --adapter NAME, or convert it to a file of its own with "
             "`lora-train file convert FILE --adapter NAME --to kohya --output NEW`."
         )
     return kept
 
 
 def adapters_in(keys: Iterable[str]) -> list[str]:
-    """The names of the adapters among a file's keys, where there are several."""
+    """The names of the adapters in a file's keys, if there are several."""
     found = {parts.adapter for key in keys if (parts := split_key(key)) is not None and parts.adapter is not None}
     return sorted(filter(None, found)) if len(found) > 1 else []
 
@@ -136,7 +136,7 @@ def _precedence(name: str) -> tuple[int, str]:
 
 
 _Spellings = dict[str, dict[str, tuple[str, torch.Tensor]]]
-"""How a file spells a module, to its parts, each with its key."""
+"""A module's name in the file to its parts, each with its key."""
 
 
 def _by_spelling(
@@ -154,7 +154,7 @@ def _by_spelling(
 
 
 def _one_spelling(spellings: _Spellings, left_out: LeftOut) -> tuple[str, dict[str, torch.Tensor]]:
-    """A module's spelling and parts. Of two that have the same weight the one with more parts counts."""
+    """A module's name in the file and its parts. Of two names with the same weights the one with more parts is used."""
     ordered = sorted(spellings, key=lambda spelled: (-len(spellings[spelled]), spelled))
     first = ordered[0]
     parts = dict(spellings[first])
@@ -164,15 +164,15 @@ def _one_spelling(spellings: _Spellings, left_out: LeftOut) -> tuple[str, dict[s
             parts |= others
             continue
         for key, _ in others.values():
-            left_out.add("a second name for weights that are there already", key)
+            left_out.add("a second name for weights that are already read", key)
     return first, {part: value for part, (_, value) in parts.items()}
 
 
 def _naming(
     keys: Mapping[str, Key], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> tuple[Family | None, bool]:
-    """The family that the file is for, and whether its UNet's names become `sgm`'s: only where SDXL's real shape
-    shows, since smaller models of the design count their blocks otherwise."""
+    """The family that the file is for, and whether its UNet's names become `sgm`'s: only for the real SDXL's shape,
+    since smaller models of its design number their blocks differently."""
     modules: dict[str, dict[str, torch.Tensor]] = {}
     for key, found in keys.items():
         modules.setdefault(f"{found.prefix}{found.path}", {})[found.part] = tensors[key]
@@ -184,7 +184,7 @@ def _naming(
 
 
 def _module(key: Key, family: Family | None, sgm: bool) -> str:
-    """The module's name in kohya's files. Other layouts call the parts of two families the same."""
+    """The module's name in kohya's files. In other layouts parts of two families have the same name."""
     prefix, component = key.prefix, component_of(key.prefix)
     if family is not None and prefix == f"{shared_prefix(component)}_":
         prefix = next((f"{side.prefix}_" for side in family.sides if side.component == component), prefix)

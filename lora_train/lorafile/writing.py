@@ -21,10 +21,10 @@ from lora_train.tensors import MAX_HEADER, is_finite
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 KEEP = "keep"
-"""The precision that leaves every tensor as it is."""
+"""The precision that keeps every tensor's own."""
 
 MAX_LOSS = 0.01
-"""A share of a tensor's norm. bf16's rounding changes 0.1 %, fp16's 0.02 % in its range."""
+"""A share of a tensor's norm. Rounding to bf16 changes 0.1 %, to fp16 0.02 % in its range."""
 
 _DTYPE_NAMES = {
     torch.float64: ("F64", 8),
@@ -43,14 +43,14 @@ _DTYPE_NAMES = {
 _WIDTHS = dict(_DTYPE_NAMES.values())
 
 Progress = Callable[[int, int], None]
-"""Told (done, total); may raise to stop, and then nothing is written."""
+"""Called with (done, total); may raise to stop, and then nothing is written."""
 
 
 def no_progress(done: int, total: int) -> None:
-    """Tells nobody."""
+    """Report to nobody."""
 
 
-# what the WebUI's additional-networks hash skips: 1 MiB; and how much it reads then
+# the WebUI's additional-networks hash skips 1 MiB, and then reads 64 KiB
 LEGACY_AT, LEGACY_LENGTH = 0x100000, 0x10000
 
 
@@ -65,8 +65,8 @@ def serialise(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> byt
 def model_hashes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> dict[str, str]:
     """`sshs_model_hash` and `sshs_legacy_hash` as kohya's scripts and the WebUI compute them.
 
-    The first is SHA-256 of the tensors' bytes; the second that of 64 KiB at 1 MiB, in a file that
-    holds only the `ss_` metadata.
+    The first is SHA-256 of the tensors' bytes; the second that of 64 KiB at 1 MiB, in a file with only the `ss_`
+    metadata.
     """
     data = serialise(tensors, {k: v for k, v in metadata.items() if k.startswith("ss_")})
     start = 8 + struct.unpack("<Q", data[:8])[0]
@@ -86,8 +86,8 @@ def write_lora(
 ) -> tuple[str, ...]:
     """Write `tensors` as a LoRA file, atomically. `precision` is a key of DTYPES, or KEEP for each tensor's own.
 
-    Single numbers (alpha, an OFT's constraint) are fp32 in every precision, and so is what `narrowed` cannot narrow;
-    `untouched` are further tensors, which stay in the dtype that they have. Returns what a person should know of it.
+    Single numbers (alpha, an OFT's constraint) are fp32 in every precision, and so are tensors that `narrowed` cannot
+    narrow; `untouched` are further tensors, which keep their dtype. Returns notes for the person.
     Raises LoraTrainError when the file exists or cannot be written, or a value is not finite.
     """
     check_output(path, overwrite)
@@ -96,27 +96,27 @@ def write_lora(
     notes = _wider_notes(tensors, cast, precision)
     cast |= untouched
     metadata, left_out = fitting(metadata)
-    notes += [f"The metadata's {name} is left out: a file's header can be {MAX_HEADER} bytes." for name in left_out]
+    notes += [f"The metadata's {name} is left out: a file's header can have {MAX_HEADER} bytes." for name in left_out]
     write_bytes(path, serialise(cast, metadata | model_hashes(cast, metadata)))
     return tuple(notes)
 
 
 def in_precision(name: str, value: torch.Tensor, precision: str) -> torch.Tensor:
-    """A LoRA file's tensor `name` as it is written in `precision` (a key of DTYPES, or KEEP)."""
+    """A LoRA file's tensor `name` in `precision` (a key of DTYPES, or KEEP)."""
     if precision not in DTYPES:
         return value
     return value.float() if is_number(name) else narrowed(value, DTYPES[precision])
 
 
 def is_number(name: str) -> bool:
-    """Whether the tensor `name` is one number. They are always fp32: an alpha of 1e-8 is 0 in fp16, which reads as the
-    rank (LoRA) or as no bound at all (OFT), and above 65504 it is infinite."""
+    """Whether the tensor `name` is a single number. These are always fp32: in fp16 an alpha of 1e-8 is 0, which means
+    the rank (LoRA) or no bound (OFT), and above 65504 it is infinite."""
     return name.rpartition(".")[2] in numbers()
 
 
 def narrowed(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`value` in `dtype`; in its own one (fp32 from fp64) where that would make values infinite, or change the whole
-    by more than MAX_LOSS of its norm: fp16 makes zeros of values below 3e-8, fp8 rounds by several per cent."""
+    """`value` in `dtype`; in its own dtype (fp32 for fp64) if values would become infinite, or the whole would change
+    by more than MAX_LOSS of its norm: in fp16 values below 3e-8 become 0, and fp8 rounds by several per cent."""
     cast = value.to(dtype)
     exact, rounded = value.double(), cast.double()
     if torch.equal(exact, rounded):
@@ -135,7 +135,7 @@ def require_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         raise LoraTrainError(
             f"{len(odd)} tensors have values that are not finite numbers ({some}); nothing is written.",
             str(path),
-            "Take a file that was saved before, or train again with a lower learning rate.",
+            "Use a file that was saved earlier, or train again with a lower learning rate.",
         )
 
 
@@ -144,7 +144,7 @@ def _wider_notes(tensors: Mapping[str, torch.Tensor], cast: Mapping[str, torch.T
     if not wider:
         return []
     zeros = sum(bool(tensors[name].any()) and not tensors[name].to(DTYPES[precision]).any() for name in wider)
-    what = f"would make zeros of {zeros} of them" if zeros else "cannot hold their values"
+    what = f"would turn {zeros} of them into zeros" if zeros else "cannot hold their values"
     return [f"{len(wider)} of {len(cast)} tensors keep their own precision, since {precision} {what} ({wider[0]} ...)."]
 
 
@@ -154,7 +154,7 @@ def _is_wider(name: str, value: torch.Tensor, precision: str) -> bool:
 
 
 def fitting(metadata: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The metadata without its largest fields, as far as the format's limit of a header asks; and which those are."""
+    """The metadata without its largest fields, as far as the format's limit of the header requires, and their names."""
     kept, left_out = dict(metadata), []
     while len(json.dumps(kept)) > MAX_HEADER * 0.9:  # the rest is for the tensors' names
         name = max(kept, key=lambda field: len(kept[field]))
@@ -164,25 +164,25 @@ def fitting(metadata: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
 
 
 def check_output(path: Path, overwrite: bool) -> None:
-    """Raise LoraTrainError when `path` is no name for a safetensors file, which readers know by its end, or is there
-    and may not be overwritten."""
+    """Raise LoraTrainError when `path` does not end with .safetensors, by which programs recognise the format, or when
+    it exists and may not be overwritten."""
     if path.suffix.lower() != ".safetensors":
         raise LoraTrainError("the file would be a safetensors file.", str(path), "Give a name with .safetensors.")
     refuse_existing(path, overwrite)
 
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
-    """Raise LoraTrainError when `path` is there and may not be overwritten."""
+    """Raise LoraTrainError when `path` exists and may not be overwritten."""
     if path.exists() and not overwrite:
         raise LoraTrainError("the file exists already.", str(path), "Choose another name, or allow overwriting.")
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor that is written when its turn comes: what it will be, and how it is made."""
+    """A tensor to be written later: its dtype and shape, and the function that makes it."""
 
     dtype: str
-    """As safetensors' header has it ("F16")."""
+    """As in the safetensors header ("F16")."""
     shape: tuple[int, ...]
     make: Callable[[], torch.Tensor]
 
@@ -213,7 +213,7 @@ def write_stream(
 
 
 def dtype_name(value: torch.Tensor) -> str:
-    """A tensor's dtype as safetensors' header has it."""
+    """A tensor's dtype as in the safetensors header."""
     return _DTYPE_NAMES[value.dtype][0]
 
 
@@ -222,16 +222,16 @@ def _width(slot: Slot) -> int:
 
 
 def header_bytes(entries: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file up to its data: entries in their order, metadata sorted, filled up to 8 bytes.
+    """A safetensors file up to its data: entries in their order, metadata sorted, padded to 8 bytes.
 
-    Raises LoraTrainError when that is more than readers of the format take.
+    Raises LoraTrainError when that is more than the format allows.
     """
     header = {"__metadata__": dict(sorted(metadata.items())), **entries} if metadata else entries
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
     if len(text) > MAX_HEADER:
         raise LoraTrainError(
-            f"the metadata make a header of {len(text)} bytes; the format allows {MAX_HEADER}.",
+            f"the metadata needs a header of {len(text)} bytes; the format allows {MAX_HEADER}.",
             max(metadata, key=lambda name: len(metadata[name]), default=""),
             "Shorten this field or leave it out.",
         )

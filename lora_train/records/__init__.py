@@ -1,1 +1,1 @@
-"""What everybody must know of a network kind or a family of base models, without torch: one record for each."""
+"""The facts about network kinds and families of base models that need no torch: one record for each."""

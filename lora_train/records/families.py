@@ -54,7 +54,7 @@ _WORDS = """
     text_model encoder layers self_attn q_proj k_proj v_proj out_proj mlp fc1 fc2
     layer_norm1 layer_norm2 final_layer_norm embeddings token_embedding position_embedding text_projection
 """
-"""Of diffusers' UNet, of the original code's, of CLIP."""
+"""The words of diffusers' UNet, of the original UNet, and of CLIP."""
 
 _UNET = Side(
     "lora_unet",
@@ -66,7 +66,7 @@ _UNET = Side(
 
 
 def _clip(prefix: str, component: str, title: str, other: str) -> Side:
-    """A CLIP text encoder; `other` is what ComfyUI and the WebUI call it."""
+    """A CLIP text encoder; `other` is its name in ComfyUI and the WebUI."""
     dialects = tuple(f"{before}{other}.{after}" for before in ("text_encoders.", "") for after in ("transformer.", ""))
     words = frozenset(_WORDS.split())
     return Side(prefix, component, title, dialects, begins=("text_model.", "text_projection"), words=words)
@@ -131,21 +131,21 @@ FAMILIES: Records[Family] = Records(
         ),
     ),
 )
-"""By name."""
+"""The families by name."""
 
 
 def families_with(feature: str) -> Names:
-    """The families that have this feature, see `family.FEATURES`."""
+    """The families with this feature, see `family.FEATURES`."""
     return FAMILIES.names(lambda family: feature in family.features)
 
 
 def all_blocks() -> list[Blocks]:
-    """The blocks of all families that have any, the newest family's first."""
+    """The block layouts of all families that have blocks, the newest family's first."""
     return [family.blocks for family in newest_first() if family.blocks is not None]
 
 
 def block_totals() -> dict[int, list[Family]]:
-    """The families by how many blocks they have."""
+    """The families by their number of blocks."""
     found: dict[int, list[Family]] = {}
     for family in FAMILIES.values():
         if family.blocks is not None:
@@ -154,12 +154,12 @@ def block_totals() -> dict[int, list[Family]]:
 
 
 def least_factor() -> int:
-    """What every side in pixels must be a multiple of, whichever the family."""
+    """The number of which every side in pixels must be a multiple, whichever the family."""
     return math.gcd(*(family.latents.factor for family in FAMILIES.values()))
 
 
 def newest_first() -> list[Family]:
-    """The order in which families are asked whether something is theirs: Stable Diffusion's own take what is left."""
+    """The families in the order of recognition: Stable Diffusion's families come last and take the rest."""
     return [*FAMILIES.values()][::-1]
 
 
@@ -169,25 +169,25 @@ def sides() -> Iterator[Side]:
 
 
 def side_of(name: str) -> Side | None:
-    """The side that a module lies on, by its name in files; None where it has no known prefix."""
+    """The side that a module belongs to, by its name in files; None if it has no known prefix."""
     found = [side for side in sides() if name.startswith(side.prefix + "_")]
     return max(found, key=lambda side: len(side.prefix), default=None)
 
 
 def shared_prefix(component: str) -> str:
-    """The prefix that dotted keys of this part of a model are read under, before their family is known: the oldest
-    family's that has such a part."""
+    """The prefix for dotted keys of this part of a model before their family is known: that of the oldest family with
+    such a part."""
     return next(side.prefix for side in sides() if side.component == component)
 
 
 def is_text(name: str) -> bool:
-    """Whether a module (or a prefix with an underscore behind it) is a text encoder's, by its name in files."""
+    """Whether a module (or a prefix with its underscore) belongs to a text encoder, by its name in files."""
     side = side_of(name)
     return side is not None and any(side in family.texts for family in FAMILIES.values())
 
 
 def of_version(version: str) -> Family | None:
-    """The family whose LoRAs have this `ss_base_model_version`, or one that begins as it."""
+    """The family whose `ss_base_model_version` is this, or is the start of it."""
     known = ((one.version, family) for family in newest_first() for one in family.predictions)
     found = [(start, family) for start, family in known if version.startswith(start)]
     return max(found, key=lambda one: len(one[0]))[1] if found else None

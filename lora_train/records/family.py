@@ -1,4 +1,4 @@
-"""What everybody must know of a family of base models without torch; the model itself is its implementation's."""
+"""The facts about a family of base models that need no torch; its implementation has the model itself."""
 
 from __future__ import annotations
 
@@ -10,60 +10,60 @@ from typing import Any
 DIFFUSION, CLIP_SKIP, TWO_ENCODERS = "diffusion", "clip skip", "two encoders"
 
 FEATURES: Mapping[str, tuple[str, str]] = {
-    DIFFUSION: ("it is for Stable Diffusion's noise schedule, which this base does not have.", "Leave it out."),
-    CLIP_SKIP: ("this base's text encoders always speak from one layer.", "Leave it out."),
-    TWO_ENCODERS: ("this base has one text encoder.", "Give train.text_encoder_lr instead."),
+    DIFFUSION: ("it is for Stable Diffusion's noise schedule, which this base model does not have.", "Leave it out."),
+    CLIP_SKIP: ("the output of this base model's text encoders is always taken from the same layer.", "Leave it out."),
+    TWO_ENCODERS: ("this base model has one text encoder.", "Give train.text_encoder_lr instead."),
 }
-"""What a family may have that options depend on; why such an option is refused elsewhere, and what to do instead."""
+"""Features of families that options depend on: why such an option is refused without it, and what to do instead."""
 
 
 @dataclass(frozen=True)
 class Latents:
-    """What a picture is for the model: (channels, height / factor, width / factor)."""
+    """The model's representation of a picture: (channels, height / factor, width / factor)."""
 
     channels: int
     factor: int
-    """Pixels a side for each value."""
+    """Pixels per latent value on each side."""
     scale: float
-    """The VAE's latents, less `shift`, times this are what the model works on; a checkpoint may say otherwise."""
+    """The model's latents are (the VAE's latents - `shift`) * `scale`; a checkpoint may have other values."""
     shift: float = 0.0
 
 
 @dataclass(frozen=True)
 class Side:
-    """A part of the base that networks attach to: the denoiser, or a text encoder."""
+    """A part of the base that networks are attached to: the denoiser, or a text encoder."""
 
     prefix: str
-    """Its modules' names in LoRA files begin with this and an underscore."""
+    """Its modules' names in LoRA files start with this and an underscore."""
     component: str
     """Its name in diffusers' files and folders."""
     title: str
-    """In a sentence: "second text encoder"."""
+    """Its name in a sentence: "second text encoder"."""
     dialects: tuple[str, ...] = ()
-    """Other beginnings of dotted keys that mean it, each with its last dot: "model.diffusion_model."."""
+    """Other prefixes of its dotted keys, each with the last dot: "model.diffusion_model."."""
     begins: tuple[str, ...] = ()
-    """In files every path begins with one of these; what does not gets the first one in front."""
+    """In files every path starts with one of these; to other paths the first one is prepended."""
     words: frozenset[str] = frozenset()
-    """The parts of its modules' paths (numbers need not be named): what splits a name with underscores. Without them a
-    name that comes with underscores keeps them."""
+    """The words in its modules' paths (without numbers), by which a name with underscores is split. Without them such a
+    name keeps its underscores."""
 
     def spelled(self, path: str) -> str:
-        """A module's path as files spell it."""
+        """A module's path as it is spelled in files."""
         return self.begins[0] + path if self.begins and not path.startswith(self.begins) else path
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The denoiser's blocks as lists of one value for each count them."""
+    """The denoiser's blocks, in the order of lists with one value for each."""
 
     number: Callable[[str], int | None]
-    """The block of a module by its name in files; None for what lies outside of them, and for names of others."""
+    """The block of a module by its name in files; None for modules outside the blocks, and for unknown names."""
     mid: int
-    """Blocks in the middle; of a model without sides: all."""
+    """Blocks in the middle; for a model without sides: all blocks."""
     side: int = 0
     """Blocks on the way down, and as many on the way up."""
     ends: int = 0
-    """Blocks before the first and after the last that take part in lists of dimensions, but not in rates."""
+    """Blocks before the first and after the last that are in lists of dimensions, but not in lists of rates."""
 
     @property
     def total(self) -> int:
@@ -72,7 +72,7 @@ class Blocks:
 
 
 def numbered(prefix: str, lists: Mapping[str, int]) -> Blocks:
-    """The blocks of a model without sides: lists of them one after the other, each by its path and its length.
+    """The blocks of a model without sides: consecutive lists of blocks, each by its path and its length.
 
     `numbered("lora_unet", {"double_blocks": 19, "single_blocks": 38})` counts `lora_unet_single_blocks_0_...` as 19.
     """
@@ -91,7 +91,7 @@ def numbered(prefix: str, lists: Mapping[str, int]) -> Blocks:
 
 @dataclass(frozen=True)
 class Predicts:
-    """What a model of the family may predict, and what its LoRAs say then."""
+    """A prediction type of the family, and the metadata of its LoRAs."""
 
     name: str
     """ "epsilon", "v_prediction", "flow"."""
@@ -100,7 +100,7 @@ class Predicts:
     architecture: str
     """`modelspec.architecture`."""
     modelspec: str = ""
-    """`modelspec.prediction_type`, which is for noise and v alone; "": it is not written."""
+    """`modelspec.prediction_type`, which exists only for noise and v; "": not written."""
 
 
 @dataclass(frozen=True)
@@ -109,38 +109,38 @@ class Family:
 
     name: str
     title: str
-    """In a sentence: "SD 1.x"."""
+    """Its name in a sentence: "SD 1.x"."""
     opening: str
-    """What recognises and opens its checkpoints, "package.module:NAME": see `models.base.Opening`."""
+    """The object that recognises and opens its checkpoints, "package.module:NAME": see `models.base.Opening`."""
     latents: Latents
     denoiser: Side
     texts: tuple[Side, ...]
     """The text encoders that can be trained, in their order."""
     predictions: tuple[Predicts, ...]
-    """The usual one first."""
+    """Its prediction types, the usual one first."""
     blocks: Blocks | None = None
     features: frozenset[str] = frozenset()
-    """Of FEATURES."""
+    """Keys of FEATURES."""
     without: Mapping[str, str] = field(default_factory=dict)
-    """Why it lacks a feature, where more can be said than FEATURES do."""
+    """Why it lacks a feature, if that differs from the text in FEATURES."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Other options that mean nothing for it, by their paths, and why."""
+    """Other options that do not apply to it, by their paths, and why."""
     implementation: str = "diffusers"
-    """`modelspec.implementation`: whose module names its LoRAs have."""
+    """`modelspec.implementation`: the code whose module names its LoRAs have."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Other fields of its LoRAs' metadata."""
     said: str = ""
-    """A regular expression: how `ss_base_model_version` and `modelspec.architecture` of its LoRAs begin, in small
-    letters, with underscores for spaces and dashes."""
+    """A regular expression for the start of its LoRAs' `ss_base_model_version` and `modelspec.architecture`, in lower
+    case, with underscores for spaces and dashes."""
     owns: Callable[[Iterable[str]], bool] | None = None
-    """Whether modules' names as they were read (prefix and path, dots or underscores) are a LoRA's for it; None: what
-    `lorafile.families` says of Stable Diffusion's families."""
+    """Whether modules' names as read (prefix and path, dots or underscores) are those of a LoRA for it; None:
+    `lorafile.families` decides, for Stable Diffusion's families."""
     guidance: float = 7.0
     """The usual guidance of a preview."""
     card: str = "Unknown"
     """The "sd version" of the WebUI's card."""
     npz: str = ""
-    """The ending of sd-scripts' files of latents; "": there are none."""
+    """The ending of sd-scripts' latent files; "": there are none."""
 
     @property
     def sides(self) -> tuple[Side, ...]:
@@ -148,7 +148,7 @@ class Family:
         return (self.denoiser, *self.texts)
 
     def predicting(self, name: str) -> Predicts:
-        """What is said of a model that predicts this; of an unknown one what is usual."""
+        """The record of this prediction type; for an unknown name the usual one."""
         return next((one for one in self.predictions if one.name == name), self.predictions[0])
 
     def lacks(self, feature: str) -> tuple[str, str]:

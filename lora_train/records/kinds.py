@@ -8,7 +8,7 @@ from lora_train.records.table import Names, Records
 LORA = "lora"
 """The kind that every tool reads."""
 NORM = "norm"
-"""The kind that norms get beside another one."""
+"""The kind for norms, alongside another one."""
 
 LYCORIS = "lycoris.kohya"
 _DOWN, _UP, _MID, _ALPHA = "lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha"
@@ -47,7 +47,7 @@ def _glora_inputs(side: Side) -> int:
 
 
 def _on_output_of_convolution(parts: Parts) -> bool:
-    """There the WebUI multiplies by a column, which does not fit four dimensions."""
+    """The WebUI multiplies these by a column, which does not fit four dimensions."""
     return bool(parts["weight"].ndim == 4 and not bool(parts["on_input"]))
 
 
@@ -56,7 +56,7 @@ KINDS: Records[Kind] = Records(
     (
         Kind(
             name=LORA,
-            help="the usual one; every tool reads it",
+            help="the usual kind; every tool reads it",
             implementation="lora_train.networks.lora:Lora",
             needs=((_DOWN, _UP),),
             may=(_MID, _ALPHA),
@@ -75,7 +75,7 @@ KINDS: Records[Kind] = Records(
         ),
         Kind(
             name="loha",
-            help="a rank of r^2 for twice the size",
+            help="rank r^2 at twice the size",
             implementation="lora_train.networks.loha:Loha",
             needs=(_HADA,),
             may=(*_HADA_CORES, _ALPHA),
@@ -110,7 +110,7 @@ KINDS: Records[Kind] = Records(
         ),
         Kind(
             name="oft",
-            help="keeps the angles between neurons; the dimension is the size of its blocks",
+            help="preserves the angles between neurons; the dimension is the block size",
             implementation="lora_train.networks.oft:Oft",
             needs=((_BLOCKS,), (_ROTATION,)),
             may=("rescale", _ALPHA),
@@ -123,7 +123,7 @@ KINDS: Records[Kind] = Records(
         ),
         Kind(
             name="boft",
-            help="as oft, with fewer parameters",
+            help="like oft, with fewer parameters",
             implementation="lora_train.networks.boft:Boft",
             needs=((_BLOCKS,),),
             may=("rescale", _ALPHA),
@@ -134,7 +134,7 @@ KINDS: Records[Kind] = Records(
         ),
         Kind(
             name="ia3",
-            help="a factor for each channel: a few kilobytes; needs a high learning rate",
+            help="one factor per channel: a few kilobytes; needs a high learning rate",
             implementation="lora_train.networks.ia3:Ia3",
             needs=(("weight", "on_input"),),
             numbers=("on_input",),
@@ -145,13 +145,13 @@ KINDS: Records[Kind] = Records(
                 Unread(
                     "(IA)^3 on convolutions",
                     _on_output_of_convolution,
-                    "LyCORIS can; with train_on_input the WebUI can, too",
+                    "LyCORIS can; with train_on_input the WebUI can as well",
                 ),
             ),
         ),
         Kind(
             name="glora",
-            help="LyCORIS' generalised form, for completeness",
+            help="LyCORIS' generalised LoRA, for completeness",
             implementation="lora_train.networks.glora:Glora",
             needs=(_GLORA,),
             may=(_ALPHA,),
@@ -163,7 +163,7 @@ KINDS: Records[Kind] = Records(
         ),
         Kind(
             name="full",
-            help="the whole difference: large files, everything can change",
+            help="the full difference: large files, everything can change",
             implementation="lora_train.networks.full:Full",
             needs=(("diff",), ("diff_b",)),
             inputs=lambda side: side("diff"),
@@ -174,7 +174,7 @@ KINDS: Records[Kind] = Records(
         ),
         Kind(
             name=NORM,
-            help="the norms alone, for completeness",
+            help="the norm layers alone, for completeness",
             implementation="lora_train.networks.norm:Norm",
             needs=(("w_norm",), ("b_norm",)),
             ranked=False,
@@ -184,20 +184,20 @@ KINDS: Records[Kind] = Records(
         ),
     ),
 )
-"""By name, in the order in which a module's kind is tried."""
+"""The kinds by name, in the order in which they are tried on a module."""
 
 
 def kind_within(parts: Parts) -> Kind | None:
-    """The kind of a module that may have other parts beside its own; of several the one that has most of them."""
+    """The kind of a module that may have other parts as well; of several kinds the one with most of the parts."""
     found = [kind for kind in KINDS.values() if kind.recognises(kind.its(parts))]
     return max(found, key=lambda kind: len(kind.its(parts)), default=None)
 
 
 def numbers() -> frozenset[str]:
-    """The last parts of keys whose tensors are one number; all others have dimensions, and values in them."""
+    """The last parts of keys whose tensors are a single number; all others have dimensions and values."""
     return frozenset((_ALPHA, "scalar", *(part for kind in KINDS.values() for part in kind.numbers)))
 
 
 def kinds_with(option: str) -> Names:
-    """The kinds that this option of the network means something for, of those that are for some kinds only."""
+    """The kinds that this option of the network applies to, if it does not apply to all."""
     return KINDS.names(lambda kind: option in kind.options)

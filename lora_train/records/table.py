@@ -1,4 +1,4 @@
-"""Tables that can be added to, and lists of names that are made from them each time they are looked at."""
+"""Tables with registration, and lists of names that follow them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _changes = [0]
 
 
 def changes() -> int:
-    """A number that grows with every change of what is registered, for those who keep what they made of it."""
+    """A number that grows with every registration or removal, for caches of what is made from the tables."""
     return _changes[0]
 
 
 def count_change() -> None:
-    """To be called by whoever changes what is registered."""
+    """Called after every registration or removal."""
     _changes[0] += 1
 
 
@@ -24,7 +24,7 @@ class Record(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in options and in the API."""
+        """Its name in options and in the API."""
         ...
 
 
@@ -41,7 +41,7 @@ class Records(Mapping[str, R]):
             self.register(record)
 
     def register(self, record: R) -> R:
-        """Add a record; from now on it can be chosen, read and written everywhere. Raises ValueError when the name is
+        """Add a record, which can then be chosen, read and written everywhere. Raises ValueError when the name is
         taken."""
         if record.name in self._records:
             raise ValueError(f"there is a {self._what} called {record.name!r} already")
@@ -50,7 +50,7 @@ class Records(Mapping[str, R]):
         return record
 
     def unregister(self, record: R) -> None:
-        """Take a record out again; without effect where it is not there."""
+        """Remove a record; without effect if it is not registered."""
         if self._records.get(record.name) is record:
             del self._records[record.name]
             count_change()
@@ -65,12 +65,12 @@ class Records(Mapping[str, R]):
         return len(self._records)
 
     def names(self, which: Callable[[R], bool] = lambda record: True) -> Names:
-        """The names of the records that `which` says yes to, also of those that are added later."""
+        """The names of the records for which `which` is true, including those added later."""
         return Names(lambda: (name for name, record in self._records.items() if which(record)))
 
 
 class Names(Sequence[str]):
-    """Names that are asked for each time they are looked at: what is registered later counts."""
+    """Names that are computed on each access, so that later registrations are included."""
 
     def __init__(self, ask: Callable[[], Iterable[str]]) -> None:
         self._ask = ask
@@ -92,6 +92,6 @@ class Names(Sequence[str]):
 
 
 def load(implementation: str) -> Any:
-    """What "package.module:Name" stands for, imported now."""
+    """The object named by "package.module:Name", imported now."""
     module, _, name = implementation.partition(":")
     return getattr(import_module(module), name)

@@ -140,7 +140,7 @@ class RunWriter:
             started_at=self.started,
             finished_at=time.time(),
             session=self.folder.id,
-            extra=dict(trainer.built.told),
+            extra=dict(trainer.built.metadata),
         )
 
     def _words(self, prompt: str) -> str:

@@ -1,4 +1,4 @@
-"""Weights in use and weights in training: some optimizers train others than those that the result has."""
+"""Weights in use and weights in training: with some optimizers the trained weights are not those of the result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class InUse:
     """Switches the parameters between both, for an optimizer with `train` and `eval` (schedule-free: Defazio et al.
     2024, arXiv 2405.15682); without effect for others.
 
-    The way back is a copy: computed back, the weights would have other bits than without the switch.
+    The training weights are restored from a copy: computed back, they would differ in their last bits.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -21,8 +21,8 @@ class InUse:
 
     @torch.no_grad()
     def to_train(self) -> None:
-        """The weights that the optimizer goes on with; those that are there, where they are not in use (a saved state
-        has them)."""
+        """Switch to the weights that the optimizer continues with; without a copy the present ones (from a saved
+        state)."""
         if hasattr(self._optimizer, "train"):
             kept = self._kept or [parameter.detach().clone() for parameter in self._parameters]
             self._optimizer.train()
@@ -32,14 +32,14 @@ class InUse:
 
     @torch.no_grad()
     def to_use(self) -> None:
-        """The weights for the result and for previews."""
+        """Switch to the weights of the result and of previews."""
         if hasattr(self._optimizer, "eval") and self._kept is None:
             self._kept = [parameter.detach().clone() for parameter in self._parameters]
             self._optimizer.eval()
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Within the block, those for the result; then those of before."""
+        """The result's weights within the block, and the previous ones after it."""
         before = self._kept is not None
         self.to_use()
         try:
@@ -50,7 +50,7 @@ class InUse:
 
     @contextmanager
     def trained(self) -> Iterator[None]:
-        """Within the block, those that the optimizer goes on with; then those of before."""
+        """The training weights within the block, and the previous ones after it."""
         before = self._kept is not None
         if before:
             self.to_train()

@@ -33,17 +33,17 @@ from lora_train.train.weightings import weight_at
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SMOOTHING = 0.98
-"""Weight of the past in the smoothed loss."""
+"""Weight of the previous steps in the smoothed loss."""
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimizer step did."""
+    """The results of one optimizer step."""
 
     step: int
     """Steps done, this one included."""
     of: int
-    """Steps asked for."""
+    """Steps in the whole training."""
     epoch: int
     loss: float
     smoothed: float
@@ -55,7 +55,7 @@ class StepReport:
 
 @dataclass
 class Callbacks:
-    """What happens around the loop; each may be left out."""
+    """Functions that the loop calls; each is optional."""
 
     report: Callable[[StepReport], None] = lambda report: None
     save: Callable[[int], None] = lambda step: None
@@ -80,7 +80,7 @@ class Trainer:
     epoch: int = 0
     smoothed: float = math.nan
     trigger: str = ""
-    """The tag, or what stands for it in captions that have it already."""
+    """The tag, or the word that stands for it in captions that contain it already."""
 
     def __post_init__(self) -> None:
         options, network = self.config.train, self.config.network
@@ -88,7 +88,7 @@ class Trainer:
         self.device = torch.device(options.device)
         self.dtype = DTYPES[options.mixed_precision]
         assert network.network_dim and network.network_alpha
-        # before the base is cast: what is merged, decomposed or measured is so in the precision of its file
+        # before the base is cast: merging, decomposing and measuring use the precision of its file
         merged = merge_base_weights(network, self.model)
         denoiser = FAMILIES[self.model.family].denoiser.prefix
         self.rates = learning_rates(self.config, self.model.text_prefixes, denoiser)
@@ -114,7 +114,7 @@ class Trainer:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in one epoch. As with accelerate the last one ends with it, and may have fewer micro-batches."""
+        """Steps in one epoch. As with accelerate, the last one may have fewer micro-batches."""
         return math.ceil(self.batches_per_epoch / self.config.train.gradient_accumulation_steps)
 
     def run(self) -> int:
@@ -173,7 +173,7 @@ class Trainer:
         return parameter_groups(self.built, self.config.network, self.rates)
 
     def _steps(self, skip: int) -> Iterator[list[list[Item]]]:
-        """The micro-batches of each step without end, from step `skip` on; `self.epoch` counts the epochs begun."""
+        """The micro-batches of each step, endlessly, from step `skip` on; `self.epoch` counts the epochs begun."""
         data, size = self.config.data, self.config.train.gradient_accumulation_steps
         self.epoch, skip = divmod(skip, self.steps_per_epoch)
         while True:
@@ -184,22 +184,22 @@ class Trainer:
             skip = 0
 
     def write_state(self, path: Path) -> None:
-        """Save what `read_state` needs to go on. Raises LoraTrainError when it cannot be written."""
+        """Save what `read_state` needs to continue. Raises LoraTrainError when it cannot be written."""
         numbers = {"step": self.steps_done, "smoothed": self.smoothed, "data": self.dataset.fingerprint()}
         with self.weights.trained():
             write_state(path, self.network, self.optimizer, numbers | {"scaler": self.scaler.state_dict()})
 
     def read_state(self, path: Path) -> bool:
-        """Go on from a saved state; returns whether the pictures and captions are the same as then.
+        """Continue from a saved state; returns whether the pictures and captions are unchanged.
 
         Raises LoraTrainError when the state cannot be used.
         """
-        told = read_state(path, self.network, self.optimizer)
+        numbers = read_state(path, self.network, self.optimizer)
         self.network.to(self.device)
-        self.steps_done, self.smoothed = int(told["step"]), float(told["smoothed"])
-        if told["scaler"]:
-            self.scaler.load_state_dict(told["scaler"])
-        return bool(told["data"] == self.dataset.fingerprint())
+        self.steps_done, self.smoothed = int(numbers["step"]), float(numbers["smoothed"])
+        if numbers["scaler"]:
+            self.scaler.load_state_dict(numbers["scaler"])
+        return bool(numbers["data"] == self.dataset.fingerprint())
 
     def _micro_batch(self, items: list[Item], position: int) -> torch.Tensor:
         """One forward and backward; returns the mean loss (a scalar tensor)."""
@@ -233,7 +233,7 @@ class Trainer:
         return loss
 
     def _draw(self, x: torch.Tensor, position: int) -> Draw:
-        """Noise, times and weights of a micro-batch with the latents `x`."""
+        """Noise, timesteps and weights of a micro-batch with the latents `x`."""
         noise = draw_noise(x, self.config, self.random.torch("noise", position))
         seen = input_noise(noise, x, self.config, self.random.torch("input noise", position))
         t = SAMPLINGS.of(self.config)(len(x), self.random.torch("timesteps", position), self.model, self.config)
@@ -241,7 +241,7 @@ class Trainer:
         return Draw(noise.to(self.device), t, weight, None if seen is noise else seen.to(self.device))
 
     def _cost(self, predicted: torch.Tensor, target: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The run's loss at every place."""
+        """The run's loss at every position."""
         return LOSSES.of(self.config)(predicted, target, t, self.model, self.config)  # type: ignore[no-any-return]
 
     def _preserved(self, pictures: int, position: int) -> int:
@@ -250,16 +250,16 @@ class Trainer:
         return int(share * pictures + self.random.python("preserve", position).random())
 
     def _looks(self, items: list[Item], position: int) -> list[int]:
-        """Which of its latents each picture shows: 0, or 1 for the flipped ones, by chance."""
+        """Which latents of each picture are used: 0, or 1 for the flipped ones, drawn at random."""
         choice = self.random.python("flip", position)
         return [choice.choice(range(len(item.keys))) for item in items]
 
     def _extra(self, items: list[Item], looks: list[int]) -> Conditioning:
-        """What the model is told of the pictures besides their captions."""
+        """The model's inputs about the pictures besides their captions."""
         return self.model.extra_inputs([item.frame(flipped=look == 1) for item, look in zip(items, looks)])
 
     def _masks(self, items: list[Item], looks: list[int]) -> torch.Tensor | None:
-        """What counts in the loss (B, 1, h, w), where it is masked."""
+        """The masks (B, 1, h, w) that weight the loss; None without masked loss."""
         if not self.config.train.masked_loss:
             return None
         masks = [self.dataset.mask(item, flipped=look == 1) for item, look in zip(items, looks)]
@@ -297,7 +297,7 @@ class Trainer:
         return bool(trained) and (last is None or self.steps_done < last)
 
     def _stop_text_encoders(self) -> None:
-        """When their last step is done, their networks stay as they are (and their states are computed once)."""
+        """Freeze the text encoders' networks after their last step (their states are then computed once)."""
         if not self._text_encoders_trained:
             for prefix in self.model.text_prefixes:
                 for parameter in self.network.parameters_of(prefix):
@@ -308,9 +308,9 @@ class Trainer:
             return
         named = ", ".join(item.picture.path.name for item in items[:4])
         raise LoraTrainError(
-            f"the loss is not a number any more, at step {self.steps_done + 1} with {named}.",
+            f"the loss is no longer a number, at step {self.steps_done + 1} with {named}.",
             "train",
-            "Lower the learning rate, or train in fp32 or bf16. What was saved before is still good.",
+            "Lower the learning rate, or train in fp32 or bf16. What was saved before is still usable.",
         )
 
     def _report(self, loss: float, norm: float, shown: int, per_step: float) -> None:
@@ -345,18 +345,18 @@ class Trainer:
 
 
 class Pace:
-    """How fast it goes, and when the state was saved last."""
+    """The speed of the training, and the time of the last saved state."""
 
     def __init__(self, step: int) -> None:
         self._first, self._started = step, time.monotonic()
         self._saved = self._started
 
     def seconds_per_step(self, step: int) -> float:
-        """Mean since the start (or the resume)."""
+        """Mean since the start or the resume."""
         return (time.monotonic() - self._started) / max(1, step - self._first)
 
     def due(self, minutes: float) -> bool:
-        """Whether `minutes` have gone by since the last time this was true; never for 0."""
+        """Whether `minutes` have passed since this was last true; never for 0."""
         now = time.monotonic()
         if not minutes or now - self._saved < minutes * 60:
             return False
@@ -369,9 +369,9 @@ def _due(step: int, every: int) -> bool:
 
 
 def learning_rates(config: RunConfig, text_prefixes: Sequence[str], denoiser: str = UNET) -> dict[str, float]:
-    """The rate of each root whose networks are trained; a rate of 0 leaves a root out.
+    """The learning rate of each root whose networks are trained; roots with a rate of 0 are left out.
 
-    `text_prefixes` are the model's text encoders; of several the first two can have their own rates.
+    `text_prefixes` are the model's text encoders; if there are several, the first two can have their own rates.
     """
     network, train = config.network, config.train
     several = len(text_prefixes) > 1
@@ -385,7 +385,7 @@ def learning_rates(config: RunConfig, text_prefixes: Sequence[str], denoiser: st
 
 
 def _scaler(device: torch.device, enabled: bool) -> Any:
-    """fp16 needs its loss scaled; torch before 2.3 has the scaler for CUDA only."""
+    """A loss scaler, which fp16 needs; torch before 2.3 has it for CUDA only."""
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler(device.type, enabled=enabled)
     return torch.cuda.amp.GradScaler(enabled=enabled)

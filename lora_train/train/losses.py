@@ -1,4 +1,4 @@
-"""Losses at every place, before mask, weights and mean; see `config.training_methods.LOSSES` for the signature.
+"""Losses at every position, before mask, weights and mean; see `config.training_methods.LOSSES` for the signature.
 
 p is the prediction, y the target.
 """
@@ -60,7 +60,7 @@ def constant_threshold(t: torch.Tensor, model: BaseModel, config: RunConfig) -> 
 
 
 def exponential_threshold(t: torch.Tensor, model: BaseModel, config: RunConfig) -> torch.Tensor:
-    """scale * c^(t / T), with T training times."""
+    """scale * c^(t / T), with T training timesteps."""
     return torch.exp(t * (math.log(config.train.huber_c) / model.training_times)) * config.train.huber_scale
 
 

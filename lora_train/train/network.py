@@ -1,4 +1,4 @@
-"""The networks of a run: what goes into the base first, which modules get one, their rates, and what is dropped."""
+"""The networks of a run: LoRAs merged into the base, modules that get a network, their rates, and dropout."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from lora_train.train.randomness import Randomness
 
 @dataclass(frozen=True)
 class Built:
-    """The networks, the rate of each, and what their file must say of itself, where the options do not know."""
+    """The networks, the rate of each, and metadata of their file that the options do not contain."""
 
     network: NetworkSet
     rates: Mapping[str, Rate]
-    told: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     carried: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """Tensors of `network_weights` that are not trained: they go into the result as they are."""
+    """Tensors of `network_weights` that are not trained: they are copied into the result."""
     notes: tuple[str, ...] = ()
-    """What the person should know of it."""
+    """What the person should know about it."""
 
 
 def start_files(options: NetworkOptions) -> list[tuple[Path, str]]:
-    """The LoRA files that a training starts from, `network_weights` first, and which adapter to read of each.
+    """The LoRA files that a training starts from, `network_weights` first, and the adapter to read from each.
 
     Raises LoraTrainError when none has the adapter that is asked for.
     """
@@ -55,12 +55,12 @@ def start_files(options: NetworkOptions) -> list[tuple[Path, str]]:
 
 
 def continued_file(options: NetworkOptions) -> LoraFile:
-    """The file of `network_weights`. Raises LoraTrainError when it cannot be read, or has nothing to go on from."""
+    """The file of `network_weights`. Raises LoraTrainError when it cannot be read, or has nothing to continue from."""
     path, adapter = start_files(options)[0]
     file = read_lora(path, adapter=adapter)
     if file.still and file.by_module().keys() <= {*file.still}:
         raise LoraTrainError(
-            "there is nothing to go on from: this is sd-scripts' OFT with alpha 0, which holds every rotation at 0.",
+            "there is nothing to continue from: this is sd-scripts' OFT with alpha 0, which holds every rotation at 0.",
             str(path),
             "Train a new one: network.kind oft in place of network.network_weights (network.constraint 0.001 bounds "
             "it).",
@@ -69,7 +69,7 @@ def continued_file(options: NetworkOptions) -> LoraFile:
 
 
 def merge_base_weights(options: NetworkOptions, model: BaseModel) -> tuple[str, ...]:
-    """Merge `base_weights` into the model for good; returns what a person should know about the files.
+    """Merge `base_weights` into the model permanently; returns what a person should know about the files.
 
     Raises LoraTrainError when a file does not fit.
     """
@@ -92,9 +92,9 @@ def merge_base_weights(options: NetworkOptions, model: BaseModel) -> tuple[str, 
 def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...], generator: torch.Generator) -> Built:
     """New networks, or those of `network_weights`, on the roots that are trained; not yet attached.
 
-    What `network_weights` has for other roots, or for modules that are never trained, is carried through, and merged
-    into the model, since it counts in whatever the result is used for. Raises LoraTrainError when the options or the
-    file do not fit the model.
+    The parts of `network_weights` for other roots, or for modules that are never trained, are copied into the result.
+    They are also merged into the model, since they apply wherever the result is used. Raises LoraTrainError when the
+    options or the file do not fit the model.
     """
     options = config.network
     if not options.network_weights:
@@ -107,7 +107,7 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
                 "Choose another kind, dimensions above 0, or rules that leave some modules on.",
             )
         network = create_planned(model, plan, generator)
-        # what is read by all needs no look, and what it writes may take an SVD
+        # kinds that every program reads need no check, and writing their tensors may take an SVD
         plain = {n for n, part in plan.items() if not (KINDS[part.kind].not_read or part.form.dora_wd)}
         parts = {n: {} if n in plain else one.file_tensors() for n, one in network.named().items()}
         notes = reader_notes(parts)
@@ -119,13 +119,13 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
     rates = rates_of(options, network.named())
     for name, loaded in network.named().items():
         loaded.requires_grad_(rates[name].factor != 0)
-    told = _told_of(file) | {"ss_network_args": json.dumps(continued_arguments(options, file.metadata))}
+    metadata = _metadata_of(file) | {"ss_network_args": json.dumps(continued_arguments(options, file.metadata))}
     notes = (
         *_merge_carried(file, carried, model, prefixes),
         *_left_notes(file, FAMILIES[model.family], prefixes),
         *reader_notes(modules),
     )
-    return Built(network, rates, told, carried, notes)
+    return Built(network, rates, metadata, carried, notes)
 
 
 def _below(key: str, prefixes: tuple[str, ...]) -> bool:
@@ -137,7 +137,7 @@ def _split(
 ) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
     """A file's modules that can be trained, by our names, and the tensors of all others.
 
-    Other modules of the trained roots are among the former, to be refused, where there is nothing else.
+    If there are none, the first are the other modules of the trained roots, which are then refused.
     """
     own = {id(module): name for name, module in targets(model, convolutions=True, norms=True).items()}
     known = modules_by_file_name(model)
@@ -151,7 +151,7 @@ def _split(
 def _merge_carried(
     file: LoraFile, carried: dict[str, torch.Tensor], model: BaseModel, prefixes: tuple[str, ...]
 ) -> list[str]:
-    """Merge what of a file is not trained into the model, and say so. Raises LoraTrainError."""
+    """Merge the untrained part of a file into the model, and return notes on it. Raises LoraTrainError."""
     if not carried:
         return []
     known = modules_by_file_name(model)
@@ -169,15 +169,15 @@ def _merge_carried(
         whole = len([name for name in _names(carried) if not _below(name, prefixes)])
         notes.append(
             f"{file.path.name}'s part for the {' and the '.join(names)} ({whole} modules) is not trained: "
-            "it counts while training, and goes into the result as it is."
+            "it is applied while training, and copied into the result unchanged."
         )
     single = [name for name in _names(part.tensors) if _below(name, prefixes)]
     for modules, why in (
-        (single, "counts while training, but is never trained"),
+        (single, "is applied while training, but never trained"),
         (absent, "is not in this base model"),
     ):
         if modules:
-            notes.append(f"Kept of {file.path.name} as it is ({len(modules)}): {named(modules)}. This {why}.")
+            notes.append(f"Kept unchanged from {file.path.name} ({len(modules)}): {named(modules)}. This {why}.")
     return notes
 
 
@@ -186,7 +186,7 @@ def _names(tensors: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def _left_notes(file: LoraFile, family: Family, prefixes: tuple[str, ...]) -> list[str]:
-    """What of the file does not come along, and what it has no networks for."""
+    """Notes on what of the file is not used, and on roots that it has no networks for."""
     absent = [side.title for side in family.sides if side.prefix in prefixes and not _has(file, side.prefix)]
     notes = [f"{file.path.name}: {note}" for note in file.notes]
     if absent:
@@ -198,15 +198,15 @@ def _has(file: LoraFile, prefix: str) -> bool:
     return any(_below(key, (prefix,)) for key in file.tensors)
 
 
-def _told_of(file: LoraFile) -> dict[str, str]:
-    """What the metadata says of a network that a file brought: as its file had it, else as its tensors are."""
+def _metadata_of(file: LoraFile) -> dict[str, str]:
+    """The metadata about a network loaded from a file: the file's own, otherwise from its tensors."""
     of_file = ("ss_network_module", "ss_network_dim", "ss_network_alpha")
     known = {key: file.metadata[key] for key in of_file if key in file.metadata}
     return dimensions(file.tensors) | known | {"ss_network_weights": file.path.name}
 
 
 def _require_kinds(options: NetworkOptions, modules: Mapping[str, Mapping[str, torch.Tensor]], file: LoraFile) -> None:
-    """Raise LoraTrainError when there are kinds of networks that are trained and an option does not work on."""
+    """Raise LoraTrainError when an option does not work on a kind of network that is trained."""
     kinds = {kind_name(parts) for parts in modules.values()}
     problems = [
         Problem(f"does not work on {', '.join(odd)}, which {file.path} has.", field, "Leave it out.")
@@ -223,7 +223,7 @@ def _require_kinds(options: NetworkOptions, modules: Mapping[str, Mapping[str, t
 def parameter_groups(
     built: Built, options: NetworkOptions, root_rates: Mapping[str, float | None]
 ) -> list[dict[str, Any]]:
-    """Parameters by learning rate, for the optimizer; `root_rates` are the rates of the roots by prefix.
+    """Parameter groups by learning rate, for the optimizer; `root_rates` are the rates of the roots by prefix.
 
     LoRA+ (Hayou et al. 2024, arXiv 2402.12354): the matrices that start at 0 get `ratio` times the rate.
     """
@@ -246,7 +246,7 @@ def parameter_groups(
 
 
 def dropping(options: NetworkOptions, random: Randomness, position: int) -> Dropping | None:
-    """What each network leaves out in the micro-batch `position`; None when nothing is ever dropped.
+    """What each network drops in the micro-batch `position`; None without dropout.
 
     A function of seed, name and position: a forward pass that checkpointing repeats drops the same.
     """

@@ -10,7 +10,7 @@ from lora_train.config.training_methods import INPUT_NOISES, NOISES
 
 
 def draw_noise(x: torch.Tensor, config: RunConfig, generator: torch.Generator) -> torch.Tensor:
-    """Gaussian noise for the latents `x`, and what the run adds to it, (B, C, h, w)."""
+    """Gaussian noise for the latents `x`, changed by the run's noise methods, (B, C, h, w)."""
     noise = torch.randn(x.shape, generator=generator)
     for method in NOISES.active(config):
         noise = method(noise, x, generator, config)
@@ -18,7 +18,7 @@ def draw_noise(x: torch.Tensor, config: RunConfig, generator: torch.Generator) -
 
 
 def input_noise(noise: torch.Tensor, x: torch.Tensor, config: RunConfig, generator: torch.Generator) -> torch.Tensor:
-    """What the model sees of the noise that it is to predict: the noise itself, or a disturbed one."""
+    """The noise in the model's input: the noise that it is trained to predict, or a perturbed one."""
     for method in INPUT_NOISES.active(config):
         noise = method(noise, x, generator, config)
     return noise
@@ -27,7 +27,7 @@ def input_noise(noise: torch.Tensor, x: torch.Tensor, config: RunConfig, generat
 def offset(noise: torch.Tensor, x: torch.Tensor, generator: torch.Generator, config: RunConfig) -> torch.Tensor:
     """A random constant for each picture and channel (N. Guttenberg, "Diffusion with offset noise", 2023).
 
-    Its strength may be random up to the one given, and grow with the mean of the latents' channel (sd-scripts).
+    Its strength may be random from 0 to the given one, and grow with the absolute mean of the channel (sd-scripts).
     """
     train = config.train
     strength: float | torch.Tensor = train.noise_offset
@@ -40,7 +40,7 @@ def offset(noise: torch.Tensor, x: torch.Tensor, generator: torch.Generator, con
 
 
 def multires(noise: torch.Tensor, x: torch.Tensor, generator: torch.Generator, config: RunConfig) -> torch.Tensor:
-    """Noise of lower and lower resolutions on top, the i-th discount^i as strong (J. Whitaker, "Multi-resolution noise
+    """Adds noise of decreasing resolutions, the i-th with strength discount^i (J. Whitaker, "Multi-resolution noise
     for diffusion model training", 2023). The i-th is smaller by r^i, r from 2 to 4; the first is of full size."""
     size = noise.shape[2:]
     for i in range(config.train.multires_noise_iterations):
@@ -54,7 +54,7 @@ def multires(noise: torch.Tensor, x: torch.Tensor, generator: torch.Generator, c
 
 
 def immiscible(noise: torch.Tensor, x: torch.Tensor, generator: torch.Generator, config: RunConfig) -> torch.Tensor:
-    """The batch's noises, so given to its pictures that the sum of all squared distances is least (Li et al. 2024,
+    """The batch's noise samples, assigned to its pictures with the smallest sum of squared distances (Li et al. 2024,
     arXiv 2406.12303)."""
     from scipy.optimize import linear_sum_assignment
 
@@ -66,7 +66,7 @@ def immiscible(noise: torch.Tensor, x: torch.Tensor, generator: torch.Generator,
 def input_perturbation(
     noise: torch.Tensor, x: torch.Tensor, generator: torch.Generator, config: RunConfig
 ) -> torch.Tensor:
-    """e + gamma e', with other noise e' (Ning et al. 2023, arXiv 2301.11706); gamma may be random, up to that given."""
+    """e + gamma e', with other noise e' (Ning et al. 2023, arXiv 2301.11706); gamma may be random, from 0 up."""
     strength: float | torch.Tensor = config.train.ip_noise_gamma
     if config.train.ip_noise_gamma_random_strength:
         strength = strength * torch.rand(1, generator=generator)

@@ -14,19 +14,19 @@ from lora_train.config.optimizer_args import all_arguments
 from lora_train.errors import LoraTrainError
 
 Groups = list[dict[str, Any]]
-"""Parameters with their `base_lr`, see `network.parameter_groups`."""
+"""Parameter groups with their `base_lr`, see `network.parameter_groups`."""
 
 
 def adamw(groups: Groups, config: RunConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), in one kernel on a GPU."""
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), fused on a GPU."""
     on_gpu = groups[0]["params"][0].device.type == "cuda"
     return _made(torch.optim.AdamW, groups, {"fused": True if on_gpu else None, **all_arguments(config)})
 
 
 def adafactor(groups: Groups, config: RunConfig) -> torch.optim.Optimizer:
-    """Adafactor (Shazeer and Stern 2018, arXiv 1804.04235), with the rate that is given.
+    """Adafactor (Shazeer and Stern 2018, arXiv 1804.04235), with the given learning rate.
 
-    With relative_step=True it finds the rate itself; transformers then wants none.
+    With relative_step=True it finds the rate itself; transformers then requires none.
     """
     given = {"relative_step": False, "scale_parameter": False, **all_arguments(config)}
     if given["relative_step"]:
@@ -35,19 +35,19 @@ def adafactor(groups: Groups, config: RunConfig) -> torch.optim.Optimizer:
 
 
 def by_class(where: str, usual: Mapping[str, Any], groups: Groups, config: RunConfig) -> torch.optim.Optimizer:
-    """An optimizer of the class at `where` ("package.module:Class"), with the arguments of the run over `usual`.
+    """An optimizer of the class at `where` ("package.module:Class"); the run's arguments override `usual`.
 
-    Raises LoraTrainError when it is not installed, or takes no such argument.
+    Raises LoraTrainError when it is not installed, or does not have such an argument.
     """
     return _made(found(where), groups, {**usual, **all_arguments(config)})
 
 
 def one_rate(where: str, usual: Mapping[str, Any], groups: Groups, config: RunConfig) -> torch.optim.Optimizer:
-    """`by_class` for one that finds its rate itself, the same for all parameters. Raises LoraTrainError."""
+    """`by_class` for an optimizer that finds one rate for all parameters. Raises LoraTrainError."""
     rates = sorted({group["base_lr"] for group in groups})
     if len(rates) > 1:
         raise LoraTrainError(
-            f"{config.train.optimizer} finds one learning rate for all, and these differ: "
+            f"{config.train.optimizer} finds one learning rate for all, but these differ: "
             f"{', '.join(f'{rate:g}' for rate in rates)}.",
             "train.optimizer",
             "Give one rate for UNet and text encoder (train.learning_rate; 1 is usual), or train the UNet only.",
@@ -69,7 +69,7 @@ def found(where: str) -> type[torch.optim.Optimizer]:
 
 
 def _made(kind: type[torch.optim.Optimizer], groups: Groups, arguments: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """An optimizer of this class. A weight decay that it does not know is left out; other arguments are refused."""
+    """An optimizer of this class. A weight decay that it does not have is ignored; other arguments are refused."""
     known = inspect.signature(kind).parameters
     given = {name: value for name, value in arguments.items() if name in known or name != "weight_decay"}
     odd = [name for name in given if name not in known]

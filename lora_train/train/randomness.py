@@ -1,7 +1,7 @@
-"""Randomness by name and step: the same seed gives the same run, whatever was drawn elsewhere.
+"""Randomness by name and step: the same seed produces the same run, whatever was drawn elsewhere.
 
-A generator is a function of (seed, name, position), so there is no state to save: a run that goes
-on at step n draws what it would have drawn without the stop.
+A generator is a function of (seed, name, position), so there is no state to save: a run that continues at step n draws
+what it would have drawn without the stop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training times; see `config.training_methods.SAMPLINGS` for the signature."""
+"""Timestep samplings; see `config.training_methods.SAMPLINGS` for the signature."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lora_train.models.base import BaseModel
 
 
 def uniform(count: int, generator: torch.Generator, model: BaseModel, config: RunConfig) -> torch.Tensor:
-    """All times between the bounds alike; where there are none, as the family draws them."""
+    """All timesteps between the bounds equally often; without bounds, as the family draws them."""
     if _bounds(model, config) == (0, model.training_times):
         return model.draw_timesteps(count, generator)
     return _between(torch.rand(count, generator=generator), model, config)
@@ -23,13 +23,13 @@ def logit_normal(count: int, generator: torch.Generator, model: BaseModel, confi
 
 
 def _between(places: torch.Tensor, model: BaseModel, config: RunConfig) -> torch.Tensor:
-    """The times at these places from 0, the first, to 1, the last, which is left out."""
+    """The timesteps at these positions between 0, the first, and 1, the last, which is excluded."""
     first, last = _bounds(model, config)
     below = torch.nextafter(torch.tensor(last), torch.tensor(first))
     return model.as_times((first + (last - first) * places).clamp(max=below)).to(model.device)
 
 
 def _bounds(model: BaseModel, config: RunConfig) -> tuple[float, float]:
-    """The first time and where they end; they are given in thousandths of the process."""
+    """The first timestep and the end; the options count in thousandths of the process."""
     first, last = config.train.min_timestep, config.train.max_timestep
     return first * model.training_times / TIMES, last * model.training_times / TIMES

@@ -1,6 +1,6 @@
 """Learning-rate schedules; see `config.training_methods.SCHEDULES` for the signature. No torch.
 
-p is the progress. All but the constant one end at the least rate that is given, as a share of the rate; without, at 0.
+p is the progress. All but the constant one end at the minimum rate, a share of the learning rate, by default 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lora_train.config.training_methods import OPTIMIZERS, SCHEDULES
 def lr_factor(config: RunConfig, step: int) -> float:
     """The factor on all learning rates at `step` (from 0): rising linearly in the warm-up, then the schedule's.
 
-    An optimizer that has a schedule of its own gets the whole rate then.
+    An optimizer with a schedule of its own gets the full rate after the warm-up.
     """
     total, warmup = config.train.max_train_steps, config.train.lr_warmup_steps
     assert total and warmup is not None
@@ -49,12 +49,12 @@ def cosine_with_restarts(progress: float, config: RunConfig) -> float:
 
 
 def polynomial(progress: float, config: RunConfig) -> float:
-    """(1 - p)^power (transformers; its least rate of 1e-7 is 0 here)."""
+    """(1 - p)^power (transformers; its minimum rate of 1e-7 is 0 here)."""
     return _above_least((1.0 - min(1.0, progress)) ** config.train.lr_scheduler_power, config)
 
 
 def warmup_stable_decay(progress: float, config: RunConfig) -> float:
-    """1, and (1 + cos(pi q)) / 2 in the last steps, q their own progress (transformers' `get_wsd_schedule`)."""
+    """1, then (1 + cos(pi q)) / 2 in the last steps, with their progress q (transformers' `get_wsd_schedule`)."""
     total, decay = config.train.max_train_steps or 1, config.train.lr_decay_steps
     share = (decay * total if decay < 1 else decay) / max(1.0, total - (config.train.lr_warmup_steps or 0))
     if progress < 1 - share or not share:

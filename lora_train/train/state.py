@@ -1,8 +1,7 @@
-"""The state of a training, from which it goes on with the same bits as if it had not stopped.
+"""The state of a training, from which it continues bit for bit as if it had not stopped.
 
-Trained weights, the optimizer's tensors and a few numbers; randomness has no state (it is a function
-of seed, name and position), so this is all. A safetensors file with its numbers as metadata: no
-pickle, written whole or not at all.
+It has the trained weights, the optimizer's tensors and a few numbers. Randomness has no state: it is a function of
+seed, name and position. The file is a safetensors file with the numbers as metadata: no pickle, and written atomically.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from lora_train.lorafile.writing import serialise
 
 VERSION = 1
 _OURS = ("params", "lr", "base_lr", "initial_lr", "name")
-"""What a parameter group has that the configuration says, or the step."""
+"""The entries of a parameter group that follow from the configuration or the step."""
 
 
 def write_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, numbers: dict[str, Any]) -> None:
@@ -39,28 +38,28 @@ def write_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer
         own = {name: value for name, value in group.items() if name not in _OURS}
         tensors |= {f"group.{index}.{n}": v.detach().cpu() for n, v in own.items() if isinstance(v, torch.Tensor)}
         groups.append({name: value for name, value in own.items() if _is_plain(value)})
-    told = {"version": VERSION, "optimizer": plain, "groups": groups, **numbers}
-    write_bytes(path, serialise(tensors, {"lora_train_state": json.dumps(told)}))
+    saved = {"version": VERSION, "optimizer": plain, "groups": groups, **numbers}
+    write_bytes(path, serialise(tensors, {"lora_train_state": json.dumps(saved)}))
 
 
 def read_numbers(path: Path) -> dict[str, Any] | None:
-    """The numbers of a state file; None when there is none that can be read."""
+    """The numbers of a state file; None when it is missing or cannot be read."""
     try:
         with safe_open(path, framework="pt") as file:
-            told = json.loads((file.metadata() or {})["lora_train_state"])
+            numbers = json.loads((file.metadata() or {})["lora_train_state"])
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    return told if isinstance(told, dict) and told.get("version") == VERSION else None
+    return numbers if isinstance(numbers, dict) and numbers.get("version") == VERSION else None
 
 
 def read_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put the state into `network` and `optimizer`; returns the numbers.
+    """Load the state into `network` and `optimizer`; returns the numbers.
 
     Raises LoraTrainError when the file is damaged or belongs to another configuration.
     """
-    told = read_numbers(path)
-    if told is None:
-        raise LoraTrainError("the saved state cannot be read.", str(path), "Start the training anew.")
+    numbers = read_numbers(path)
+    if numbers is None:
+        raise LoraTrainError("the saved state cannot be read.", str(path), "Start the training again.")
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     try:
@@ -69,14 +68,14 @@ def read_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
         )
         groups = optimizer.state_dict()["param_groups"]
         for index, group in enumerate(groups):
-            group |= _group_state(index, tensors, told.get("groups", []), group)
-        state = _optimizer_state(tensors, told["optimizer"])
+            group |= _group_state(index, tensors, numbers.get("groups", []), group)
+        state = _optimizer_state(tensors, numbers["optimizer"])
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (RuntimeError, ValueError, KeyError) as error:
         raise LoraTrainError(
-            "the saved state belongs to another configuration.", str(path), "Start the training anew."
+            "the saved state belongs to another configuration.", str(path), "Start the training again."
         ) from error
-    return told
+    return numbers
 
 
 def _optimizer_state(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> dict[int, dict[str, Any]]:
@@ -91,9 +90,9 @@ def _optimizer_state(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) ->
 def _group_state(
     index: int, tensors: dict[str, torch.Tensor], groups: list[dict[str, Any]], group: dict[str, Any]
 ) -> dict[str, Any]:
-    """What the optimizer itself keeps in a parameter group, as the rate that Prodigy has found; lists are tuples again.
+    """What the optimizer itself keeps in a parameter group, for example Prodigy's rate; lists become tuples again.
 
-    Files of before have none of it.
+    Older files have none of it.
     """
     plain = groups[index] if index < len(groups) else {}
     found = {n: tuple(v) if isinstance(group.get(n), tuple) else v for n, v in plain.items()}
@@ -102,7 +101,7 @@ def _group_state(
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON keeps it as it is, but for tuples."""
+    """Whether JSON preserves it, except for tuples."""
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, (bool, int, float, str))

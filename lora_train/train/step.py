@@ -1,13 +1,13 @@
 """One training step as rows.
 
-A step has a time t and noise e. A row is an input x with a caption c, the multiplier m of the
+A step has a timestep t and noise e. A row is an input x with a caption c, the multiplier m of the
 network, a weight and a mask:
 
     loss = sum over rows of  weight * w(t) * mean( mask * cost(student_m(x_t, t, c), y) )
     y    = true(x) + sum_j a_j * ( base(x_j, t, c_j) - true(x_j) )
 
-`true` is the family's own target, `base` the prediction with the network at 0, and `cost` the run's loss, as a rule
-(student - y)^2. x_t is x with the noise that the model sees, as a rule e. Ordinary training is one row with m = 1 and
+`true` is the family's own target, `base` the prediction with the network at 0, and `cost` the run's loss, usually
+(student - y)^2. x_t is x with the noise in the model's input, usually e. Ordinary training is one row with m = 1 and
 no a_j.
 """
 
@@ -24,7 +24,7 @@ from lora_train.train.losses import squared
 
 Encode = Callable[[Sequence[str]], Conditioning]
 Cost = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Of prediction, target and times: the loss at every place."""
+"""(prediction, target, timesteps) -> the loss at every position."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class BaseTerm:
 
 @dataclass(frozen=True)
 class Row:
-    """See the module's text; `x` are scaled latents (B, C, h, w)."""
+    """One row as in the module's docstring; `x` are scaled latents (B, C, h, w)."""
 
     x: torch.Tensor
     captions: Sequence[str]
@@ -52,13 +52,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a step draws: noise e (B, C, h, w), times (B,), and the weight w(t) of each picture (B,)."""
+    """What a step draws: noise e (B, C, h, w), timesteps (B,), and the weight w(t) of each picture (B,)."""
 
     noise: torch.Tensor
     t: torch.Tensor
     weight: torch.Tensor
     seen: torch.Tensor | None = None
-    """The noise in what the model sees; None: e itself."""
+    """The noise in the model's input; None: e itself."""
 
     def of(self, count: int) -> Draw:
         """The draw of the first `count` pictures."""
@@ -67,7 +67,7 @@ class Draw:
 
     @property
     def in_input(self) -> torch.Tensor:
-        """The noise in what the model sees."""
+        """The noise in the model's input."""
         return self.noise if self.seen is None else self.seen
 
 
@@ -84,7 +84,7 @@ def backward(
     """Run all rows forward and backward; returns the unscaled loss per picture (B,), detached.
 
     `scale` is applied before the backward pass (accumulation, loss scaling). Each row's backward is
-    done before the next begins, so that the multiplier holds while checkpointed parts run again.
+    done before the next begins, so that the multiplier is unchanged while checkpointed parts run again.
     """
     total = torch.zeros(len(draw.t), device=draw.t.device)
     for row in rows:

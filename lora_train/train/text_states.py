@@ -1,4 +1,4 @@
-"""Text conditioning by caption, kept while the text encoders stay as they are."""
+"""Text conditioning by caption, cached while the text encoders do not change."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from lora_train.models.base import Conditioning
 
 LIMIT_BYTES = 1_000_000_000
-"""About 1,500 captions of SDXL in fp32: shuffled captions are different every time, and would have no end."""
+"""About 1,500 captions of SDXL in fp32: shuffled captions differ every time, and would fill the memory."""
 
 
 class TextStates:
-    """The conditioning of captions in the computer's memory, so many bytes of it: the longest unused goes first."""
+    """A cache of the conditioning of captions in CPU memory, limited in bytes: the least recently used goes first."""
 
     def __init__(self, limit: int = LIMIT_BYTES) -> None:
         self._limit, self._bytes = limit, 0
@@ -24,7 +24,7 @@ class TextStates:
         return len(self._kept)
 
     def of(self, captions: Sequence[str], encode: Callable[[str], Conditioning], device: torch.device) -> Conditioning:
-        """The conditioning (batch first) of `captions` on `device`; `encode` makes that of one, with a batch of 1."""
+        """The conditioning (batch first) of `captions` on `device`; `encode` computes it for one, with a batch of 1."""
         rows = [self._one(caption, encode) for caption in captions]
         return {name: _together([row[name] for row in rows]).to(device) for name in rows[0]}
 
@@ -41,8 +41,8 @@ class TextStates:
 
 
 def _together(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tensors (1, ...) as one batch. What is longer in some captions (in their second dimension) is filled up with
-    zeros in the others: a family whose captions have lengths of their own has a mask among its tensors."""
+    """Tensors (1, ...) as one batch, padded with zeros in their second dimension to the longest caption: a family with
+    captions of different lengths has a mask among its tensors."""
     longest = max(part.shape[1] if part.ndim > 1 else 0 for part in parts)
     whole = [
         torch.cat([part, part.new_zeros(1, longest - part.shape[1], *part.shape[2:])], 1)

@@ -1,4 +1,4 @@
-"""Weights w(t) of pictures by their time; see `config.training_methods.WEIGHTINGS` for the signature."""
+"""Weights w(t) of pictures by timestep; see `config.training_methods.WEIGHTINGS` for the signature."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lora_train.config.training_methods import WEIGHTINGS
 from lora_train.models.base import BaseModel
 
 LARGEST_SNR = 1000.0
-"""At the first time it is nearly infinite; sd-scripts' bound."""
+"""At the first timestep the SNR is nearly infinite; sd-scripts' bound."""
 
 
 def weight_at(t: torch.Tensor, model: BaseModel, config: RunConfig) -> torch.Tensor:
-    """w(t), (B,): the product of all weightings that the run uses; 1 without any."""
+    """w(t), (B,): the product of the run's weightings; 1 without any."""
     weight = torch.ones(len(t), device=t.device)
     for weighting in WEIGHTINGS.active(config):
         weight = weight * weighting(t, model, config)
@@ -35,9 +35,9 @@ def debiased_estimation(t: torch.Tensor, model: BaseModel, config: RunConfig) ->
 
 
 def p2(t: torch.Tensor, model: BaseModel, config: RunConfig) -> torch.Tensor:
-    """1 / (1 + SNR)^gamma on the loss of the noise (Choi et al. 2022, arXiv 2204.00227, k = 1).
+    """1 / (1 + SNR)^gamma on the noise-prediction loss (Choi et al. 2022, arXiv 2204.00227, k = 1).
 
-    That is SNR / (SNR + 1) times the loss of v, where v is predicted.
+    With v-prediction that is multiplied by SNR / (SNR + 1).
     """
     assert config.train.p2_gamma is not None
     snr = model.snr(t)
@@ -52,6 +52,6 @@ def scale_v_pred(t: torch.Tensor, model: BaseModel, config: RunConfig) -> torch.
 
 
 def v_pred_like(t: torch.Tensor, model: BaseModel, config: RunConfig) -> torch.Tensor:
-    """1 + k (SNR + 1) / SNR: the loss, and k times the loss that v would have (sd-scripts)."""
+    """1 + k (SNR + 1) / SNR: the loss, plus k times the loss of v-prediction (sd-scripts)."""
     assert config.train.v_pred_like_loss is not None
     return 1 + config.train.v_pred_like_loss / scale_v_pred(t, model, config)

@@ -1,1 +1,1 @@
-"""The pages, built from gradio components that 3.41 to 6 have alike."""
+"""The pages, built from gradio components that are the same in 3.41 to 6."""

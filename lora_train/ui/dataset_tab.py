@@ -1,4 +1,4 @@
-"""The *Dataset* page: what is done to the pictures, and a view of what came of it that the page's script draws."""
+"""The *Dataset* page: operations on the pictures, and a view of the result that the page's script draws."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lora_train.ui.train_tab import clear_first, problems_html
 
 DATASET_VIEW = (
     '<div id="lora_train_dataset" class="lora-train-dataset" data-page="{page}">'
-    "<p>The pictures appear here when the page's script has loaded.</p></div>"
+    "<p>The pictures will appear here once the page's script has loaded.</p></div>"
 )
 """The page's script fills it; `page` is the token that its requests carry."""
 
 ON = ("original", "similar", "resize")
-"""What is on at first: nothing that needs a detector or a model, and no score that depends on taste or kind of picture:
-the light score of flat drawings is 0 to 0.15, as that of photographs that are nearly black or white."""
+"""The operations that are on at first: none that needs a detector or a model, and no score that depends on the kind of
+picture. The light score of flat drawings is 0 to 0.15, like that of photographs that are nearly black or white."""
 
 OPERATIONS: dict[str, tuple[str, str]] = {
     "original": ("Original", "The whole picture"),
@@ -32,11 +32,11 @@ OPERATIONS: dict[str, tuple[str, str]] = {
     "body": ("Body", "A box around the whole person, as a picture of its own"),
     "blur": ("Blur check", "Leaves out noisy and over-sharpened pictures"),
     "range": ("Light check", "Leaves out photos that are too dark, too bright or too flat; not for drawings"),
-    "similar": ("Similar check", "Of nearly equal pictures only the first stays"),
-    "upscale": ("Upscale", "Doubles what is smaller than the target; needs a WebUI"),
+    "similar": ("Similar check", "Keeps only the first of nearly identical pictures"),
+    "upscale": ("Upscale", "Doubles pictures smaller than the target; needs a WebUI"),
     "restore": ("Restore faces", "CodeFormer or GFPGAN; needs a WebUI"),
-    "segment": ("Replace background", "By one colour, around people; also kept as a mask"),
-    "resize": ("Resize", "Longest side to the target, shape kept"),
+    "segment": ("Replace background", "One colour around people; also saved as a mask"),
+    "resize": ("Resize", "Longest side to the target, aspect ratio kept"),
     "square": ("Square", "Pads to a square; not needed with buckets"),
     "interrogate": ("Caption", "Describes pictures that have no caption; needs a captioner"),
 }
@@ -48,11 +48,11 @@ NUMBERS = (
 WHO = ("captioner", "tagger")
 TEXTS = ("captioner_model", "tagger_model", "caption_template", "tag_blacklist")
 LOOKS = ("background", "upscaler")
-"""Which options of the preparation have a field, in their order; labels and hints are the table's."""
+"""The options of the preparation that have a field, in order; labels and hints come from the table."""
 
 
 class DatasetTab:
-    """Builds the page and starts preparations; its components are kept by name."""
+    """Builds the page and starts preparations; `_fields` has its components by name."""
 
     def __init__(self, service: Service, page_token: str = "", folder: str = "") -> None:
         self._datasets = service.datasets
@@ -70,14 +70,14 @@ class DatasetTab:
         self._fields["folder"] = gr.Textbox(
             folder,
             label="Folder of pictures to prepare",
-            info="What is prepared is a copy; nothing is written here",
+            info="Copies are prepared; nothing is written to this folder",
             elem_id="lora_train_dataset_folder",
             max_lines=1,
         )
         self._fields["tag"] = gr.Textbox(
             "",
             label="Tag word",
-            info="Goes first in captions that are made here",
+            info="Comes first in the captions made here",
             elem_id="lora_train_dataset_tag",
             max_lines=1,
         )
@@ -85,7 +85,7 @@ class DatasetTab:
             start = gr.Button("Prepare", variant="primary", elem_id="lora_train_prepare", min_width=100)
             stop = gr.Button("Stop", elem_id="lora_train_prepare_stop", min_width=80)
         message = gr.HTML("", elem_id="lora_train_dataset_message")
-        with gr.Accordion("What is done to the pictures", open=True):
+        with gr.Accordion("Operations on the pictures", open=True):
             for name, (label, info) in OPERATIONS.items():
                 self._fields[name] = gr.Checkbox(
                     name in ON, label=label, info=info, elem_id=f"lora_train_operation_{name}"
@@ -98,17 +98,17 @@ class DatasetTab:
         chosen = gr.Textbox("", label="Dataset", elem_id="lora_train_dataset_chosen", max_lines=1)
         chosen.do_not_save_to_config = True
         chosen.change(self._show, inputs=[chosen], outputs=list(self._fields.values()))
-        # a set of inputs makes gradio hand over a dictionary by component, whatever their order
+        # with a set of inputs gradio passes a dictionary by component
         clear_first(start, message)
         start.click(self._start, inputs=set(self._fields.values()), outputs=[message])
         clear_first(stop, message)
         stop.click(self._stop, inputs=[], outputs=[message])
 
     def _captions(self) -> None:
-        """Who captions, and how what is said becomes a caption."""
+        """The fields for captioner, tagger and caption template."""
         for name in WHO:
             self._fields[name] = gr.Radio(
-                # a command is for the command line; a WebUI's page may be open to others
+                # a command can only be given on the command line; a WebUI's page may be open to others
                 [choice for choice in CHOICES[f"prepare.{name}"] if choice != "command"],
                 value=DEFAULTS[name],
                 label=label_of(f"prepare.{name}"),
@@ -124,7 +124,7 @@ class DatasetTab:
         )
 
     def _texts(self, wanted: tuple[str, ...], placeholder: str = "") -> None:
-        """Texts, or numbers that may be left open; number fields turn empty into 0 in some gradios."""
+        """Text fields, also for optional numbers: number fields turn empty into 0 in some versions of gradio."""
         for name in wanted:
             self._fields[name] = gr.Textbox(
                 DEFAULTS[name],
@@ -142,16 +142,16 @@ class DatasetTab:
             id = self._datasets.start(path_of(values["folder"]), options_of(values), values["tag"] or "")
         except LoraTrainError as error:
             return problems_html(error.problems)
-        # the page's script shows this dataset when it sees it named here, and anew at each start
+        # the page's script shows the dataset that is named here, again at each start
         return (
             f'<p class="lora-train-ok" data-dataset="{html.escape(id)}" data-started="{time.time_ns()}">Started. '
             "It continues when you close or reload this page.</p>"
         )
 
     def _show(self, id: str) -> list[Any]:
-        """Values of all fields as a dataset was prepared, which the page's script names in a field of its own.
+        """Values of all fields for the dataset that the page's script names in a field of its own.
 
-        After the id there is "?" and what makes the field change when the same dataset is prepared otherwise.
+        The id is followed by "?" and a text that changes when the same dataset is prepared differently.
         """
         try:
             dataset = self._datasets.get(id.rpartition("?")[0])
@@ -162,12 +162,12 @@ class DatasetTab:
 
     def _stop(self) -> str:
         if self._datasets.stop():
-            return "<p>Stopping. What is done is kept; Prepare continues from there.</p>"
+            return "<p>Stopping. Finished pictures are kept; Prepare continues from there.</p>"
         return "<p>Nothing is being prepared.</p>"
 
 
 def values_of(options: PrepareOptions) -> dict[str, Any]:
-    """What the form's fields show for these options: the inverse of `options_of`."""
+    """The values of the form's fields for these options: the inverse of `options_of`."""
     shown: dict[str, Any] = {name: name in options.operations for name in OPERATIONS} | {"recaption": options.recaption}
     for name in (*NUMBERS, *TEXTS, *LOOKS, *WHO):
         value = getattr(options, name)
@@ -181,7 +181,7 @@ DEFAULTS = values_of(PrepareOptions())
 
 
 def options_of(values: dict[str, Any]) -> PrepareOptions:
-    """The preparation that the form asks for. Raises LoraTrainError with every field that holds no number."""
+    """The options in the form. Raises LoraTrainError with every field that is not a number."""
     read = Reader()
     given = {
         name: read(find(f"prepare.{name}"), values[name]) for name in (*NUMBERS, *TEXTS, *LOOKS, *WHO, "recaption")

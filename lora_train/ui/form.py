@@ -33,24 +33,24 @@ NAMES = {
     "preview.sample_every_n_steps": "preview_every",
     "preview.guidance": "preview_guidance",
 }
-"""What a field is called on the page where it is not by its option's own name."""
+"""The names of fields on the page that differ from their options' names."""
 
 CHOICES: dict[str, Callable[[], Collection[str]]] = {"network.kind": algorithms}
-"""Those from which people choose by other names."""
+"""Options whose choices have other names on the page."""
 
 PROGRAM = "command"
-"""The choice that needs a program of the person's, which the page does not take."""
-_PROGRAM = "A program is named at the command line, or over the API where the settings allow it."
+"""The choice that runs a program, which cannot be given on the page."""
+_PROGRAM = "A program can be given on the command line, or through the API if the settings allow it."
 ELSEWHERE = {
     "save.output_dir": "LoRAs go where prompts find them; the command line can write them elsewhere.",
-    "network.base_weights_multiplier": "Write it behind the file of a merged LoRA: FILE:0.5.",
+    "network.base_weights_multiplier": "Write it after the file of a merged LoRA: FILE:0.5.",
     "prepare.captioner_command": _PROGRAM,
     "prepare.tagger_command": _PROGRAM,
 }
-"""The options that have no field on the page, and why."""
+"""The options without a field on the page, and why."""
 
 SEARCH = '<div id="lora_train_search" class="lora-train-search" data-options="{options}"></div>'
-"""The page's script fills it."""
+"""Filled by the page's script."""
 
 
 def on_page() -> list[Option]:
@@ -60,13 +60,13 @@ def on_page() -> list[Option]:
 
 
 def folded() -> dict[str, list[Option]]:
-    """The fields below each heading; what everybody gives and what stands beside it is not folded away."""
+    """The fields under each heading; the basic options are not folded away."""
     groups = {group: [one for one in on_page() if one.about.group == group] for group in GROUPS[1:]}
     return {group: members for group, members in groups.items() if members}
 
 
 def name_of(option: Option) -> str:
-    """What the field of an option is called on the page."""
+    """The name of an option's field on the page."""
     if option.path in NAMES:
         return NAMES[option.path]
     taken = {*NAMES.values(), *(one.name for one in options() if one.path != option.path)}
@@ -84,19 +84,19 @@ def group_element(group: str) -> str:
 
 
 def info_of(option: Option) -> str:
-    """The lines below a field's label: what it does, what happens where it is left open, and what it is for."""
+    """The text below a field's label: what it does, what an empty field means, and what it applies to."""
     return hint_of(option.path) + (f" ({concerns(option)})" if concerns(option) else "")
 
 
 @dataclass(frozen=True)
 class Own:
-    """What the page itself shows or says of an option, in place of what the table has."""
+    """The page's own value or text for an option, in place of the table's."""
 
     shown: Any = None
-    """What the field holds at first."""
+    """The initial value of the field."""
     info: str = ""
     empty: str = ""
-    """What an empty field shows."""
+    """The placeholder of an empty field."""
 
 
 def component(option: Option, own: Own = Own()) -> Any:
@@ -127,7 +127,7 @@ def component(option: Option, own: Own = Own()) -> Any:
 
 
 def search_html(more: Iterable[dict[str, str]] = ()) -> str:
-    """The place for the field that finds options, with the words by which each is found; `more` are other fields."""
+    """The place of the search field, with the words by which each option is found; `more` are other fields."""
     found = [
         {
             "id": element_of(option),
@@ -146,13 +146,13 @@ def search_html(more: Iterable[dict[str, str]] = ()) -> str:
 
 
 def add_fields(fields: dict[str, Any], shown: Iterable[Option], own: Mapping[str, Own]) -> None:
-    """Make a field for each of `shown` into `fields`, by the option's path; `own` is the page's."""
+    """Add a field for each option of `shown` to `fields`, by its path; `own` has the page's own values and texts."""
     for option in shown:
         fields[option.path] = component(option, own.get(option.path, Own()))
 
 
 def beside(fields: Mapping[str, Any]) -> list[Option]:
-    """What stands beside that which everybody gives, of which there are `fields` already."""
+    """The basic options that are not in `fields` yet."""
     return [one for one in on_page() if one.about.group == GROUPS[0] and one.path not in fields]
 
 
@@ -161,7 +161,7 @@ def _choices(option: Option) -> list[str]:
 
 
 def _placeholder(option: Option) -> str:
-    """What an empty field shows: the default, or the form of a list's items."""
+    """The placeholder of an empty field: the default, or the form of a list's items."""
     if option.default not in (None, "", ()):
         return written(option, option.default)
     return AUTOMATIC if option.about.unset else option.about.metavar if option.about.written else ""

@@ -1,9 +1,9 @@
-"""Who may use the page of the standalone server: whoever has the address that it printed.
+"""Access to the page of the standalone server: only with the address that it printed.
 
-Every account of this machine reaches a server on 127.0.0.1, and whoever may use the page runs programs with the
-rights of the person who started it (`captioner: command`). So each start makes a token, and the page and all that it
-loads lie below it: `http://127.0.0.1:7870/TOKEN/`. It is in no cookie, which a browser would send to every other
-server on 127.0.0.1, too, and on no command line, which every account can read.
+Every account on this machine can reach a server on 127.0.0.1, and whoever uses the page can run programs with the
+rights of the person who started it (`captioner: command`). So each start makes a token, and the page and everything
+it loads are below it: `http://127.0.0.1:7870/TOKEN/`. The token is not in a cookie, which a browser would send to every
+other server on 127.0.0.1, and not on a command line, which every account can read.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ REFUSED_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Lo
 
 
 def new_token() -> str:
-    """A token that nobody guesses, made of what may stand in an address."""
+    """A token that cannot be guessed, of characters that are allowed in an address."""
     return secrets.token_urlsafe(24)
 
 
 class Gate:
-    """ASGI middleware: answers 401 to whoever has neither the token in the path nor in the page's header."""
+    """ASGI middleware: answers 401 to requests without the token in the path or in the page's header."""
 
     def __init__(self, app: Any, token: str) -> None:
         self._app, self._token = app, token.encode()
@@ -69,9 +69,9 @@ class Gate:
 
 @contextlib.contextmanager
 def only_for_me(folder: Path, address: str) -> Iterator[Path]:
-    """Within the block there is a page in `folder` that leads to `address` and that this account alone may read.
+    """Within the block there is a page in `folder` that leads to `address` and that only this account can read.
 
-    A browser is opened with it, as every account sees with which address a program was started.
+    The browser is opened with this page, since every account can see the arguments of a started program.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"open-page-{os.getpid()}.html"

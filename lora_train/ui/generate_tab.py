@@ -23,18 +23,18 @@ from lora_train.ui.train_tab import clear_first, problems_html
 
 MAX_PICTURES, MAX_STEPS = 16, 150
 MAX_SEED = 2**53
-"""Above it a browser's numbers are not whole any more."""
+"""Above it a browser's numbers are no longer exact."""
 USUAL_GUIDANCE = 7.0
 RENEW = """(...all) => {
     const [now, old, fresh] = [0, 3, 6].map(at => all.slice(at, at + 3));  // gradio 3 adds the outputs behind them
     const same = i => now[i] === old[i] || String(now[i] ?? '') === '';
     return [...now.map((value, i) => same(i) ? fresh[i] : value), ...fresh];
 }"""
-"""Runs on the page, so that what is typed while the server answers is not lost."""
+"""Runs on the page, so that text typed while the server answers is not lost."""
 
 
 class GenerateTab:
-    """Builds the page and keeps the base model that was used last in memory."""
+    """Builds the page, and keeps the last used base model in memory."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -43,7 +43,7 @@ class GenerateTab:
         self._build()
 
     def _build(self) -> None:
-        # what is a function here is asked at each load of the page
+        # functions given as values are called at each load of the page
         with gr.Row():
             with gr.Column(scale=1):
                 self.prompt = gr.Textbox(self._prompt, label="Prompt", lines=2, elem_id="lora_train_prompt")
@@ -62,7 +62,7 @@ class GenerateTab:
                 button = gr.Button("Generate", variant="primary", elem_id="lora_train_generate")
                 self._loras = gr.HTML(self._loras_html, elem_id="lora_train_loras")
                 refresh = gr.Button("Refresh the list", elem_id="lora_train_refresh")
-                # what was offered last, and what is offered now: fields that still hold the former get the latter
+                # the last and the current defaults: fields that still hold the former get the latter
                 self._offered, self._fresh = self._hidden(), self._hidden()
             with gr.Column(scale=1):
                 gallery = gr.Gallery(label="Pictures", columns=4, elem_id="lora_train_gallery")
@@ -73,12 +73,12 @@ class GenerateTab:
         self.refresh_when(refresh.click)
 
     def _hidden(self) -> list[Any]:
-        """Prompt, base model and guidance as they are offered, where nobody sees them."""
+        """Hidden fields with the defaults of prompt, base model and guidance."""
         texts = [gr.Textbox(offered, visible=False) for offered in (self._prompt, self._model)]
         return [*texts, gr.Number(self._guidance, visible=False)]
 
     def refresh_when(self, event: Any) -> None:
-        """At this event, list the LoRAs again; fields that nobody has touched get what the newest one needs."""
+        """At this event, list the LoRAs again; unchanged fields get the values for the newest one."""
         fields = [self.prompt, self.model, self.guidance]
         asked = event(self._ready, inputs=[], outputs=[self._loras, *self._fresh])
         js = "js" if "js" in inspect.signature(asked.then).parameters else "_js"
@@ -88,18 +88,18 @@ class GenerateTab:
         return [self._loras_html(), self._prompt(), self._model(), self._guidance()]
 
     def _newest(self) -> Path | None:
-        """The LoRA that was written last."""
+        """The most recently written LoRA."""
         return max(lora_files(self._service.host.lora_dir()), key=_written, default=None)
 
     def _prompt(self) -> str:
-        """The newest LoRA with the words that call it; empty where there is none."""
+        """The newest LoRA with its trigger words; empty if there is none."""
         newest = self._newest()
         if newest is None:
             return ""
         return f"{words_for(newest)} <lora:{prompt_name(self._service.host.lora_dir(), newest)}:1>".strip()
 
     def _model(self) -> str:
-        """The base model of the newest LoRA, or the one to begin with."""
+        """The base model of the newest LoRA, or the default one."""
         newest = self._newest()
         chosen = base_for([] if newest is None else [newest], self._service.host)
         return "" if chosen is None else str(chosen.path)
@@ -109,7 +109,7 @@ class GenerateTab:
         return USUAL_GUIDANCE if guidance is None else guidance
 
     def _loras_html(self) -> str:
-        """The LoRAs that a prompt can name, or how to get one."""
+        """The LoRAs that can be used in a prompt, or how to get one."""
         names = prompt_names(self._service.host.lora_dir())
         if not names:
             return (
@@ -142,7 +142,7 @@ class GenerateTab:
         return made.pictures, "".join(f"<p>{html.escape(as_shown(note))}</p>" for note in (*chosen, *said, *made.notes))
 
     def _generator(self, model: str) -> tuple[Generator, tuple[str, ...]]:
-        """The loaded model's, and what there is to say of the model."""
+        """The generator of the loaded model, and notes on the model."""
         from lora_train.models.opening import open_model
         from lora_train.models.tokenizers import TokenizerSources
 
@@ -156,9 +156,9 @@ class GenerateTab:
 
 
 def seeds_of(given: Any, count: int) -> tuple[range, tuple[str, ...]]:
-    """The seeds of `count` pictures, and what there is to say of them; one below 0 is at random, as in the WebUI.
+    """The seeds of `count` pictures, and notes on them; a seed below 0 means a random one, as in the WebUI.
 
-    Raises LoraTrainError for one that no generator takes.
+    Raises LoraTrainError for a seed that is too large for a generator.
     """
     seed = int(given or 0)
     if not seed < MAX_SEED - count:
@@ -170,7 +170,7 @@ def seeds_of(given: Any, count: int) -> tuple[range, tuple[str, ...]]:
 
 
 def words_for(lora: Path) -> str:
-    """What a prompt says to call the LoRA up: its card's words, else those in its file, else nothing."""
+    """The LoRA's trigger words: from its card, otherwise from its file, otherwise none."""
     from lora_train.lorafile.reading import file_metadata
     from lora_train.lorafile.sidecar import activation_text
 

@@ -1,4 +1,4 @@
-"""What the fields of a page hold, read as values of options; all that cannot be read is reported together."""
+"""Fields of a page parsed as values of options; everything that cannot be parsed is reported together."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from lora_train.errors import LoraTrainError, Problem
 
 ON, OFF = "on", "off"
 SWITCH: dict[str, bool | None] = {AUTOMATIC: None, ON: True, OFF: False}
-"""How a field shows an option that is on, off, or left open."""
+"""The texts in a field for an option that is on, off, or automatic."""
 
 _PATHS = ("PATH", "FOLDER", "FILE", "FILE[:STRENGTH]", "MODEL")
-"""What the table calls values that are paths."""
+"""The table's metavars of values that are paths."""
 
 
 class Reader:
-    """Reads one field after the other."""
+    """Parses fields one after another."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        """What cannot be read so far."""
+        """The problems found so far."""
 
     def __call__(self, option: Option, shown: Any) -> Any:
-        """The value of `option` that its field shows; the option's default where it is empty or cannot be read."""
+        """The value in the field of `option`; its default if the field is empty or cannot be parsed."""
         if isinstance(shown, (list, tuple)):
             if item_type(option.hint):
                 return tuple(one for one in option.about.choices if one in shown)
@@ -47,13 +47,13 @@ class Reader:
             return option.default
 
     def check(self) -> None:
-        """Raises LoraTrainError with every field that could not be read."""
+        """Raises LoraTrainError with every field that could not be parsed."""
         if self.problems:
             raise LoraTrainError.of(self.problems)
 
 
 def written(option: Option, value: Any) -> str:
-    """A value as its field shows it; the inverse of reading it."""
+    """A value as text for its field; the inverse of parsing it."""
     if value is None:
         return AUTOMATIC if plain_type(option.hint) is bool else ""
     if isinstance(value, bool):
@@ -72,7 +72,7 @@ def path_of(text: str | None) -> str:
 
 
 def exists(path: str) -> bool:
-    """Whether there is such a file or folder; False for what is no path."""
+    """Whether there is such a file or folder; False for invalid paths."""
     try:
         return Path(path).expanduser().exists()
     except (OSError, RuntimeError, ValueError):  # too long, "~nobody", a NUL
@@ -115,5 +115,5 @@ def _number(hint: type, text: str) -> int | float:
 
 
 def _with_point(text: str) -> str:
-    """ "0,5" is half in many countries; "1,000" is one there and a thousand elsewhere, and stays what it is."""
+    """ "0,5" is half in many countries; "1,000" is one there and a thousand elsewhere, so it is left unchanged."""
     return text if re.search(r",\d{3}\b", text) else text.replace(",", ".")

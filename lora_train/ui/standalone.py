@@ -39,9 +39,9 @@ TRAIN = "train"
 
 
 def build_page(service: Service, token: str = "") -> gr.Blocks:
-    """The page's blocks: *Dataset*, *Train LoRA* and *Generate*. *Train LoRA* is shown first: the shortest way.
+    """The page's blocks: *Dataset*, *Train LoRA* and *Generate*. *Train LoRA* is shown first, as the shortest way.
 
-    `token` is what the requests of the page's own scripts carry.
+    Requests of the page's own scripts carry `token`.
     """
     model = str(service.host.current_checkpoint() or "")
     defaults = Defaults(model, str(pictures_folder()), TAG) if model else Defaults()
@@ -61,11 +61,10 @@ def build_page(service: Service, token: str = "") -> gr.Blocks:
 
 
 def build_app(service: Service, token: str) -> FastAPI:
-    """The whole server, for whoever has `token` (see `Gate`): the page at `/TOKEN/`, with its scripts and routes.
+    """The whole server, usable only with `token` (see `Gate`): the page at `/TOKEN/`, with its scripts and routes.
 
-    The routes are at their own addresses as well, for programs that send the token in the page's header. It answers
-    only when it is called by this machine's own names: a stranger's page can have a name of its own lead here ("DNS
-    rebinding").
+    The routes are at their own addresses as well, for programs that send the token in the page's header. The server
+    answers only to this machine's own names: a foreign page can make a name of its own resolve to it ("DNS rebinding").
     """
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -81,15 +80,15 @@ def build_app(service: Service, token: str) -> FastAPI:
     elif "head" not in inspect.signature(gr.Blocks.__init__).parameters:
 
         @app.middleware("http")
-        async def scripts(request: Request, go_on: Callable[[Request], Any]) -> Response:
-            answer: Response = await go_on(request)
+        async def scripts(request: Request, call_next: Callable[[Request], Any]) -> Response:
+            answer: Response = await call_next(request)
             return await with_head(answer) if request.url.path == f"/{token}/" else answer
 
     return gr.mount_gradio_app(app, build_page(service, token), path=f"/{token}", **options)
 
 
 async def with_head(answer: Any) -> Response:
-    """The page with our scripts, for a gradio (3) that has no way to put them there."""
+    """The page with our scripts, for gradio 3, which has no way to add them."""
     if not answer.headers.get("content-type", "").startswith("text/html"):
         return answer  # type: ignore[no-any-return]
     content = b"".join([part async for part in answer.body_iterator])
@@ -97,7 +96,7 @@ async def with_head(answer: Any) -> Response:
 
 
 def serve(port: int, open_browser: bool) -> None:
-    """Run the server on this machine alone until Ctrl-C; a training that is going on is stopped and saved.
+    """Run the server for this machine alone until Ctrl-C; a running training is stopped and saved.
 
     Raises LoraTrainError when the port is taken.
     """
@@ -106,7 +105,9 @@ def serve(port: int, open_browser: bool) -> None:
     import uvicorn
 
     if not 1 <= port <= 65_535:
-        raise LoraTrainError(f"{port} is no port.", "--port", "Give a number from 1024 to 65535, for example 7870.")
+        raise LoraTrainError(
+            f"{port} is not a valid port.", "--port", "Give a number from 1024 to 65535, for example 7870."
+        )
     if in_use(port):
         raise LoraTrainError(f"the port {port} is in use.", "--port", "Give another, for example --port 7871.")
     service, token = Service(StandaloneHost()), new_token()
@@ -126,7 +127,7 @@ def serve(port: int, open_browser: bool) -> None:
 
 
 def in_use(port: int) -> bool:
-    """Whether something on this machine answers at this port."""
+    """Whether a program on this machine already uses this port."""
     import socket
 
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:

@@ -32,22 +32,22 @@ LIVE_VIEW = (
     '<div id="lora_train_live" class="lora-train-live" aria-live="polite" '
     'data-page="{page}" data-labels="{labels}"></div>'
 )
-"""The page's script fills it; `page` is the token that its requests carry, `labels` what the page calls each option."""
+"""Filled by the page's script; `page` is the token that its requests carry, `labels` the labels of the options."""
 
-ARGUMENTS = "Options of the network"
-"""What the field is called that takes NAME=VALUE, as the command line's --args."""
+ARGUMENTS = "Network arguments"
+"""The label of the field for NAME=VALUE, like --args on the command line."""
 
 ARGUMENTS_FOUND = {
     "id": "lora_train_args",
     "group": group_element(NETWORK),
     "words": f"{ARGUMENTS} --args network_args NAME=VALUE kohya LyCORIS",
 }
-"""How the search finds that field."""
+"""The search's entry for that field."""
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What the form shows at first."""
+    """The initial values of the form."""
 
     model: str = ""
     folder: str = ""
@@ -56,12 +56,12 @@ class Defaults:
 
 
 class TrainTab:
-    """Builds the page and starts runs; its components are kept by name."""
+    """Builds the page and starts runs."""
 
     def __init__(self, service: Service, defaults: Defaults, page_token: str = "") -> None:
         self._service = service
         self._fields: dict[str, Any] = {}
-        """By the path of the option."""
+        """The components by the path of their option."""
         self._build(defaults, page_token)
         for component in self._fields.values():
             # the WebUI would keep values by label, and later defaults would never reach anybody
@@ -86,19 +86,19 @@ class TrainTab:
                             self._arguments()
             with gr.Column(scale=1):
                 gr.HTML(LIVE_VIEW.format(page=html.escape(page_token), labels=html.escape(labels_json())))
-        # a set of inputs makes gradio hand over a dictionary by component, whatever their order
+        # with a set of inputs gradio passes a dictionary by component
         clear_first(start, message)
         start.click(self._start, inputs=set(self._fields.values()), outputs=[message])
 
     def _own(self, defaults: Defaults) -> dict[str, Own]:
-        """What the page shows and says of options otherwise than their table."""
+        """The page's own values and texts for options, where they differ from the table's."""
         return {
             "data.folder": Own(defaults.folder, "With captions in .txt files, if there are any"),
-            "data.tag": Own(defaults.tag, "Calls the subject in prompts; a word the model does not know"),
-            "save.output_name": Own("", "Of the LoRA file; the tag word if left empty"),
+            "data.tag": Own(defaults.tag, "Trigger word for prompts; a word that the model does not know"),
+            "save.output_name": Own("", "Name of the LoRA file; the tag word if left empty"),
             "preview.prompts": Own(
-                info="A picture of it is made at the start, while training and at the end; the tag word if left empty, "
-                f"a single {NO_PREVIEW} for no pictures. One per line",
+                info="Generated at the start, while training and at the end; the tag word if left empty, "
+                f"a single {NO_PREVIEW} for no previews. One per line",
             ),
             "preview.sample_every_n_steps": Own(defaults.preview_every),
             STATE_MINUTES: Own(empty=f"{self._state_minutes():g}"),
@@ -108,11 +108,11 @@ class TrainTab:
         add_fields(self._fields, [find(path) for path in paths], own)
 
     def _arguments(self) -> None:
-        """The field for options of the network by kohya's or LyCORIS' names."""
+        """The field for network arguments by kohya's or LyCORIS' names."""
         self._fields[ARGUMENTS] = gr.Textbox(
             "",
             label=ARGUMENTS,
-            info="NAME=VALUE, for example factor=8 rank_dropout=0.1; wins over the fields here",
+            info="NAME=VALUE, for example factor=8 rank_dropout=0.1; overrides the other fields",
             elem_id="lora_train_args",
             max_lines=1,
             min_width=240,
@@ -122,7 +122,7 @@ class TrainTab:
         return float(self._service.host.settings()["state_minutes"])
 
     def _model(self, chosen: str) -> None:
-        """The base model: the checkpoint in use, until a person chooses another."""
+        """The field for the base model: the checkpoint in use, until another is chosen."""
         with gr.Row():
             self._fields[MODEL] = gr.Dropdown(
                 self._checkpoints(),
@@ -134,7 +134,7 @@ class TrainTab:
                 scale=5,
             )
             refresh = gr.Button("Refresh", elem_id="lora_train_model_refresh", scale=1, min_width=80)
-        # what was in use when it was last shown: the field still holds it where nobody has chosen another
+        # the checkpoint in use when last shown; the field still holds it if no other was chosen
         self._fields["followed"] = gr.Textbox(chosen, visible=False)
         follow = gr.Button("Follow", elem_id="lora_train_model_follow")  # hidden; pressed by the page's script
         shown = [self._fields[MODEL], self._fields["followed"]]
@@ -142,14 +142,14 @@ class TrainTab:
         refresh.click(self._refresh, inputs=shown, outputs=shown)
 
     def _follow(self, model: Any, followed: str) -> tuple[Any, str]:
-        """The field and what it follows, once another checkpoint may be in use."""
+        """Update the field and the checkpoint that it follows, when another checkpoint may be in use."""
         if (chosen := _text_of(model)) and chosen != (followed or ""):
             return gr.update(), followed
         current = self._current()
         return gr.update(choices=self._checkpoints(), value=current or None), current
 
     def _refresh(self, model: Any, followed: str) -> tuple[Any, str]:
-        """As `_follow`, with what is new in the folders; a chosen checkpoint that is gone is not kept either."""
+        """Like `_follow`, with new files in the folders; a chosen checkpoint that no longer exists is replaced."""
         self._service.host.look_for_checkpoints()
         chosen, there = _text_of(model), self._checkpoints()
         if chosen and chosen != (followed or "") and (chosen in there or exists(chosen)):
@@ -168,7 +168,7 @@ class TrainTab:
         values = {name: given[component] for name, component in self._fields.items()}
         try:
             values[MODEL] = path_of(_text_of(values[MODEL]))
-            if values[MODEL] == (values["followed"] or ""):  # nobody chose another than the one in use
+            if values[MODEL] == (values["followed"] or ""):  # no other than the one in use was chosen
                 values[MODEL] = self._current()
             config, found = self._asked(values)
             self._service.start(config, known=found + npz_outside(config, self._service.host))
@@ -178,9 +178,9 @@ class TrainTab:
         return f'<p class="lora-train-ok">Started on {name}. It continues when you close or reload this page.</p>'
 
     def config_of(self, values: Mapping[str, Any]) -> RunConfig:
-        """The run that the form asks for, from what its fields hold, by the paths of their options.
+        """The run's configuration from the values of the form's fields, by the paths of their options.
 
-        Raises LoraTrainError with every field that cannot be read.
+        Raises LoraTrainError with every field that cannot be parsed.
         """
         config, found = self._asked(values)
         if found:
@@ -188,7 +188,7 @@ class TrainTab:
         return config
 
     def _asked(self, values: Mapping[str, Any]) -> tuple[RunConfig, list[Problem]]:
-        """The run, with defaults where a field cannot be read; and what cannot be read."""
+        """The configuration, with defaults for fields that cannot be parsed; and their problems."""
         read = Reader()
         given = {option.path: read(option, values.get(option.path)) for option in on_page()}
         given["save.output_name"] = given["save.output_name"] or given["data.tag"]
@@ -213,7 +213,7 @@ class TrainTab:
 
 
 def _by_section(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Values by path as `RunConfig.from_dict` takes them."""
+    """Values by path, grouped for `RunConfig.from_dict`."""
     sections: dict[str, dict[str, Any]] = {}
     for path, value in given.items():
         section, _, name = path.partition(".")
@@ -222,21 +222,21 @@ def _by_section(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def labels_json() -> str:
-    """What the page calls each option, by its path, for the page's script."""
+    """The label of each option by its path, for the page's script."""
     return json.dumps({option.path: option.about.label for option in options()})
 
 
 def _text_of(model: Any) -> str:
-    """What the field holds: a dropdown that may be typed into gives a list in some versions of gradio."""
+    """The field's text: an editable dropdown returns a list in some versions of gradio."""
     if isinstance(model, list):
         model = model[0] if model else ""
     return str(model or "").strip()
 
 
 def clear_first(button: Any, *shown: Any) -> None:
-    """Have a press of `button` empty these before the server is asked.
+    """Make a click on `button` empty these before the server is called.
 
-    Otherwise the last answer ("Started ...") would stay where the server is gone, as if it were this press's.
+    Otherwise the last answer ("Started ...") would remain if the server is gone, as if it belonged to this click.
     """
     js = "js" if "js" in inspect.signature(button.click).parameters else "_js"
     emptied = "''" if len(shown) == 1 else f"[{', '.join(['null'] * (len(shown) - 1))}, '']"

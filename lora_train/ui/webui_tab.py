@@ -17,18 +17,18 @@ NEEDED = ("torch", "diffusers", "transformers", "safetensors")
 
 
 def missing_packages() -> list[str]:
-    """What is not installed and a training needs; nothing is imported for this."""
+    """Packages that a training needs and that are not installed; nothing is imported for this check."""
     return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 def build_tab(service: Service, page_token: str) -> tuple[Any, str, str]:
-    """What `on_ui_tabs` wants: the blocks, the tab's title, and its id."""
+    """The tab for `on_ui_tabs`: the blocks, the tab's title, and its id."""
     with gr.Blocks(analytics_enabled=False) as blocks:
         missing = missing_packages()
         if missing:
             gr.HTML(_missing_html(missing))
         else:
-            # nothing is read from the checkpoint here: the tab must not slow the start
+            # nothing is read from the checkpoint here, to not slow down the start
             current = service.host.current_checkpoint()
             every = service.host.settings()["preview_every"]
             defaults = Defaults(str(current or ""), preview_every=every)

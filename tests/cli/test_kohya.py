@@ -110,7 +110,10 @@ def test_switches_with_underscores_switch() -> None:
 def test_what_makes_no_difference_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--xformers", "--logging_dir", "logs", "--input", "nowhere"]) == 2
     told = capsys.readouterr().err
-    assert "note: --xformers is replaced by torch's own attention" in told and "note: --logging_dir is not available" in told
+    assert (
+        "note: --xformers is replaced by torch's own attention" in told
+        and "note: --logging_dir is not available" in told
+    )
 
 
 def test_what_kohya_has_and_we_do_not_is_named() -> None:

@@ -278,10 +278,10 @@ def test_a_change_that_rounding_takes_is_said(tmp_path: Path) -> None:
     (tmp_path / "half.safetensors").write_bytes(serialise(half, {}))
     said: list[str] = []
     merge_into(tmp_path / "half.safetensors", [lora], [1e-6], tmp_path / "a.safetensors", tell=said.append)
-    assert len(said) == 1 and "most of the change is lost to rounding" in said[0]
+    assert len(said) == 1 and "most of it is lost to rounding" in said[0]
     said.clear()
     merge_into(base, [lora], [1e-12], tmp_path / "d.safetensors", tell=said.append)
-    assert len(said) == 1 and "most of the change is lost to rounding" in said[0]  # fp32 has steps, too
+    assert len(said) == 1 and "most of it is lost to rounding" in said[0]  # fp32 has steps, too
     said.clear()
     merge_into(tmp_path / "half.safetensors", [lora], [0.0], tmp_path / "b.safetensors", tell=said.append)
     merge_into(base, [lora], [1e-2], tmp_path / "c.safetensors", tell=said.append)

@@ -100,7 +100,7 @@ KEYS = {
     "IP-Adapter": (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "an IP-Adapter"),
     "a LoRA for Flux": (["transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight"], "a LoRA for Flux"),
     "a language model's": (["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"], "a language model"),
-    "something": (["some.thing"], "none of its 1 keys is a LoRA's (some.thing)"),
+    "something": (["some.thing"], "none of its 1 keys belongs to a LoRA (some.thing)"),
 }  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def test_metadata_that_are_no_texts_are_read_and_said(tmp_path: Path, capsys: py
     path.write_bytes(_with_metadata({"ss_steps": 100, "x": None, "y": {"z": [1]}, "name": "n"}))
     file = read_lora(path)
     assert file.metadata == {"ss_steps": "100", "x": "null", "y": '{"z": [1]}', "name": "n"}
-    assert "3 of its metadata fields are no texts (ss_steps, x, y)" in file.notes[0]
+    assert "3 of its metadata fields are not texts (ss_steps, x, y)" in file.notes[0]
     assert all(torch.equal(value, file.tensors[key]) for key, value in lora_tensors().items())
     assert main(["file", "metadata", str(path), "--set", "a=b", "--output", str(out)]) == 0
     assert read_lora(out).metadata["ss_steps"] == "100" and read_lora(out).notes == ()

@@ -240,7 +240,7 @@ def test_an_alpha_of_0_in_pefts_configuration_is_no_effect_as_in_peft(where: str
     assert not still["lora_up.weight"].any() and not still["diff_b"].any() and float(still["alpha"]) == 4
     assert moving["lora_up.weight"].all() and float(moving["alpha"]) == 8
     (note,) = file.notes
-    assert note.startswith(f"lora_alpha is 0 for 1 modules ({MID}to_q), with which peft applies nothing")
+    assert note.startswith(f"lora_alpha is 0 for 1 modules ({MID}to_q), with which peft does not apply them")
 
 
 def test_diffusers_own_metadata_tells_alphas(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_what_a_precision_would_make_zero_keeps_its_own(tmp_path: Path, capsys: 
     arguments = ["file", "convert", str(tmp_path / "tiny.safetensors"), "--to", "kohya", "--precision", "fp16"]
     assert main([*arguments, "--output", str(tmp_path / "a.safetensors")]) == 0
     said = capsys.readouterr().err
-    assert f"note: 6 of {len(tiny)} tensors" in said and "fp16 would make zeros of 6" in said
+    assert f"note: 6 of {len(tiny)} tensors" in said and "fp16 would turn 6 of them into zeros" in said
     found = load_file(tmp_path / "a.safetensors")
     assert all(torch.equal(found[name], tiny[name]) for name in down)
     assert found[down[0].replace("down", "up")].dtype == torch.float16

@@ -211,7 +211,7 @@ def test_a_bias_of_zeros_hinders_no_layout(tmp_path: Path) -> None:
 
 def test_a_file_of_nothing_but_foreign_keys_is_refused(tmp_path: Path) -> None:
     for tensors, message in (
-        ({"trigger": torch.ones(1)}, "none of its 1 keys is a LoRA's"),
+        ({"trigger": torch.ones(1)}, "none of its 1 keys belongs to a LoRA"),
         ({f"{PROJ}.alpha": torch.ones(())}, "no network of a known kind"),
         ({"lora_unet_x.rescale": torch.ones(2)}, "no network of a known kind"),
     ):

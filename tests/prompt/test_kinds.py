@@ -117,7 +117,7 @@ def test_unknown_kinds_are_named(base: Path, tmp_path: Path) -> None:
     tag = LoraTag("x", 1.0, 1.0)
     write_lora(tmp_path / "odd.safetensors", odd, {}, "fp32", overwrite=False)
     write_lora(tmp_path / "half.safetensors", good | odd, {}, "fp32", overwrite=False)
-    with pytest.raises(LoraTrainError, match="none of its 1 keys is a LoRA's .*mystery"):
+    with pytest.raises(LoraTrainError, match="none of its 1 keys belongs to a LoRA .*mystery"):
         Applier(modules).apply([(tag, tmp_path / "odd.safetensors")])
     half = [(tag, tmp_path / "half.safetensors")]
     applied, notes = Applier(modules).apply_usable(half * 2)

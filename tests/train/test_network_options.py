@@ -250,7 +250,7 @@ def test_going_on_carries_the_part_that_is_not_trained(
         {event.get("text", "") for event in RunFolder(folder).events() if event["kind"] == "note"}
         for folder in sorted((tmp_path / "data" / "runs").iterdir())[-2:]
     ]
-    assert any("is not trained: it counts while training" in text for text in notes[0])
+    assert any("is not trained: it is applied while training" in text for text in notes[0])
     assert not any("not trained" in text for text in notes[1])
 
 
@@ -273,7 +273,7 @@ def test_going_on_carries_modules_that_are_never_trained(
     assert any(not torch.equal(more[key], value) for key, value in plain.items())
     newest = sorted((tmp_path / "data" / "runs").iterdir())[-1]
     notes = " ".join(event.get("text", "") for event in RunFolder(newest).events() if event["kind"] == "note")
-    assert "(1): lora_unet_conv_in. This counts while training, but is never trained." in notes
+    assert "(1): lora_unet_conv_in. This is applied while training, but never trained." in notes
     assert f"(1): {lacking}. This is not in this base model." in notes
 
 

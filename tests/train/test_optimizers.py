@@ -131,7 +131,7 @@ def test_optimizers_with_a_rate_of_their_own_get_one_for_all() -> None:
     config, choices = resolve(RunConfig(train=TrainOptions(optimizer="prodigy")), facts)
     train = config.train
     assert (train.learning_rate, train.unet_lr, train.text_encoder_lr) == (1.0, 1.0, 1.0)
-    assert any("finds the rate itself" in one.why for one in choices if one.field == "train.learning_rate")
+    assert any("finds the learning rate itself" in one.why for one in choices if one.field == "train.learning_rate")
     given = RunConfig(train=TrainOptions(optimizer="prodigy", unet_lr=0.5))
     assert resolve(given, facts)[0].train.text_encoder_lr == 0.5
     for train, good in (
@@ -142,7 +142,7 @@ def test_optimizers_with_a_rate_of_their_own_get_one_for_all() -> None:
         found = [one for one in problems(RunConfig(train=train)) if one.where == "train.optimizer"]
         assert good != bool(found)
     groups = [{"params": [], "base_lr": rate} for rate in (1.0, 0.5)]
-    with pytest.raises(LoraTrainError, match="finds one learning rate for all, and these differ: 0.5, 1"):
+    with pytest.raises(LoraTrainError, match="finds one learning rate for all, but these differ: 0.5, 1"):
         OPTIMIZERS["prodigy"](groups, config)
 
 

@@ -202,7 +202,7 @@ def test_a_preview_draws_no_syntax_and_says_so_once(
 
 
 def test_a_loss_that_is_no_number_stops_the_run(make_config: Make, host: StandaloneHost) -> None:
-    with pytest.raises(LoraTrainError, match="not a number any more, at step"):
+    with pytest.raises(LoraTrainError, match="no longer a number, at step"):
         run_training(make_config(train={"learning_rate": 10.0, "max_train_steps": 200, "max_grad_norm": 0.0}), host)
     run = list_runs(host.data_dir() / "runs")[0]
     assert run.read()["state"] == "failed"
