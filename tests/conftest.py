@@ -30,6 +30,65 @@ for name in [name for name in os.environ if name.startswith("LORA_TRAIN_")]:
 hypothesis.settings.register_profile("lora-train", deadline=None)
 hypothesis.settings.load_profile("lora-train")
 
+# import no torch and start hardly a process: together they take seconds, and say whether the others are worth minutes
+FAST = (
+    "captions/test_store.py",
+    "cli/test_flags.py",
+    "cli/test_network.py",
+    "config/test_config.py",
+    "config/test_document.py",
+    "config/test_files.py",
+    "config/test_idle.py",
+    "config/test_presets.py",
+    "config/test_registered.py",
+    "config/test_schema.py",
+    "config/test_table.py",
+    "config/test_wording.py",
+    "data/formats/",
+    "data/test_buckets.py",
+    "data/test_exchange.py",
+    "data/test_matching.py",
+    "data/test_scan.py",
+    "data/test_shards.py",
+    "data/test_sources.py",
+    "data/test_tag_statistics.py",
+    "lorafile/test_metadata.py",
+    "lorafile/test_sidecar.py",
+    "pictures/test_caption_reading.py",
+    "pictures/test_finding.py",
+    "pictures/test_plain.py",
+    "pictures/test_tags_and_template.py",
+    "pictures/test_texts.py",
+    "prompt/test_syntax.py",
+    "prompt/test_words.py",
+    "runs/test_folder.py",
+    "test_architecture.py",
+    "test_atomic.py",
+    "test_jsons.py",
+)
+
+
+def _in_tests(path: Path) -> str:
+    return path.relative_to(Path(__file__).parent).as_posix()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m fast` the other files are not even imported, which alone takes longer."""
+    if config.option.markexpr != "fast" or not collection_path.is_relative_to(Path(__file__).parent):
+        return None
+    name = _in_tests(collection_path)
+    if collection_path.is_dir():
+        return None if name == "." or any(f"{one}/".startswith(f"{name}/") for one in FAST) else True
+    return None if name.startswith(FAST) or name.endswith("__init__.py") else True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the fast ones."""
+    for item in items:
+        inside = item.path.is_relative_to(Path(__file__).parent)
+        if inside and _in_tests(item.path).startswith(FAST) and not item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.fast)
+
 
 @pytest.fixture(scope="session")
 def base() -> Path:
