@@ -260,5 +260,5 @@ def test_hints_say_how_a_list_is_written() -> None:
     assert hint_of("network.network_rules").endswith("; one per line")
     assert "; separated by commas" in hint_of("prepare.tag_blacklist")
     assert "commas" not in hint_of("prepare.operations")
-    assert "(automatic: as its files say" in hint_of("model.v_parameterization")
+    assert "(automatic: read from the model's files" in hint_of("model.v_parameterization")
     assert hint_of("train.learning_rate").startswith("Empty: by the base model") and not hint_of("train.optimizer")
