@@ -166,7 +166,7 @@ def test_rules_that_make_dora_count_as_dora() -> None:
     ("rule", "message"),
     [
         ("attn", "it must be PATTERN"),
-        ("(: dim=4", "no regular expression"),
+        ("(: dim=4", "not a valid regular expression"),
         ("a: dim=x", "'x' is not a value for dim"),
         ("a: dimm=4", "'dimm' is not known"),
         ("a: kind=lorax", "'lorax' is not known"),
