@@ -134,7 +134,7 @@ def test_one_step_is_the_one_written_out_by_hand(make: Make, host: StandaloneHos
         ("train", "noise_offset", 0.1, "no signal-to-noise ratio"),
         ("train", "debiased_estimation_loss", True, "no signal-to-noise ratio"),
         ("model", "v_parameterization", True, "no signal-to-noise ratio"),
-        ("model", "clip_skip", 2, "one layer"),
+        ("model", "clip_skip", 2, "the same layer"),
         ("network", "train_norm", True, "no norms"),
         ("data", "read_npz", True, "no .npz files"),
         ("data", "resolution", 136, "no multiple of 16"),

@@ -61,7 +61,7 @@ def test_a_picture_is_embedded(base: Path, tmp_path: Path) -> None:
     with safe_open(path, "pt") as file:
         assert file.metadata()[THUMBNAIL] == thumbnail(picture)
     picture.write_bytes(b"text")
-    with pytest.raises(LoraTrainError, match="no PNG"):
+    with pytest.raises(LoraTrainError, match="not a PNG"):
         thumbnail(picture)
     picture.write_bytes(b"\x89PNG\r\n" + b"0" * MAX_THUMBNAIL)
     with pytest.raises(LoraTrainError, match="smaller than 2 MB"):
