@@ -62,8 +62,14 @@ def test_the_tools_do_what_they_say(file: Path, tmp_path: Path, capsys: pytest.C
         (["merge", "FILE", "--weights", "nan", "--output", "x.safetensors"], "finite numbers"),
         (["merge", "FILE", "--weights", "1e30", "--precision", "fp16", "--output", "x.safetensors"], "F16 cannot hold"),
         (["merge-into", "FILE", "FILE", "--weights", "inf", "--output", "x.safetensors"], "finite numbers"),
-        (["extract", "FILE", "FILE", "--rank", "4", "--clamp", "-1", "--output", "x.safetensors"], "not a valid quantile"),
-        (["extract", "FILE", "FILE", "--rank", "4", "--clamp", "nan", "--output", "x.safetensors"], "not a valid quantile"),
+        (
+            ["extract", "FILE", "FILE", "--rank", "4", "--clamp", "-1", "--output", "x.safetensors"],
+            "not a valid quantile",
+        ),
+        (
+            ["extract", "FILE", "FILE", "--rank", "4", "--clamp", "nan", "--output", "x.safetensors"],
+            "not a valid quantile",
+        ),
         (
             ["extract", "FILE", "FILE", "--rank", "4", "--min-difference", "nan", "--output", "x.safetensors"],
             "not a valid difference",

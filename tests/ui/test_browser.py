@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from lora_train.config.option import STEPS
+from lora_train.config.wording import sentence
 from tests.conftest import draw_pictures
 from tests.ui.pages import CHROMIUM, browsing, fill, open_tab, serving, shot
 
@@ -45,7 +47,7 @@ def test_train_refresh_stop_and_generate(page: Any, tmp_path: Path) -> None:
 
     fill(page, "lora_train_folder", str(draw_pictures(tmp_path / "in")))
     fill(page, "lora_train_name", "sara")
-    page.get_by_text("Steps and rates").click()
+    page.get_by_text(sentence(STEPS)).click()
     page.get_by_text("Saving and previews").click()
     fill(page, "lora_train_steps", "100000")
     fill(page, "lora_train_preview", "sks on blue")

@@ -115,7 +115,7 @@ def test_prepare_decide_and_caption(page: Any, folder: Path, tmp_path: Path) -> 
     assert "is above the limit of 1.8" in card(page, "grain.png").inner_text()
     assert "not a picture" in card(page, "broken.png").inner_text()
     twins = card(page, "good-0.png")
-    assert "similar to good-0-again.png" in twins.inner_text() and twins.locator("img").count() == 2
+    assert "Similar to good-0-again.png" in twins.inner_text() and twins.locator("img").count() == 2
     shot(page, "dataset-grid")
 
     # keys: keep the small one, leave out the soft one, and take that back

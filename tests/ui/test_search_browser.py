@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from lora_train.config.option import STEPS
+from lora_train.config.wording import sentence
 from tests.ui.mocked import scripts
 from tests.ui.pages import CHROMIUM, browsing, fill, serving, shot, value
 
@@ -136,7 +138,7 @@ def test_an_option_is_found_and_counts_on_the_page(tmp_path: Path) -> None:
         page.locator("#lora_train_gradient_checkpointing").wait_for(state="hidden")
         assert page.locator("[id^=lora_train_group_]").first.is_visible()
         assert not rate.is_visible() and not factor.is_visible()
-        page.get_by_text("Steps and rates").click()
+        page.get_by_text(sentence(STEPS)).click()
         rate.wait_for()
         fill(page, "lora_train_lr", "fast")
         page.locator("#lora_train_start").click()

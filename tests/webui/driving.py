@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lora_train.config.table import find
+from lora_train.config.wording import sentence
 from tests.ui.pages import CHROMIUM, fill
 from tests.webui.server import WebuiServer
 
@@ -39,12 +41,9 @@ def start_training(page: Any, server: WebuiServer, name: str, steps: int, folder
     fill(page, "lora_train_folder", folder or str(server.data / "pictures"))
     fill(page, "lora_train_tag", "sks")
     fill(page, "lora_train_name", name)
-    for heading, field in (
-        ("Steps and rates", "lora_train_steps"),
-        ("Data, noise and numbers", "lora_train_resolution"),
-    ):
+    for path, field in (("train.max_train_steps", "lora_train_steps"), ("data.resolution", "lora_train_resolution")):
         if not page.locator(f"#{field}").is_visible():
-            page.get_by_text(heading).click()
+            page.get_by_text(sentence(find(path).about.group)).click()
     fill(page, "lora_train_steps", str(steps))
     fill(page, "lora_train_resolution", str(server.side))
     fill(page, "lora_train_lr", "0.002")
