@@ -179,3 +179,35 @@ def test_orders_to_a_run_that_is_not_there_or_that_nobody_reads(client: TestClie
         answer = client.post(f"{PREFIX}/runs/{run.id}/{order}", json=content)
         assert answer.status_code == 422
         assert [problem["where"] for problem in answer.json()["problems"]] == list(content)
+
+
+def test_a_run_is_known_by_its_whole_id(client: TestClient, service: Service, make_config: Any) -> None:
+    run = RunFolder.create(service.runs_dir, make_config())
+    assert client.get(f"{PREFIX}/runs/{run.id}").status_code == 200
+    for part in (run.id[1:], run.id[-4:], run.id[:-1], run.id.upper(), run.id + "x"):
+        for path in (part, f"{part}/events", f"{part}/samples/step1-0.png"):
+            assert client.get(f"{PREFIX}/runs/{path}").status_code == 404
+        assert client.post(f"{PREFIX}/runs/{part}/stop", json={}).status_code == 404
+
+
+def test_events_are_given_from_a_number_on(client: TestClient, service: Service, make_config: Any) -> None:
+    run = RunFolder.create(service.runs_dir, make_config())
+    for number in range(3):
+        run.event("note", text=str(number))
+
+    def since(number: int) -> tuple[list[str], int]:
+        answer = client.get(f"{PREFIX}/runs/{run.id}/events", params={"since": number}).json()
+        return [event["text"] for event in answer["events"]], answer["next"]
+
+    assert since(0) == (["0", "1", "2"], 3)
+    assert since(2) == (["2"], 3)
+    assert since(3) == ([], 3)
+    assert since(-1) == (["0", "1", "2"], 3)
+
+
+@pytest.mark.parametrize("steps", [True, "5", 5.5, [5]])
+def test_steps_are_a_whole_number(client: TestClient, service: Service, make_config: Any, steps: Any) -> None:
+    run = RunFolder.create(service.runs_dir, make_config())
+    answer = client.post(f"{PREFIX}/runs/{run.id}/resume", json={"steps": steps})
+    assert answer.status_code == 422 and "whole number" in answer.json()["problems"][0]["what"]
+    assert not service.busy

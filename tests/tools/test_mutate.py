@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -125,4 +126,8 @@ def test_every_mutant_fits_the_code_and_has_tests() -> None:
     for mutant in mutate.load():
         text = (mutate.ROOT / mutant.file).read_text(encoding="utf-8")
         ast.parse(mutant.applied(text), mutant.file)
-        assert all((mutate.ROOT / test.partition("::")[0]).exists() for test in mutant.tests), mutant.name
+        for test in mutant.tests:
+            file, _, name = test.partition("::")
+            assert (mutate.ROOT / file).exists(), mutant.name
+            there = re.findall(r"(?:def|class) (\w+)", (mutate.ROOT / file).read_text(encoding="utf-8")) if name else []
+            assert {*re.sub(r"\[.*", "", name).split("::")} - {""} <= {*there}, f"{mutant.name}: there is no {test}"
