@@ -170,7 +170,7 @@ def caption_contents(case: Case) -> None:
 
 def long_captions(case: Case) -> None:
     case.train("long", "long")
-    case.says("75 tokens", "first")
+    case.says("75 tokens", "moved to the front")
     case.train("short", "short")
     case.silent("75 tokens")
 
