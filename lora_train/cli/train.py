@@ -13,7 +13,7 @@ from lora_train.cli.network import add_network, network_of
 from lora_train.cli.options import add_options, with_given
 from lora_train.cli.prepare import add_operations, prepare_of
 from lora_train.config import RunConfig, kohya, problems
-from lora_train.config.files import read_config, read_options, set_options, write_config
+from lora_train.config.files import read_options, set_options, write_config
 from lora_train.config.option import NETWORK
 from lora_train.config.table import options as all_options
 from lora_train.errors import LoraTrainError, Problem
@@ -37,7 +37,7 @@ def add_train(commands: Any) -> None:
     _add_stages(train)
     add_server(train)
     _add_kohyas(train)
-    train.set_defaults(run=_train, precheck=_precheck)
+    train.set_defaults(run=_train, precheck=_precheck, report=())
 
 
 class _Noted(argparse.Action):
@@ -141,7 +141,8 @@ def _asked(options: argparse.Namespace) -> tuple[RunConfig, list[Problem]]:
     found: list[Problem] = []
     asked = network = RunConfig()
     with noting(found, "--config"):
-        asked = read_config(Path(options.config).expanduser()) if options.config is not None else asked
+        if options.config is not None:
+            asked, options.report = read_options(Path(options.config).expanduser())
     with noting(found, "--args"):
         network = replace(asked, network=network_of(options, asked.network))
     asked = replace(
@@ -172,9 +173,8 @@ def _train(options: argparse.Namespace) -> int:
         print(f"note: already the behaviour here: {', '.join(options.same)}.", file=sys.stderr)
     host = host_of(options)
     config = _config(options, host)
-    if options.config is not None:
-        for line in read_options(Path(options.config).expanduser())[1]:
-            print(f"note: {options.config}: {line}", file=sys.stderr)
+    for line in options.report:
+        print(f"note: {options.config}: {line}", file=sys.stderr)
     if options.model is None and config.model.path and not asked_of(options).model.path:
         print(f"note: without --model it trains on {config.model.path}.", file=sys.stderr)
     if not problems(config):

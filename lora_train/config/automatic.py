@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_train.config.choices import DECOMPOSED
-from lora_train.config.run import DataOptions, NetworkOptions, RunConfig
+from lora_train.config.run import DataOptions, NetworkOptions, RunConfig, TrainOptions
 from lora_train.config.training_methods import OPTIMIZERS
 from lora_train.config.usual import (
     BYTES_PER_PARAMETER,
@@ -19,6 +19,7 @@ from lora_train.config.usual import (
     SMALL,
     SMALL_BASE,
     USUAL,
+    Recipe,
 )
 
 
@@ -104,15 +105,7 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     )
     steps, why_steps = _steps(facts, data, batch * accumulation, accumulation, recipe.looks)
     steps = choose("train.max_train_steps", train.max_train_steps, steps, why_steps)
-    one_for_all = any(method.own_rate for method in OPTIMIZERS.active(config))
-    own = f"{train.optimizer} finds the learning rate itself; this is a factor on it"
-    usual, why_rate = (1.0, own) if one_for_all else (recipe.rate, of_base)
-    rate = choose("train.learning_rate", train.learning_rate, usual, why_rate)
-    unet_lr = choose("train.unet_lr", train.unet_lr, rate, "the general learning rate")
-    text_lr, of_rate = rate * recipe.text_share, _SHARES[recipe.text_share]
-    if one_for_all:
-        text_lr, of_rate = unet_lr, "the UNet's, since one rate applies to all"
-    text_lr = choose("train.text_encoder_lr", train.text_encoder_lr, text_lr, of_rate)
+    train = _with_rates(config, recipe, of_base, choose)
     preserve = train.preserve
     if preserve is None and recipe.preserve:
         preserve = choose("train.preserve", None, recipe.preserve, "a small base model quickly forgets everything else")
@@ -136,9 +129,6 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
                 train,
                 max_train_steps=steps,
                 gradient_accumulation_steps=accumulation,
-                learning_rate=rate,
-                unet_lr=unet_lr,
-                text_encoder_lr=text_lr,
                 lr_warmup_steps=warmup,
                 preserve=preserve or 0.0,
                 gradient_checkpointing=bool(checkpointing),
@@ -148,6 +138,23 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
         ),
         choices,
     )
+
+
+def _with_rates(
+    config: RunConfig, recipe: Recipe, of_base: str, choose: Callable[[str, Any, Any, str], Any]
+) -> TrainOptions:
+    """The learning rates of UNet and text encoder: the recipe's, or one for all where the optimizer finds them."""
+    train, usual, why = config.train, recipe.rate, of_base
+    one_for_all = any(method.own_rate for method in OPTIMIZERS.active(config))
+    if one_for_all:
+        usual, why = 1.0, f"{train.optimizer} finds the learning rate itself; this is a factor on it"
+    rate = choose("train.learning_rate", train.learning_rate, usual, why)
+    unet_lr = choose("train.unet_lr", train.unet_lr, rate, "the general learning rate")
+    text_lr, why = rate * recipe.text_share, _SHARES[recipe.text_share]
+    if one_for_all:
+        text_lr, why = unet_lr, "the UNet's, since one rate applies to all"
+    text_lr = choose("train.text_encoder_lr", train.text_encoder_lr, text_lr, why)
+    return replace(train, learning_rate=rate, unet_lr=unet_lr, text_encoder_lr=text_lr)
 
 
 _SHARES = {0.5: "half of the learning rate", 2 / 3: "two thirds of the learning rate"}

@@ -217,7 +217,6 @@ def _optimizer(flat: dict[str, Any], found: Imported) -> str:
     """Take the optimizer; if it is not available, return why its rates are not taken either."""
     option = find("train.optimizer")
     name = _text(flat.pop("optimizer_type", ""))
-    name = option.about.kohya_values.get(name, name)
     if flat.get("use_8bit_adam") is True:
         name = "AdamW8bit"
         del flat["use_8bit_adam"]
