@@ -17,11 +17,6 @@ from lora_train.jsons import read_json, to_json
 from lora_train.tomls import toml_reader
 
 
-def read_config(path: Path) -> RunConfig:
-    """The options in `path` (.toml, else JSON), also in the format of sd-scripts and its GUI; see `read_options`."""
-    return read_options(path)[0]
-
-
 def read_options(path: Path) -> tuple[RunConfig, list[str]]:
     """The options in `path` (.toml, else JSON), and a report on a file of another program: see `presets`.
 

@@ -11,7 +11,7 @@ import pytest
 from lora_train.cli import build_parser, main
 from lora_train.cli.train import config_of
 from lora_train.config import PrepareOptions, PreviewOptions, RunConfig
-from lora_train.config.files import read_config
+from lora_train.config.files import read_options
 from lora_train.config.option import COMMAS, GROUPS, REPEATED, SHELL, WORDS
 from lora_train.config.table import Option, options
 from lora_train.config.values import item_type, plain_type
@@ -133,7 +133,7 @@ def test_options_are_saved_as_they_were_asked_for(tmp_path: Path, capsys: pytest
     line = ["train", "--input", str(tmp_path), "--output", "a", "--model", str(tmp_path / "no.ckpt"), "--seed", "5"]
     assert main([*line, "--save-config", str(path)]) == 2  # there are no pictures; what was asked for is sound
     assert f"Options   {path}" in capsys.readouterr().out
-    asked = read_config(path)
+    asked = read_options(path)[0]
     assert (asked.train.seed, asked.train.max_train_steps, asked.save.output_dir) == (5, None, "")
     assert made("--config", str(path)) == replace(asked, save=replace(asked.save, output_dir="its folder"))
     before = path.read_bytes()

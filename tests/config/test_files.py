@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_train.config import RunConfig
-from lora_train.config.files import read_config, set_options, write_config
+from lora_train.config.files import read_options, set_options, write_config
 from lora_train.errors import LoraTrainError
 
 HAS_TOML = any(importlib.util.find_spec(name) for name in ("tomllib", "tomli"))
@@ -29,14 +29,14 @@ CHANGED = RunConfig.from_dict(
 @pytest.mark.parametrize("config", [RunConfig(), CHANGED])
 def test_what_is_written_is_read_the_same(tmp_path: Path, name: str, config: RunConfig) -> None:
     write_config(tmp_path / name, config)
-    assert read_config(tmp_path / name) == config
+    assert read_options(tmp_path / name)[0] == config
 
 
 @needs_toml
 def test_a_file_may_say_little(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text("\ufeff[train]\nseed = 7\nlearning_rate = 1\n", encoding="utf-8")
-    assert read_config(path) == RunConfig.from_dict({"train": {"seed": 7, "learning_rate": 1.0}})
+    assert read_options(path)[0] == RunConfig.from_dict({"train": {"seed": 7, "learning_rate": 1.0}})
 
 
 def test_toml_says_what_happens_with_what_is_open(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_all_that_is_wrong_in_a_file_is_told_with_its_place(tmp_path: Path) -> N
     path = tmp_path / "a.json"
     path.write_text('{"train": {"sed": 7, "learning_rate": "x"}, "zzz": 1}', encoding="utf-8")
     with pytest.raises(LoraTrainError) as caught:
-        read_config(path)
+        read_options(path)[0]
     assert [one.where for one in caught.value.problems] == [
         f"{path}, [train] sed",
         f"{path}, [train] learning_rate",
@@ -63,18 +63,18 @@ def test_what_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(LoraTrainError, match="this is not JSON") as caught:
-        read_config(path)
+        read_options(path)[0]
     assert caught.value.problems[0].where == str(path)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LoraTrainError, match="cannot read the options"):
-        read_config(tmp_path / "nowhere.json")
+        read_options(tmp_path / "nowhere.json")[0]
     (tmp_path / "a.toml").write_text("", encoding="utf-8")
     monkeypatch.setitem(sys.modules, "tomllib", None)
     monkeypatch.setitem(sys.modules, "tomli", None)
     with pytest.raises(LoraTrainError, match="cannot read TOML"):
-        read_config(tmp_path / "a.toml")
+        read_options(tmp_path / "a.toml")[0]
 
 
 def test_any_option_is_set_by_its_name() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lora_train.config import RunConfig, kohya, problems
-from lora_train.config.files import read_config, read_options
+from lora_train.config.files import read_options
 from lora_train.config.presets import GUI_KINDS, GUI_NAMES, import_options, is_foreign
 from lora_train.config.table import options
 from lora_train.errors import LoraTrainError
@@ -103,7 +103,7 @@ def test_a_config_file_of_sd_scripts(tmp_path: Path) -> None:
             },
         }
     )
-    assert config == read_config(path)
+    assert config == read_options(path)[0]
     text = "\n".join(report)
     assert "taken: resolution as data.resolution = 768" in text and "differs: cache_latents is always on here" in text
     left = [line for line in report if line.startswith("not honoured: ")]
@@ -220,4 +220,4 @@ def test_a_dataset_config_is_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"general": {"flip_aug": True}, "datasets": [{"resolution": 512}]}), encoding="utf-8")
     with pytest.raises(LoraTrainError, match=r"Give it as data\.dataset_config"):
-        read_config(path)
+        read_options(path)[0]

@@ -15,7 +15,7 @@ from lora_train.cli.train import config_of
 from lora_train.config import RunConfig, TrainOptions, kohya, problems
 from lora_train.config.document import document
 from lora_train.config.extending import registered_for
-from lora_train.config.files import read_config, set_options, write_config
+from lora_train.config.files import read_options, set_options, write_config
 from lora_train.config.network import network_arguments
 from lora_train.config.option import COMMAS, DATA, NETWORK_MORE, About
 from lora_train.config.table import CHOICES, RANGES, Option, find, in_section, known, options, register
@@ -95,7 +95,7 @@ def test_the_command_line_has_it(tmp_path: Path) -> None:
     assert WIDTH.of(made("--args", "own_width=4")) == 4
     for name in ("a.json", "a.toml"):
         write_config(tmp_path / name, found)
-        assert read_config(tmp_path / name) == found
+        assert read_options(tmp_path / name)[0] == found
         assert made("--config", str(tmp_path / name), "--seed", "3") == replace(
             found, train=replace(found.train, seed=3)
         )
