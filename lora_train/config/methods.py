@@ -7,12 +7,12 @@ use, so that its name and its description are known without torch. `extending.re
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lora_train.errors import LoraTrainError, Problem
-from lora_train.records.table import count_change
+from lora_train.records.table import Records, load
 
 
 def nothing(config: Any) -> Mapping[str, object]:
@@ -68,43 +68,23 @@ class Method:
 
 
 def _loaded(function: Callable[..., Any] | str) -> Callable[..., Any]:
-    if not isinstance(function, str):
-        return function
-    module, _, name = function.partition(":")
-    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+    return load(function) if isinstance(function, str) else function  # type: ignore[no-any-return]
 
 
-class Table(Mapping[str, Method]):
+class Table(Records[Method]):
     """Methods of one signature by name, in the order of registration."""
 
     def __init__(self, title: str, *methods: Method) -> None:
         self.title = title
         """The heading of its list of methods, for example "losses"."""
-        self._methods = {method.name: method for method in methods}
-
-    def __getitem__(self, name: str) -> Method:
-        return self._methods[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._methods)
-
-    def __len__(self) -> int:
-        return len(self._methods)
+        super().__init__(title, methods)
 
     def register(self, method: Method) -> Method:
         """Add a method and return it. Raises ValueError when its name is taken."""
         taken = {word for other in self.values() for word in (other.name, *other.kohya)}
         if {method.name, *method.kohya} & taken:
             raise ValueError(f"the name {method.name!r} is taken among the {self.title}")
-        self._methods[method.name] = method
-        count_change()
-        return method
-
-    def unregister(self, method: Method) -> None:
-        """Remove a method; without effect if it is not registered."""
-        if self._methods.get(method.name) is method:
-            del self._methods[method.name]
-            count_change()
+        return super().register(method)
 
     def active(self, config: Any) -> tuple[Method, ...]:
         """The methods that a run uses, in the table's order."""
