@@ -21,6 +21,7 @@ ORDER = """
     config
     pictures
     captions
+    device memory
     models
     networks
     lorafile
@@ -29,7 +30,6 @@ ORDER = """
     train
     prompt
     demo
-    device memory
     hosts
     datasets
     runs

@@ -22,8 +22,9 @@ class Encoder(Protocol):
         """Identifies the VAE and its weights."""
         ...
 
-    def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels (B, 3, H, W) in [-1, 1] to mean and standard deviation (B, C, H/8, W/8), unscaled."""
+    def encode_pictures(self, pixels: torch.Tensor, tiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels (B, 3, H, W) in [-1, 1] to mean and standard deviation (B, C, H/8, W/8), unscaled; `tiled` with less
+        memory."""
         ...
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:

@@ -23,6 +23,7 @@ from lora_train.data.scan import Manifest, Picture, Rejected
 from lora_train.errors import LoraTrainError
 from lora_train.hashing import file_hash
 from lora_train.links import MayRead, anywhere
+from lora_train.memory import forget, give_back, is_out_of_memory
 from lora_train.pictures.opening import LARGE, BrokenPicture, load_picture
 
 ENCODE_BATCH = 8
@@ -147,7 +148,7 @@ def build_dataset(
             str(manifest.folder),
             "Run once without --noprocess and --nolatents.",
         )
-    broken = _encode(missing, encoder, cache, progress, len(wanted))
+    broken = _encode(missing, encoder, cache, progress, len(wanted), notes)
     for picture, reason in broken.items():
         manifest.pictures.remove(picture)
         manifest.rejected.append(Rejected(picture.path, reason))
@@ -179,8 +180,10 @@ def _encode(
     cache: LatentCache,
     progress: Callable[[int, int], None],
     total: int,
+    notes: list[str],
 ) -> dict[Picture, str]:
-    """Encode `items` in batches of one size; returns the pictures that could not be decoded."""
+    """Encode `items` in batches of one size; returns the pictures that could not be decoded. What else there is to
+    say goes to `notes`."""
     broken: dict[Picture, str] = {}
     fresh: dict[str, Latents] = {}
     ordered = sorted(items, key=lambda item: item.placement.bucket)
@@ -190,7 +193,7 @@ def _encode(
             size = ordered[0].placement.bucket
             batch = [item for item in ordered[:ENCODE_BATCH] if item.placement.bucket == size]
             del ordered[: len(batch)]
-            fresh |= _encode_batch(batch, encoder, broken)
+            fresh |= _encode_batch(batch, encoder, broken, notes)
             if len(fresh) >= SHARD_ENTRIES:
                 cache.add(fresh)
                 fresh = {}
@@ -201,7 +204,9 @@ def _encode(
     return broken
 
 
-def _encode_batch(batch: list[Item], encoder: Encoder, broken: dict[Picture, str]) -> dict[str, Latents]:
+def _encode_batch(
+    batch: list[Item], encoder: Encoder, broken: dict[Picture, str], notes: list[str]
+) -> dict[str, Latents]:
     keys, pixels = [], []
     for item in batch:
         try:
@@ -215,19 +220,27 @@ def _encode_batch(batch: list[Item], encoder: Encoder, broken: dict[Picture, str
             pixels.append(turned)
     if not keys:
         return {}
-    try:
-        mean, std = encoder.encode_pictures(torch.stack(pixels))
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
-            raise
+    for tiled in (False, True):
+        try:
+            mean, std = encoder.encode_pictures(torch.stack(pixels), tiled)
+            break
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            forget(error)
+            failure = error
+        give_back()
         if len(batch) > 1:  # one at a time may fit
-            return {key: one for item in batch for key, one in _encode_batch([item], encoder, broken).items()}
+            return {key: one for item in batch for key, one in _encode_batch([item], encoder, broken, notes).items()}
+    else:
         width, height = batch[0].placement.bucket
         raise LoraTrainError(
-            f"there is not enough memory to encode it at {width} x {height}.",
+            f"there is not enough memory to encode it at {width} x {height}, even in tiles.",
             str(batch[0].picture.path),
             "Lower the resolution, close other programs, or remove the picture.",
-        ) from error
+        ) from failure
+    if tiled:
+        notes.append(f"{batch[0].picture.path.name} was encoded in tiles, because there was not enough memory for it.")
     return {key: (mean[i].float().cpu(), std[i].float().cpu()) for i, key in enumerate(keys)}
 
 

@@ -7,6 +7,7 @@ family's own. Shapes: B pictures, C latent channels, H x W pixels, h x w = H/8 x
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -134,14 +135,26 @@ class BaseModel(Protocol):
         """Move what `encode_pictures` needs to `device`, in fp32, and nothing else."""
         ...
 
+    def texts_to(self, device: torch.device) -> None:
+        """Move the text encoders to `device`, and nothing else. Elsewhere than on the model's own device they wait:
+        `encode_text` brings them in, and they go back after it."""
+        ...
+
+    def texts_at_work(self) -> AbstractContextManager[None]:
+        """Within the block the text encoders are on the model's device."""
+        ...
+
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move everything to `device`; UNet and text encoders to `dtype`, the VAE stays fp32.
+        """Compute on `device` from now on: UNet and text encoders move there, in `dtype`. The VAE, in fp32, stays where
+        it is, and is on `device` only while it decodes.
 
         Freshly opened weights may have the dtype of their file: call this before computing anything."""
         ...
 
-    def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels (B, 3, H, W) in [-1, 1] to the posterior's mean and standard deviation, unscaled."""
+    def encode_pictures(self, pixels: torch.Tensor, tiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels (B, 3, H, W) in [-1, 1] to the posterior's mean and standard deviation, unscaled.
+
+        `tiled` needs less memory for large pictures, and differs a little where tiles meet."""
         ...
 
     def scale_latents(self, latents: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from torch import nn
 
 from lora_train.config import RunConfig
 from lora_train.errors import Problem
+from lora_train.memory import forget, give_back, is_out_of_memory
 from lora_train.models.base import Conditioning, Frame, Parts
 from lora_train.models.ddpm import NoiseProcess
 from lora_train.models.names import UNET, UnetNames, all_layers, target_names
+from lora_train.models.phases import at_work, in_tiles
 from lora_train.models.prediction import EPSILON
 from lora_train.models.text import count_tokens, encode_clip, room_of, tokenize
 from lora_train.records.families import FAMILIES
@@ -108,20 +111,28 @@ class LatentDiffusion:
         """See BaseModel."""
         nn.Module.to(self.vae, device, torch.float32)
 
+    def texts_to(self, device: torch.device) -> None:
+        """See BaseModel."""
+        for encoder in self.text_encoders:
+            nn.Module.to(encoder, device)
+
+    def texts_at_work(self) -> AbstractContextManager[None]:
+        """See BaseModel."""
+        return at_work(self.device, self.text_encoders)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """See BaseModel."""
         self.device = device
-        for module, its_dtype in ((self.unet, dtype), *((text, dtype) for text in self.text_encoders)):
-            nn.Module.to(module, device, its_dtype)  # diffusers' own `to` warns about what it does not do
-        self.vae_to(device)
+        for module in (self.unet, *self.text_encoders):
+            nn.Module.to(module, device, dtype)  # diffusers' own `to` warns about what it does not do
         self.process.to(device)
 
     @torch.no_grad()
-    def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_pictures(self, pixels: torch.Tensor, tiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """See BaseModel. At most `ENCODE_PIXELS` at a time: memory grows with the pixels."""
         count = max(1, ENCODE_PIXELS // (pixels.shape[-1] * pixels.shape[-2]))
         means, stds, device = [], [], self.vae.device
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False), in_tiles(self.vae, self._factor, tiled):
             for some in pixels.split(count):
                 posterior = self.vae.encode(some.to(device, torch.float32)).latent_dist
                 means.append(posterior.mean)
@@ -134,10 +145,19 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """See BaseModel. One picture at a time: decoding needs more memory than anything else."""
+        """See BaseModel. One picture at a time: decoding needs more memory than anything else. In tiles where a whole
+        picture does not fit."""
         unscaled = latents.to(self.device, torch.float32) / float(self.vae.config.scaling_factor)
-        with torch.autocast(self.device.type, enabled=False):
-            return torch.cat([self.vae.decode(one).sample for one in unscaled.split(1)])
+        with torch.autocast(self.device.type, enabled=False), at_work(self.device, [self.vae]):
+            try:
+                return torch.cat([self.vae.decode(one).sample for one in unscaled.split(1)])
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                forget(error)
+            give_back()
+            with in_tiles(self.vae, self._factor):
+                return torch.cat([self.vae.decode(one).sample for one in unscaled.split(1)])
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """See BaseModel."""
@@ -157,7 +177,8 @@ class LatentDiffusion:
 
     def encode_text(self, captions: Sequence[str], clip_skip: int = 1) -> Conditioning:
         """See BaseModel: {"states": (B, 77, D)}."""
-        return {"states": encode_clip(self.text_encoder, self._tokens(0, captions), clip_skip)}
+        with self.texts_at_work():
+            return {"states": encode_clip(self.text_encoder, self._tokens(0, captions), clip_skip)}
 
     def unconditional(self, negatives: Sequence[str], encoded: Conditioning) -> Conditioning:
         """See BaseModel: the negative prompts as they are, empty ones too."""

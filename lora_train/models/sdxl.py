@@ -30,8 +30,9 @@ class StableDiffusionXL(LatentDiffusion):
 
         The penultimate layer of both encoders, whatever `clip_skip` says: the UNet was trained with no other.
         """
-        first, _ = encode_penultimate(self.text_encoders[0], self._tokens(0, captions))
-        second, pooled = encode_penultimate(self.text_encoders[1], self._tokens(1, captions))
+        with self.texts_at_work():
+            first, _ = encode_penultimate(self.text_encoders[0], self._tokens(0, captions))
+            second, pooled = encode_penultimate(self.text_encoders[1], self._tokens(1, captions))
         assert pooled is not None
         return {"states": torch.cat([first, second], dim=-1), "pooled": pooled}
 

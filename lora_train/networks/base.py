@@ -46,6 +46,10 @@ class Form:
         return self.alpha * math.sqrt(self.rank) if self.rs_lora else self.alpha
 
 
+Pictures = tuple[int, int, int]
+"""Some pictures of a batch: the first, the one after the last, and how many the batch has."""
+
+
 @dataclass(frozen=True)
 class Drop:
     """What one network drops in one micro-batch: probabilities, and the generator that draws."""
@@ -53,11 +57,22 @@ class Drop:
     generator: torch.Generator
     neuron: float = 0.0
     rank: float = 0.0
+    pictures: Pictures | None = None
+    """Which pictures of the batch pass through the network now; None: all of them."""
 
     def keep(self, shape: tuple[int, ...], chance: float, like: torch.Tensor) -> torch.Tensor:
         """A mask of 0 and 1 / (1 - chance), drawn on the CPU so that every device draws the same."""
         kept = torch.rand(shape, generator=self.generator) >= chance
         return kept.to(like.device, like.dtype) / (1 - chance)
+
+    def keep_each(self, shape: tuple[int, ...], chance: float, like: torch.Tensor) -> torch.Tensor:
+        """`keep` for a shape that begins with the pictures: drawn for the whole batch, so that a batch that passes in
+        parts drops what it would drop as a whole. A picture may have several rows, one after the other."""
+        if self.pictures is None:
+            return self.keep(shape, chance, like)
+        first, end, of = self.pictures
+        rows = shape[0] // (end - first)
+        return self.keep((of * rows, *shape[1:]), chance, like)[first * rows : end * rows]
 
 
 class NetworkModule(nn.Module):

@@ -71,7 +71,7 @@ class LoraModule(NetworkModule):
         between down and up, and whole ranks per picture."""
         hidden = self._through(base, x, self.down, self.mid)
         if drop is not None and drop.neuron:
-            hidden = hidden * drop.keep(tuple(hidden.shape), drop.neuron, hidden)
+            hidden = hidden * drop.keep_each(tuple(hidden.shape), drop.neuron, hidden)
         if drop is not None and drop.rank:
             hidden = hidden * self._ranks(base, hidden, drop)
         delta = self._up(base, hidden, self.up)
@@ -124,7 +124,7 @@ class LoraModule(NetworkModule):
         """A mask over the ranks of each picture (B, rank), in the shape of `hidden`."""
         channel = 1 if isinstance(base, nn.Conv2d) else hidden.ndim - 1
         shape = [hidden.shape[d] if d in (0, channel) else 1 for d in range(hidden.ndim)]
-        return drop.keep(tuple(shape), drop.rank, hidden)
+        return drop.keep_each(tuple(shape), drop.rank, hidden)
 
 
 def _as(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from lora_train.device import fast_bf16, free_memory, pick_device
 from lora_train.errors import LoraTrainError, Stopped
 from lora_train.hosts.base import never
 from lora_train.lock import RunLock
-from lora_train.memory import memory_given_back
+from lora_train.memory import give_back, is_out_of_memory, memory_given_back
 from lora_train.records.families import FAMILIES
 from lora_train.runs.check import check_run, output_path, unpacked
 from lora_train.runs.folder import Event, RunFolder
@@ -144,7 +144,7 @@ def _memory_error() -> LoraTrainError:
 
 
 def _unexpected(error: Exception, folder: RunFolder) -> LoraTrainError:
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if is_out_of_memory(error):
         return _memory_error()
     return LoraTrainError(
         f"unexpected error: {type(error).__name__}: {error}.",
@@ -295,12 +295,14 @@ class _Execution:
             if self.stopped():
                 raise Stopped
 
-        model.vae_to(torch.device(config.train.device))
+        model.vae_to(torch.device(config.train.device))  # alone: neither UNet nor text encoders are there yet
         known, cache = len(self.manifest.rejected), LatentCache(self.host.data_dir() / "cache" / "latents")
         may_encode = self.stages.process and self.stages.latents
         dataset = build_dataset(
             self.manifest, config.data, model, cache, model.size_step, progress, may_encode, self.host.may_read
         )
+        model.vae_to(torch.device("cpu"))
+        give_back()
         cache.prune(int(self.host.settings()["cache_gb"] * 1e9), set(dataset.latents))
         if dataset.from_npz:
             text = f"{dataset.from_npz} pictures' latents come from sd-scripts' .npz files."
@@ -332,7 +334,11 @@ class _Execution:
             except LoraTrainError as error:  # the training itself can continue without
                 self.folder.event("note", text=f"The state for a resume was not saved: {error}")
 
-        callbacks = Callbacks(report, save, state, preview, self.stopped)
+        def eased(text: str) -> None:
+            self.folder.event("note", text=text)
+            self.folder.update(resolved=trainer.config.to_dict())  # a resume begins with it
+
+        callbacks = Callbacks(report, save, state, preview, eased, self.stopped)
         trainer = Trainer(config, model, dataset, callbacks, trigger=trigger_of(self.manifest, config.data.tag))
         for text in trainer.notes:
             self.folder.event("note", text=text)

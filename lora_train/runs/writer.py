@@ -14,7 +14,7 @@ from lora_train.data.tag_statistics import tag_frequency
 from lora_train.data.trigger import trigger_of
 from lora_train.errors import LoraTrainError
 from lora_train.links import MayRead, anywhere
-from lora_train.memory import memory_given_back
+from lora_train.memory import is_out_of_memory, memory_given_back
 from lora_train.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -199,6 +199,6 @@ class RunWriter:
 
 def in_words(error: Exception) -> str:
     """The error as text for a note: readable for a person, and enough for a bug report."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if is_out_of_memory(error):
         return "there was not enough memory."
     return str(error) if isinstance(error, LoraTrainError) else f"{type(error).__name__}: {error}"

@@ -14,7 +14,7 @@ no a_j.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -35,6 +35,10 @@ class BaseTerm:
     x: torch.Tensor
     captions: Sequence[str]
 
+    def part(self, some: slice) -> BaseTerm:
+        """The term for some of the pictures."""
+        return BaseTerm(self.factor, self.x[some], self.captions[some])
+
 
 @dataclass(frozen=True)
 class Row:
@@ -49,6 +53,17 @@ class Row:
     extra: Conditioning = field(default_factory=dict)
     """The family's extra inputs for these pictures, in the row's own prediction and in its terms'."""
 
+    def part(self, some: slice) -> Row:
+        """The row for some of the pictures."""
+        return replace(
+            self,
+            x=self.x[some],
+            captions=self.captions[some],
+            mask=None if self.mask is None else self.mask[some],
+            terms=tuple(term.part(some) for term in self.terms),
+            extra={name: value[some] for name, value in self.extra.items()},
+        )
+
 
 @dataclass(frozen=True)
 class Draw:
@@ -60,10 +75,10 @@ class Draw:
     seen: torch.Tensor | None = None
     """The noise in the model's input; None: e itself."""
 
-    def of(self, count: int) -> Draw:
-        """The draw of the first `count` pictures."""
-        seen = None if self.seen is None else self.seen[:count]
-        return Draw(self.noise[:count], self.t[:count], self.weight[:count], seen)
+    def part(self, some: slice) -> Draw:
+        """The draw of some of the pictures."""
+        seen = None if self.seen is None else self.seen[some]
+        return Draw(self.noise[some], self.t[some], self.weight[some], seen)
 
     @property
     def in_input(self) -> torch.Tensor:

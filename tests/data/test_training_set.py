@@ -30,7 +30,7 @@ class FakeEncoder:
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         return 3, height // 8, width // 8
 
-    def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_pictures(self, pixels: torch.Tensor, tiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         self.encoded += len(pixels)
         mean = torch.nn.functional.avg_pool2d(pixels, 8)
         return mean, torch.zeros_like(mean)
@@ -135,15 +135,20 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
 def test_out_of_memory_tries_one_by_one_and_names_the_picture(tmp_path: Path) -> None:
     class Small(FakeEncoder):
         most = 1
+        in_tiles = 1
 
-        def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            if len(pixels) > self.most:
+        def encode_pictures(self, pixels: torch.Tensor, tiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+            if len(pixels) > (self.in_tiles if tiled else self.most):
                 raise RuntimeError("CUDA out of memory. Tried to allocate")
             return super().encode_pictures(pixels)
 
     folder, encoder = draw_pictures(tmp_path / "in", 3), Small()
-    assert len(_build(folder, tmp_path / "a", encoder).items) == 3 and encoder.encoded == 3
+    found = _build(folder, tmp_path / "a", encoder)
+    assert len(found.items) == 3 and encoder.encoded == 3 and not found.notes
     encoder.most = 0
+    noted = _build(folder, tmp_path / "tiles", encoder).notes
+    assert len(noted) == 3 and "picture-0.png was encoded in tiles" in noted[0]
+    encoder.in_tiles = 0
     with pytest.raises(LoraTrainError, match=r"picture-0\.png: there is not enough memory to encode it at 128 x 128"):
         _build(folder, tmp_path / "b", encoder)
 

@@ -105,13 +105,13 @@ def test_accumulation_over_all_pictures_shows_each_in_every_step(
 ) -> None:
     """That the gradient is the mean over the micro-batches: see test_loop."""
     seen: list[str] = []
-    micro_batch = Trainer._micro_batch
+    plain = Trainer._batch
 
     def watched(self: Trainer, items: list[Any], position: int) -> torch.Tensor:
         seen.extend(item.picture.path.name for item in items)
-        return micro_batch(self, items, position)
+        return plain(self, items, position)
 
-    monkeypatch.setattr(Trainer, "_micro_batch", watched)
+    monkeypatch.setattr(Trainer, "_batch", watched)
     data = {"train_batch_size": 1, "repeats": 1, "resolution": 64}
     config = make_config(train={"max_train_steps": 2, "gradient_accumulation_steps": -1}, data=data)
     result = run_training(config, host)
@@ -126,13 +126,13 @@ def test_an_epoch_ends_with_a_step_as_accelerate_has_it(
     """Five batches in steps of two: 2 + 2 + 1, and each picture once an epoch; so "every epoch" is every third step."""
     draw_pictures(tmp_path / "five", 5)
     seen: list[list[str]] = []
-    micro_batch = Trainer._micro_batch
+    plain = Trainer._batch
 
     def watched(self: Trainer, items: list[Any], position: int) -> torch.Tensor:
         seen.append([item.picture.path.name for item in items])
-        return micro_batch(self, items, position)
+        return plain(self, items, position)
 
-    monkeypatch.setattr(Trainer, "_micro_batch", watched)
+    monkeypatch.setattr(Trainer, "_batch", watched)
     events: list[dict[str, Any]] = []
     config = make_config(
         train={"max_train_steps": 6, "gradient_accumulation_steps": 2},

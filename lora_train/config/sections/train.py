@@ -206,6 +206,16 @@ class TrainOptions(Section, section="train"):
         kohya=("max_grad_norm",),
         metadata="ss_max_grad_norm",
     )
+    micro_batch_size: int | None = option(
+        None,
+        "Pictures at once",
+        "how many pictures of a batch go through the model at once: fewer need less memory, and the result is the same",
+        STEPS,
+        range=(1, 10_000),
+        unset="all of the batch",
+        flags=("--at-once",),
+        metavar="N",
+    )
     gradient_checkpointing: bool | None = option(
         None,
         "Gradient checkpointing",
