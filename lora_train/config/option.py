@@ -66,6 +66,8 @@ class About:
     """The feature of a family of base models that it needs (see `records.family.FEATURES`); "": none."""
     operations: tuple[str, ...] = ()
     """The operations on pictures that it applies to; empty: it always applies."""
+    by_rule: bool = False
+    """Whether a rule (`network.network_rules`) may set it for some modules."""
     metadata: str = ""
     """The key of the file's metadata that holds this value alone; other keys are made from several options."""
 
