@@ -76,7 +76,7 @@ def _add_files(train: Any) -> None:
     group = add_config(
         train,
         "train.seed=7 data.flip_aug=true",
-        "JSON or TOML; also sd-scripts' --config_file or a preset of the kohya_ss GUI",
+        "JSON, TOML or YAML; also sd-scripts' --config_file, or a preset of the kohya_ss GUI, OneTrainer or ai-toolkit",
     )
     group.add_argument(
         "--save-config", metavar="FILE", help="write the options to this file (.json or .toml) for --config"

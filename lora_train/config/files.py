@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,12 +18,13 @@ from lora_train.config.values import parse_written
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.jsons import read_json, to_json
 from lora_train.tomls import toml_reader
+from lora_train.yamls import read_yaml
 
 S = TypeVar("S", bound=Section)
 
 
 def read_options(path: Path) -> tuple[RunConfig, list[str]]:
-    """The options in `path` (.toml, else JSON), and a report on a file of another program: see `presets`.
+    """The options in `path` (.toml, .yaml, else JSON), and a report on a file of another program: see `presets`.
 
     Options not in the file have their defaults. Raises LoraTrainError that names everything that is not understood.
     """
@@ -54,15 +55,15 @@ def read_section(path: Path, kind: type[S]) -> S:
 
 def _content(path: Path) -> dict[str, Any]:
     """The table in a file. Raises LoraTrainError."""
+    form = _form(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        data = toml_reader(str(path)).loads(text) if _is_toml(path) else read_json(text)
+        data = _READ[form](text, str(path))
         if not isinstance(data, dict):
             raise ValueError("it is not a table")
     except OSError as error:
         raise LoraTrainError(f"cannot read the options: {error.strerror}.", str(path), "Check the name.") from error
     except (ValueError, RecursionError) as error:
-        form = "TOML" if _is_toml(path) else "JSON"
         raise LoraTrainError(f"this is not {form} ({error}).", str(path), "Correct the file.") from error
     return data
 
@@ -79,7 +80,7 @@ def _inside(path: Path) -> Iterator[None]:
 
 def write_config(path: Path, config: RunConfig) -> None:
     """Write all options to `path`, as TOML or JSON by its ending. Raises LoraTrainError."""
-    write_text(path, _as_toml(config) if _is_toml(path) else to_json(config.to_dict(), indent=2) + "\n")
+    write_text(path, _as_toml(config) if _form(path) == "TOML" else to_json(config.to_dict(), indent=2) + "\n")
 
 
 def set_options(config: RunConfig, given: list[str]) -> RunConfig:
@@ -133,8 +134,15 @@ def _place(path: str) -> str:
     return f"[{section}] {name}" if dot else section
 
 
-def _is_toml(path: Path) -> bool:
-    return path.suffix.lower() == ".toml"
+_READ: dict[str, Callable[[str, str], Any]] = {
+    "TOML": lambda text, where: toml_reader(where).loads(text),
+    "YAML": read_yaml,
+    "JSON": lambda text, where: read_json(text),
+}
+
+
+def _form(path: Path) -> str:
+    return {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}.get(path.suffix.lower(), "JSON")
 
 
 def _as_toml(config: RunConfig) -> str:
