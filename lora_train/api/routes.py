@@ -15,6 +15,7 @@ from fastapi.responses import FileResponse, Response
 
 from lora_train.api.answers import Route, answer, json_body, only, refusal
 from lora_train.api.datasets import dataset_routes
+from lora_train.api.presets import preset_routes
 from lora_train.config import RunConfig
 from lora_train.config.schema import command_schema, schema
 from lora_train.config.table import COMMANDS
@@ -140,6 +141,7 @@ def routes(service: Service, login: Login | None = None) -> APIRouter:
         return FileResponse(path, media_type="image/png")
 
     router.include_router(dataset_routes(service.datasets))
+    router.include_router(preset_routes(service.host))
     return router
 
 

@@ -13,8 +13,9 @@ from lora_train.cli.hosts import add_server, host_of
 from lora_train.cli.network import add_network, network_of
 from lora_train.cli.options import add_options, with_given
 from lora_train.cli.prepare import add_operations, prepare_of
+from lora_train.cli.preset import keep_preset, started_from
 from lora_train.config import RunConfig, kohya, problems
-from lora_train.config.files import read_options, set_options, write_config
+from lora_train.config.files import set_options, write_config
 from lora_train.config.option import NETWORK
 from lora_train.config.table import options as all_options
 from lora_train.errors import LoraTrainError, Problem
@@ -79,6 +80,17 @@ def _add_files(train: Any) -> None:
         "JSON, TOML or YAML; also sd-scripts' --config_file, or a preset of the kohya_ss GUI, OneTrainer or ai-toolkit",
     )
     group.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="start from this preset (lora-train preset list); the file of --config and flags win",
+    )
+    group.add_argument("--save-preset", metavar="NAME", help="keep these options as a preset of this name")
+    group.add_argument(
+        "--export-kohya",
+        metavar="FILE",
+        help="also write the options for sd-scripts (.toml or .json), with what it lacks",
+    )
+    group.add_argument(
         "--save-config", metavar="FILE", help="write the options to this file (.json or .toml) for --config"
     )
 
@@ -135,8 +147,7 @@ def _asked(options: argparse.Namespace) -> tuple[RunConfig, list[Problem]]:
     found: list[Problem] = []
     asked = network = RunConfig()
     with noting(found, "--config"):
-        if options.config is not None:
-            asked, options.report = read_options(Path(options.config).expanduser())
+        asked, options.report = started_from(options.preset, options.config)
     with noting(found, "--args"):
         network = replace(asked, network=network_of(options, asked.network))
     asked = replace(
@@ -174,6 +185,7 @@ def _train(options: argparse.Namespace) -> int:
         print(f"note: without --model it trains on {config.model.path}.", file=sys.stderr)
     if not problems(config):
         _save_config(options, asked)
+        keep_preset(options.save_preset, options.export_kohya, asked)
     return train_with_progress(config, host, _stages(options))
 
 

@@ -28,12 +28,20 @@ def read_options(path: Path) -> tuple[RunConfig, list[str]]:
 
     Options not in the file have their defaults. Raises LoraTrainError that names everything that is not understood.
     """
+    sections, lines = read_sections(path)
+    return RunConfig.from_dict(sections), lines
+
+
+def read_sections(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The same as plain data, which has only the options that are in the file."""
     data = _content(path)
     with _inside(path):
+        lines: list[str] = []
         if is_foreign(data):
             imported = import_options(data)
-            return imported.config(), [*imported.lines()]
-        return RunConfig.from_dict(data), []
+            data, lines = imported.sections(), [*imported.lines()]
+        RunConfig.from_dict(data)
+    return data, lines
 
 
 def read_section(path: Path, kind: type[S]) -> S:
@@ -153,13 +161,14 @@ def _as_toml(config: RunConfig) -> str:
         for option in in_section(section.name):
             value = option.of(config)
             left_open = f"# {option.name} is not given: {option.about.unset}"
-            lines.append(left_open if value is None else f"{option.name} = {_toml_value(value)}")
+            lines.append(left_open if value is None else f"{option.name} = {toml_value(value)}")
     return "\n".join(lines) + "\n"
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, tuple):
-        return f"[{', '.join(_toml_value(item) for item in value)}]"
+        return f"[{', '.join(toml_value(item) for item in value)}]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value).lower() if isinstance(value, bool) else repr(value)

@@ -30,11 +30,15 @@ class Imported:
 
     def config(self) -> RunConfig:
         """The options of the run."""
+        return RunConfig.from_dict(self.sections())
+
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """The values by section and name."""
         sections: dict[str, dict[str, Any]] = {}
         for path, value in self.values.items():
             section, _, name = path.partition(".")
             sections.setdefault(section, {})[name] = value
-        return RunConfig.from_dict(sections)
+        return sections
 
     def lines(self) -> Iterator[str]:
         """The report, a line for each name."""
@@ -78,6 +82,8 @@ def read_value(option: Option, value: Any, steps: int) -> Any:
         if not math.isfinite(share):
             raise ValueError("it is not a number")
         if not steps:
+            if option.name == "lr_warmup_steps" and 0 < share < 1:
+                return share
             raise ValueError("it is a share of the steps, but their number is not given")
         return round(share * steps)
     if text.casefold() in ("", "none"):

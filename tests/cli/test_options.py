@@ -14,7 +14,7 @@ from lora_train.cli.prepare import ON as PREPARED
 from lora_train.cli.prepare import asked_of as prepare_asked
 from lora_train.cli.train import config_of
 from lora_train.config import PrepareOptions, PreviewOptions, RunConfig
-from lora_train.config.files import read_options
+from lora_train.config.files import read_options, read_sections
 from lora_train.config.option import COMMAS, GROUPS, REPEATED, SHELL, WORDS
 from lora_train.config.sections.generate import GenerateOptions
 from lora_train.config.table import Option, in_section, options
@@ -249,9 +249,9 @@ def test_a_file_of_options_is_read_once(tmp_path: Path, monkeypatch: pytest.Monk
 
     def reading(one: Path) -> Any:
         read.append(one)
-        return read_options(one)
+        return read_sections(one)
 
-    monkeypatch.setattr("lora_train.cli.train.read_options", reading)
+    monkeypatch.setattr("lora_train.cli.preset.read_sections", reading)
     monkeypatch.setattr("lora_train.runs.terminal.train_with_progress", lambda *given: 0)
     line = [*("--model", "m", "--input", "in", "--output", "x", "--dir", "out"), "--offline"]
     assert main(["train", "--config", str(path), "--save-config", str(tmp_path / "b.json"), *line]) == 0
