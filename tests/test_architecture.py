@@ -14,12 +14,12 @@ ORDER = """
     version cores console first_bytes links
     errors
     hashing jsons pattern_worker
-    atomic lock patterns showing tomls
+    atomic lock patterns showing tomls yamls
     pickled
     tensors
     records
     config
-    pictures
+    presets pictures
     captions
     device memory
     models

@@ -21,18 +21,22 @@ def add_options(parser: Any, options: Iterable[Option], defaults: Mapping[str, A
     """A flag for each of `options`, in the groups of the table. Returns these by name, for more options that belong
     there.
 
-    A flag that is not given is None in the namespace. `defaults` (by path) are this command's own.
+    A flag that is not given is None in the namespace. `defaults` (by path) are this command's own, for the help.
     """
     groups: dict[str, Any] = {}
     options = list(options)
-    for name in GROUPS:
+    for name in dict.fromkeys([*GROUPS, *(option.about.group for option in options)]):
         for option in options:
             if option.about.group == name and option.flags:
                 group = groups.setdefault(name, None) or parser.add_argument_group(name)
                 groups[name] = group
-                default = (defaults or {}).get(option.path)
-                group.add_argument(*option.flags, default=default, help=_help(option, default), **_keywords(option))
+                add_flag(group, option, (defaults or {}).get(option.path))
     return groups
+
+
+def add_flag(parser: Any, option: Option, default: Any = None) -> None:
+    """The flag or argument of one option; `default` is what its help says in place of the table's."""
+    parser.add_argument(*option.flags, default=None, help=_help(option, default), **_keywords(option))
 
 
 def given(namespace: argparse.Namespace, section: str) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 from lora_train.config.network import network_problems
 from lora_train.config.optimizer_args import optimizer_arguments
+from lora_train.config.registered import Section
 from lora_train.config.run import RunConfig
-from lora_train.config.table import CHOICES, RANGES, find, options
+from lora_train.config.table import Option, in_section, options
 from lora_train.config.training_methods import OPTIMIZERS
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.records.families import least_factor
@@ -19,18 +21,32 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 def problems(config: RunConfig) -> list[Problem]:
     """All problems of `config` that can be found without reading files."""
     found = _required(config) + _no_text(config)
-    for path, (low, high) in RANGES.items():
-        value = find(path).of(config)
-        if value is not None and not (math.isfinite(value) and low <= value <= high):
-            found.append(
-                Problem(f"{value:.10g} is out of range.", path, f"Give a value from {low:.10g} to {high:.10g}.")
-            )
-    for path, allowed in CHOICES.items():
-        value = find(path).of(config)
-        for one in value if isinstance(value, tuple) else (value,):
-            if one not in allowed:
-                found.append(Problem(f"{one!r} is not known.", path, f"Choose from: {', '.join(allowed)}."))
+    found += [one for option in options() for one in value_problems(option, option.of(config))]
     return found + _together(config) + _captioning(config)
+
+
+def value_problems(option: Option, value: Any) -> list[Problem]:
+    """What is wrong with a value of this option alone: its range, or its choices."""
+    about, found = option.about, []
+    if about.range and value is not None:
+        low, high = about.range
+        if not (math.isfinite(value) and low <= value <= high):
+            fix = f"Give a value from {low:.10g} to {high:.10g}."
+            found.append(Problem(f"{value:.10g} is out of range.", option.path, fix))
+    if about.choices:
+        fix = f"Choose from: {', '.join(about.choices)}."
+        several = value if isinstance(value, tuple) else (value,)
+        found += [Problem(f"{one!r} is not known.", option.path, fix) for one in several if one not in about.choices]
+    return found
+
+
+def section_problems(options: Section) -> list[Problem]:
+    """The same for all options of one section."""
+    return [
+        one
+        for option in in_section(options.section_name())
+        for one in value_problems(option, getattr(options, option.name))
+    ]
 
 
 def check(config: RunConfig) -> None:

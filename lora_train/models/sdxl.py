@@ -52,7 +52,7 @@ class StableDiffusionXL(LatentDiffusion):
 
     @classmethod
     def refusals(cls, config: RunConfig, schedule: Mapping[str, Any]) -> list[Problem]:
-        """See LatentDiffusion."""
+        """Those of every Stable Diffusion, and a clip skip beyond the penultimate layer."""
         found = super().refusals(config, schedule)
         if config.model.clip_skip > 2:
             found.append(
