@@ -8,6 +8,7 @@ import re
 from lora_train.config.network import network_problems
 from lora_train.config.optimizer_args import optimizer_arguments
 from lora_train.config.run import RunConfig
+from lora_train.config.sections.captions import CHUNK, MOST_TOKENS
 from lora_train.config.table import CHOICES, RANGES, find, options
 from lora_train.config.training_methods import OPTIMIZERS
 from lora_train.errors import LoraTrainError, Problem
@@ -133,6 +134,9 @@ def _together(config: RunConfig) -> list[Problem]:
         what = f"no timestep is left: the last one is {train.max_timestep} (train.max_timestep)."
         found.append(Problem(what, "train.min_timestep", "Give less."))
     found += _one_rate(config)
+    if data.max_token_length and data.max_token_length % CHUNK:
+        what = f"captions are read in chunks of {CHUNK} tokens, so {data.max_token_length} is not possible."
+        found.append(Problem(what, "data.max_token_length", f"Give {CHUNK}, {2 * CHUNK} or {MOST_TOKENS}."))
     if data.min_bucket_reso and data.max_bucket_reso and data.min_bucket_reso > data.max_bucket_reso:
         found.append(Problem("is larger than data.max_bucket_reso.", "data.min_bucket_reso", "Swap them."))
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", config.prepare.background):

@@ -155,7 +155,7 @@ def _data(facts: TrainingFacts) -> dict[str, object]:
         "ss_total_batch_size": data.train_batch_size,
         "ss_color_aug": False,
         "ss_random_crop": False,
-        "ss_max_token_length": None,
+        "ss_max_token_length": None if data.max_token_length in (None, 75) else data.max_token_length,
         "ss_cache_latents": True,
     }
 

@@ -203,7 +203,7 @@ GUIS = """--caption_extension=.txt --prior_loss_weight=1 --loss_type=l2 --huber_
  --huber_scale=1
  --lr_scheduler_num_cycles=1 --lr_scheduler_power=1 --max_timestep=1000 --min_timestep 0 --multires_noise_iterations=0
  --multires_noise_discount=0.3 --adaptive_noise_scale=0 --ip_noise_gamma=0.0 --noise_offset_type=Original
- --max_token_length=75 --caption_tag_dropout_rate=0 --caption_dropout_every_n_epochs=0 --save_last_n_steps=0
+ --caption_tag_dropout_rate=0 --caption_dropout_every_n_epochs=0 --save_last_n_steps=0
  --token_warmup_min=1 --token_warmup_step=0 --optimizer_args weight_decay=0.01 eps=1e-8 --sample_sampler=euler_a
  --dynamo_backend=no --wandb_run_name=last --reg_data_dir= --vae "" --keep_tokens_separator= --resume=
  --initial_epoch=1 --num_processes=1 --max-train-epochs 0"""
@@ -265,14 +265,13 @@ def test_what_kohya_says_of_loss_noise_and_optimizer_is_meant_here_too() -> None
 
 def test_other_values_of_theirs_are_refused() -> None:
     line = "--loss_type=huberr --prior_loss_weight 0.5 --caption_extension=.tags"
-    line += " --max_token_length 225 --vae=x.pt --reg_data_dir reg"
+    line += " --vae=x.pt --reg_data_dir reg"
     found = {problem.where: problem for problem in wrong(line)}
     assert list(found) == [
         *("--loss-type", "--prior_loss_weight", "--caption_extension"),
-        *("--max_token_length", "--vae", "--reg_data_dir"),
+        *("--vae", "--reg_data_dir"),
     ]
     assert "'huberr'" in found["--loss-type"].what and "huber?" in found["--loss-type"].fix
-    assert "75 tokens" in found["--max_token_length"].fix
 
 
 def test_a_flag_that_is_given_several_times_is_said(capsys: pytest.CaptureFixture[str]) -> None:

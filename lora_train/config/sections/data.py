@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lora_train.config.option import BASICS, COMMON, DATA, FIRST, SOURCES, STEPS, option
 from lora_train.config.registered import Section
+from lora_train.config.sections.captions import CaptionOptions
 from lora_train.config.usual import DEFAULT_REPEATS, USUAL
 from lora_train.records.family import CLIP_SKIP, DIFFUSION
 
@@ -46,7 +47,7 @@ class ModelOptions(Section, section="model"):
 
 
 @dataclass(frozen=True)
-class DataOptions(Section, section="data"):
+class DataOptions(CaptionOptions, Section, section="data"):
     """The pictures and how they become batches."""
 
     folder: str = option(
@@ -174,36 +175,6 @@ class DataOptions(Section, section="data"):
         flags=("--flip",),
         kohya=("flip_aug",),
         metadata="ss_flip_aug",
-    )
-    shuffle_caption: bool = option(
-        False,
-        "Shuffle captions",
-        "shuffle the comma-separated parts of each caption",
-        DATA,
-        flags=("--shuffle",),
-        kohya=("shuffle_caption",),
-        metadata="ss_shuffle_caption",
-    )
-    keep_tokens: int = option(
-        0,
-        "Keep tokens",
-        "keep this many caption parts in front when shuffling; the tag always stays",
-        DATA,
-        range=(0, 1000),
-        metavar="N",
-        kohya=("keep_tokens",),
-        metadata="ss_keep_tokens",
-    )
-    caption_dropout_rate: float = option(
-        0.0,
-        "Caption dropout",
-        "probability that a picture is trained with an empty caption",
-        DATA,
-        range=(0, 1),
-        flags=("--caption-dropout",),
-        metavar="P",
-        kohya=("caption_dropout_rate",),
-        metadata="ss_caption_dropout_rate",
     )
     mask_folder: str = option(
         "",
