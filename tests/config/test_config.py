@@ -150,7 +150,7 @@ def test_as_much_of_captions_is_read_as_the_longest_needs(
 
 def test_captions_are_read_in_whole_chunks() -> None:
     found = problems(RunConfig.from_dict({"data": {"max_token_length": 100}}))
-    assert ["data.max_token_length"] == [one.where for one in found if "75, 150 or 225" in one.fix]
+    assert [one.where for one in found if "75, 150 or 225" in one.fix] == ["data.max_token_length"]
 
 
 def test_alpha_zero_means_half_of_the_dimension() -> None:

@@ -102,6 +102,10 @@ def test_prompts_are_read_whole_whatever_captions_have(made: tuple[Any, tuple[in
     assert MASK not in _conditioning(model, Request(SHORT, [1], 64, 64, "blue"), True)
 
 
+EDGES = ((0, 3, 1), (75, 3, 1), (76, 3, 2), (150, 3, 2), (225, 3, 3), (226, 3, 3), (226, 1, 1))
+"""Tokens of a text, most chunks, and how many it has."""
+
+
 def test_chunks_at_their_edges() -> None:
     from transformers import CLIPTokenizer
 
