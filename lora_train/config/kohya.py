@@ -96,7 +96,6 @@ NOTED = {
 
 ABSENT = {
     "max_train_epochs": "Give --steps.",
-    "reg_data_dir": "",
     "caption_extension": "Captions are .txt or .caption files here.",
     "vae": "The base model's own is used.",
     "resume": "Use: lora-train resume RUN",
@@ -118,7 +117,6 @@ ABSENT = {
     "color_aug": "",
     "random_crop": "",
     "face_crop_aug_range": "The operation face crops faces: --process face.",
-    "prior_loss_weight": "",
     "alpha_mask": "Give --masked-loss: it uses the pictures' alpha channel.",
     "conditioning_data_dir": "Give --masked-loss and --mask-folder.",
     "use_8bit_adam": "Give --optimizer adamw8bit.",
@@ -171,7 +169,6 @@ SAME: dict[str, tuple[str, ...]] = {
     "token_warmup_min": ("1",),
     "token_warmup_step": ("0",),
     "noise_offset_type": ("original",),
-    "prior_loss_weight": ("1",),
     "save_n_epoch_ratio": ("0",),
     "save_last_n_epochs": ("0",),
     "save_last_n_epochs_state": ("0",),

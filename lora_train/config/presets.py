@@ -17,7 +17,7 @@ from lora_train.config.arguments import OTHER_NAMES, algorithms, kind_named
 from lora_train.config.run import NetworkOptions, RunConfig
 from lora_train.config.table import Option, find, options
 from lora_train.config.usual import DEFAULT_DIM
-from lora_train.config.values import describe, item_type, may_be_none, parse_written, plain_type
+from lora_train.config.values import describe, item_type, may_be_none, parse_written, plain_type, sides_of
 from lora_train.errors import LoraTrainError
 
 GUI_NAMES = {
@@ -244,6 +244,8 @@ def _take(found: Imported, name: str, option: Option, value: Any, flat: Mapping[
     if read is not None:
         found.values[option.path] = read
         found.taken[name] = option.path
+        if option.name == "resolution" and (sides := sides_of(_text(value))) and sides[1]:
+            found.values["data.height"] = sides[1]
 
 
 def _other(found: Imported, name: str, value: Any) -> None:
@@ -288,9 +290,10 @@ def _read(option: Option, value: Any, steps: int) -> Any:
             raise ValueError(f"it is not available yet; {option.default} is used")
         return text.casefold() if option.about.choices else text
     if option.name == "resolution":
-        text, *others = {one.strip() for one in text.split(",")}
-        if others:
-            raise ValueError("buckets have the area of a square here; give one number")
+        sides = sides_of(text)
+        if sides is None:
+            raise ValueError("it is neither a number of pixels nor width and height")
+        text = str(sides[0])
     number = int(text) if re.fullmatch(r"[+-]?\d+", text) else _number(text)  # a seed can have more digits than a float
     if not math.isfinite(number) or (hint is int and number != int(number)):
         raise ValueError(f"it is not {describe(option.hint)}")

@@ -144,8 +144,9 @@ def _together(config: RunConfig) -> list[Problem]:
             Problem(f"{config.prepare.background!r} is no colour.", "prepare.background", "#c0c0c0 is the usual grey.")
         )
     factor = least_factor()
-    if data.resolution and data.resolution % factor:
-        found.append(Problem(f"{data.resolution} is no multiple of {factor}.", "data.resolution", "512 is usual."))
+    for name, side in (("resolution", data.resolution), ("height", data.height)):
+        if side and side % factor:
+            found.append(Problem(f"{side} is no multiple of {factor}.", f"data.{name}", "512 is usual."))
     if data.bucket_reso_steps % factor:
         found.append(Problem(f"must be a multiple of {factor}.", "data.bucket_reso_steps", "64 is usual."))
     if config.train.gradient_accumulation_steps == 0:

@@ -36,7 +36,7 @@ def fit_captions(
         if count <= room:
             continue
         long.append((picture, count))
-        if not _is_read(tag, picture.caption, shuffle, keep_tokens, room, tokens):
+        if not picture.reg and not _is_read(tag, picture.caption, shuffle, keep_tokens, room, tokens):
             manifest.pictures[number] = replace(picture, caption=tag_first(tag, picture.caption))
             moved += 1
     return _notes(long, moved, len(manifest.pictures), tag, room, tokens(tag))

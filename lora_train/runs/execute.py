@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.config import Facts, RunConfig, idle_notes, resolve
 from lora_train.config.sections.captions import CHUNK
+from lora_train.data.regularisation import add_regularisation
 from lora_train.data.scan import Manifest
 from lora_train.data.tag_statistics import tag_note
 from lora_train.data.trigger import trigger_of
@@ -170,10 +171,13 @@ class _Execution:
         """Do the operations on the pictures, if any, while the host's models are still loaded."""
         if not self.config.prepare.operations:
             return
+        reg_folders = self.manifest.reg_folders
         if self.stages.process:
             self.manifest = prepare_pictures(self.folder, self.config, self.host, self.stopped)
         else:
             self.manifest = prepared_before(self.config, self.host)
+        self.manifest.reg_folders = reg_folders
+        add_regularisation(self.manifest, self.config.data, self.host.may_read)
 
     def with_the_gpu(self) -> Result:
         """Everything that needs the device, which the host lends."""
@@ -258,7 +262,7 @@ class _Execution:
         chunks = CHUNKS in FAMILIES[model.family].features
         device = pick_device(self.config.train.device, auto=self.host.device())
         facts = Facts(
-            pictures=len(self.manifest.pictures),
+            pictures=len(self.manifest.trained),
             native_resolution=model.native_resolution,
             size_step=FAMILIES[model.family].latents.factor,
             text_encoders=len(model.text_prefixes),

@@ -223,7 +223,8 @@ class Trainer:
 
         with self.network.dropping(dropping(self.config.network, self.random, position)):
             extra, mask = self._extra(items, looks), self._masks(items, looks)
-            loss = learn(Row(x, self._captions(items, position), mask=mask, extra=extra), draw)
+            weight = self._weights(items)
+            loss = learn(Row(x, self._captions(items, position), weight=weight, mask=mask, extra=extra), draw)
             some = items[: self._preserved(len(items), position)]
             if some:
                 captions = [without_tag(self.trigger, item.picture.caption) for item in some]
@@ -265,6 +266,12 @@ class Trainer:
         masks = [self.dataset.mask(item, flipped=look == 1) for item, look in zip(items, looks)]
         return torch.stack(masks).to(self.device)
 
+    def _weights(self, items: list[Item]) -> float | torch.Tensor:
+        """The factor on each picture's loss (B,); 1 where that is all of them."""
+        prior = self.config.train.prior_loss_weight
+        weights = [item.picture.weight * (prior if item.picture.reg else 1.0) for item in items]
+        return 1.0 if {*weights} == {1.0} else torch.tensor(weights, device=self.device)
+
     def _latents(self, items: list[Item], looks: list[int], position: int) -> torch.Tensor:
         """Scaled latents (B, C, h, w), sampled from the posterior."""
         stored = [self.dataset.latents[item.keys[look]] for item, look in zip(items, looks)]
@@ -274,11 +281,11 @@ class Trainer:
         return self.model.scale_latents(sampled).to(self.device)
 
     def _captions(self, items: list[Item], position: int) -> list[str]:
-        data = self.config.data
         rng = self.random.python("captions", position)
         return [
             vary(item.picture.caption, rng, data.shuffle_caption, data.keep_tokens, data.caption_dropout_rate, data.tag)
             for item in items
+            for data in (item.picture.options(self.config.data),)
         ]
 
     def _encode(self, captions: Any) -> Conditioning:

@@ -43,7 +43,8 @@ class Row:
     x: torch.Tensor
     captions: Sequence[str]
     multiplier: float = 1.0
-    weight: float = 1.0
+    weight: float | torch.Tensor = 1.0
+    """One for all pictures, or one for each (B,)."""
     mask: torch.Tensor | None = None
     terms: tuple[BaseTerm, ...] = ()
     extra: Conditioning = field(default_factory=dict)

@@ -60,6 +60,15 @@ class DataOptions(CaptionOptions, Section, section="data"):
         metavar="FOLDER",
         kohya=("train_data_dir",),
     )
+    reg_data_dir: str = option(
+        "",
+        "Regularisation folder",
+        "folder of regularisation pictures: of the class, without the subject and the tag",
+        SOURCES,
+        unset="the folder reg of a kohya project, else none",
+        metavar="FOLDER",
+        kohya=("reg_data_dir",),
+    )
     in_json: str = option(
         "",
         "Metadata file",
@@ -95,6 +104,16 @@ class DataOptions(CaptionOptions, Section, section="data"):
         unset="the base model's",
         metavar="PIXELS",
         kohya=("resolution",),
+    )
+    height: int | None = option(
+        None,
+        "Height",
+        "height in pixels of pictures that are not square; the resolution is then their width. With buckets only the "
+        "area counts",
+        DATA,
+        range=(64, 4096),
+        unset="the resolution",
+        metavar="PIXELS",
     )
     repeats: int | None = option(
         None,
@@ -193,6 +212,11 @@ class DataOptions(CaptionOptions, Section, section="data"):
     write_npz: bool = option(
         False, "Write .npz latents", "cache latents in sd-scripts' .npz files beside the training pictures", SOURCES
     )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height that buckets have the area of, in pixels; 0 where none is chosen yet."""
+        return self.resolution or 0, self.height or self.resolution or 0
 
     @property
     def batch_size(self) -> int:
