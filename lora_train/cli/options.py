@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -12,7 +11,7 @@ from lora_train.config.arguments import algorithms
 from lora_train.config.option import COMMAS, GROUPS, REPEATED, WORDS
 from lora_train.config.registered import Section, changed
 from lora_train.config.table import Option, in_section
-from lora_train.config.values import item_type, parse_written, plain_type
+from lora_train.config.values import item_type, parse_written, plain_type, sides_of
 
 S = TypeVar("S", bound=Section)
 
@@ -42,6 +41,9 @@ def add_flag(parser: Any, option: Option, default: Any = None) -> None:
 def given(namespace: argparse.Namespace, section: str) -> dict[str, Any]:
     """The values of the flags that were given, by the names of the section's options."""
     values = {option.name: getattr(namespace, _destination(option), None) for option in in_section(section)}
+    if isinstance(sides := values.get("resolution"), tuple):
+        values["resolution"] = sides[0]
+        values["height"] = sides[1] if values["height"] is None else values["height"]
     return {n: tuple(value) if isinstance(value, list) else value for n, value in values.items() if value is not None}
 
 
@@ -102,19 +104,19 @@ def _reader(option: Option) -> Callable[[str], Any]:
     return read
 
 
-def _side(text: str) -> int:
-    """A resolution, also in sd-scripts' form: "512,512"."""
-    sides = {int(side) for side in text.split(",")} if re.fullmatch(r"\d+(,\d+)?", text.replace(" ", "")) else set()
-    if len(sides) != 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not one number: buckets have the area of a square of this side")
-    return sides.pop()
+def _sides(text: str) -> tuple[int, int | None]:
+    """A resolution, and the height where it differs: "512", "512x768", also in sd-scripts' form "512,768"."""
+    sides = sides_of(text)
+    if sides is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pixels nor width and height (512x768)")
+    return sides
 
 
 def _name(text: str) -> str:
     return text.removesuffix(".safetensors")
 
 
-_READ: dict[str, Callable[[str], Any]] = {"data.resolution": _side, "save.output_name": _name}
+_READ: dict[str, Callable[[str], Any]] = {"data.resolution": _sides, "save.output_name": _name}
 """Those whose text at the command line is read in a way of its own."""
 _NAMED: dict[str, Callable[[], tuple[str, ...]]] = {"network.kind": lambda: tuple(algorithms())}
 """Those that have other names at the command line."""

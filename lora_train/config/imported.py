@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_train.config.run import RunConfig
 from lora_train.config.table import Option, options
-from lora_train.config.values import describe, item_type, may_be_none, parse_written, plain_type
+from lora_train.config.values import describe, item_type, may_be_none, parse_written, plain_type, sides_of
 
 OFF = ("", "0", "0.0", "false", "none", "[]")
 """The values that GUIs write for empty fields."""
@@ -72,6 +72,8 @@ def take(found: Imported, name: str, option: Option, value: Any, steps: int = 0)
     if read is not None:
         found.values[option.path] = read
         found.taken[name] = option.path
+        if option.name == "resolution" and (sides := sides_of(as_text(value))) and sides[1]:
+            found.values["data.height"] = sides[1]
 
 
 def read_value(option: Option, value: Any, steps: int) -> Any:
@@ -103,9 +105,10 @@ def read_value(option: Option, value: Any, steps: int) -> Any:
             raise ValueError(f"it is not available yet; {option.default} is used")
         return text.casefold() if option.about.choices else text
     if option.name == "resolution":
-        text, *others = {one.strip() for one in text.split(",")}
-        if others:
-            raise ValueError("buckets have the area of a square here; give one number")
+        sides = sides_of(text)
+        if sides is None:
+            raise ValueError("it is neither a number of pixels nor width and height")
+        text = str(sides[0])
     found = int(text) if re.fullmatch(r"[+-]?\d+", text) else number(text)  # a seed can have more digits than a float
     if not math.isfinite(found) or (hint is int and found != int(found)):
         raise ValueError(f"it is not {describe(option.hint)}")

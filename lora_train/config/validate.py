@@ -10,6 +10,7 @@ from lora_train.config.network import network_problems
 from lora_train.config.optimizer_args import optimizer_arguments
 from lora_train.config.registered import Section
 from lora_train.config.run import RunConfig
+from lora_train.config.sections.text import CHUNK, MOST_TOKENS
 from lora_train.config.table import Option, in_section, options
 from lora_train.config.training_methods import OPTIMIZERS
 from lora_train.errors import LoraTrainError, Problem
@@ -149,6 +150,9 @@ def _together(config: RunConfig) -> list[Problem]:
         what = f"no timestep is left: the last one is {train.max_timestep} (train.max_timestep)."
         found.append(Problem(what, "train.min_timestep", "Give less."))
     found += _one_rate(config)
+    if data.max_token_length and data.max_token_length % CHUNK:
+        what = f"captions are read in chunks of {CHUNK} tokens, so {data.max_token_length} is not possible."
+        found.append(Problem(what, "data.max_token_length", f"Give {CHUNK}, {2 * CHUNK} or {MOST_TOKENS}."))
     if data.min_bucket_reso and data.max_bucket_reso and data.min_bucket_reso > data.max_bucket_reso:
         found.append(Problem("is larger than data.max_bucket_reso.", "data.min_bucket_reso", "Swap them."))
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", config.prepare.background):
@@ -156,8 +160,9 @@ def _together(config: RunConfig) -> list[Problem]:
             Problem(f"{config.prepare.background!r} is no colour.", "prepare.background", "#c0c0c0 is the usual grey.")
         )
     factor = least_factor()
-    if data.resolution and data.resolution % factor:
-        found.append(Problem(f"{data.resolution} is no multiple of {factor}.", "data.resolution", "512 is usual."))
+    for name, side in (("resolution", data.resolution), ("height", data.height)):
+        if side and side % factor:
+            found.append(Problem(f"{side} is no multiple of {factor}.", f"data.{name}", "512 is usual."))
     if data.bucket_reso_steps % factor:
         found.append(Problem(f"must be a multiple of {factor}.", "data.bucket_reso_steps", "64 is usual."))
     if config.train.gradient_accumulation_steps == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -42,6 +42,12 @@ class Item:
     mask_hash: str = ""
     content: str = ""
     """The hash of the picture's file."""
+
+    @property
+    def treatment(self) -> list[Any]:
+        """What else distinguishes its training from that of other pictures; empty for most."""
+        picture = self.picture
+        return [picture.reg, picture.weight, picture.own] if picture.reg or picture.own or picture.weight != 1 else []
 
     def frame(self, flipped: bool) -> Frame:
         """How the picture was cropped; `left` counts from the other side when it is flipped."""

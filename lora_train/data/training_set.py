@@ -6,8 +6,9 @@ import hashlib
 import json
 import random
 from collections import ChainMap, Counter
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ class Dataset:
     """How many pictures' latents come from sd-scripts' files."""
     notes: list[str] = field(default_factory=list)
     """What the person should know about those files."""
+    _batches: dict[int, int] = field(default_factory=dict, repr=False)
     _masks: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def mask(self, item: Item, flipped: bool) -> torch.Tensor:
@@ -70,56 +72,73 @@ class Dataset:
         return dict(sorted(counts.items()))
 
     def batches_per_epoch(self, batch_size: int) -> int:
-        """How many batches `epoch` returns."""
-        return batches_of(self.bucket_counts(), batch_size)
+        """How many batches `epoch` returns. Counted once: it is asked at every step."""
+        if batch_size not in self._batches:
+            self._batches[batch_size] = batches_of(((one.picture, one.placement) for one in self.items), batch_size)
+        return self._batches[batch_size]
 
     def fingerprint(self) -> str:
         """A hash of pictures, crops, captions, repeats and masks: the same for the same training set."""
         parts = [
-            (item.keys, item.picture.caption, item.picture.repeats, *filter(None, [item.mask_hash]))
+            (item.keys, item.picture.caption, item.picture.repeats, *filter(None, [item.mask_hash, item.treatment]))
             for item in self.items
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def epoch(self, batch_size: int, seed: str) -> list[list[int]]:
-        """Batches of item indices for one epoch; no batch mixes buckets. `seed` fixes the order."""
+        """Batches of item indices for one epoch; no batch mixes buckets, or pictures with batch sizes of their own.
+        `seed` fixes the order."""
         rng = random.Random(seed)
-        by_bucket: dict[Size, list[int]] = {}
+        groups: dict[tuple[Size, int], list[int]] = {}
         for index, item in enumerate(self.items):
-            by_bucket.setdefault(item.placement.bucket, []).extend([index] * item.picture.repeats)
+            group = _group(item.picture, item.placement, batch_size)
+            groups.setdefault(group, []).extend([index] * item.picture.repeats)
         batches = []
-        for bucket in sorted(by_bucket):
-            members = by_bucket[bucket]
+        for (_, size), members in sorted(groups.items()):
             rng.shuffle(members)
-            batches += [members[i : i + batch_size] for i in range(0, len(members), batch_size)]
+            batches += [members[i : i + size] for i in range(0, len(members), size)]
         rng.shuffle(batches)
         return batches
 
 
-def batches_of(bucket_counts: Mapping[Size, int], batch_size: int) -> int:
+def _group(picture: Picture, placement: Placement, batch_size: int) -> tuple[Size, int]:
+    """Pictures of one group share batches: the bucket, and the size of the batches."""
+    return placement.bucket, dict(picture.own).get("train_batch_size", batch_size)
+
+
+def batches_of(placed: Iterable[tuple[Picture, Placement]], batch_size: int) -> int:
     """How many batches an epoch has: none mixes buckets, so the last one of each may be smaller."""
-    return sum(-(-count // batch_size) for count in bucket_counts.values())
+    counts: Counter[tuple[Size, int]] = Counter()
+    for picture, placement in placed:
+        counts[_group(picture, placement, batch_size)] += picture.repeats
+    return sum(-(-count // size) for (_, size), count in counts.items())
 
 
 def count_epoch(pictures: Sequence[Picture], options: DataOptions, step: int) -> tuple[int, int]:
-    """How many pictures (repeats counted) and how many batches an epoch will have."""
-    counts: Counter[Size] = Counter()
-    for picture, placement in zip(pictures, placements(pictures, options, step)):
-        counts[placement.bucket] += picture.repeats
-    return sum(counts.values()), batches_of(counts, options.batch_size)
+    """How many pictures of the subject (repeats counted) and how many batches an epoch will have."""
+    shown = sum(picture.repeats for picture in pictures if not picture.reg)
+    return shown, batches_of(zip(pictures, placements(pictures, options, step)), options.batch_size)
 
 
 def placements(pictures: Sequence[Picture], options: DataOptions, step: int) -> list[Placement]:
     """Where each picture goes; `step` is the smallest step between sizes that the model allows."""
+    return [_placement((one.width, one.height), one.options(options), step) for one in pictures]
+
+
+def _placement(size: Size, options: DataOptions, step: int) -> Placement:
     assert options.resolution and options.min_bucket_reso and options.max_bucket_reso
-    size_step = max(step, options.bucket_reso_steps)
+    width, height = options.size
     if not options.enable_bucket:
-        side = max(step, options.resolution // step * step)
-        return [place((p.width, p.height), [(side, side)]) for p in pictures]
+        return place(size, [(max(step, width // step * step), max(step, height // step * step))])
+    size_step = max(step, options.bucket_reso_steps)
     if options.bucket_no_upscale:
-        return [place_without_upscale((p.width, p.height), options.resolution, size_step) for p in pictures]
-    buckets = make_buckets(options.resolution, options.min_bucket_reso, options.max_bucket_reso, size_step)
-    return [place((p.width, p.height), buckets) for p in pictures]
+        return place_without_upscale(size, options.size, size_step)
+    return place(size, _buckets(options.size, options.min_bucket_reso, options.max_bucket_reso, size_step))
+
+
+@lru_cache(maxsize=64)
+def _buckets(size: Size, smallest: int, largest: int, step: int) -> list[Size]:
+    return make_buckets(size, smallest, largest, step)
 
 
 def build_dataset(
@@ -164,10 +183,10 @@ def build_dataset(
 
 
 def _keyed(manifest: Manifest, options: DataOptions, encoder: Encoder, size_step: int) -> list[Item]:
-    flips = (False, True) if options.flip_aug else (False,)
     items = []
     for picture, placement in zip(manifest.pictures, placements(manifest.pictures, options, size_step)):
         content = file_hash(picture.path)
+        flips = (False, True) if picture.options(options).flip_aug else (False,)
         keys = tuple(entry_key(content, placement, flip, encoder.vae_hash, "float32") for flip in flips)
         mask_hash = file_hash(picture.mask) if picture.mask and picture.mask != picture.path else ""
         items.append(Item(picture, placement, keys, mask_hash, content))

@@ -6,8 +6,8 @@ family's own. Shapes: B pictures, C latent channels, H x W pixels, h x w = H/8 x
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,9 @@ from lora_train.config import RunConfig
 from lora_train.errors import Problem
 from lora_train.models.prediction import Assumed
 from lora_train.models.tokenizers import TokenizerSources
+
+PROMPT_CHUNKS = 3
+"""The chunks of a prompt that are read: 225 tokens, as captions have at most."""
 
 Conditioning = Mapping[str, torch.Tensor]
 """Named tensors from the text encoders and the family's extra inputs, each with the batch first."""
@@ -171,7 +174,10 @@ class BaseModel(Protocol):
 
     @property
     def text_room(self) -> int:
-        """How many tokens of a caption are read."""
+        """How many tokens of a caption are read.
+
+        A family with the feature CHUNKS also has `text_chunks`, which can be set: how many chunks of 75 tokens that
+        is, 1 when it is opened (see `reading`)."""
         ...
 
     def count_tokens(self, text: str) -> int:
@@ -222,6 +228,20 @@ class BaseModel(Protocol):
     def sampler(self, steps: int) -> Any:
         """A diffusers scheduler with its timesteps set, for previews."""
         ...
+
+
+@contextmanager
+def reading(model: BaseModel, chunks: int) -> Iterator[None]:
+    """Texts of up to so many chunks of 75 tokens are read within the block; without effect on a family whose room is
+    fixed."""
+    before = getattr(model, "text_chunks", None)
+    if before is not None:
+        model.text_chunks = chunks  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if before is not None:
+            model.text_chunks = before  # type: ignore[attr-defined]
 
 
 class Opening(Protocol):

@@ -20,9 +20,11 @@ from lora_train.models.ddpm import NoiseProcess
 from lora_train.models.names import UNET, UnetNames, all_layers, target_names
 from lora_train.models.phases import at_work, in_tiles
 from lora_train.models.prediction import EPSILON
-from lora_train.models.text import count_tokens, encode_clip, room_of, tokenize
+from lora_train.models.text import count_tokens, encode_clip, join_chunks, room_of, tokenize_chunks
 from lora_train.records.families import FAMILIES
 
+MASK = "states_mask"
+"""Where the states are those of text: captions with fewer chunks than the longest of their batch are padded."""
 ENCODE_PIXELS = 8 * 512 * 512
 """Most pixels that the VAE encodes at once: two pictures of 1024 x 1024."""
 
@@ -32,6 +34,8 @@ class LatentDiffusion:
 
     family: str
     _sgm_names = False
+    text_chunks = 1
+    """See BaseModel."""
 
     def __init__(self, parts: Parts) -> None:
         self.source: Path = parts.source
@@ -164,22 +168,35 @@ class LatentDiffusion:
         """(C, h, w): the VAE's channels, and the sides divided by its factor."""
         return int(self.vae.config.latent_channels), height // self._factor, width // self._factor
 
-    def _tokens(self, encoder: int, captions: Sequence[str]) -> torch.Tensor:
-        return tokenize(self.tokenizers[encoder], captions, self.padding[encoder]).to(self.device)
+    def _tokens(self, encoder: int, captions: Sequence[str]) -> tuple[torch.Tensor, list[int]]:
+        """The chunks of all captions (N, 77), and how many each has."""
+        tokenizer, pad = self.tokenizers[encoder], self.padding[encoder]
+        tokens, counts = tokenize_chunks(tokenizer, captions, pad, self.text_chunks)
+        return tokens.to(self.device), counts
+
+    def _whole(self, states: torch.Tensor, counts: Sequence[int]) -> Conditioning:
+        """A row for each caption; with a mask where their lengths differ, or where this one may be put beside others
+        of other lengths."""
+        joined, there = join_chunks(states, counts)
+        masked = self.text_chunks > 1 and (len(counts) == 1 or len({*counts}) > 1)
+        return {"states": joined, MASK: there} if masked else {"states": joined}
 
     @property
     def text_room(self) -> int:
         """That of the encoder which reads least."""
-        return min(map(room_of, self.tokenizers))
+        return min(map(room_of, self.tokenizers)) * self.text_chunks
 
     def count_tokens(self, text: str) -> int:
         """By the first tokenizer: CLIP-L and OpenCLIP have one vocabulary."""
         return count_tokens(self.tokenizer, text)
 
     def encode_text(self, captions: Sequence[str], clip_skip: int = 1) -> Conditioning:
-        """{"states": (B, 77, D)}, of the layer `clip_skip` counted from the last."""
+        """{"states": (B, n * 77, D)}, n the chunks of the longest caption, of the layer `clip_skip` counted from the
+        last; also {"states_mask": (B, n * 77)} where not all of it is text, or a caption alone may have several
+        chunks."""
+        tokens, counts = self._tokens(0, captions)
         with self.texts_at_work():
-            return {"states": encode_clip(self.text_encoder, self._tokens(0, captions), clip_skip)}
+            return self._whole(encode_clip(self.text_encoder, tokens, clip_skip), counts)
 
     def unconditional(self, negatives: Sequence[str], encoded: Conditioning) -> Conditioning:
         """The encoded negative prompts as they are, empty ones too."""
@@ -217,8 +234,10 @@ class LatentDiffusion:
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
         """The UNet's output (B, C, h, w), computed in the UNet's dtype."""
         dtype = self.unet.dtype
-        states = conditioning["states"].to(dtype)
-        return self.unet(noisy.to(dtype), t, states, added_cond_kwargs=self._added(conditioning)).sample  # type: ignore[no-any-return]
+        states, more = conditioning["states"].to(dtype), {"added_cond_kwargs": self._added(conditioning)}
+        if MASK in conditioning and len(states) > 1:  # a single caption is not padded
+            more["encoder_attention_mask"] = conditioning[MASK]
+        return self.unet(noisy.to(dtype), t, states, **more).sample  # type: ignore[no-any-return]
 
     def _added(self, conditioning: Conditioning) -> dict[str, torch.Tensor] | None:
         """What the UNet is given besides latents, time and text."""

@@ -39,7 +39,8 @@ class Rows:
         x = self._latents(items, looks, position)
         draw = self._draw(x, position)
         extra, mask = self._extra(items, looks), self._masks(items, looks)
-        rows = [(Row(x, self.captions(items, position), mask=mask, extra=extra), draw)]
+        captions, weight = self.captions(items, position), self._weights(items)
+        rows = [(Row(x, captions, weight=weight, mask=mask, extra=extra), draw)]
         untagged = self.untagged(items, position)
         if untagged:
             some = slice(len(untagged))
@@ -50,11 +51,11 @@ class Rows:
 
     def captions(self, items: list[Item], position: int) -> list[str]:
         """The captions of a batch as they are shown in training."""
-        data = self.config.data
         rng = self.random.python("captions", position)
         return [
             vary(item.picture.caption, rng, data.shuffle_caption, data.keep_tokens, data.caption_dropout_rate, data.tag)
             for item in items
+            for data in (item.picture.options(self.config.data),)
         ]
 
     def untagged(self, items: list[Item], position: int) -> list[str]:
@@ -86,6 +87,12 @@ class Rows:
             return None
         masks = [self.dataset.mask(item, flipped=look == 1) for item, look in zip(items, looks)]
         return torch.stack(masks).to(self.device)
+
+    def _weights(self, items: Sequence[Item]) -> float | torch.Tensor:
+        """The factor on each picture's loss (B,); 1 where that is all of them."""
+        prior = self.config.train.prior_loss_weight
+        weights = [item.picture.weight * (prior if item.picture.reg else 1.0) for item in items]
+        return 1.0 if {*weights} == {1.0} else torch.tensor(weights, device=self.device)
 
     def _latents(self, items: Sequence[Item], looks: Sequence[int], position: int) -> torch.Tensor:
         """Scaled latents (B, C, h, w), sampled from the posterior."""

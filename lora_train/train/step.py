@@ -47,7 +47,8 @@ class Row:
     x: torch.Tensor
     captions: Sequence[str]
     multiplier: float = 1.0
-    weight: float = 1.0
+    weight: float | torch.Tensor = 1.0
+    """One for all pictures, or one for each (B,)."""
     mask: torch.Tensor | None = None
     terms: tuple[BaseTerm, ...] = ()
     extra: Conditioning = field(default_factory=dict)
@@ -59,6 +60,7 @@ class Row:
             self,
             x=self.x[some],
             captions=self.captions[some],
+            weight=self.weight[some] if isinstance(self.weight, torch.Tensor) else self.weight,
             mask=None if self.mask is None else self.mask[some],
             terms=tuple(term.part(some) for term in self.terms),
             extra={name: value[some] for name, value in self.extra.items()},

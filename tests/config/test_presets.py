@@ -188,7 +188,7 @@ def test_both_rates_at_0_mean_the_general_one() -> None:
         ("network_dim", 8.5),
         ("learning_rate", "inf"),
         ("text_encoder_lr", [1e-5, 2e-5]),
-        ("resolution", "512,768"),
+        ("resolution", "512,768,1"),
         ("block_dims", "1,x"),
         ("mixed_precision", "fp8"),
         ("bucket_reso_steps", 1),

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from lora_train.config import DataOptions
+from lora_train.data import training_set
 from lora_train.data.buckets import place
 from lora_train.data.cache import LatentCache, entry_key
 from lora_train.data.scan import Picture, scan
-from lora_train.data.training_set import Dataset, build_dataset, placements
+from lora_train.data.training_set import Dataset, build_dataset, count_epoch, placements
 from lora_train.errors import LoraTrainError
 from tests.conftest import draw_pictures
 
@@ -90,6 +91,43 @@ def test_batches_never_mix_buckets_and_show_every_look(tmp_path: Path) -> None:
             assert len(batch) <= batch_size
             assert len({dataset.items[i].placement.bucket for i in batch}) == 1
     assert dataset.epoch(2, "a") == dataset.epoch(2, "a") != dataset.epoch(2, "b")
+
+
+def test_what_a_subset_says_wins_over_the_run(tmp_path: Path) -> None:
+    """Size, buckets, flips and batches of its own; a batch holds pictures of one size of batch."""
+    folder = draw_pictures(tmp_path / "in", 6, sizes=((128, 128),))
+    own = (("enable_bucket", False), ("flip_aug", True), ("height", 64), ("resolution", 96), ("train_batch_size", 3))
+    manifest = scan(folder)
+    manifest.pictures[:3] = [replace(picture, own=own, repeats=2) for picture in manifest.pictures[:3]]
+    manifest.pictures[3:] = [replace(picture, repeats=1) for picture in manifest.pictures[3:]]
+    cache = LatentCache(tmp_path / "cache")
+    dataset = build_dataset(manifest, OPTIONS, FakeEncoder(), cache, 8, lambda done, total: None)
+    assert [(item.placement.bucket, len(item.keys)) for item in dataset.items] == [((96, 64), 2)] * 3 + [
+        ((128, 128), 1)
+    ] * 3
+    batches = dataset.epoch(2, "seed")
+    assert sorted((len(batch), dataset.items[batch[0]].placement.bucket) for batch in batches) == [
+        (1, (128, 128)), (2, (128, 128)), (3, (96, 64)), (3, (96, 64))
+    ]  # fmt: skip
+    assert dataset.batches_per_epoch(2) == len(batches) == 4
+    assert count_epoch(manifest.pictures, replace(OPTIONS, train_batch_size=2), 8) == (9, 4)
+    plain = build_dataset(scan(folder), OPTIONS, FakeEncoder(), cache, 8, lambda done, total: None)
+    assert plain.fingerprint() != dataset.fingerprint()
+
+
+def test_batches_are_counted_once_and_not_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = _build(draw_pictures(tmp_path / "in", 3), tmp_path / "cache", FakeEncoder())
+    first = dataset.batches_per_epoch(2)
+    monkeypatch.setattr(training_set, "batches_of", lambda *given: pytest.fail("counted again"))
+    assert dataset.batches_per_epoch(2) == first == len(dataset.epoch(2, "seed"))
+
+
+def test_sizes_that_are_not_square() -> None:
+    """With buckets only the area counts, without it is this size."""
+    pictures = [Picture(Path(), 1000, 1000, "", "", 1)]
+    for buckets, expected in ((True, (576, 576)), (False, (512, 704))):
+        options = replace(OPTIONS, resolution=512, height=704, enable_bucket=buckets, max_bucket_reso=1024)
+        assert placements(pictures, options, 64)[0].bucket == expected
 
 
 def test_a_picture_that_cannot_be_decoded_is_left_out(tmp_path: Path) -> None:

@@ -440,6 +440,16 @@ class TrainOptions(Section, section="train"):
         unset="none, except for small base models",
         metavar="SHARE",
     )
+    prior_loss_weight: float = option(
+        1.0,
+        "Regularisation weight",
+        "factor on the loss of regularisation pictures",
+        DATA,
+        range=(0, 1000),
+        metavar="WEIGHT",
+        kohya=("prior_loss_weight",),
+        metadata="ss_prior_loss_weight",
+    )
     masked_loss: bool = option(
         False,
         "Masked loss",
