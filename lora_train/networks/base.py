@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 MATRICES: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d)
 NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.GroupNorm)
@@ -92,13 +93,24 @@ class NetworkModule(nn.Module):
     def output_delta(self, base: nn.Module, x: torch.Tensor, drop: Drop | None = None) -> torch.Tensor:
         """What is added to the output of `base` for its input `x`, at strength 1.
 
-        The delta is computed in fp32 even under autocast; rank dropout drops whole output channels of it.
+        The delta is computed in fp32 even under autocast; rank dropout drops whole output channels of it. The backward
+        pass keeps the factors and `x`, and builds the delta again: kept, it and its intermediate values would need
+        up to 35 bytes for each weight of the base.
         """
-        assert isinstance(base.weight, torch.Tensor)
-        with torch.autocast(x.device.type, enabled=False):
-            weight, bias = self.weight_delta(base.weight), self.bias_delta()
-            if drop is not None and drop.rank:
-                keep = drop.keep((weight.shape[0],), drop.rank, weight)
+        keep = None
+        if drop is not None and drop.rank:  # drawn once: building the delta again would draw another
+            keep = drop.keep((shape_of(base)[0],), drop.rank, next(self.parameters()))
+        if not torch.is_grad_enabled():
+            return self._delta_of(base, x, keep)
+        return checkpoint(self._delta_of, base, x, keep, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+
+    def _delta_of(self, base: nn.Module, x: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+        """See output_delta; `keep` is a mask over the output channels."""
+        original = base.weight
+        assert isinstance(original, torch.Tensor)
+        with torch.autocast(_autocast_device(x), enabled=False):
+            weight, bias = self.weight_delta(original), self.bias_delta()
+            if keep is not None:
                 weight = weight * keep.view(-1, *[1] * (weight.ndim - 1))
                 bias = bias * keep if bias is not None else None
         return apply_as(base, x, weight, bias)
@@ -148,6 +160,11 @@ _COMPUTE: dict[type[nn.Module], _Compute] = {
     nn.LayerNorm: lambda base, x, weight, bias: F.layer_norm(x, base.normalized_shape, weight, bias, base.eps),
     nn.GroupNorm: lambda base, x, weight, bias: F.group_norm(x, base.num_groups, weight, bias, base.eps),
 }
+
+
+def _autocast_device(x: torch.Tensor) -> str:
+    """The kind of device whose autocast concerns `x`; shapes alone (the meta device) are counted under the CPU's."""
+    return "cpu" if x.is_meta else x.device.type
 
 
 def weight_of(target: nn.Module) -> torch.Tensor:
