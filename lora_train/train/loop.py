@@ -21,6 +21,7 @@ from lora_train.models.names import UNET
 from lora_train.networks.inject import NetworkSet
 from lora_train.pictures.captions import vary, without_tag
 from lora_train.records.families import FAMILIES
+from lora_train.train.flat import Flat
 from lora_train.train.in_use import InUse
 from lora_train.train.network import build_network, dropping, merge_base_weights, parameter_groups
 from lora_train.train.noises import draw_noise, input_noise
@@ -99,11 +100,15 @@ class Trainer:
         self.network.to(self.device)
         if options.gradient_checkpointing:
             self.model.checkpoint_activations()
-        half = self.dtype != torch.float32
+        # the base itself is in half precision, and its norms compute in fp32 inside; with fp16 they return it as well
+        half = self.dtype == torch.float16
         # torch 2.1 refuses fp32 on the CPU even where autocast is not enabled
         self.autocast = torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
         self._states, self._base_states = TextStates(), TextStates()
-        self.optimizer = OPTIMIZERS.of(self.config)(self._groups(), self.config)
+        groups = self._groups()
+        method = OPTIMIZERS.of(self.config)
+        self.flat = Flat(groups, method.elementwise and not network.module_dropout)
+        self.optimizer = method(groups, self.config)
         self.weights = InUse(self.optimizer, self.network.parameters())
         self.scaler = _scaler(self.device, enabled=self.dtype == torch.float16)
 
@@ -128,7 +133,6 @@ class Trainer:
             self.callbacks.preview(0)
         self.weights.to_train()
         pace = Pace(self.steps_done)
-        parameters = list(self.network.parameters())
         while self.steps_done < options.max_train_steps:
             if self.callbacks.stopped():
                 self.callbacks.state(self.steps_done)
@@ -144,7 +148,7 @@ class Trainer:
                 shown += len(items)
             loss = float(torch.stack(losses).mean())
             self._require_number(loss, items)
-            norm = self._update(parameters)
+            norm = self._update()
             self.steps_done += 1
             first = math.isnan(self.smoothed)
             self.smoothed = loss if first else SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
@@ -155,18 +159,22 @@ class Trainer:
         self.weights.to_use()
         return self.steps_done
 
-    def _update(self, parameters: list[torch.nn.Parameter]) -> float:
+    def _update(self) -> float:
         """One step of the optimizer; returns the norm of the gradient before it was clipped."""
         norm = 0.0
+        self.flat.collect()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if any(parameter.grad is not None for parameter in parameters):
             self.scaler.unscale_(self.optimizer)
             limit = self.config.train.max_grad_norm or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-            self.scaler.step(self.optimizer)
+            with self.flat.only_with_gradient():
+                self.scaler.step(self.optimizer)
             self.scaler.update()
         if self.config.network.scale_weight_norms is not None:
             self.network.limit_norms(self.config.network.scale_weight_norms)
         self.optimizer.zero_grad(set_to_none=True)
+        self.flat.forget_gradients()
         return norm
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -187,14 +195,14 @@ class Trainer:
         """Save what `read_state` needs to continue. Raises LoraTrainError when it cannot be written."""
         numbers = {"step": self.steps_done, "smoothed": self.smoothed, "data": self.dataset.fingerprint()}
         with self.weights.trained():
-            write_state(path, self.network, self.optimizer, numbers | {"scaler": self.scaler.state_dict()})
+            write_state(path, self.network, self.optimizer, self.flat, numbers | {"scaler": self.scaler.state_dict()})
 
     def read_state(self, path: Path) -> bool:
         """Continue from a saved state; returns whether the pictures and captions are unchanged.
 
         Raises LoraTrainError when the state cannot be used.
         """
-        numbers = read_state(path, self.network, self.optimizer)
+        numbers = read_state(path, self.network, self.optimizer, self.flat)
         self.network.to(self.device)
         self.steps_done, self.smoothed = int(numbers["step"]), float(numbers["smoothed"])
         if numbers["scaler"]:
@@ -210,16 +218,17 @@ class Trainer:
         accumulation = options.gradient_accumulation_steps
 
         def learn(row: Row, draw: Draw) -> torch.Tensor:
-            return backward(
-                self.model,
-                self.network,
-                [row],
-                draw,
-                self._encode,
-                lambda loss: self.scaler.scale(loss / accumulation),
-                self.autocast,
-                self._cost,
-            ).mean()
+            with self.flat.cast(self.dtype):
+                return backward(
+                    self.model,
+                    self.network,
+                    [row],
+                    draw,
+                    self._encode,
+                    lambda loss: self.scaler.scale(loss / accumulation),
+                    self.autocast,
+                    self._cost,
+                ).mean()
 
         with self.network.dropping(dropping(self.config.network, self.random, position)):
             extra, mask = self._extra(items, looks), self._masks(items, looks)
