@@ -49,6 +49,8 @@ class Method:
     """An optimizer that finds the learning rate itself: the given rate is one factor on it for all, usually 1."""
     own_schedule: bool = False
     """An optimizer that needs a constant rate after the warm-up, whichever schedule is chosen."""
+    elementwise: bool = False
+    """An optimizer that does the same to each element of each parameter, whatever the parameters' shapes."""
 
     def __call__(self, *given: Any) -> Any:
         return self.load()(*given)

@@ -203,7 +203,18 @@ def _optimizer(
 
     options = (*(("train.weight_decay",) if decay else ()), "train.optimizer_args")
     package = where.partition(".")[0] if install else ""
-    return Method(name, does, formula or made, options, metadata, package=package, install=install, **more)
+    elementwise = where.startswith("torch.optim.")
+    return Method(
+        name,
+        does,
+        formula or made,
+        options,
+        metadata,
+        package=package,
+        install=install,
+        elementwise=elementwise,
+        **more,
+    )
 
 
 OPTIMIZERS = Choice(

@@ -76,6 +76,18 @@ class Drop:
         return self.keep((of * rows, *shape[1:]), chance, like)[first * rows : end * rows]
 
 
+CAST = "cast_once"
+"""The name under which a parameter carries itself in the base's precision (see `train.flat`)."""
+
+
+def as_input(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """`weight` in the precision of `x`, cast before where it was; autocast does this itself."""
+    if torch.is_autocast_enabled() or x.dtype == weight.dtype:
+        return weight
+    found = getattr(weight, CAST, None)
+    return found if found is not None and found.dtype == x.dtype else weight.to(x.dtype)
+
+
 class NetworkModule(nn.Module):
     """The trainable part beside one module of the base."""
 
@@ -114,6 +126,12 @@ class NetworkModule(nn.Module):
                 weight = weight * keep.view(-1, *[1] * (weight.ndim - 1))
                 bias = bias * keep if bias is not None else None
         return apply_as(base, x, weight, bias)
+
+    def add_to(
+        self, output: torch.Tensor, base: nn.Module, x: torch.Tensor, strength: float, drop: Drop | None = None
+    ) -> torch.Tensor:
+        """`output`, that of `base` for `x`, with this network's at `strength` on top."""
+        return torch.add(output, self.output_delta(base, x, drop).to(output.dtype), alpha=strength)
 
     def file_tensors(self) -> dict[str, torch.Tensor]:
         """The tensors of the file, by the key's last part ("lora_up.weight", "alpha")."""

@@ -77,8 +77,7 @@ class NetworkSet(nn.Module):
                 drop = self._dropping(name)
                 if drop is None:
                     return None
-            delta = network.output_delta(base, inputs[0], drop)
-            return output + self.multiplier * delta.to(output.dtype)
+            return network.add_to(output, base, inputs[0], self.multiplier, drop)
 
         return add
 

@@ -18,6 +18,7 @@ from lora_train.networks.base import (
     Form,
     NetworkModule,
     alpha_of,
+    as_input,
     require,
     shape_of,
     two_factors,
@@ -67,17 +68,33 @@ class LoraModule(NetworkModule):
         self.register_buffer("start_up", start[1] if start else None)
 
     def output_delta(self, base: nn.Module, x: torch.Tensor, drop: Drop | None = None) -> torch.Tensor:
-        """Two small products instead of one large weight. Dropout is kohya's: on the values
-        between down and up, and whole ranks per picture."""
+        """Two small products instead of one large weight."""
+        delta = self._up(base, self._hidden(base, x, drop), self.up)
+        if self.start_down is not None and self.start_up is not None:
+            delta = delta - self._up(base, self._through(base, x, self.start_down, None), self.start_up)
+        return delta * self.scale
+
+    def add_to(
+        self, output: torch.Tensor, base: nn.Module, x: torch.Tensor, strength: float, drop: Drop | None = None
+    ) -> torch.Tensor:
+        """See NetworkModule; the second product, the scale and the sum are one operation on a Linear."""
+        if self.start_up is not None:
+            return super().add_to(output, base, x, strength, drop)
+        hidden, scale = self._hidden(base, x, drop), strength * self.scale
+        if not isinstance(base, nn.Linear):
+            return torch.add(output, self._up(base, hidden, self.up), alpha=scale)
+        rows = output.reshape(-1, output.shape[-1])
+        up = as_input(hidden, self.up).t()
+        return torch.addmm(rows, hidden.reshape(-1, hidden.shape[-1]), up, alpha=scale).view_as(output)
+
+    def _hidden(self, base: nn.Module, x: torch.Tensor, drop: Drop | None) -> torch.Tensor:
+        """The values between down and up. Dropout is kohya's: on these values, and whole ranks per picture."""
         hidden = self._through(base, x, self.down, self.mid)
         if drop is not None and drop.neuron:
             hidden = hidden * drop.keep_each(tuple(hidden.shape), drop.neuron, hidden)
         if drop is not None and drop.rank:
             hidden = hidden * self._ranks(base, hidden, drop)
-        delta = self._up(base, hidden, self.up)
-        if self.start_down is not None and self.start_up is not None:
-            delta = delta - self._up(base, self._through(base, x, self.start_down, None), self.start_up)
-        return delta * self.scale
+        return hidden
 
     def weight_delta(self, weight: torch.Tensor) -> torch.Tensor:
         mid = self.mid.float() if self.mid is not None else None
@@ -109,15 +126,15 @@ class LoraModule(NetworkModule):
     def _through(base: nn.Module, x: torch.Tensor, down: torch.Tensor, mid: torch.Tensor | None) -> torch.Tensor:
         """The values between down and up."""
         if not isinstance(base, nn.Conv2d):
-            return F.linear(x, _as(x, down))
+            return F.linear(x, as_input(x, down))
         geometry = (base.stride, base.padding, base.dilation)
         if mid is None:
-            return F.conv2d(x, _as(x, down), None, *geometry)
-        return F.conv2d(F.conv2d(x, _as(x, down)), _as(x, mid), None, *geometry)
+            return F.conv2d(x, as_input(x, down), None, *geometry)
+        return F.conv2d(F.conv2d(x, as_input(x, down)), as_input(x, mid), None, *geometry)
 
     @staticmethod
     def _up(base: nn.Module, hidden: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-        return (F.conv2d if isinstance(base, nn.Conv2d) else F.linear)(hidden, _as(hidden, up))
+        return (F.conv2d if isinstance(base, nn.Conv2d) else F.linear)(hidden, as_input(hidden, up))
 
     @staticmethod
     def _ranks(base: nn.Module, hidden: torch.Tensor, drop: Drop) -> torch.Tensor:
@@ -125,11 +142,6 @@ class LoraModule(NetworkModule):
         channel = 1 if isinstance(base, nn.Conv2d) else hidden.ndim - 1
         shape = [hidden.shape[d] if d in (0, channel) else 1 for d in range(hidden.ndim)]
         return drop.keep_each(tuple(shape), drop.rank, hidden)
-
-
-def _as(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """`weight` in the precision of `x`; autocast does this itself."""
-    return weight if torch.is_autocast_enabled() or x.dtype == weight.dtype else weight.to(x.dtype)
 
 
 class Lora:

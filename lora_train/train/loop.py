@@ -20,6 +20,7 @@ from lora_train.memory import forget, give_back, is_out_of_memory
 from lora_train.models.base import BaseModel, Conditioning
 from lora_train.networks.inject import NetworkSet
 from lora_train.records.families import FAMILIES
+from lora_train.train.flat import Flat
 from lora_train.train.in_use import InUse
 from lora_train.train.network import build_network, dropping, merge_base_weights, parameter_groups
 from lora_train.train.order import Order
@@ -107,13 +108,17 @@ class Trainer:
         self.network.to(self.device)
         if options.gradient_checkpointing:
             self.model.checkpoint_activations()
-        half = self.dtype != torch.float32
+        # the base itself is in half precision, and its norms compute in fp32 inside; with fp16 they return it as well
+        half = self.dtype == torch.float16
         # torch 2.1 refuses fp32 on the CPU even where autocast is not enabled
         self.autocast = torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
         self._states = TextStates()
         # one cache serves both where no network changes what the text encoders say
         self._base_states = TextStates() if self._has_text_networks else self._states
-        self.optimizer = OPTIMIZERS.of(self.config)(self._groups(), self.config)
+        groups = self._groups()
+        method = OPTIMIZERS.of(self.config)
+        self.flat = Flat(groups, method.elementwise and not network.module_dropout)
+        self.optimizer = method(groups, self.config)
         self.weights = InUse(self.optimizer, self.network.parameters())
         self.scaler = _scaler(self.device, enabled=self.dtype == torch.float16)
         self._texts_wait = self.device.type != "cpu"
@@ -133,7 +138,6 @@ class Trainer:
             self.callbacks.preview(0)
         self.weights.to_train()
         pace = Pace(self.steps_done)
-        parameters = list(self.network.parameters())
         while self.steps_done < options.max_train_steps:
             if self.callbacks.stopped():
                 self.callbacks.state(self.steps_done)
@@ -145,7 +149,7 @@ class Trainer:
             batches = self.order.batches(self.steps_done)
             self.epoch = self.order.epoch_of(self.steps_done) + 1
             self._encode_ahead()
-            loss, norm = self._step(batches, parameters)
+            loss, norm = self._step(batches)
             self.steps_done += 1
             first = math.isnan(self.smoothed)
             self.smoothed = loss if first else SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
@@ -156,7 +160,7 @@ class Trainer:
         self.weights.to_use()
         return self.steps_done
 
-    def _step(self, batches: list[list[Item]], parameters: list[torch.nn.Parameter]) -> tuple[float, float]:
+    def _step(self, batches: list[list[Item]]) -> tuple[float, float]:
         """One step of the optimizer; returns the mean loss, and the norm of the gradient before it was clipped.
 
         Where memory runs out, the same step is computed again with less: its draws are functions of its number.
@@ -168,7 +172,7 @@ class Trainer:
                 losses = [self._batch(items, first + number) for number, items in enumerate(batches)]
                 loss = float(torch.stack(losses).mean())
                 self._require_number(loss, batches[-1])
-                return loss, self._update(parameters)
+                return loss, self._update()
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -178,6 +182,7 @@ class Trainer:
     def _ease(self, pictures: int) -> None:
         """Free what can be freed, and compute from now on with less memory. Raises LoraTrainError."""
         self.optimizer.zero_grad(set_to_none=True)
+        self.flat.forget_gradients()
         self.scaler = _restarted(self.scaler, self.device)
         give_back()
         now = eased(self.config, pictures)
@@ -187,19 +192,22 @@ class Trainer:
         text = f"There was not enough memory for step {self.steps_done + 1}. It is repeated {now.what}."
         self.callbacks.eased(text)
 
-    def _update(self, parameters: list[torch.nn.Parameter]) -> float:
+    def _update(self) -> float:
         """One step of the optimizer; returns the norm of the gradient before it was clipped."""
         norm = 0.0
+        self.flat.collect()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if any(parameter.grad is not None for parameter in parameters):
             self.scaler.unscale_(self.optimizer)
             limit = self.config.train.max_grad_norm or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-            with undone_by_failure(self.optimizer, parameters):
+            with undone_by_failure(self.optimizer, parameters), self.flat.only_with_gradient():
                 self.scaler.step(self.optimizer)
             self.scaler.update()
         if self.config.network.scale_weight_norms is not None:
             self.network.limit_norms(self.config.network.scale_weight_norms)
         self.optimizer.zero_grad(set_to_none=True)
+        self.flat.forget_gradients()
         return norm
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -209,14 +217,14 @@ class Trainer:
         """Save what `read_state` needs to continue. Raises LoraTrainError when it cannot be written."""
         numbers = {"step": self.steps_done, "smoothed": self.smoothed, "data": self.dataset.fingerprint()}
         with self.weights.trained():
-            write_state(path, self.network, self.optimizer, numbers | {"scaler": self.scaler.state_dict()})
+            write_state(path, self.network, self.optimizer, self.flat, numbers | {"scaler": self.scaler.state_dict()})
 
     def read_state(self, path: Path) -> bool:
         """Continue from a saved state; returns whether the pictures and captions are unchanged.
 
         Raises LoraTrainError when the state cannot be used.
         """
-        numbers = read_state(path, self.network, self.optimizer)
+        numbers = read_state(path, self.network, self.optimizer, self.flat)
         self.network.to(self.device)
         self.steps_done, self.smoothed = int(numbers["step"]), float(numbers["smoothed"])
         if numbers["scaler"]:
@@ -238,9 +246,8 @@ class Trainer:
             some = slice(start, end)
             whole = end - start == count
             share = options.gradient_accumulation_steps * count / (end - start)
-            with self.network.dropping(
-                dropping(self.config.network, self.random, position, None if whole else (start, end, count))
-            ):
+            drops = dropping(self.config.network, self.random, position, None if whole else (start, end, count))
+            with self.network.dropping(drops), self.flat.cast(self.dtype):
                 losses.append(
                     backward(
                         self.model,

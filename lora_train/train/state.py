@@ -17,17 +17,21 @@ from torch import nn
 from lora_train.atomic import write_bytes
 from lora_train.errors import LoraTrainError
 from lora_train.lorafile.writing import serialise
+from lora_train.train.flat import Flat
 
 VERSION = 1
 _OURS = ("params", "lr", "base_lr", "initial_lr", "name")
 """The entries of a parameter group that follow from the configuration or the step."""
 
 
-def write_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, numbers: dict[str, Any]) -> None:
-    """Write the state atomically; `numbers` are JSON data. Raises LoraTrainError when it cannot be written."""
+def write_state(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, flat: Flat, numbers: dict[str, Any]
+) -> None:
+    """Write the state atomically; `numbers` are JSON data. The optimizer's is written by the networks' own parameters.
+    Raises LoraTrainError when it cannot be written."""
     tensors = {f"network.{name}": value.detach().cpu() for name, value in network.state_dict().items()}
     plain: dict[str, dict[str, Any]] = {}
-    for index, values in optimizer.state_dict()["state"].items():
+    for index, values in flat.split(optimizer.state_dict()["state"]).items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{index}.{name}"] = value.detach().cpu()
@@ -52,7 +56,7 @@ def read_numbers(path: Path) -> dict[str, Any] | None:
     return numbers if isinstance(numbers, dict) and numbers.get("version") == VERSION else None
 
 
-def read_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def read_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, flat: Flat) -> dict[str, Any]:
     """Load the state into `network` and `optimizer`; returns the numbers.
 
     Raises LoraTrainError when the file is damaged or belongs to another configuration.
@@ -69,7 +73,7 @@ def read_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
         groups = optimizer.state_dict()["param_groups"]
         for index, group in enumerate(groups):
             group |= _group_state(index, tensors, numbers.get("groups", []), group)
-        state = _optimizer_state(tensors, numbers["optimizer"])
+        state = flat.join(_optimizer_state(tensors, numbers["optimizer"]))
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except (RuntimeError, ValueError, KeyError) as error:
         raise LoraTrainError(
