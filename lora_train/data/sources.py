@@ -172,13 +172,13 @@ def _of_subset(
         manifest.beside = {**manifest.beside, **found.masks}
         read = ((path, reader.read(path, (subset.caption_extension,))) for path in found.pictures)
         captions = {path: subset.class_tokens if caption is None else caption for path, caption in read}
-    found = []
+    pictures = []
     for path, size in usable(sorted(captions), manifest):
         parts = (subset.caption_prefix.strip(), reader.line(path, captions[path]), subset.caption_suffix.strip())
         caption = with_tag(tag, " ".join(part for part in parts if part))
         picture = Picture(path, *size, caption, concept_of(folder.name)[1], subset.num_repeats)
-        found.append(replace(picture, reg=subset.is_reg, weight=subset.loss_weight, own=own))
-    return found
+        pictures.append(replace(picture, reg=subset.is_reg, weight=subset.loss_weight, own=own))
+    return pictures
 
 
 def _own(subset: Subset, options: DataOptions, file: Path) -> tuple[tuple[str, Any], ...]:

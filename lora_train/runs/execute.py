@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from lora_train.device import fast_bf16, free_memory, pick_device
 from lora_train.errors import LoraTrainError, Stopped
 from lora_train.hosts.base import never
 from lora_train.lock import RunLock
-from lora_train.memory import give_back, is_out_of_memory, memory_given_back
+from lora_train.memory import forget, give_back, is_out_of_memory, memory_given_back
 from lora_train.records.families import FAMILIES
 from lora_train.records.family import CHUNKS
 from lora_train.runs.check import check_run, output_path, unpacked
@@ -186,7 +187,14 @@ class _Execution:
             self.folder.event("note", text=text)
 
         with self.host.lend_gpu(self.stopped, note), memory_given_back(), same_threads(self.folder):
-            return self.run()
+            try:
+                return self.run()
+            except Exception as error:
+                if not isinstance(error, (LoraTrainError, Stopped)):
+                    # as text: a handler that keeps its records would keep the traceback, and with it the model
+                    log.error("an unexpected error in the run %s\n%s", self.folder.id, traceback.format_exc())
+                forget(error)
+                raise error.with_traceback(None)  # noqa: B904 - a bare raise has the traceback again in Python 3.10
 
     def run(self) -> Result:
         from lora_train.models.opening import assumed_by, open_model
