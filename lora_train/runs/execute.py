@@ -248,6 +248,7 @@ class _Execution:
         if resolved is not None and self.folder.saved_state is not None:
             return self._longer(RunConfig.from_dict(resolved))
         from lora_train.data.training_set import count_epoch
+        from lora_train.train.predicting import Predictor
 
         device = pick_device(self.config.train.device, auto=self.host.device())
         facts = Facts(
@@ -258,7 +259,8 @@ class _Execution:
             device=device,
             fast_bf16=fast_bf16(device),
             unet_parameters=_unet_parameters(model),
-            free_memory=free_memory(device),
+            free_memory=(free := free_memory(device)),
+            predict=Predictor(model, free),
             epoch=lambda data: count_epoch(self.manifest.pictures, data, model.size_step),
         )
         config, choices = resolve(self.config, facts)

@@ -18,6 +18,7 @@ from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import BaseModel, Conditioning
 from lora_train.models.names import UNET
+from lora_train.models.storing import FULL, store_base
 from lora_train.networks.inject import NetworkSet
 from lora_train.pictures.captions import vary, without_tag
 from lora_train.records.families import FAMILIES
@@ -93,12 +94,13 @@ class Trainer:
         denoiser = FAMILIES[self.model.family].denoiser.prefix
         self.rates = learning_rates(self.config, self.model.text_prefixes, denoiser)
         self.built = build_network(self.config, self.model, tuple(self.rates), self.random.torch("weights"))
-        self.notes = (*merged, *self.built.notes)
         self.network: NetworkSet = self.built.network
+        stored = store_base(self.model, options.base_precision or FULL, self.dtype, self.device)
+        self.notes = (*merged, *self.built.notes, *stored)
         self.model.to(self.device, self.dtype)
         self.network.to(self.device)
         if options.gradient_checkpointing:
-            self.model.checkpoint_activations()
+            self.model.checkpoint_activations(options.checkpointing_share or 1.0)
         half = self.dtype != torch.float32
         # torch 2.1 refuses fp32 on the CPU even where autocast is not enabled
         self.autocast = torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
