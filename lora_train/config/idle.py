@@ -31,6 +31,8 @@ def _idle(config: RunConfig) -> list[tuple[str, str]]:
         found += [(f"data.{name}", "with data.bucket_no_upscale, as in sd-scripts") for name in limits]
     if data.dataset_config and data.repeats is not None:
         found.append(("data.repeats", "with data.dataset_config, which has its own num_repeats"))
+    if train.checkpointing_share is not None and train.gradient_checkpointing is False:
+        found.append(("train.checkpointing_share", "without train.gradient_checkpointing"))
     if network.conv_alpha is not None and not (network.conv_dim or network.network_weights or network.network_rules):
         found.append(("network.conv_alpha", "without network.conv_dim"))
     if config.preview.sample_every_n_steps and not config.preview.prompts:

@@ -125,7 +125,7 @@ ABSENT = {
     "lr_scheduler_type": "Give --scheduler.",
     "full_fp16": "Give --precision.",
     "full_bf16": "Give --precision.",
-    "fp8_base": "",
+    "fp8_base": "Give --base-precision fp8.",
     "deepspeed": "",
     "num_processes": "",
     "huggingface_repo_id": "",
@@ -156,7 +156,7 @@ ABSENT = {
     "noise_offset_type": "",
     "lr_scheduler_timescale": "",
     "resize_interpolation": "",
-    "fp8_base_unet": "",
+    "fp8_base_unet": "Give --base-precision fp8.",
     "skip_until_initial_step": "",
 }
 """Options that would change the LoRA and are not available here, each with what to do instead."""

@@ -130,8 +130,9 @@ class BaseModel(Protocol):
         The names of the block-weight extensions of the WebUI."""
         ...
 
-    def checkpoint_activations(self) -> None:
-        """From now on the UNet's blocks keep no activations for the backward pass, which recomputes them."""
+    def checkpoint_activations(self, share: float = 1.0) -> None:
+        """From now on this share of the UNet's blocks, the first ones, keep no activations for the backward pass, which
+        recomputes them. What the first blocks would keep is held longest."""
         ...
 
     def vae_to(self, device: torch.device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lora_train.config import RunConfig
 from lora_train.errors import Problem
@@ -105,11 +107,21 @@ class LatentDiffusion:
         """ "IN00" ..., "M00", "OUT00" ... by the UNet's module; "BASE" for text encoders and the rest."""
         return self._names.block_of(name)
 
-    def checkpoint_activations(self) -> None:
-        """diffusers' own way, not reentrant. Older versions check the training mode, in which a UNet of Stable
-        Diffusion computes the same."""
+    def checkpoint_activations(self, share: float = 1.0) -> None:
+        """diffusers' own way, not reentrant. Nothing random happens in a block but what the networks drop, which they
+        draw from their own generators."""
         self.unet.enable_gradient_checkpointing()
-        self.unet.train()
+        self.unet.train()  # older versions check the mode, in which a UNet of Stable Diffusion computes the same
+        units = [module for module in self._in_order() if hasattr(module, "gradient_checkpointing")]
+        for number, unit in enumerate(units):
+            unit.gradient_checkpointing = number < math.ceil(share * len(units))
+            if hasattr(unit, "_gradient_checkpointing_func"):
+                unit._gradient_checkpointing_func = _recomputed
+
+    def _in_order(self) -> list[Any]:
+        """The modules of the UNet's blocks as they run."""
+        unet = self.unet
+        return [module for part in (unet.down_blocks, unet.mid_block, unet.up_blocks) for module in part.modules()]
 
     def vae_to(self, device: torch.device) -> None:
         """Move the VAE alone, which stays fp32."""
@@ -277,6 +289,10 @@ class LatentDiffusion:
             what = "this base predicts v itself."
             found.append(Problem(what, "train.v_pred_like_loss", "Leave it out; it is for bases that predict noise."))
         return found
+
+
+def _recomputed(block: Any, *given: Any) -> Any:
+    return checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
 
 
 def _weights_hash(module: nn.Module) -> str:

@@ -266,6 +266,7 @@ class _Execution:
             return self._longer(RunConfig.from_dict(resolved))
         from lora_train.data.long_captions import longest_caption
         from lora_train.data.training_set import count_epoch
+        from lora_train.train.predicting import Predictor
 
         chunks = CHUNKS in FAMILIES[model.family].features
         device = pick_device(self.config.train.device, auto=self.host.device())
@@ -277,7 +278,8 @@ class _Execution:
             device=device,
             fast_bf16=fast_bf16(device),
             unet_parameters=_unet_parameters(model),
-            free_memory=free_memory(device),
+            free_memory=(free := free_memory(device)),
+            predict=Predictor(model, free),
             longest_caption=longest_caption(self.manifest, model.count_tokens) if chunks else None,
             epoch=lambda data: count_epoch(self.manifest.pictures, data, model.size_step),
         )

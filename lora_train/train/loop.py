@@ -18,6 +18,7 @@ from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.memory import forget, give_back, is_out_of_memory
 from lora_train.models.base import BaseModel, Conditioning
+from lora_train.models.storing import FULL, store_base
 from lora_train.networks.inject import NetworkSet
 from lora_train.records.families import FAMILIES
 from lora_train.train.flat import Flat
@@ -102,12 +103,13 @@ class Trainer:
         denoiser = FAMILIES[self.model.family].denoiser.prefix
         self.rates = learning_rates(self.config, self.model.text_prefixes, denoiser)
         self.built = build_network(self.config, self.model, tuple(self.rates), self.random.torch("weights"))
-        self.notes = (*merged, *self.built.notes)
         self.network: NetworkSet = self.built.network
+        stored = store_base(self.model, options.base_precision or FULL, self.dtype, self.device)
+        self.notes = (*merged, *self.built.notes, *stored)
         self.model.to(self.device, self.dtype)
         self.network.to(self.device)
         if options.gradient_checkpointing:
-            self.model.checkpoint_activations()
+            self.model.checkpoint_activations(options.checkpointing_share or 1.0)
         # the base itself is in half precision, and its norms compute in fp32 inside; with fp16 they return it as well
         half = self.dtype == torch.float16
         # torch 2.1 refuses fp32 on the CPU even where autocast is not enabled
@@ -185,10 +187,13 @@ class Trainer:
         self.flat.forget_gradients()
         self.scaler = _restarted(self.scaler, self.device)
         give_back()
-        now = eased(self.config, pictures)
-        if now.config.train.gradient_checkpointing and not self.config.train.gradient_checkpointing:
-            self.model.checkpoint_activations()
+        before, now = self.config.train, eased(self.config, pictures)
         self.config = self.rows.config = now.config
+        train = self.config.train
+        if train.gradient_checkpointing:
+            self.model.checkpoint_activations(train.checkpointing_share or 1.0)
+        if train.base_precision != before.base_precision:
+            store_base(self.model, train.base_precision or FULL, self.dtype, self.device)
         text = f"There was not enough memory for step {self.steps_done + 1}. It is repeated {now.what}."
         self.callbacks.eased(text)
 

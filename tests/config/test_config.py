@@ -194,16 +194,3 @@ def test_another_base_has_the_usual_numbers() -> None:
 def test_convolutions_are_chosen_only_where_nothing_says_which_layers_are_trained(network: dict[str, object]) -> None:
     config = RunConfig.from_dict({"network": network})
     assert resolve(config, Facts(5, 128, "cpu", False, unet_parameters=8_000_000))[0].network.conv_dim is None
-
-
-@pytest.mark.parametrize(("gigabytes", "chosen"), [(None, False), (24, False), (12, True)])
-def test_activations_are_computed_again_where_a_gpu_has_too_little(gigabytes: float | None, chosen: bool) -> None:
-    """SDXL at 1024 px was measured at 15.7 GB without."""
-    free = None if gigabytes is None else int(gigabytes * 1e9)
-    facts = Facts(20, 1024, "cuda", True, unet_parameters=2_567_000_000, free_memory=free)
-    resolved, choices = resolve(RunConfig(), facts)
-    assert resolved.train.gradient_checkpointing is chosen
-    why = [choice.why for choice in choices if choice.field == "train.gradient_checkpointing"]
-    assert why == (["12.0 GB are free on the GPU, and about 16 GB are needed without it"] if chosen else [])
-    never = RunConfig.from_dict({"train": {"gradient_checkpointing": False}})
-    assert resolve(never, facts)[0].train.gradient_checkpointing is False

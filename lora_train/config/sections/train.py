@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_train.config.choices import PRECISIONS
+from lora_train.config.choices import BASE_PRECISIONS, PRECISIONS
 from lora_train.config.option import COMMON, DATA, LOSS, NETWORK, SOURCES, STEPS, WORDS, option
 from lora_train.config.registered import Section
 from lora_train.config.training_methods import HUBER_SCHEDULES, LOSSES, OPTIMIZERS, SAMPLINGS, SCHEDULES
@@ -224,6 +224,25 @@ class TrainOptions(Section, section="train"):
         unset="on if the GPU has too little free memory for a step without it",
         kohya=("gradient_checkpointing",),
         metadata="ss_gradient_checkpointing",
+    )
+    checkpointing_share: float | None = option(
+        None,
+        "Share of blocks recomputed",
+        "share of the UNet's blocks whose activations are recomputed with gradient checkpointing, from the first on: "
+        "fewer blocks are faster, and need more memory",
+        STEPS,
+        range=(0.01, 1),
+        unset="all, or as many as the GPU's free memory needs",
+        metavar="SHARE",
+    )
+    base_precision: str | None = option(
+        None,
+        "Precision of the frozen base",
+        "how the weights of the UNet, which are not trained, are stored: full as they compute, fp8 and int8 in half of "
+        "the memory of bf16, nf4 in a quarter; fewer bits are less exact and slower",
+        STEPS,
+        choices=BASE_PRECISIONS,
+        unset="full, or fp8 if the GPU has too little free memory",
     )
     loss_type: str = option(
         "l2",
