@@ -29,3 +29,19 @@ PREPARE_OPERATIONS = (
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SAVE_PRECISIONS = ("fp16", "bf16", "fp32")
+
+TRACKERS = {
+    "auto": "",
+    "none": "",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "comet_ml": "comet_ml",
+    "aim": "aim",
+    "clearml": "clearml",
+    "dvclive": "dvclive",
+    "swanlab": "swanlab",
+    "trackio": "trackio",
+    "all": "",
+}
+"""Where the numbers of each step go besides log.csv, and the package that each needs."""

@@ -38,7 +38,7 @@ def network_modules() -> dict[str, str]:
 
 _ALWAYS = "is always on here"
 _MEMORY = "affects memory or speed only and is not available"
-_LOSSES = "is not available: the run's folder has all losses"
+_LOSSES = "is not available: the run's folder has all losses, and --log-with logs them elsewhere"
 _LAUNCH = "is an option of accelerate, and not needed here"
 NOTED = {
     "cache_latents": _ALWAYS,
@@ -75,13 +75,9 @@ NOTED = {
     "num_machines": _LAUNCH,
     "gpu_ids": _LAUNCH,
     "main_process_port": _LAUNCH,
-    "logging_dir": _LOSSES,
-    "log_with": _LOSSES,
     "log_prefix": _LOSSES,
-    "log_tracker_name": _LOSSES,
     "log_tracker_config": _LOSSES,
     "log_config": _LOSSES,
-    "wandb_run_name": _LOSSES,
     "wandb_api_key": _LOSSES,
     "console_log_level": "is not available: --debug shows more",
     "console_log_file": "is not available: the run's folder has all messages",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_train.config.choices import SAVE_PRECISIONS
+from lora_train.config.choices import SAVE_PRECISIONS, TRACKERS
 from lora_train.config.option import BASICS, COMMON, FIRST, REPEATED, SAVING, option
 from lora_train.config.registered import Section
 
@@ -85,6 +85,41 @@ class SaveOptions(Section, section="save"):
         flags=("--comments",),
         metavar="TEXT",
         kohya=("training_comment",),
+    )
+    log_with: str = option(
+        "auto",
+        "Trackers",
+        "where losses and rates are logged besides the run's log.csv; auto: TensorBoard if it is installed",
+        SAVING,
+        choices=TRACKERS,
+        kohya=("log_with",),
+    )
+    logging_dir: str = option(
+        "",
+        "Folder for logs",
+        "folder for the trackers' files, one below it for each run",
+        SAVING,
+        unset="the run's own",
+        metavar="FOLDER",
+        kohya=("logging_dir",),
+    )
+    log_tracker_name: str = option(
+        "",
+        "Project in trackers",
+        "name of the project in the trackers",
+        SAVING,
+        unset="lora-train",
+        metavar="NAME",
+        kohya=("log_tracker_name",),
+    )
+    wandb_run_name: str = option(
+        "",
+        "Run in trackers",
+        "name of this run in the trackers",
+        SAVING,
+        unset="the run's id",
+        metavar="NAME",
+        kohya=("wandb_run_name",),
     )
 
 
