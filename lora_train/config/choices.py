@@ -45,3 +45,27 @@ TRACKERS = {
     "all": "",
 }
 """Where the numbers of each step go besides log.csv, and the package that each needs."""
+
+_EULER, _EULER_A = ("EulerDiscreteScheduler", ""), ("EulerAncestralDiscreteScheduler", "")
+_KDPM, _KDPM_A = ("KDPM2DiscreteScheduler", ""), ("KDPM2AncestralDiscreteScheduler", "")
+_LMS = ("LMSDiscreteScheduler", "scipy")
+SAMPLERS = {
+    "dpmsolver++": ("", ""),
+    "dpmsolver": ("", ""),
+    "dpmsingle": ("DPMSolverSinglestepScheduler", ""),
+    "ddim": ("DDIMScheduler", ""),
+    "pndm": ("PNDMScheduler", ""),
+    "heun": ("HeunDiscreteScheduler", ""),
+    "euler": _EULER,
+    "k_euler": _EULER,
+    "euler_a": _EULER_A,
+    "k_euler_a": _EULER_A,
+    "dpm_2": _KDPM,
+    "k_dpm_2": _KDPM,
+    "dpm_2_a": _KDPM_A,
+    "k_dpm_2_a": _KDPM_A,
+    "lms": _LMS,
+    "k_lms": _LMS,
+}
+"""Samplers of previews by sd-scripts' names: the class in diffusers ("": the family's own), and the package that it
+needs."""

@@ -85,8 +85,6 @@ NOTED = {
     "tokenizer_cache_dir": "is not available: tokenizers are found without it",
     "save_model_as": "is always safetensors here",
     "save_state_on_train_end": _ALWAYS,
-    "sample_at_first": _ALWAYS,
-    "sample_sampler": "is not available: previews use one sampler",
 }
 """Accepted without effect, since the LoRA would be the same; each with its message."""
 
@@ -98,8 +96,6 @@ ABSENT = {
     "resume": "Use: lora-train resume RUN",
     "base_weights": "Give --merge-base FILE:STRENGTH.",
     "base_weights_multiplier": "Give --merge-base FILE:STRENGTH.",
-    "sample_prompts": "Give --preview PROMPT for each.",
-    "sample_every_n_epochs": "Give --preview-every STEPS.",
     "save_n_epoch_ratio": "Give --save-every STEPS.",
     "save_last_n_epochs": "",
     "save_last_n_steps": "",
@@ -175,7 +171,6 @@ SAME: dict[str, tuple[str, ...]] = {
     "save_last_n_epochs_state": ("0",),
     "save_last_n_steps": ("0",),
     "save_last_n_steps_state": ("0",),
-    "sample_every_n_epochs": ("0",),
     "max_train_epochs": ("0",),
     "initial_epoch": ("0", "1"),
     "initial_step": ("0",),
@@ -232,7 +227,6 @@ TAKES_NO_VALUE = frozenset(
         "log_config",
         "console_log_simple",
         "save_state_on_train_end",
-        "sample_at_first",
     )
 )
 """The names in NOTED that take no value."""

@@ -17,6 +17,7 @@ from lora_train.datasets.captioning import captioning_problems, server_problems
 from lora_train.device import pick_device, require_precision
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.allowing import allowed, noting
+from lora_train.runs.previews import check_previews
 from lora_train.runs.stages import Stages
 from lora_train.runs.trackers import tracker_problems
 
@@ -70,6 +71,8 @@ def check_run(
                 require_tokenizer(path, TokenizerSources(host.tokenizers, host.downloads, said.append))
     if stages.train:
         found += _packages(config) + tracker_problems(config)
+        wrong, notes = check_previews(config, host)
+        found, said = found + wrong, said + notes
         with noting(found, "network"):
             found += _network_files(config, host)
     if stages.train and config.save.output_name and config.save.output_dir:

@@ -338,7 +338,7 @@ class _Execution:
         trainer = Trainer(config, model, dataset, callbacks, trigger=trigger_of(self.manifest, config.data.tag))
         for text in trainer.notes:
             self.folder.event("note", text=text)
-        writer = RunWriter(self.folder, self.manifest, trainer, self.started, self.host.may_read)
+        writer = RunWriter(self.folder, self.manifest, trainer, self.started, self.host.may_read, self.host.lora_dir())
         self._continue(trainer)
         self.folder.set_state("training", steps=config.train.max_train_steps)
         steps = trainer.run()

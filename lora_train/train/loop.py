@@ -335,7 +335,8 @@ class Trainer:
         if step == last:
             return
         saving = _due(step, save.save_every_n_steps) or _due(step, save.save_every_n_epochs * self.steps_per_epoch)
-        showing = _due(step, preview.sample_every_n_steps)
+        epochs = preview.sample_every_n_epochs * self.steps_per_epoch
+        showing = _due(step, preview.sample_every_n_steps) or _due(step, epochs)
         if saving or showing:
             with self.weights.used():
                 if saving:

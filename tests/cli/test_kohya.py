@@ -211,7 +211,9 @@ GUIS = """--caption_extension=.txt --prior_loss_weight=1 --loss_type=l2 --huber_
 
 def test_values_that_say_what_is_done_anyway_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert wrong(GUIS) == []
-    assert config(GUIS) == config("--optimizer_args weight_decay=0.01 eps=1e-8 --wandb_run_name last")
+    assert config(GUIS) == config(
+        "--optimizer_args weight_decay=0.01 eps=1e-8 --wandb_run_name last --preview-sampler euler_a"
+    )
     assert main(["train", "--num_processes=1", "--prior_loss_weight", "1.0", "--input", "nowhere"]) == 2
     told = capsys.readouterr().err
     assert "note: already the behaviour here: --num_processes 1, --prior_loss_weight 1.0." in told
