@@ -35,8 +35,9 @@ def _idle(config: RunConfig) -> list[tuple[str, str]]:
         found.append(("train.checkpointing_share", "without train.gradient_checkpointing"))
     if network.conv_alpha is not None and not (network.conv_dim or network.network_weights or network.network_rules):
         found.append(("network.conv_alpha", "without network.conv_dim"))
-    if config.preview.sample_every_n_steps and not config.preview.prompts:
-        found.append(("preview.sample_every_n_steps", "without a prompt for the previews"))
+    if not (config.preview.prompts or config.preview.sample_prompts):
+        names = [name for name in ("sample_every_n_steps", "sample_every_n_epochs") if getattr(config.preview, name)]
+        found += [(f"preview.{name}", "without a prompt for the previews") for name in names]
     return found
 
 

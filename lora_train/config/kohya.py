@@ -38,7 +38,7 @@ def network_modules() -> dict[str, str]:
 
 _ALWAYS = "is always on here"
 _MEMORY = "affects memory or speed only and is not available"
-_LOSSES = "is not available: the run's folder has all losses"
+_LOSSES = "is not available: the run's folder has all losses, and --log-with logs them elsewhere"
 _LAUNCH = "is an option of accelerate, and not needed here"
 NOTED = {
     "cache_latents": _ALWAYS,
@@ -75,13 +75,9 @@ NOTED = {
     "num_machines": _LAUNCH,
     "gpu_ids": _LAUNCH,
     "main_process_port": _LAUNCH,
-    "logging_dir": _LOSSES,
-    "log_with": _LOSSES,
     "log_prefix": _LOSSES,
-    "log_tracker_name": _LOSSES,
     "log_tracker_config": _LOSSES,
     "log_config": _LOSSES,
-    "wandb_run_name": _LOSSES,
     "wandb_api_key": _LOSSES,
     "console_log_level": "is not available: --debug shows more",
     "console_log_file": "is not available: the run's folder has all messages",
@@ -89,8 +85,6 @@ NOTED = {
     "tokenizer_cache_dir": "is not available: tokenizers are found without it",
     "save_model_as": "is always safetensors here",
     "save_state_on_train_end": _ALWAYS,
-    "sample_at_first": _ALWAYS,
-    "sample_sampler": "is not available: previews use one sampler",
 }
 """Accepted without effect, since the LoRA would be the same; each with its message."""
 
@@ -101,8 +95,6 @@ ABSENT = {
     "resume": "Use: lora-train resume RUN",
     "base_weights": "Give --merge-base FILE:STRENGTH.",
     "base_weights_multiplier": "Give --merge-base FILE:STRENGTH.",
-    "sample_prompts": "Give --preview PROMPT for each.",
-    "sample_every_n_epochs": "Give --preview-every STEPS.",
     "save_n_epoch_ratio": "Give --save-every STEPS.",
     "save_last_n_epochs": "",
     "save_last_n_steps": "",
@@ -174,7 +166,6 @@ SAME: dict[str, tuple[str, ...]] = {
     "save_last_n_epochs_state": ("0",),
     "save_last_n_steps": ("0",),
     "save_last_n_steps_state": ("0",),
-    "sample_every_n_epochs": ("0",),
     "max_train_epochs": ("0",),
     "initial_epoch": ("0", "1"),
     "initial_step": ("0",),
@@ -231,7 +222,6 @@ TAKES_NO_VALUE = frozenset(
         "log_config",
         "console_log_simple",
         "save_state_on_train_end",
-        "sample_at_first",
     )
 )
 """The names in NOTED that take no value."""

@@ -48,7 +48,7 @@ GUI_KINDS = {
 """The GUI's `LoRA_type` and our `--algo`."""
 
 _SEEN = "is detected from the base model"
-GUI_NOTED = {"sdxl": _SEEN, "model_list": "is the GUI's own list", "use_wandb": kohya.NOTED["log_with"]}
+GUI_NOTED = {"sdxl": _SEEN, "model_list": "is the GUI's own list"}
 GUI_SAME = {"LyCORIS_preset": "full", "unit": "1"}
 """Options of the GUI alone: those that have no effect here with any value; and those with the value that has none."""
 
@@ -159,6 +159,8 @@ def _of_gui(given: dict[str, Any], found: Imported) -> dict[str, Any]:
             if not is_off(value := as_text(flat.pop(name, ""))) and value != "1":
                 found.left[name] = f"= {value}: in the GUI it applies only to LoCon and the kinds of LyCORIS."
     flat |= _of_line(as_text(given.get("additional_parameters", "")))
+    if not is_off(as_text(flat.pop("use_wandb", ""))):
+        flat.setdefault("log_with", "wandb")
     stop = flat.pop("stop_text_encoder_training", 0)
     for name, percent in (("lr_warmup_steps", given.get("lr_warmup")), ("stop_text_encoder_training", stop)):
         if not is_off(as_text(percent)):

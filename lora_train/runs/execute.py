@@ -25,6 +25,7 @@ from lora_train.records.families import FAMILIES
 from lora_train.records.family import CHUNKS
 from lora_train.runs.check import check_run, output_path, unpacked
 from lora_train.runs.folder import Event, RunFolder
+from lora_train.runs.logs import logging_steps
 from lora_train.runs.preparing import find_masks, note_buckets, prepare_pictures, prepared_before
 from lora_train.runs.resuming import check_resume, forget_states, own_result
 from lora_train.runs.stages import Result, Stages
@@ -90,7 +91,8 @@ def execute(
     with RunLock(folder.path):
         starts = int(folder.read().get("starts", 0)) + 1
         folder.update(config=config.to_dict(), starts=starts, state="preparing", problems=None)
-        result = _execute(_Execution(folder, config, manifest, host, stopped, stages))
+        with logging_steps(folder, config):
+            result = _execute(_Execution(folder, config, manifest, host, stopped, stages))
     try:
         host.refresh_loras(result.path)
     except Exception as error:  # the LoRA itself is saved
@@ -364,7 +366,7 @@ class _Execution:
         trainer = Trainer(config, model, dataset, callbacks, trigger=trigger_of(self.manifest, config.data.tag))
         for text in trainer.notes:
             self.folder.event("note", text=text)
-        writer = RunWriter(self.folder, self.manifest, trainer, self.started, self.host.may_read)
+        writer = RunWriter(self.folder, self.manifest, trainer, self.started, self.host.may_read, self.host.lora_dir())
         self._continue(trainer)
         self.folder.set_state("training", steps=config.train.max_train_steps)
         steps = trainer.run()

@@ -359,10 +359,9 @@ class Trainer:
         step = self.steps_done
         if step == last:
             return
-        saving = _due(step, save.save_every_n_steps) or _due(
-            step, save.save_every_n_epochs * self.order.steps_per_epoch
-        )
-        showing = _due(step, preview.sample_every_n_steps)
+        each = self.order.steps_per_epoch
+        saving = _due(step, save.save_every_n_steps) or _due(step, save.save_every_n_epochs * each)
+        showing = _due(step, preview.sample_every_n_steps) or _due(step, preview.sample_every_n_epochs * each)
         if saving or showing:
             with self.weights.used():
                 if saving:
