@@ -95,7 +95,6 @@ NOTED = {
 """Accepted without effect, since the LoRA would be the same; each with its message."""
 
 ABSENT = {
-    "max_train_epochs": "Give --steps.",
     "caption_extension": "Captions are .txt or .caption files here.",
     "vae": "The base model's own is used.",
     "resume": "Use: lora-train resume RUN",
@@ -106,14 +105,6 @@ ABSENT = {
     "save_n_epoch_ratio": "Give --save-every STEPS.",
     "save_last_n_epochs": "",
     "save_last_n_steps": "",
-    "weighted_captions": "",
-    "keep_tokens_separator": "Give --keep-tokens N.",
-    "caption_suffix": "",
-    "caption_tag_dropout_rate": "",
-    "caption_dropout_every_n_epochs": "Give --caption-dropout P.",
-    "secondary_separator": "",
-    "token_warmup_min": "",
-    "token_warmup_step": "",
     "color_aug": "",
     "random_crop": "",
     "face_crop_aug_range": "The operation face crops faces: --process face.",
@@ -150,7 +141,6 @@ ABSENT = {
     "validation_split": "",
     "caption_extention": "Captions are .txt or .caption files here.",
     "caption_separator": "The parts of captions are separated by commas.",
-    "enable_wildcard": "",
     "save_last_n_epochs_state": "",
     "save_last_n_steps_state": "",
     "noise_offset_type": "",
@@ -164,10 +154,6 @@ SAME: dict[str, tuple[str, ...]] = {
     "caption_extension": (".txt", ".caption", "txt", "caption"),
     "caption_extention": (".txt", ".caption", "txt", "caption"),
     "caption_separator": (",",),
-    "caption_tag_dropout_rate": ("0",),
-    "caption_dropout_every_n_epochs": ("0",),
-    "token_warmup_min": ("1",),
-    "token_warmup_step": ("0",),
     "noise_offset_type": ("original",),
     "save_n_epoch_ratio": ("0",),
     "save_last_n_epochs": ("0",),
@@ -175,7 +161,6 @@ SAME: dict[str, tuple[str, ...]] = {
     "save_last_n_steps": ("0",),
     "save_last_n_steps_state": ("0",),
     "sample_every_n_epochs": ("0",),
-    "max_train_epochs": ("0",),
     "initial_epoch": ("0", "1"),
     "initial_step": ("0",),
     "num_processes": ("1",),
@@ -186,6 +171,8 @@ value, which GUIs write for empty fields, is accepted for each of ABSENT."""
 MAY_BE_EMPTY = frozenset(
     (
         "adaptive_noise_scale",
+        "caption_dropout_every_n_epochs",
+        "caption_tag_dropout_rate",
         "huber_c",
         "huber_scale",
         "huber_schedule",
@@ -196,9 +183,14 @@ MAY_BE_EMPTY = frozenset(
         "lr_scheduler_num_cycles",
         "lr_scheduler_power",
         "max_timestep",
+        "max_token_length",
+        "max_train_epochs",
         "min_timestep",
         "multires_noise_discount",
         "multires_noise_iterations",
+        "prior_loss_weight",
+        "token_warmup_min",
+        "token_warmup_step",
         "v_pred_like_loss",
     )
 )

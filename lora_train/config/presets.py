@@ -151,6 +151,10 @@ def _of_gui(given: dict[str, Any], found: Imported) -> dict[str, Any]:
         for name in ("conv_dim", "conv_alpha"):
             if not _is_off(value := _text(flat.pop(name, ""))) and value != "1":
                 found.left[name] = f"= {value}: in the GUI it applies only to LoCon and the kinds of LyCORIS."
+    if not _is_off(_text(given.get("max_train_steps"))) and _is_off(_text(given.get("max_train_epochs"))):
+        epochs = _text(flat.pop("max_train_epochs", ""))  # the GUI's "epoch", which only stands in for steps
+        if not _is_off(epochs):
+            found.left["max_train_epochs"] = f"= {epochs}: the number of steps is given."
     flat |= _of_line(_text(given.get("additional_parameters", "")))
     stop = flat.pop("stop_text_encoder_training", 0)
     for name, percent in (("lr_warmup_steps", given.get("lr_warmup")), ("stop_text_encoder_training", stop)):

@@ -21,8 +21,6 @@ _LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
 
 NOT_OFFERED: dict[str, object] = {
     "ss_adaptive_noise_scale": None,
-    "ss_caption_dropout_every_n_epochs": 0,
-    "ss_caption_tag_dropout_rate": 0.0,
     "ss_debiased_estimation": False,
     "ss_face_crop_aug_range": None,
     "ss_fp8_base": False,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.config import Facts, RunConfig, idle_notes, resolve
-from lora_train.config.sections.captions import CHUNK
+from lora_train.config.sections.in_training import CHUNK
 from lora_train.data.regularisation import add_regularisation
 from lora_train.data.scan import Manifest
 from lora_train.data.tag_statistics import tag_note
@@ -243,9 +243,9 @@ class _Execution:
         data = config.data
         if data.max_token_length and CHUNKS in FAMILIES[model.family].features:
             model.text_chunks = data.max_token_length // CHUNK  # type: ignore[attr-defined]
-        return fit_captions(
-            self.manifest, data.tag, data.shuffle_caption, data.keep_tokens, model.text_room, model.count_tokens
-        )
+        if data.weighted_captions:
+            model.text_weights = True  # type: ignore[attr-defined]
+        return fit_captions(self.manifest, data, model.text_room, model.count_tokens)
 
     def _prepared_only(self) -> Result:
         self.folder.set_state("finished", finished=time.time(), result=None)
@@ -270,7 +270,7 @@ class _Execution:
             fast_bf16=fast_bf16(device),
             unet_parameters=_unet_parameters(model),
             free_memory=free_memory(device),
-            longest_caption=longest_caption(self.manifest, model.count_tokens) if chunks else None,
+            longest_caption=longest_caption(self.manifest, self.config.data, model.count_tokens) if chunks else None,
             epoch=lambda data: count_epoch(self.manifest.pictures, data, model.size_step),
         )
         config, choices = resolve(self.config, facts)

@@ -19,7 +19,8 @@ from lora_train.errors import LoraTrainError
 from lora_train.models.base import BaseModel, Conditioning
 from lora_train.models.names import UNET
 from lora_train.networks.inject import NetworkSet
-from lora_train.pictures.captions import vary, without_tag
+from lora_train.pictures.captions import without_tag
+from lora_train.pictures.varying import Moment, settled, vary
 from lora_train.records.families import FAMILIES
 from lora_train.train.in_use import InUse
 from lora_train.train.network import build_network, dropping, merge_base_weights, parameter_groups
@@ -227,7 +228,10 @@ class Trainer:
             loss = learn(Row(x, self._captions(items, position), weight=weight, mask=mask, extra=extra), draw)
             some = items[: self._preserved(len(items), position)]
             if some:
-                captions = [without_tag(self.trigger, item.picture.caption) for item in some]
+                captions = [
+                    without_tag(self.trigger, settled(one.caption, self.config.data))
+                    for one in (item.picture for item in some)
+                ]
                 x, extra = x[: len(some)], self._extra(some, looks)
                 own = BaseTerm(1.0, x, captions)
                 learn(Row(x, captions, extra=extra, terms=(own,)), draw.of(len(some)))
@@ -281,12 +285,10 @@ class Trainer:
         return self.model.scale_latents(sampled).to(self.device)
 
     def _captions(self, items: list[Item], position: int) -> list[str]:
-        rng = self.random.python("captions", position)
-        return [
-            vary(item.picture.caption, rng, data.shuffle_caption, data.keep_tokens, data.caption_dropout_rate, data.tag)
-            for item in items
-            for data in (item.picture.options(self.config.data),)
-        ]
+        rng, size = self.random.python("captions", position), self.config.train.gradient_accumulation_steps
+        moment = Moment(self.epoch, position // size, self.config.train.max_train_steps or 1)
+        pictures = [item.picture for item in items]
+        return [vary(one.lines, rng, one.options(self.config.data), moment) for one in pictures]
 
     def _encode(self, captions: Any) -> Conditioning:
         """Text conditioning; kept by caption while the text encoder stays as it is."""

@@ -17,6 +17,13 @@ def notes(**groups: dict[str, Any]) -> list[str]:
     ("groups", "field", "needed"),
     [
         ({"data": {"keep_tokens": 2}}, "data.keep_tokens", {"data": {"shuffle_caption": True}}),
+        ({"data": {"keep_tokens": 2}}, "data.keep_tokens", {"data": {"caption_tag_dropout_rate": 0.1}}),
+        ({"data": {"secondary_separator": ";"}}, "data.secondary_separator", {"data": {"token_warmup_step": 9.0}}),
+        ({"data": {"keep_tokens_separator": "|||"}}, "data.keep_tokens_separator",
+         {"data": {"shuffle_caption": True}}),
+        ({"data": {"token_warmup_min": 2}}, "data.token_warmup_min", {"data": {"token_warmup_step": 9.0}}),
+        ({"data": {"dataset_config": "a.toml", "reg_data_dir": "reg"}}, "data.reg_data_dir",
+         {"data": {"dataset_config": ""}}),
         ({"preview": {"sample_every_n_steps": 5}}, "preview.sample_every_n_steps", {"preview": {"prompts": ["a"]}}),
         ({"network": {"conv_alpha": 1.0}}, "network.conv_alpha", {"network": {"conv_dim": 4}}),
         ({"data": {"bucket_no_upscale": True, "min_bucket_reso": 64}}, "data.min_bucket_reso",

@@ -34,6 +34,15 @@ class TrainOptions(Section, section="train"):
         kohya=("max_train_steps",),
         metadata="ss_max_train_steps",
     )
+    max_train_epochs: int = option(
+        0,
+        "Epochs",
+        "train for this many epochs, whatever the steps say; 0: as many as the steps make",
+        STEPS,
+        range=(0, 1_000_000),
+        metavar="N",
+        kohya=("max_train_epochs",),
+    )
     gradient_accumulation_steps: int = option(
         1,
         "Gradient accumulation",
