@@ -33,6 +33,11 @@ def _idle(config: RunConfig) -> list[tuple[str, str]]:
         found.append(("data.token_warmup_min", "without data.token_warmup_step"))
     if data.dataset_config and data.reg_data_dir:
         found.append(("data.reg_data_dir", "with data.dataset_config, where is_reg names such folders"))
+    for name in ("unmasked_weight", "normalize_masked_area_loss"):
+        if getattr(train, name) and not train.masked_loss:
+            found.append((f"train.{name}", "without train.masked_loss"))
+    if data.validation_seed is not None and not data.validation_split:
+        found.append(("data.validation_seed", "without data.validation_split"))
     if data.bucket_no_upscale:
         found += [(f"data.{name}", "with data.bucket_no_upscale, as in sd-scripts") for name in limits]
     if data.dataset_config and data.repeats is not None:

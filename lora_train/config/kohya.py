@@ -138,7 +138,6 @@ ABSENT = {
     "initial_epoch": "",
     "initial_step": "",
     "block_lr": "Give --rule, or --args down_lr_weight=...",
-    "validation_split": "",
     "caption_extention": "Captions are .txt or .caption files here.",
     "caption_separator": "The parts of captions are separated by commas.",
     "save_last_n_epochs_state": "",
@@ -164,7 +163,6 @@ SAME: dict[str, tuple[str, ...]] = {
     "initial_epoch": ("0", "1"),
     "initial_step": ("0",),
     "num_processes": ("1",),
-    "validation_split": ("0",),
 }
 """Values of ABSENT with which sd-scripts does the same as this program, and which are therefore accepted. An empty
 value, which GUIs write for empty fields, is accepted for each of ABSENT."""
@@ -191,6 +189,8 @@ MAY_BE_EMPTY = frozenset(
         "prior_loss_weight",
         "token_warmup_min",
         "token_warmup_step",
+        "validation_seed",
+        "validation_split",
         "v_pred_like_loss",
     )
 )

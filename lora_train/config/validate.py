@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from lora_train.config.concepts import concept_weights
 from lora_train.config.network import network_problems
 from lora_train.config.optimizer_args import optimizer_arguments
 from lora_train.config.run import RunConfig
@@ -144,6 +145,13 @@ def _together(config: RunConfig) -> list[Problem]:
             Problem(f"{config.prepare.background!r} is no colour.", "prepare.background", "#c0c0c0 is the usual grey.")
         )
     factor = least_factor()
+    try:
+        concept_weights(data.concept_weights)
+    except ValueError as error:
+        found.append(Problem(f"{error}.", "data.concept_weights", "Write them as sara=1,hat=0.5."))
+    if data.validation_split > 1 and data.validation_split % 1:
+        what = f"{data.validation_split:g} is neither a share below 1 nor a number of pictures."
+        found.append(Problem(what, "data.validation_split", "Give 0.1 for a tenth, or a whole number."))
     for name, side in (("resolution", data.resolution), ("height", data.height)):
         if side and side % factor:
             found.append(Problem(f"{side} is no multiple of {factor}.", f"data.{name}", "512 is usual."))

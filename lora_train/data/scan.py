@@ -52,6 +52,8 @@ class Picture:
     """Other captions, of which one may be drawn in its place (`enable_wildcard`)."""
     reg: bool = False
     """Whether it is a regularisation picture: of the class, without the subject (see `data.regularisation`)."""
+    held_out: bool = False
+    """Whether it is held out for validation, and not trained on."""
     weight: float = 1.0
     """Factor on its loss."""
     own: tuple[tuple[str, Any], ...] = ()
@@ -93,8 +95,8 @@ class Manifest:
 
     @property
     def trained(self) -> list[Picture]:
-        """The pictures of the subject, without those of regularisation."""
-        return [picture for picture in self.pictures if not picture.reg]
+        """The pictures of the subject: without those of regularisation, and without those that are held out."""
+        return [picture for picture in self.pictures if not picture.reg and not picture.held_out]
 
     @property
     def looks_per_epoch(self) -> int:
@@ -110,8 +112,10 @@ class Manifest:
         trained = self.trained
         concepts = len({picture.concept for picture in trained})
         text = f"{counted(len(trained), 'picture')} in {counted(concepts, 'concept')}"
-        if len(trained) < len(self.pictures):
-            text += f", and {counted(len(self.pictures) - len(trained), 'regularisation picture')}"
+        if reg := sum(picture.reg for picture in self.pictures):
+            text += f", and {counted(reg, 'regularisation picture')}"
+        if held := sum(picture.held_out for picture in self.pictures):
+            text += f"; {held} held out for validation"
         left_out = self.left_out_line()
         return f"{text}; left out: {left_out}" if left_out else text
 

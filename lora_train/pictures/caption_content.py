@@ -48,9 +48,11 @@ def content_notes(captions: Iterable[tuple[Path, str]], tag: str, data: DataOpti
             f"Prompt syntax in {count} of {len(listed)} captions is trained on literally ({which}). To remove it: "
             "lora-train captions FOLDER plain, or Remove prompt syntax on the Dataset page."
         )
-    data = [path for path, caption in listed if DATA.search(caption)]
-    if data:
-        notes.append(f"The caption of {named(data)} contains JSON, which is trained on literally: keep only the text.")
+    literal = [path for path, caption in listed if DATA.search(caption)]
+    if literal:
+        notes.append(
+            f"The caption of {named(literal)} contains JSON, which is trained on literally: keep only the text."
+        )
     addresses = [path for path, caption in listed if ADDRESS.search(caption)]
     if addresses:
         notes.append(f"The caption of {named(addresses)} contains the address of a file or a page.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora_train.config import Facts, RunConfig, idle_notes, resolve
 from lora_train.config.sections.in_training import CHUNK
-from lora_train.data.regularisation import add_regularisation
+from lora_train.data.parts import assign_parts
 from lora_train.data.scan import Manifest
 from lora_train.data.tag_statistics import tag_note
 from lora_train.data.trigger import trigger_of
@@ -177,7 +177,7 @@ class _Execution:
         else:
             self.manifest = prepared_before(self.config, self.host)
         self.manifest.reg_folders = reg_folders
-        add_regularisation(self.manifest, self.config.data, self.host.may_read)
+        assign_parts(self.manifest, self.config.data, self.config.train.seed, self.host.may_read)
 
     def with_the_gpu(self) -> Result:
         """Everything that needs the device, which the host lends."""

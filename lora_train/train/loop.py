@@ -14,6 +14,7 @@ import torch
 from lora_train.config import RunConfig
 from lora_train.config.training_methods import LOSSES, OPTIMIZERS, SAMPLINGS
 from lora_train.data.items import Item
+from lora_train.data.masks import in_loss
 from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import BaseModel, Conditioning
@@ -267,8 +268,10 @@ class Trainer:
         """The masks (B, 1, h, w) that weight the loss; None without masked loss."""
         if not self.config.train.masked_loss:
             return None
+        options = self.config.train
         masks = [self.dataset.mask(item, flipped=look == 1) for item, look in zip(items, looks)]
-        return torch.stack(masks).to(self.device)
+        factors = [in_loss(mask, options.unmasked_weight, options.normalize_masked_area_loss) for mask in masks]
+        return torch.stack(factors).to(self.device)
 
     def _weights(self, items: list[Item]) -> float | torch.Tensor:
         """The factor on each picture's loss (B,); 1 where that is all of them."""

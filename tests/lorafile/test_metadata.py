@@ -27,6 +27,8 @@ CONFIG = RunConfig(
         caption_tag_dropout_rate=0.35,
         caption_dropout_every_n_epochs=3,
         max_token_length=225,
+        validation_split=0.2,
+        validation_seed=17,
     ),
     network=NetworkOptions(
         network_dim=12, network_alpha=7.0, network_dropout=0.21, rank_dropout=0.31, scale_weight_norms=0.9
@@ -74,6 +76,7 @@ FACTS = TrainingFacts(
     trigger="sks",
     reg_folders={"1_woman": (3, 80)},
     reg_looks_per_epoch=240,
+    held_out=6,
     extra={"ss_network_weights": "before.safetensors"},
 )
 EXPECTED: dict[str, str] = {
@@ -112,6 +115,9 @@ EXPECTED: dict[str, str] = {
     "ss_caption_dropout_rate": "0.15",
     "ss_caption_tag_dropout_rate": "0.35",
     "ss_caption_dropout_every_n_epochs": "3",
+    "ss_validation_split": "0.2",
+    "ss_validation_seed": "17",
+    "ss_num_validation_images": "6",
     "ss_max_token_length": "225",
     "ss_cache_latents": "True",
     "ss_network_module": "networks.lora",

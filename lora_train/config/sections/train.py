@@ -456,6 +456,20 @@ class TrainOptions(Section, section="train"):
         SOURCES,
         kohya=("masked_loss",),
     )
+    unmasked_weight: float = option(
+        0.0,
+        "Weight outside the mask",
+        "weight of what is black in a mask; 0.1 keeps pictures coherent",
+        SOURCES,
+        range=(0, 1),
+        metavar="WEIGHT",
+    )
+    normalize_masked_area_loss: bool = option(
+        False,
+        "Normalise by the mask's area",
+        "divide the masked loss by the mean of the mask, so that a small subject counts as much as a large one",
+        SOURCES,
+    )
     mixed_precision: str = option(
         "auto",
         "Precision",
