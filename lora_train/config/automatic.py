@@ -10,7 +10,7 @@ from typing import Any
 from lora_train.config.choices import DECOMPOSED
 from lora_train.config.planner import Choice, Predict, plan
 from lora_train.config.run import DataOptions, NetworkOptions, RunConfig, TrainOptions
-from lora_train.config.sections.text import CHUNK, MOST_TOKENS
+from lora_train.config.sections.in_training import CHUNK, MOST_TOKENS
 from lora_train.config.training_methods import OPTIMIZERS
 from lora_train.config.usual import (
     DEFAULT_DIM,
@@ -99,7 +99,10 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
         repeats=repeats,
     )
     steps, why_steps = _steps(facts, data, batch * accumulation, accumulation, recipe.looks)
-    steps = choose("train.max_train_steps", train.max_train_steps, steps, why_steps)
+    if train.max_train_epochs:
+        steps, why_steps = _steps_of_epochs(facts, data, batch, accumulation, train.max_train_epochs)
+    given = None if train.max_train_epochs and train.max_train_steps != steps else train.max_train_steps
+    steps = choose("train.max_train_steps", given, steps, why_steps)
     train = _with_rates(config, recipe, of_base, choose)
     preserve = train.preserve
     if preserve is None and recipe.preserve:
@@ -170,6 +173,14 @@ def _steps(
     steps = math.ceil(looks / per_step)
     seen = round(steps * per_step / max(1, facts.pictures))
     return steps, f"each of the {facts.pictures} pictures is seen about {seen} times"
+
+
+def _steps_of_epochs(facts: Facts, data: DataOptions, batch: int, accumulation: int, epochs: int) -> tuple[int, str]:
+    """The steps of so many epochs; an epoch ends a group of accumulated batches, as with accelerate."""
+    repeats = data.repeats or DEFAULT_REPEATS
+    batches = math.ceil(facts.pictures * repeats / batch) if facts.epoch is None else facts.epoch(data)[1]
+    each = math.ceil(batches / accumulation)
+    return epochs * each, f"{epochs} epochs of {each} steps"
 
 
 def _free_for_convolutions(network: NetworkOptions) -> bool:

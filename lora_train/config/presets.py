@@ -158,6 +158,10 @@ def _of_gui(given: dict[str, Any], found: Imported) -> dict[str, Any]:
         for name in ("conv_dim", "conv_alpha"):
             if not is_off(value := as_text(flat.pop(name, ""))) and value != "1":
                 found.left[name] = f"= {value}: in the GUI it applies only to LoCon and the kinds of LyCORIS."
+    if not is_off(as_text(given.get("max_train_steps"))) and is_off(as_text(given.get("max_train_epochs"))):
+        epochs = as_text(flat.pop("max_train_epochs", ""))  # the GUI's "epoch", which only stands in for steps
+        if not is_off(epochs):
+            found.left["max_train_epochs"] = f"= {epochs}: the number of steps is given."
     flat |= _of_line(as_text(given.get("additional_parameters", "")))
     if not is_off(as_text(flat.pop("use_wandb", ""))):
         flat.setdefault("log_with", "wandb")

@@ -73,6 +73,13 @@ def to_latents(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return torch.nn.functional.interpolate(mask[None, None], size=(height, width), mode="area")[0]
 
 
+def in_loss(mask: torch.Tensor, unmasked: float, by_area: bool) -> torch.Tensor:
+    """A mask of latents (1, h, w) as a factor on the loss at each place: at least `unmasked` everywhere, and with
+    `by_area` divided by its mean, where it is not black all over."""
+    factor = mask.clamp(min=unmasked)
+    return factor / factor.mean() if by_area and factor.any() else factor
+
+
 def _relative(picture: Path, folder: Path) -> Path:
     """A dataset config's pictures may be anywhere: then only the name counts."""
     return picture.relative_to(folder) if picture.is_relative_to(folder) else Path(picture.name)

@@ -178,7 +178,7 @@ class BaseModel(Protocol):
         """How many tokens of a caption are read.
 
         A family with the feature CHUNKS also has `text_chunks`, which can be set: how many chunks of 75 tokens that
-        is, 1 when it is opened (see `reading`)."""
+        is, 1 when it is opened (see `reading`); one with WEIGHTED has `text_weights`: whether captions have weights."""
         ...
 
     def count_tokens(self, text: str) -> int:

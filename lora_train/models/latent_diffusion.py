@@ -22,7 +22,15 @@ from lora_train.models.ddpm import NoiseProcess
 from lora_train.models.names import UNET, UnetNames, all_layers, target_names
 from lora_train.models.phases import at_work, in_tiles
 from lora_train.models.prediction import EPSILON
-from lora_train.models.text import count_tokens, encode_clip, join_chunks, room_of, tokenize_chunks
+from lora_train.models.text import (
+    count_tokens,
+    encode_clip,
+    join_chunks,
+    room_of,
+    tokenize_chunks,
+    weighed,
+    weighted_chunks,
+)
 from lora_train.records.families import FAMILIES
 
 MASK = "states_mask"
@@ -38,6 +46,8 @@ class LatentDiffusion:
     _sgm_names = False
     text_chunks = 1
     """See BaseModel."""
+    text_weights = False
+    """Whether captions have weights, `(word:1.2)`, which are not read literally."""
 
     def __init__(self, parts: Parts) -> None:
         self.source: Path = parts.source
@@ -180,11 +190,15 @@ class LatentDiffusion:
         """(C, h, w): the VAE's channels, and the sides divided by its factor."""
         return int(self.vae.config.latent_channels), height // self._factor, width // self._factor
 
-    def _tokens(self, encoder: int, captions: Sequence[str]) -> tuple[torch.Tensor, list[int]]:
-        """The chunks of all captions (N, 77), and how many each has."""
+    def _tokens(self, encoder: int, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None, list[int]]:
+        """The chunks of all captions (N, 77), the weights of their tokens, if captions have weights, and how many
+        chunks each caption has."""
         tokenizer, pad = self.tokenizers[encoder], self.padding[encoder]
+        if self.text_weights:
+            tokens, weights, counts = weighted_chunks(tokenizer, captions, pad, self.text_chunks)
+            return tokens.to(self.device), weights.to(self.device), counts
         tokens, counts = tokenize_chunks(tokenizer, captions, pad, self.text_chunks)
-        return tokens.to(self.device), counts
+        return tokens.to(self.device), None, counts
 
     def _whole(self, states: torch.Tensor, counts: Sequence[int]) -> Conditioning:
         """A row for each caption; with a mask where their lengths differ, or where this one may be put beside others
@@ -206,9 +220,10 @@ class LatentDiffusion:
         """{"states": (B, n * 77, D)}, n the chunks of the longest caption, of the layer `clip_skip` counted from the
         last; also {"states_mask": (B, n * 77)} where not all of it is text, or a caption alone may have several
         chunks."""
-        tokens, counts = self._tokens(0, captions)
+        tokens, weights, counts = self._tokens(0, captions)
         with self.texts_at_work():
-            return self._whole(encode_clip(self.text_encoder, tokens, clip_skip), counts)
+            states = encode_clip(self.text_encoder, tokens, clip_skip)
+        return self._whole(states if weights is None else weighed(states, weights), counts)
 
     def unconditional(self, negatives: Sequence[str], encoded: Conditioning) -> Conditioning:
         """The encoded negative prompts as they are, empty ones too."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.config import Facts, RunConfig, idle_notes, resolve
-from lora_train.config.sections.text import CHUNK
-from lora_train.data.regularisation import add_regularisation
+from lora_train.config.sections.in_training import CHUNK
+from lora_train.data.parts import assign_parts
 from lora_train.data.scan import Manifest
 from lora_train.data.tag_statistics import tag_note
 from lora_train.data.trigger import trigger_of
@@ -180,7 +180,7 @@ class _Execution:
         else:
             self.manifest = prepared_before(self.config, self.host)
         self.manifest.reg_folders = reg_folders
-        add_regularisation(self.manifest, self.config.data, self.host.may_read)
+        assign_parts(self.manifest, self.config.data, self.config.train.seed, self.host.may_read)
 
     def with_the_gpu(self) -> Result:
         """Everything that needs the device, which the host lends."""
@@ -253,9 +253,9 @@ class _Execution:
         data = config.data
         if data.max_token_length and CHUNKS in FAMILIES[model.family].features:
             model.text_chunks = data.max_token_length // CHUNK  # type: ignore[attr-defined]
-        return fit_captions(
-            self.manifest, data.tag, data.shuffle_caption, data.keep_tokens, model.text_room, model.count_tokens
-        )
+        if data.weighted_captions:
+            model.text_weights = True  # type: ignore[attr-defined]
+        return fit_captions(self.manifest, data, model.text_room, model.count_tokens)
 
     def _prepared_only(self) -> Result:
         self.folder.set_state("finished", finished=time.time(), result=None)
@@ -282,7 +282,7 @@ class _Execution:
             unet_parameters=_unet_parameters(model),
             free_memory=(free := free_memory(device)),
             predict=Predictor(model, free),
-            longest_caption=longest_caption(self.manifest, model.count_tokens) if chunks else None,
+            longest_caption=longest_caption(self.manifest, self.config.data, model.count_tokens) if chunks else None,
             epoch=lambda data: count_epoch(self.manifest.pictures, data, model.size_step),
         )
         config, choices = resolve(self.config, facts)

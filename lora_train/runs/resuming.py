@@ -32,7 +32,7 @@ def check_resume(folder: RunFolder, host: Host, steps: int | None = None) -> tup
         _require_more(folder, steps)
     if steps is not None:
         _require_steps_left(folder, steps)
-        config = replace(config, train=replace(config.train, max_train_steps=steps))
+        config = replace(config, train=replace(config.train, max_train_steps=steps, max_train_epochs=0))
     own = content.get("stages")
     stages = Stages(**{name: bool(own.get(name, True)) for name in ("process", "latents", "train")} if own else {})
     return config, check_run(config, host, stages, own_result(folder)), stages

@@ -137,6 +137,7 @@ class RunWriter:
             buckets=trainer.dataset.bucket_counts(),
             folders=_folders([picture for picture in pictures if not picture.reg]),
             reg_folders=_folders(reg),
+            held_out=len(trainer.dataset.held_out),
             reg_looks_per_epoch=sum(picture.repeats for picture in reg),
             tag_frequency=tag_frequency(self.manifest),
             trigger=trigger_of(self.manifest, trainer.config.data.tag),

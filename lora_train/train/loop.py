@@ -95,7 +95,7 @@ class Trainer:
         self.random = Randomness(options.seed)
         self.device = torch.device(options.device)
         self.order = Order(self.dataset, self.config.data.batch_size, options.gradient_accumulation_steps, options.seed)
-        self.rows = Rows(self.config, self.model, self.dataset, self.random, self.device, self.trigger)
+        self.rows = Rows(self.config, self.model, self.dataset, self.order, self.random, self.device, self.trigger)
         self.dtype = DTYPES[options.mixed_precision]
         assert network.network_dim and network.network_alpha
         # before the base is cast: merging, decomposing and measuring use the precision of its file

@@ -270,7 +270,7 @@ def test_other_values_of_theirs_are_refused() -> None:
     line += " --vae=x.pt"
     found = {problem.where: problem for problem in wrong(line)}
     assert list(found) == [
-        *("--loss-type", "--async_upload", "--caption_extension"),
+        *("--loss-type", "--caption_extension", "--async_upload"),
         "--vae",
     ]
     assert "'huberr'" in found["--loss-type"].what and "huber?" in found["--loss-type"].fix

@@ -148,6 +148,18 @@ def test_as_much_of_captions_is_read_as_the_longest_needs(
     assert ("data.max_token_length" in {choice.field for choice in choices}) is said
 
 
+@pytest.mark.parametrize("steps", [None, 7])
+def test_epochs_count_as_accelerate_does(steps: int | None) -> None:
+    """11 batches in groups of 4 make 3 steps; epochs win over steps, and it is said."""
+    train = {"max_train_epochs": 5, "max_train_steps": steps, "gradient_accumulation_steps": 4}
+    config = RunConfig.from_dict({"train": train})
+    resolved, choices = resolve(config, Facts(5, 512, "cpu", False, lambda data: (50, 11)))
+    assert resolved.train.max_train_steps == 15
+    (why,) = [choice.why for choice in choices if choice.field == "train.max_train_steps"]
+    assert why == "5 epochs of 3 steps"
+    assert resolve(resolved, Facts(5, 512, "cpu", False, lambda data: (50, 11)))[0] == resolved
+
+
 def test_captions_are_read_in_whole_chunks() -> None:
     found = problems(RunConfig.from_dict({"data": {"max_token_length": 100}}))
     assert [one.where for one in found if "75, 150 or 225" in one.fix] == ["data.max_token_length"]

@@ -24,6 +24,11 @@ CONFIG = RunConfig(
         shuffle_caption=True,
         keep_tokens=4,
         caption_dropout_rate=0.15,
+        caption_tag_dropout_rate=0.35,
+        caption_dropout_every_n_epochs=3,
+        max_token_length=225,
+        validation_split=0.2,
+        validation_seed=17,
     ),
     network=NetworkOptions(
         network_dim=12, network_alpha=7.0, network_dropout=0.21, rank_dropout=0.31, scale_weight_norms=0.9
@@ -44,6 +49,7 @@ CONFIG = RunConfig(
         noise_offset=0.07,
         mixed_precision="bf16",
         seed=4242,
+        prior_loss_weight=0.45,
     ),
     save=SaveOptions(output_name="sara", training_comment="a comment"),
 )
@@ -68,6 +74,9 @@ FACTS = TrainingFacts(
     finished_at=1_700_003_600.75,
     session="20231114-sara-1a2b",
     trigger="sks",
+    reg_folders={"1_woman": (3, 80)},
+    reg_looks_per_epoch=240,
+    held_out=6,
     extra={"ss_network_weights": "before.safetensors"},
 )
 EXPECTED: dict[str, str] = {
@@ -81,12 +90,12 @@ EXPECTED: dict[str, str] = {
     "ss_base_model_version": "sd_v2_v",
     "ss_v2": "True",
     "ss_num_train_images": "264",
-    "ss_num_reg_images": "0",
+    "ss_num_reg_images": "240",
     "ss_num_batches_per_epoch": "88",
     "ss_num_epochs": "6",
     "ss_epoch": "6",
     "ss_dataset_dirs": '{"10_sara": {"n_repeats": 10, "img_count": 44}}',
-    "ss_reg_dataset_dirs": "{}",
+    "ss_reg_dataset_dirs": '{"1_woman": {"n_repeats": 3, "img_count": 80}}',
     "ss_tag_frequency": '{"10_sara": {"hat": 2}}',
     "ss_bucket_info": json.dumps(
         {"buckets": {"0": {"resolution": [640, 704], "count": 27}, "1": {"resolution": [704, 640], "count": 17}}}
@@ -104,7 +113,12 @@ EXPECTED: dict[str, str] = {
     "ss_shuffle_caption": "True",
     "ss_keep_tokens": "4",
     "ss_caption_dropout_rate": "0.15",
-    "ss_max_token_length": "None",
+    "ss_caption_tag_dropout_rate": "0.35",
+    "ss_caption_dropout_every_n_epochs": "3",
+    "ss_validation_split": "0.2",
+    "ss_validation_seed": "17",
+    "ss_num_validation_images": "6",
+    "ss_max_token_length": "225",
     "ss_cache_latents": "True",
     "ss_network_module": "networks.lora",
     "ss_network_dim": "12",
@@ -131,7 +145,7 @@ EXPECTED: dict[str, str] = {
     "ss_mixed_precision": "bf16",
     "ss_seed": "4242",
     "ss_clip_skip": "2",
-    "ss_prior_loss_weight": "1.0",
+    "ss_prior_loss_weight": "0.45",
     "ss_zero_terminal_snr": "True",
     "ss_sd_model_hash": "12345678",
     "ss_new_sd_model_hash": "abcdef",

@@ -120,6 +120,19 @@ def test_pictures_with_options_of_their_own_vary_by_them(make: Make) -> None:
     assert trainer.rows.captions([first, second], 0) == ["one 0", ""]
 
 
+def test_captions_know_the_step_and_the_epoch(make: Make) -> None:
+    """They grow over 4 steps of 2 batches each, and every second epoch has none."""
+    data = {"token_warmup_step": 4.0, "caption_dropout_every_n_epochs": 2}
+    trainer = make(data=data, gradient_accumulation_steps=2)
+    item = trainer.dataset.items[0]
+    item = replace(item, picture=replace(item.picture, caption="a, b, c, d, e"))
+    trainer.epoch = 1
+    counts = [len(trainer._captions([item], position)[0].split(", ")) for position in range(9)]
+    assert counts == [1, 1, 2, 2, 3, 3, 4, 4, 5]
+    trainer.epoch = 2
+    assert trainer._captions([item], 0) == [""]
+
+
 def test_text_encoders_stop_after_their_last_step(make: Make) -> None:
     """They stay as they are from then on, decay included, while the UNet goes on."""
     trainer = make(stop_text_encoder_training=2, weight_decay=0.5)

@@ -34,6 +34,15 @@ class TrainOptions(Section, section="train"):
         kohya=("max_train_steps",),
         metadata="ss_max_train_steps",
     )
+    max_train_epochs: int = option(
+        0,
+        "Epochs",
+        "train for this many epochs, whatever the steps say; 0: as many as the steps make",
+        STEPS,
+        range=(0, 1_000_000),
+        metavar="N",
+        kohya=("max_train_epochs",),
+    )
     gradient_accumulation_steps: int = option(
         1,
         "Gradient accumulation",
@@ -475,6 +484,20 @@ class TrainOptions(Section, section="train"):
         "weight the loss by masks: the folder of masks, those of the operation segment, else the pictures' alpha",
         SOURCES,
         kohya=("masked_loss",),
+    )
+    unmasked_weight: float = option(
+        0.0,
+        "Weight outside the mask",
+        "weight of what is black in a mask; 0.1 keeps pictures coherent",
+        SOURCES,
+        range=(0, 1),
+        metavar="WEIGHT",
+    )
+    normalize_masked_area_loss: bool = option(
+        False,
+        "Normalise by the mask's area",
+        "divide the masked loss by the mean of the mask, so that a small subject counts as much as a large one",
+        SOURCES,
     )
     mixed_precision: str = option(
         "auto",
