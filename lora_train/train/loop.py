@@ -18,7 +18,7 @@ from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import BaseModel, Conditioning
 from lora_train.models.names import UNET
-from lora_train.models.storing import FULL, store_base
+from lora_train.models.storing import store_base
 from lora_train.networks.inject import NetworkSet
 from lora_train.pictures.captions import vary, without_tag
 from lora_train.records.families import FAMILIES
@@ -95,7 +95,7 @@ class Trainer:
         self.rates = learning_rates(self.config, self.model.text_prefixes, denoiser)
         self.built = build_network(self.config, self.model, tuple(self.rates), self.random.torch("weights"))
         self.network: NetworkSet = self.built.network
-        stored = store_base(self.model, options.base_precision or FULL, self.dtype, self.device)
+        stored = store_base(self.model, options.base_precision, self.dtype, self.device)
         self.notes = (*merged, *self.built.notes, *stored)
         self.model.to(self.device, self.dtype)
         self.network.to(self.device)
