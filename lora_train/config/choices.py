@@ -29,7 +29,7 @@ PREPARE_OPERATIONS = (
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SAVE_PRECISIONS = ("fp16", "bf16", "fp32")
-BASE_PRECISIONS = ("full", "fp8", "int8", "nf4")
+BASE_PRECISIONS = ("auto", "full", "fp8", "int8", "nf4")
 """How the frozen base can be stored; "full" is the precision that it computes in."""
 
 TRACKERS = {

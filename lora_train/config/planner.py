@@ -49,18 +49,23 @@ def plan(config: RunConfig, free: int | None, predict: Predict | None) -> tuple[
         return _with(config, _given(config)), []
     wanted = _given(config)
     needed = predict(config, wanted)
-    for means in _attempts(config, wanted):
-        if _fits(predict(config, means), free):
-            means = _fewer_blocks(config, means, free, predict)
-            return _with(config, means), _choices(config, wanted, means, needed, free)
-    raise _too_large(config, free, predict)
+    attempts = list(_attempts(config, wanted))
+    means = next((one for one in attempts if _fits(predict(config, one), free)), attempts[-1])
+    if predict(config, means) > free:
+        raise _too_large(config, means, free, predict)
+    means = _fewer_blocks(config, means, free, predict)
+    return _with(config, means), _choices(config, wanted, means, needed, free)
 
 
 def _given(config: RunConfig) -> Means:
     """What a person has set, and what costs nothing where they have not."""
     train = config.train
     share = (train.checkpointing_share or 1.0) if _recomputes(config) else 0.0
-    return Means(train.micro_batch_size or config.data.batch_size, share, train.base_precision or "full")
+    return Means(
+        train.micro_batch_size or config.data.batch_size,
+        share,
+        "full" if train.base_precision == "auto" else train.base_precision,
+    )
 
 
 def _recomputes(config: RunConfig) -> bool:
@@ -74,7 +79,7 @@ def _recomputes(config: RunConfig) -> bool:
 def _attempts(config: RunConfig, wanted: Means) -> Iterator[Means]:
     """From what costs least to what costs most; each sets everything that is open."""
     train = config.train
-    bases = ["full", "fp8"] if train.base_precision is None else [train.base_precision]
+    bases = ["full", "fp8"] if train.base_precision == "auto" else [train.base_precision]
     shares = [0.0, 1.0] if train.gradient_checkpointing is None and not wanted.share else [wanted.share]
     for base in bases:
         for share in shares:
@@ -141,9 +146,8 @@ def _choices(config: RunConfig, wanted: Means, means: Means, needed: int, free: 
     return found
 
 
-def _too_large(config: RunConfig, free: int, predict: Predict) -> LoraTrainError:
-    """The error where nothing fits: what is needed at least, and what would fit."""
-    least = list(_attempts(config, _given(config)))[-1]
+def _too_large(config: RunConfig, least: Means, free: int, predict: Predict) -> LoraTrainError:
+    """The error where not even `least` fits: what it needs, and what would fit."""
     side, rank = config.data.resolution or 0, config.network.network_dim
     tried = {
         "train.gradient_checkpointing on": replace(least, share=1.0),

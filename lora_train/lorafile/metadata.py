@@ -23,8 +23,6 @@ NOT_OFFERED: dict[str, object] = {
     "ss_adaptive_noise_scale": None,
     "ss_debiased_estimation": False,
     "ss_face_crop_aug_range": None,
-    "ss_fp8_base": False,
-    "ss_fp8_base_unet": False,
     "ss_full_fp16": False,
     "ss_ip_noise_gamma": None,
     "ss_ip_noise_gamma_random_strength": False,
@@ -185,6 +183,7 @@ def _network(facts: TrainingFacts) -> dict[str, object]:
 def _training(facts: TrainingFacts) -> dict[str, object]:
     train, network = facts.config.train, facts.config.network
     return {
+        **dict.fromkeys(("ss_fp8_base", "ss_fp8_base_unet"), facts.config.train.base_precision == "fp8"),
         "ss_steps": facts.steps,
         "ss_lr_warmup_steps": None if train.lr_warmup_steps is None else int(train.lr_warmup_steps),
         "ss_unet_lr": None if network.network_train_text_encoder_only else train.unet_lr,

@@ -1,6 +1,6 @@
 """The frozen base stored in 8 or 4 bits: each layer turns its weight into the computing precision while it runs.
 
-No float has to be trained there, so storing costs only accuracy. Each output channel has a scale (nf4: each 64 weights).
+Nothing is trained there, so it only costs accuracy and time. Each output channel has a scale (nf4: 64 weights).
 The backward pass keeps the stored weight and decodes it again.
 """
 
@@ -31,7 +31,7 @@ class Form:
     decode: Callable[[torch.Tensor, torch.Tensor, torch.dtype], torch.Tensor]
     """Back to the weight in a precision, flat or in rows."""
     limit: float
-    """A layer that loses a larger share of its norm stays as it is. Normally distributed weights lose 0.027 in fp8,
+    """A layer that loses a larger share of its norm stays as it is. Normally distributed weights lose 0.03 in fp8,
     0.01 in int8 and 0.1 in nf4."""
     bits: float
 
@@ -161,7 +161,7 @@ def store_base(model: BaseModel, how: str, dtype: torch.dtype, device: torch.dev
     Norms, embeddings, time embedding, first and last layer stay as they are, and so do layers that would lose too much.
     Returns notes for the person. Raises LoraTrainError where this torch has no such numbers.
     """
-    if how == FULL:
+    if how in ("auto", FULL):
         return []
     form = FORMS[how]
     if how == "fp8" and not hasattr(torch, "float8_e4m3fn"):

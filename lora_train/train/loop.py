@@ -104,7 +104,7 @@ class Trainer:
         self.rates = learning_rates(self.config, self.model.text_prefixes, denoiser)
         self.built = build_network(self.config, self.model, tuple(self.rates), self.random.torch("weights"))
         self.network: NetworkSet = self.built.network
-        stored = store_base(self.model, options.base_precision or FULL, self.dtype, self.device)
+        stored = store_base(self.model, options.base_precision, self.dtype, self.device)
         self.notes = (*merged, *self.built.notes, *stored)
         self.model.to(self.device, self.dtype)
         self.network.to(self.device)

@@ -89,7 +89,8 @@ def test_moving_and_casting_change_nothing_that_is_stored(how: str) -> None:
         stored, scale = before[name]
         assert torch.equal(layer.stored, stored) and layer.stored.dtype == stored.dtype
         assert torch.equal(layer.scale, scale) and layer.scale.dtype == scale.dtype
-        assert layer.weight.dtype == torch.bfloat16 and layer.bias is None or layer.bias.dtype == torch.bfloat16
+        assert layer.weight.dtype == torch.bfloat16
+        assert layer.bias is None or layer.bias.dtype == torch.bfloat16
 
 
 def test_fp8_weights_are_the_same_in_every_precision() -> None:

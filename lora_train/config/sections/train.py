@@ -244,14 +244,14 @@ class TrainOptions(Section, section="train"):
         unset="all, or as many as the GPU's free memory needs",
         metavar="SHARE",
     )
-    base_precision: str | None = option(
-        None,
+    base_precision: str = option(
+        "auto",
         "Precision of the frozen base",
         "how the weights of the UNet, which are not trained, are stored: full as they compute, fp8 and int8 in half of "
-        "the memory of bf16, nf4 in a quarter; fewer bits are less exact and slower",
+        "the memory of bf16, nf4 in a quarter; fewer bits are less exact and slower. auto: full, or fp8 if the GPU has "
+        "too little free memory",
         STEPS,
         choices=BASE_PRECISIONS,
-        unset="full, or fp8 if the GPU has too little free memory",
     )
     loss_type: str = option(
         "l2",
