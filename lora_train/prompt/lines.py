@@ -105,8 +105,10 @@ def _of_table(values: Mapping[str, Any]) -> Line:
 
 def _with(line: Line, field: str, shown: str, text: str) -> Line:
     """The line with one more value, or with what is wrong with it."""
-    if field in ("prompt", "negative"):
-        return replace(line, **{field: text})
+    if field == "prompt":
+        return replace(line, prompt=text)
+    if field == "negative":
+        return replace(line, negative=text)
     if field == "sampler":
         name = text.casefold()
         if name in SAMPLERS:

@@ -27,7 +27,7 @@ from lora_train.runs.check import check_run, output_path, unpacked
 from lora_train.runs.folder import Event, RunFolder
 from lora_train.runs.logs import logging_steps
 from lora_train.runs.preparing import find_masks, note_buckets, prepare_pictures, prepared_before
-from lora_train.runs.resuming import check_resume, forget_states, own_result
+from lora_train.runs.resuming import check_resume, clear_halves, forget_states, own_result
 from lora_train.runs.stages import Result, Stages
 from lora_train.runs.threads import same_threads
 from lora_train.runs.writer import RunWriter, in_words
@@ -89,6 +89,7 @@ def execute(
 ) -> Result:
     """Execute a checked run in its folder; every way it can end is recorded there."""
     with RunLock(folder.path):
+        clear_halves(folder)
         starts = int(folder.read().get("starts", 0)) + 1
         folder.update(config=config.to_dict(), starts=starts, state="preparing", problems=None)
         with logging_steps(folder, config):
