@@ -5,22 +5,16 @@
     const panel = {element: null, parts: {}, tags: [], busy: false};
     const TAGS_SHOWN = 300;
 
-    // operation: its label, and its fields (name: label, placeholder, choices)
-    const EDITS = {
-        add: ["Add tags", {tags: ["Tags", "sara, woman"], where: ["Where", "", {front: "in front", back: "at the back"}]}],
-        remove: ["Remove tags", {tags: ["Tags", "hat, red hair"]}],
-        replace: ["Replace by a regular expression", {pattern: ["Find", "(red|brown) hair"], by: ["Replace with", "hair"]}],
-        reorder: ["Sort", {order: ["Order", "", {first: "as they are", alphabetical: "alphabetical", frequency: "most frequent first"}], first: ["These first", "sara, woman"]}],
-        deduplicate: ["Remove duplicates", {}],
-        plain: ["Remove prompt syntax: (x:1.3), BREAK, <lora:...>, {a|b}, \\(x\\)", {}],
-        blacklist: ["Remove by pattern (* stands for anything)", {tags: ["Patterns", "* background, signature"]}],
-    };
+    // operation: its label, and its fields (name: label, example, choices), made by the page from the table of options
+    let EDITS = {};
 
     const lib = () => window.loraTrain;
     const page = () => window.loraTrain.dataset;
     const make = (...given) => lib().make(...given);
 
     function build(element) {
+        const view = element.closest("#lora_train_dataset");
+        EDITS = JSON.parse((view && view.dataset.edits) || "{}");
         const parts = {}, summary = make("summary", "", element, "Captions and tags");
         summary.id = "lora_train_captions";
         const columns = make("div", "columns", element), left = make("div", "column", columns), right = make("form", "column", columns);
@@ -58,7 +52,7 @@
     }
 
     function showFields(values) {
-        const fields = EDITS[panel.parts.operation.value][1];
+        const [, fields] = EDITS[panel.parts.operation.value] || ["", {}];
         panel.parts.fields.replaceChildren();
         for (const [name, [label, placeholder, choices]] of Object.entries(fields)) {
             const field = page().labelled(panel.parts.fields, label, make(choices ? "select" : "input", choices ? "select" : "input"));

@@ -12,6 +12,16 @@ def kind_of(device: str) -> str:
     return device.partition(":")[0]
 
 
+def same_device(one: Any, other: Any) -> bool:
+    """Whether two torch devices are the same; "cuda" is the current one of the GPUs."""
+    if one.type != other.type or one.type != "cuda":
+        return bool(one.type == other.type)
+    import torch
+
+    numbers = [torch.cuda.current_device() if d.index is None else d.index for d in (one, other)]
+    return numbers[0] == numbers[1]
+
+
 def pick_device(asked: str, where: str = "train.device", auto: str = "auto") -> str:
     """ "cuda", "cuda:1", "mps" or "cpu"; `asked` may be "auto", which then means the host's `auto`; see Host.
 

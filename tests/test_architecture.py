@@ -14,13 +14,14 @@ ORDER = """
     version cores console first_bytes links
     errors
     hashing jsons pattern_worker
-    atomic lock patterns showing tomls
+    atomic lock patterns showing tomls yamls
     pickled
     tensors
     records
     config
-    pictures
+    presets pictures
     captions
+    device memory
     models
     networks
     lorafile
@@ -29,7 +30,6 @@ ORDER = """
     train
     prompt
     demo
-    device memory
     hosts
     datasets
     runs

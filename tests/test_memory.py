@@ -49,7 +49,7 @@ def test_after_a_failure(
         kept = trainer
         raise RuntimeError(f"step {kept.steps_done}")
 
-    monkeypatch.setattr(Trainer, "_micro_batch", fail)
+    monkeypatch.setattr(Trainer, "_batch", fail)
     with pytest.raises(LoraTrainError, match="step 0") as caught:
         run_training(make_config(), host)
     assert [model() for model in opened] == [None]

@@ -15,8 +15,10 @@ from fastapi.responses import FileResponse, Response
 
 from lora_train.api.answers import Route, answer, json_body, only, refusal
 from lora_train.api.datasets import dataset_routes
+from lora_train.api.presets import preset_routes
 from lora_train.config import RunConfig
-from lora_train.config.schema import schema
+from lora_train.config.schema import command_schema, schema
+from lora_train.config.table import COMMANDS
 from lora_train.errors import LoraTrainError, Unknown
 from lora_train.hosts.access import Login
 from lora_train.lorafile.sidecar import activation_text
@@ -89,6 +91,14 @@ def routes(service: Service, login: Login | None = None) -> APIRouter:
     def options() -> Response:
         return answer(schema())
 
+    @router.get("/schema/{command}")
+    def options_of_command(command: str) -> Response:
+        if command not in COMMANDS:
+            raise Unknown(
+                "there is no such command with options of its own.", command, f"There are: {', '.join(COMMANDS)}."
+            )
+        return answer(command_schema(command))
+
     @router.get("/base")
     def base() -> Response:
         return answer({"path": str(service.host.current_checkpoint() or "")})
@@ -131,6 +141,7 @@ def routes(service: Service, login: Login | None = None) -> APIRouter:
         return FileResponse(path, media_type="image/png")
 
     router.include_router(dataset_routes(service.datasets))
+    router.include_router(preset_routes(service.host))
     return router
 
 

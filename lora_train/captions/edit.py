@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lora_train.config.table import find
 from lora_train.errors import LoraTrainError
 from lora_train.patterns import PatternError, check_pattern, substitute
 from lora_train.pictures.captions import caption_lines
@@ -41,8 +42,9 @@ def add(tags: Iterable[str], where: Literal["front", "back"] = "front") -> Edit:
     Raises LoraTrainError for any other place, or no tags.
     """
     wanted = _listed(tags)
-    if where not in ("front", "back"):
-        raise LoraTrainError(f"there is no place {where!r}.", "add", "Choose front or back.")
+    places = find("captions.where").about.choices
+    if where not in places:
+        raise LoraTrainError(f"there is no place {where!r}.", "add", f"Choose {' or '.join(places)}.")
     forms = set(map(same_form, wanted))
 
     def apply(parts: list[str], counts: Counter[str]) -> list[str]:

@@ -13,6 +13,7 @@ from lora_train.cli.file import add_file
 from lora_train.cli.generate import add_generate
 from lora_train.cli.parser import Parser
 from lora_train.cli.prepare import add_prepare
+from lora_train.cli.preset import add_preset
 from lora_train.cli.train import add_resume, add_train
 from lora_train.cli.ui import add_ui
 from lora_train.config.wording import in_flags
@@ -28,6 +29,7 @@ ABORTED = 130
 ADD: tuple[Callable[[Any], None], ...] = (
     add_train,
     add_prepare,
+    add_preset,
     add_captions,
     add_dataset,
     add_resume,

@@ -4,64 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from lora_train.cli.options import add_flag, with_given
+from lora_train.config.sections.captions import EDITS, CaptionsOptions
+from lora_train.config.table import find
 
 if TYPE_CHECKING:
     from lora_train.captions.edit import Edit
     from lora_train.captions.journal import Report
-
-
-class Command(NamedTuple):
-    """One change: its help, its arguments (flags, options for argparse), and the edit's plain data made from them."""
-
-    help: str
-    arguments: tuple[tuple[str, dict[str, Any]], ...]
-    edit: Callable[[argparse.Namespace], dict[str, Any]]
-
-
-TAGS: tuple[str, dict[str, Any]] = ("tags", {"metavar": "TAGS", "help": "separated by commas"})
-EDITS: dict[str, Command] = {
-    "add": Command(
-        "add tags, or move existing ones",
-        (TAGS, ("--at", {"choices": ("front", "back"), "default": "front", "help": "default %(default)s"})),
-        lambda given: {"operation": "add", "tags": given.tags, "where": given.at},
-    ),
-    "remove": Command(
-        "remove exactly these tags, whatever their case",
-        (TAGS,),
-        lambda given: {"operation": "remove", "tags": given.tags},
-    ),
-    "replace": Command(
-        "replace what a regular expression finds in each tag",
-        (("pattern", {"metavar": "PATTERN"}), ("by", {"metavar": "TEXT", "help": "\\1 is the first group"})),
-        lambda given: {"operation": "replace", "pattern": given.pattern, "by": given.by},
-    ),
-    "dedupe": Command(
-        "keep the first of tags that differ only in case and underscores",
-        (),
-        lambda given: {"operation": "deduplicate"},
-    ),
-    "blacklist": Command(
-        "remove tags; * stands for any characters",
-        (TAGS,),
-        lambda given: {"operation": "blacklist", "tags": given.tags},
-    ),
-    "plain": Command(
-        "remove prompt syntax: weights, brackets, BREAK, networks, wildcards, escapes",
-        (),
-        lambda given: {"operation": "plain"},
-    ),
-    "order": Command(
-        "sort tags",
-        (
-            ("order", {"choices": ("first", "alphabetical", "frequency"), "help": "first: only move those of --first"}),
-            ("--first", {"default": "", "metavar": "TAGS", "help": "these lead, in this order"}),
-        ),
-        lambda given: {"operation": "reorder", "order": given.order, "first": given.first},
-    ),
-}
 
 
 def add_captions(commands: Any) -> None:
@@ -74,12 +26,11 @@ def add_captions(commands: Any) -> None:
     captions.add_argument("folder", type=Path, metavar="FOLDER", help="its caption files are written")
     inner = captions.add_subparsers(required=True, metavar="WHAT")
     inner.add_parser("frequency", help="how often each tag occurs").set_defaults(run=_frequency)
-    for name, command in EDITS.items():
-        parser = inner.add_parser(name, help=command.help)
-        for flag, options in command.arguments:
-            parser.add_argument(flag, **options)
-        parser.add_argument("--dry-run", action="store_true", help="show the changes and write nothing")
-        parser.set_defaults(run=_edit, edit=command.edit)
+    for about in EDITS:
+        parser = inner.add_parser(about.command, help=about.help)
+        for name in (*about.options, "dry_run"):
+            add_flag(parser, find(f"captions.{name}"))
+        parser.set_defaults(run=_edit, about=about)
     inner.add_parser("undo", help="revert the last change in this folder").set_defaults(run=_undo)
 
 
@@ -99,8 +50,10 @@ def _edit(options: argparse.Namespace) -> int:
     from lora_train.captions.edit import edit_of
     from lora_train.captions.journal import edit_captions
 
-    edits = [edit_of(options.edit(options))]
-    if options.dry_run:
+    asked = with_given(CaptionsOptions(), options, "captions")
+    values = {name: getattr(asked, name) for name in options.about.options}
+    edits = [edit_of({"operation": options.about.operation, **values})]
+    if asked.dry_run:
         return _preview(options.folder, edits)
     report = edit_captions(options.folder, edits, _journal(options.folder))
     print(f"{_captions(len(report.changed))} changed ({report.name}).")

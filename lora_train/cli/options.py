@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -12,7 +11,7 @@ from lora_train.config.arguments import algorithms
 from lora_train.config.option import COMMAS, GROUPS, REPEATED, WORDS
 from lora_train.config.registered import Section, changed
 from lora_train.config.table import Option, in_section
-from lora_train.config.values import item_type, parse_written, plain_type
+from lora_train.config.values import item_type, parse_written, plain_type, sides_of
 
 S = TypeVar("S", bound=Section)
 
@@ -21,23 +20,30 @@ def add_options(parser: Any, options: Iterable[Option], defaults: Mapping[str, A
     """A flag for each of `options`, in the groups of the table. Returns these by name, for more options that belong
     there.
 
-    A flag that is not given is None in the namespace. `defaults` (by path) are this command's own.
+    A flag that is not given is None in the namespace. `defaults` (by path) are this command's own, for the help.
     """
     groups: dict[str, Any] = {}
     options = list(options)
-    for name in GROUPS:
+    for name in dict.fromkeys([*GROUPS, *(option.about.group for option in options)]):
         for option in options:
             if option.about.group == name and option.flags:
                 group = groups.setdefault(name, None) or parser.add_argument_group(name)
                 groups[name] = group
-                default = (defaults or {}).get(option.path)
-                group.add_argument(*option.flags, default=default, help=_help(option, default), **_keywords(option))
+                add_flag(group, option, (defaults or {}).get(option.path))
     return groups
+
+
+def add_flag(parser: Any, option: Option, default: Any = None) -> None:
+    """The flag or argument of one option; `default` is what its help says in place of the table's."""
+    parser.add_argument(*option.flags, default=None, help=_help(option, default), **_keywords(option))
 
 
 def given(namespace: argparse.Namespace, section: str) -> dict[str, Any]:
     """The values of the flags that were given, by the names of the section's options."""
     values = {option.name: getattr(namespace, _destination(option), None) for option in in_section(section)}
+    if isinstance(sides := values.get("resolution"), tuple):
+        values["resolution"] = sides[0]
+        values["height"] = sides[1] if values["height"] is None else values["height"]
     return {n: tuple(value) if isinstance(value, list) else value for n, value in values.items() if value is not None}
 
 
@@ -98,19 +104,19 @@ def _reader(option: Option) -> Callable[[str], Any]:
     return read
 
 
-def _side(text: str) -> int:
-    """A resolution, also in sd-scripts' form: "512,512"."""
-    sides = {int(side) for side in text.split(",")} if re.fullmatch(r"\d+(,\d+)?", text.replace(" ", "")) else set()
-    if len(sides) != 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not one number: buckets have the area of a square of this side")
-    return sides.pop()
+def _sides(text: str) -> tuple[int, int | None]:
+    """A resolution, and the height where it differs: "512", "512x768", also in sd-scripts' form "512,768"."""
+    sides = sides_of(text)
+    if sides is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pixels nor width and height (512x768)")
+    return sides
 
 
 def _name(text: str) -> str:
     return text.removesuffix(".safetensors")
 
 
-_READ: dict[str, Callable[[str], Any]] = {"data.resolution": _side, "save.output_name": _name}
+_READ: dict[str, Callable[[str], Any]] = {"data.resolution": _sides, "save.output_name": _name}
 """Those whose text at the command line is read in a way of its own."""
 _NAMED: dict[str, Callable[[], tuple[str, ...]]] = {"network.kind": lambda: tuple(algorithms())}
 """Those that have other names at the command line."""

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_train.cli.from_files import add_config
 from lora_train.cli.hosts import add_server, host_of
 from lora_train.cli.options import add_options, with_given
-from lora_train.config import DataOptions, PrepareOptions, RunConfig
+from lora_train.config import PrepareOptions, RunConfig
+from lora_train.config.files import read_options, set_options
 from lora_train.config.option import CAPTIONS, OPERATIONS
 from lora_train.config.table import in_section
 from lora_train.errors import LoraTrainError, Problem
@@ -33,14 +35,15 @@ def add_prepare(commands: Any) -> None:
     )
     prepare.add_argument(
         "--input",
-        required=True,
         action="append",
+        default=[],
         metavar="FOLDER",
         help="folder of pictures; nothing is written there. May be repeated: each becomes a dataset of its own",
     )
-    prepare.add_argument("--tag", default="", help="activation tag(s), placed by the caption template")
+    prepare.add_argument("--tag", default=None, help="activation tag(s), placed by the caption template")
     prepare.add_argument("--offline", action="store_true", help="use nothing that needs a WebUI")
     add_operations(add_options(prepare, in_section("prepare"), {"prepare.operations": ON}))
+    add_config(prepare, "prepare.target=768 data.tag=sks", "as train --config takes it")
     add_server(prepare)
     prepare.set_defaults(run=_prepare, shutdown=False)
 
@@ -65,6 +68,31 @@ def prepare_of(options: argparse.Namespace, before: PrepareOptions | None = None
     return prepare
 
 
+def asked_of(options: argparse.Namespace) -> RunConfig:
+    """The preparation asked for, in the options of a run; its folder of pictures counts where --input names none.
+
+    Raises LoraTrainError with everything that is not understood.
+    """
+    from lora_train.hosts.allowing import noting
+
+    found: list[Problem] = []
+    asked = RunConfig()
+    with noting(found, "--config"):
+        if options.config is not None:
+            asked, lines = read_options(Path(options.config).expanduser())
+            for line in lines:
+                print(f"note: {options.config}: {line}", file=sys.stderr)
+    if not asked.prepare.operations:
+        asked = replace(asked, prepare=replace(asked.prepare, operations=ON))
+    tag = asked.data.tag if options.tag is None else options.tag
+    asked = replace(asked, prepare=prepare_of(options, asked.prepare), data=replace(asked.data, tag=tag))
+    with noting(found, "--set"):
+        asked = set_options(asked, options.set)
+    if found:
+        raise LoraTrainError.of(found)
+    return asked
+
+
 def _prepare(options: argparse.Namespace) -> int:
     from lora_train.config import problems
     from lora_train.data.scan import require_folder
@@ -72,18 +100,19 @@ def _prepare(options: argparse.Namespace) -> int:
     from lora_train.datasets.captioning import captioning_problems, server_problems
     from lora_train.hosts.allowing import noting
 
-    host, wanted = host_of(options), prepare_of(options)
-    config = RunConfig(data=DataOptions(tag=options.tag), prepare=wanted)
+    host, config = host_of(options), asked_of(options)
+    wanted = config.prepare
+    named = options.input or list(filter(None, [config.data.folder]))
     folders: list[Path] = []
-    found = [p for p in problems(config) if p.where.startswith("prepare.")]
+    found = [p for p in problems(config) if p.where.startswith(("prepare.", "data.tag"))]
     found += captioning_problems(wanted, host) + server_problems(wanted, host)
     if not wanted.operations:
         found.append(
             Problem("no operation is on.", "prepare.operations", "Give --process original,resize, for example.")
         )
-    if "" in options.input:  # Path would take it for the current folder
+    if "" in named or not named:  # Path would take it for the current folder
         found.append(Problem("no folder is named.", "--input", "Give the folder that holds your pictures."))
-    for name in dict.fromkeys(options.input):
+    for name in dict.fromkeys(named):
         with noting(found, f"--input {name}"):
             folders.append(Path(name).expanduser())
             require_folder(folders[-1])

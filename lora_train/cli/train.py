@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_train.cli.from_files import add_config
 from lora_train.cli.hosts import add_server, host_of
 from lora_train.cli.network import add_network, network_of
 from lora_train.cli.options import add_options, with_given
 from lora_train.cli.prepare import add_operations, prepare_of
+from lora_train.cli.preset import keep_preset, started_from
 from lora_train.config import RunConfig, kohya, problems
-from lora_train.config.files import read_options, set_options, write_config
+from lora_train.config.files import set_options, write_config
 from lora_train.config.option import NETWORK
 from lora_train.config.table import options as all_options
 from lora_train.errors import LoraTrainError, Problem
@@ -72,20 +74,21 @@ def _add_kohyas(train: Any) -> None:
 
 
 def _add_files(train: Any) -> None:
-    group = train.add_argument_group("options in files")
-    group.add_argument(
-        "--config",
-        metavar="FILE",
-        help="take options from this file (JSON or TOML; also sd-scripts' --config_file or a preset of the kohya_ss "
-        "GUI); flags win",
+    group = add_config(
+        train,
+        "train.seed=7 data.flip_aug=true",
+        "JSON, TOML or YAML; also sd-scripts' --config_file, or a preset of the kohya_ss GUI, OneTrainer or ai-toolkit",
     )
     group.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="SECTION.NAME=VALUE",
-        help="set any option by its name in such a file: train.seed=7 data.flip_aug=true ...; wins over its flag",
+        "--preset",
+        metavar="NAME",
+        help="start from this preset (lora-train preset list); the file of --config and flags win",
+    )
+    group.add_argument("--save-preset", metavar="NAME", help="keep these options as a preset of this name")
+    group.add_argument(
+        "--export-kohya",
+        metavar="FILE",
+        help="also write the options for sd-scripts (.toml or .json), with what it lacks",
     )
     group.add_argument(
         "--save-config", metavar="FILE", help="write the options to this file (.json or .toml) for --config"
@@ -118,7 +121,10 @@ def add_resume(commands: Any) -> None:
 
 def config_of(options: argparse.Namespace, model: str, lora_dir: str) -> RunConfig:
     """The run that the options of `train` ask for; `model` and `lora_dir` are used where none is given."""
-    asked = asked_of(options)
+    return _completed(asked_of(options), options, model, lora_dir)
+
+
+def _completed(asked: RunConfig, options: argparse.Namespace, model: str, lora_dir: str) -> RunConfig:
     if options.model is None and not asked.model.path:
         asked = replace(asked, model=replace(asked.model, path=model))
     if options.dir is None and not asked.save.output_dir:
@@ -141,8 +147,7 @@ def _asked(options: argparse.Namespace) -> tuple[RunConfig, list[Problem]]:
     found: list[Problem] = []
     asked = network = RunConfig()
     with noting(found, "--config"):
-        if options.config is not None:
-            asked, options.report = read_options(Path(options.config).expanduser())
+        asked, options.report = started_from(options.preset, options.config)
     with noting(found, "--args"):
         network = replace(asked, network=network_of(options, asked.network))
     asked = replace(
@@ -172,38 +177,46 @@ def _train(options: argparse.Namespace) -> int:
     if options.same:
         print(f"note: already the behaviour here: {', '.join(options.same)}.", file=sys.stderr)
     host = host_of(options)
-    config = _config(options, host)
+    asked, found = _asked(options)
+    config = _config(options, host, (asked, found))
     for line in options.report:
         print(f"note: {options.config}: {line}", file=sys.stderr)
-    if options.model is None and config.model.path and not asked_of(options).model.path:
+    if options.model is None and config.model.path and not asked.model.path:
         print(f"note: without --model it trains on {config.model.path}.", file=sys.stderr)
     if not problems(config):
-        _save_config(options)
+        _save_config(options, asked)
+        keep_preset(options.save_preset, options.export_kohya, asked)
     return train_with_progress(config, host, _stages(options))
 
 
-def _save_config(options: argparse.Namespace) -> None:
+def _save_config(options: argparse.Namespace, asked: RunConfig) -> None:
     """Write the given options to the file of --save-config; open ones stay open."""
     if options.save_config is None:
         return
     path = Path(options.save_config).expanduser()
     if path.exists() and not options.overwrite:
         raise LoraTrainError("there is already such a file.", str(path), "Give another name, or --overwrite.")
-    write_config(path, asked_of(options))
+    write_config(path, asked)
     print(f"Options   {path}", flush=True)
 
 
-def _config(options: argparse.Namespace, host: Host) -> RunConfig:
+def _config(
+    options: argparse.Namespace, host: Host, parsed: tuple[RunConfig, list[Problem]] | None = None
+) -> RunConfig:
+    """The run asked for (`parsed`, where that has been done) with what the host fills in.
+
+    Raises LoraTrainError with all problems.
+    """
     from lora_train.models.hub import local_model
 
-    asked, found = _asked(options)
+    asked, found = parsed or _asked(options)
     if found:  # the rest is checked anyway; only what the host would fill in is not reported as missing
         rest = [one for one in problems(asked) if one.where not in ("model.path", "save.output_dir")]
         raise LoraTrainError.of(found + rest)
     given = asked.model.path
     # a server is asked only for what is not given; one that does not answer is reported with the other problems
     model = "" if given or options.model is not None else str(host.current_checkpoint() or "")
-    config = config_of(options, model, str(host.lora_dir()))
+    config = _completed(asked, options, model, str(host.lora_dir()))
     return replace(config, model=replace(config.model, path=local_model(given))) if given else config
 
 

@@ -68,7 +68,7 @@ def arguments(given: list[str]) -> dict[str, Any]:
         if not equals or name not in hints:
             what = f"{text!r}: there is no such option of the network."
             near = suggestion(name, [*hints, *OTHER_NAMES])
-            problems.append(Problem(what, "--args", near or "Write NAME=VALUE; docs/command-line.md has all names."))
+            problems.append(Problem(what, "--args", near or "Write NAME=VALUE; docs/options.md has all names."))
         elif name == "kind":
             value = kind_named(value)
             values |= algorithms().get(value, {"kind": value}) or {"kind": NetworkOptions().kind}

@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_train.config.choices import DECOMPOSED
 from lora_train.config.run import DataOptions, NetworkOptions, RunConfig, TrainOptions
+from lora_train.config.sections.text import CHUNK, MOST_TOKENS
 from lora_train.config.training_methods import OPTIMIZERS
 from lora_train.config.usual import (
     BYTES_PER_PARAMETER,
@@ -44,6 +45,8 @@ class Facts:
     """Number of the base's text encoders that can be trained."""
     free_memory: int | None = None
     """Free bytes on the GPU; None without one."""
+    longest_caption: int | None = None
+    """Its tokens; None where the base model reads a fixed number."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     batch = choose("data.train_batch_size", data.train_batch_size, recipe.batch, of_base)
     data = replace(
         data,
+        max_token_length=_length(data.max_token_length, facts, choose),
         train_batch_size=batch,
         resolution=resolution,
         min_bucket_reso=smallest,
@@ -155,6 +159,15 @@ def _with_rates(
         text_lr, why = unet_lr, "the UNet's, since one rate applies to all"
     text_lr = choose("train.text_encoder_lr", train.text_encoder_lr, text_lr, why)
     return replace(train, learning_rate=rate, unet_lr=unet_lr, text_encoder_lr=text_lr)
+
+
+def _length(asked: int | None, facts: Facts, choose: Callable[[str, Any, Any, str], Any]) -> int | None:
+    """How many tokens of a caption are read: what the longest needs. Only more than the usual 75 is news."""
+    if asked is not None or facts.longest_caption is None:
+        return asked
+    needed = min(MOST_TOKENS, max(1, math.ceil(facts.longest_caption / CHUNK)) * CHUNK)
+    why = f"the longest caption has {facts.longest_caption} tokens"
+    return choose("data.max_token_length", None, needed, why) if needed > CHUNK else CHUNK  # type: ignore[no-any-return]
 
 
 _SHARES = {0.5: "half of the learning rate", 2 / 3: "two thirds of the learning rate"}

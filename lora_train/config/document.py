@@ -1,44 +1,68 @@
-"""All options as a page, made from their table: `python -m lora_train.config.document FILE` writes it to FILE."""
+"""All options as a page, made from their table: `python -m lora_train.config.document docs/options.md` writes it."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lora_train.atomic import write_text
 from lora_train.config import captioning_methods, training_methods
 from lora_train.config.option import GROUPS
-from lora_train.config.table import Option, options
+from lora_train.config.sections.captions import EDITS
+from lora_train.config.table import COMMANDS, Option, in_section, options
 from lora_train.config.values import describe
 from lora_train.config.wording import concerns, flag_of, sentence
 from lora_train.records.kinds import KINDS
 
-MARK = "<!-- from here on written by python -m lora_train.config.document docs/command-line.md -->\n"
+MARK = "<!-- from here on written by python -m lora_train.config.document docs/options.md -->\n"
 """In a file with this line, the page replaces everything after it."""
 
-HEAD = """
-## All options
+COMMAND = """
+## Options of `{command}`
 
-The options of `train`, under the headings of its `--help`. The names are those of `--config FILE`, of
-`--set section.name=value` and of the API; the flags are for the command line, which also accepts kohya's names. Bold
-names are the basic options. The descriptions are in `lora_train/config/sections/`.
+{about}
 """
+ABOUT = {
+    "generate": "Also on the *Generate* page. A file for `generate --config FILE` has them in a section `generate`.",
+    "captions": "Also on the *Dataset* page and, by the same names, in the API\n"
+    "(`POST .../datasets/{id}/captions/edit`). Each change takes its own.",
+}
+"""What the page says of each command's options."""
 
 
 def document() -> str:
     """The whole page as Markdown."""
-    return "\n".join([HEAD, *(line for group in GROUPS for line in _group(group)), *_methods()])
+    run = [
+        line for group in GROUPS for line in _group(sentence(group), [o for o in options() if o.about.group == group])
+    ]
+    return "\n".join(["", *run, *_methods(), *_commands()])
 
 
-def _group(group: str) -> Iterator[str]:
-    yield f"### {sentence(group)}\n"
-    yield "| name | flag | what it does | default | values | kohya |"
-    yield "|---|---|---|---|---|---|"
-    for option in options():
-        if option.about.group == group:
-            yield f"| {' | '.join(_cell(cell) for cell in _cells(option))} |"
+def _group(title: str, members: Iterable[Option]) -> Iterator[str]:
+    yield f"## {title}\n"
+    yield from _table(members)
+
+
+def _table(members: Iterable[Option]) -> Iterator[str]:
+    yield "| name | label | flag | what it does | default | values | kohya |"
+    yield "|---|---|---|---|---|---|---|"
+    for option in members:
+        yield f"| {' | '.join(_cell(cell) for cell in _cells(option))} |"
+    yield ""
+
+
+def _commands() -> Iterator[str]:
+    """The options of other commands than a training's."""
+    for command in COMMANDS:
+        yield COMMAND.format(command=command, about=ABOUT[command])
+        yield from _table(in_section(command))
+    yield "| change | command | what it does | arguments |"
+    yield "|---|---|---|---|"
+    for one in EDITS:
+        arguments = ", ".join(f"captions.{name}" for name in one.options)
+        yield f"| {' | '.join(map(_cell, (one.operation, f'`{one.command}`', one.help, arguments)))} |"
     yield ""
 
 
@@ -65,6 +89,7 @@ def _methods() -> Iterator[str]:
 def _cells(option: Option) -> Iterator[str]:
     about = option.about
     yield f"**{option.path}**" if about.level == "first" else option.path
+    yield about.label
     yield ", ".join(f"`{flag}`" for flag in option.flags or (flag_of(option),))
     yield about.help + (f" ({concerns(option)})" if concerns(option) else "")
     yield about.unset if option.default in (None, "", ()) else f"`{_value(option.default)}`"
@@ -93,13 +118,16 @@ def _cell(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the page to the named file, after its MARK if it has one; without a file, to standard output."""
+    """Write the page to the named file, after its MARK; without a file, to standard output."""
     if not arguments:
         print(document(), end="")
         return 0
     path = Path(arguments[0])
     before, mark, _ = (path.read_text(encoding="utf-8") if path.exists() else "").partition(MARK)
-    write_text(path, f"{before}{mark}{document()}" if mark else document())
+    if before and not mark:
+        print(f"{path} is written by hand: it has no line {MARK}", file=sys.stderr)
+        return 2
+    write_text(path, f"{before}{mark}{document()}")
     return 0
 
 

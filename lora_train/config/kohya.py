@@ -96,7 +96,6 @@ NOTED = {
 
 ABSENT = {
     "max_train_epochs": "Give --steps.",
-    "reg_data_dir": "",
     "caption_extension": "Captions are .txt or .caption files here.",
     "vae": "The base model's own is used.",
     "resume": "Use: lora-train resume RUN",
@@ -107,7 +106,6 @@ ABSENT = {
     "save_n_epoch_ratio": "Give --save-every STEPS.",
     "save_last_n_epochs": "",
     "save_last_n_steps": "",
-    "max_token_length": "Captions have 75 tokens.",
     "weighted_captions": "",
     "keep_tokens_separator": "Give --keep-tokens N.",
     "caption_suffix": "",
@@ -119,7 +117,6 @@ ABSENT = {
     "color_aug": "",
     "random_crop": "",
     "face_crop_aug_range": "The operation face crops faces: --process face.",
-    "prior_loss_weight": "",
     "alpha_mask": "Give --masked-loss: it uses the pictures' alpha channel.",
     "conditioning_data_dir": "Give --masked-loss and --mask-folder.",
     "use_8bit_adam": "Give --optimizer adamw8bit.",
@@ -171,9 +168,7 @@ SAME: dict[str, tuple[str, ...]] = {
     "caption_dropout_every_n_epochs": ("0",),
     "token_warmup_min": ("1",),
     "token_warmup_step": ("0",),
-    "max_token_length": ("75",),
     "noise_offset_type": ("original",),
-    "prior_loss_weight": ("1",),
     "save_n_epoch_ratio": ("0",),
     "save_last_n_epochs": ("0",),
     "save_last_n_epochs_state": ("0",),

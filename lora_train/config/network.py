@@ -9,9 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from lora_train.config.choices import DECOMPOSED, KINDS, SCALABLE
+from lora_train.config.choices import DECOMPOSED, SCALABLE
 from lora_train.config.run import NetworkOptions
-from lora_train.config.table import RANGES, in_section
+from lora_train.config.table import Live, Option, find, in_section
+from lora_train.config.values import parse, plain_type
 from lora_train.errors import Problem
 from lora_train.patterns import Faulty, PatternError, check_pattern
 from lora_train.records.families import all_blocks, block_totals, titles
@@ -20,28 +21,17 @@ from lora_train.records.kinds import LORA, LYCORIS, kinds_with
 
 RULE_LR = "lr"
 
-# the values that a rule may set: the first three, and the options of the kinds
-_RULE_VALUES: dict[str, Callable[[str], Any]] = {
-    "dim": int,
-    "alpha": float,
-    RULE_LR: float,
-    "kind": str,
-    "factor": int,
-    "constraint": float,
-    "use_tucker": lambda text: _flag(text),
-    "decompose_both": lambda text: _flag(text),
-    "full_matrix": lambda text: _flag(text),
-    "rescaled": lambda text: _flag(text),
-    "train_on_input": lambda text: _flag(text),
-    "dora_wd": lambda text: _flag(text),
-}
+_RULE_NAMES = {"network_dim": "dim", "network_alpha": "alpha"}
+"""The options that rules call otherwise."""
 
-_RULE_RANGES = {
-    "dim": (0, RANGES["network.network_dim"][1]),
-    "alpha": RANGES["network.network_alpha"],
-    RULE_LR: RANGES["train.learning_rate"],
-    "constraint": RANGES["network.constraint"],
-}
+
+def _of_rules() -> dict[str, Option]:
+    found = {_RULE_NAMES.get(one.name, one.name): one for one in in_section("network") if one.about.by_rule}
+    return {RULE_LR: find("train.learning_rate"), **found}
+
+
+RULE_VALUES = Live(_of_rules)
+"""The values that a rule may set, by the names that rules have for them: the options that say so, and a rate."""
 
 
 @dataclass(frozen=True)
@@ -71,30 +61,33 @@ def parse_rule(text: str) -> Rule:
     values = {}
     for item in settings.split():
         name, _, value = item.partition("=")
-        if name not in _RULE_VALUES:
-            raise ValueError(f"{name!r} is not known (known: off, {', '.join(_RULE_VALUES)})")
-        try:
-            values[name] = _RULE_VALUES[name](value)
-        except ValueError:
-            raise ValueError(f"{value!r} is not a value for {name}") from None
-    if values.get("kind", KINDS[0]) not in KINDS:
-        raise ValueError(f"the kind {values['kind']!r} is not known (known: {', '.join(KINDS)})")
-    for name, (low, high) in _RULE_RANGES.items():
-        if not low <= values.get(name, low) <= high:
-            raise ValueError(f"{name}={values[name]} is out of range ({low} to {high})")
+        if name not in RULE_VALUES:
+            raise ValueError(f"{name!r} is not known (known: off, {', '.join(RULE_VALUES)})")
+        values[name] = _rule_value(name, value)
     if not _is_factor(values.get("factor", -1)):
         raise ValueError("factor must be -1 or more than 0")
     return Rule(pattern, False, values)
 
 
+def _rule_value(name: str, text: str) -> Any:
+    """One value of a rule, in the range and of the choices of its option. Raises ValueError that says what is wrong."""
+    option = RULE_VALUES[name]
+    hint, about = plain_type(option.hint), option.about
+    try:
+        value = parse(hint, "true" if hint is bool and not text else text)  # a switch may stand alone
+    except ValueError:
+        raise ValueError(f"{text!r} is not a value for {name}") from None
+    if about.choices and value not in about.choices:
+        raise ValueError(f"the {name} {value!r} is not known (known: {', '.join(about.choices)})")
+    low, high = about.range or (-math.inf, math.inf)
+    low = 0 if name == "dim" else low  # leaves the module out
+    if hint is not bool and hint is not str and not low <= value <= high:
+        raise ValueError(f"{name}={value} is out of range ({low:.10g} to {high:.10g})")
+    return value
+
+
 def _is_factor(value: int) -> bool:
     return value == -1 or value > 0
-
-
-def _flag(text: str) -> bool:
-    if text.lower() not in ("", "true", "false", "1", "0"):
-        raise ValueError(text)
-    return text.lower() not in ("false", "0")
 
 
 # kohya's names for rates over the blocks of one side: a function of the position, 0 to 1

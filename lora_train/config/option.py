@@ -26,7 +26,10 @@ SAVING = "saving and previews"
 OPERATIONS = "operations on the pictures"
 CAPTIONS = "captions and tags (the operation interrogate)"
 GROUPS = (BASICS, SOURCES, STEPS, NETWORK, NETWORK_MORE, DATA, LOSS, SAVING, OPERATIONS, CAPTIONS)
-"""The headings under which options are listed, in their order."""
+"""The headings under which a run's options are listed, in their order."""
+DRAWING = "generating pictures"
+EDITING = "changing captions"
+"""The headings of the other commands' options."""
 
 REPEATED, COMMAS, SHELL, WORDS = "repeated", "commas", "shell", "words"
 """How a list is written on the command line: the flag repeated, one text with commas, one command with quotes, or any
@@ -47,10 +50,15 @@ class About:
     """Minimum and maximum, both allowed. None is always allowed if the field may be None."""
     choices: Collection[str] = ()
     """The allowed values; for a list, those of each item. For a table, its current names."""
+    choice_labels: Mapping[str, str] = field(default_factory=dict)
+    """What the choices are called on a page, if not by their names."""
+    example: str = ""
+    """A value as an example, shown in an empty field."""
     unset: str = ""
     """What happens if it is not set, unless the default says so itself."""
     flags: tuple[str, ...] | None = None
-    """On the command line; None: the field's name with dashes; empty: set by the flag `through`."""
+    """On the command line; None: the field's name with dashes; empty: set by the flag `through`. Without dashes: an
+    argument by its position."""
     through: str = ""
     """The flag that sets an option without a flag of its own."""
     metavar: str = ""
@@ -66,6 +74,8 @@ class About:
     """The feature of a family of base models that it needs (see `records.family.FEATURES`); "": none."""
     operations: tuple[str, ...] = ()
     """The operations on pictures that it applies to; empty: it always applies."""
+    by_rule: bool = False
+    """Whether a rule (`network.network_rules`) may set it for some modules."""
     metadata: str = ""
     """The key of the file's metadata that holds this value alone; other keys are made from several options."""
 

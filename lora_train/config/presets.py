@@ -1,23 +1,23 @@
-"""Options in the formats of other programs: sd-scripts' `--config_file` (TOML) and presets of the kohya_ss GUI (JSON).
+"""Options in the formats of other programs: sd-scripts' `--config_file` (TOML), presets of the kohya_ss GUI (JSON), and
+those of `PROGRAMS`.
 
 Nothing in such a file is dropped silently: each name is taken, or listed with the reason why not.
 """
 
 from __future__ import annotations
 
-import math
-import re
+import importlib
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lora_train.config import kohya
 from lora_train.config.arguments import OTHER_NAMES, algorithms, kind_named
+from lora_train.config.imported import Imported, Share, as_text, is_off, kohya_names, number, take
 from lora_train.config.run import NetworkOptions, RunConfig
-from lora_train.config.table import Option, find, options
+from lora_train.config.table import Option, find
 from lora_train.config.usual import DEFAULT_DIM
-from lora_train.config.values import describe, item_type, may_be_none, parse_written, plain_type
 from lora_train.errors import LoraTrainError
 
 GUI_NAMES = {
@@ -52,54 +52,55 @@ GUI_NOTED = {"sdxl": _SEEN, "model_list": "is the GUI's own list", "use_wandb": 
 GUI_SAME = {"LyCORIS_preset": "full", "unit": "1"}
 """Options of the GUI alone: those that have no effect here with any value; and those with the value that has none."""
 
+
+@dataclass(frozen=True)
+class Program:
+    """Another program whose presets are read: how one is recognised, and the module with its `import_preset`."""
+
+    name: str
+    recognise: Callable[[Mapping[str, Any]], bool]
+    place: str
+
+    def imported(self, data: Mapping[str, Any]) -> Imported:
+        """Its preset as our options."""
+        module = importlib.import_module(self.place)
+        found: Imported = module.import_preset(data)
+        return found
+
+
+def _of_onetrainer(data: Mapping[str, Any]) -> bool:
+    return isinstance(data.get("training_method"), str) and bool(
+        {"model_type", "base_model_name", "__version"} & {*data}
+    )
+
+
+def _of_ai_toolkit(data: Mapping[str, Any]) -> bool:
+    config = data.get("config")
+    return "job" in data and isinstance(config, Mapping) and isinstance(config.get("process"), list)
+
+
+PROGRAMS = (
+    Program("OneTrainer", _of_onetrainer, "lora_train.presets.onetrainer"),
+    Program("ai-toolkit", _of_ai_toolkit, "lora_train.presets.ai_toolkit"),
+)
+"""Programs with nested options; imported when one of their presets is read."""
+
 _GUI_RATES = {"text_encoder_lr": "network_train_unet_only", "unet_lr": "network_train_text_encoder_only"}
 
 LOKR_FULL = 10240 / 2
 _RATES = tuple(
     f"train.{name}" for name in ("learning_rate", "unet_lr", "text_encoder_lr", "text_encoder_lr1", "text_encoder_lr2")
 )
-_OFF = ("", "0", "0.0", "false", "none", "[]")
-"""The values that GUIs write for empty fields."""
-
-
-@dataclass
-class Imported:
-    """The result of importing another program's file."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    """Values by the path of the option."""
-    taken: dict[str, str] = field(default_factory=dict)
-    """The other program's name to the path here."""
-    differs: dict[str, str] = field(default_factory=dict)
-    left: dict[str, str] = field(default_factory=dict)
-    """The names that are not honoured, and why."""
-
-    def config(self) -> RunConfig:
-        """The options of the run."""
-        sections: dict[str, dict[str, Any]] = {}
-        for path, value in self.values.items():
-            section, _, name = path.partition(".")
-            sections.setdefault(section, {})[name] = value
-        return RunConfig.from_dict(sections)
-
-    def lines(self) -> Iterator[str]:
-        """The report, a line for each name."""
-        for name, path in self.taken.items():
-            yield f"taken: {name} as {path} = {_text(self.values[path])}"
-        for name, why in self.differs.items():
-            yield f"differs: {name} {why}"
-        for name, why in self.left.items():
-            yield f"not honoured: {name} {why}"
 
 
 def is_foreign(data: Mapping[str, Any]) -> bool:
     """Whether these are options of another program: none of our sections, but sd-scripts' names."""
-    if isinstance(data.get("datasets"), list):
+    if isinstance(data.get("datasets"), list) or _program(data):
         return True  # see `import_options`
     if {*data} & {"version", *RunConfig.__dataclass_fields__}:
         return False
     flat = _flat(data)
-    return bool({*flat} & {*_names(), *GUI_NAMES, *kohya.NOTED, *kohya.ABSENT, "LoRA_type", "network_module"})
+    return bool({*flat} & {*kohya_names(), *GUI_NAMES, *kohya.NOTED, *kohya.ABSENT, "LoRA_type", "network_module"})
 
 
 def import_options(data: Mapping[str, Any]) -> Imported:
@@ -107,6 +108,8 @@ def import_options(data: Mapping[str, Any]) -> Imported:
     if isinstance(data.get("datasets"), list):
         what = "this describes pictures (a dataset config), not a training."
         raise LoraTrainError(what, "datasets", "Give it as data.dataset_config.")
+    if program := _program(data):
+        return program.imported(data)
     found, flat = Imported(), _flat(data)
     if {*flat} & {*GUI_NAMES, "LoRA_type"}:
         flat = _of_gui(flat, found)
@@ -117,15 +120,19 @@ def import_options(data: Mapping[str, Any]) -> Imported:
         if option is None:
             _other(found, name, value)
         elif rates and option.path in _RATES:
-            found.left[name] = f"= {_text(value)}: {rates}"
+            found.left[name] = f"= {as_text(value)}: {rates}"
         else:
-            _take(found, name, option, value, flat)
+            take(found, name, option, value, _steps(flat))
     found.values |= {f"network.{name}": value for name, value in algorithms()[algorithm].items()}
     if algorithm == "locon":
         found.values.setdefault("network.conv_dim", found.values.get("network.network_dim", DEFAULT_DIM))
     _full_lokr(found, algorithm)
     _only_of_the_kind(found, algorithms()[algorithm].get("kind", NetworkOptions().kind))
     return found
+
+
+def _program(data: Mapping[str, Any]) -> Program | None:
+    return next((program for program in PROGRAMS if program.recognise(data)), None)
 
 
 def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,32 +147,28 @@ def _of_gui(given: dict[str, Any], found: Imported) -> dict[str, Any]:
     """A preset of the GUI as sd-scripts' options."""
     flat: dict[str, Any] = {}
     for name, value in given.items():
-        if name in GUI_NOTED or (name in GUI_SAME and _text(value).casefold() in (GUI_SAME[name], "")):
-            if name in GUI_NOTED and not _is_off(_text(value)):
+        if name in GUI_NOTED or (name in GUI_SAME and as_text(value).casefold() in (GUI_SAME[name], "")):
+            if name in GUI_NOTED and not is_off(as_text(value)):
                 found.differs[name] = GUI_NOTED[name]
         elif name not in ("additional_parameters", "lr_warmup"):
             known = GUI_NAMES.get(name, name)
-            if known not in flat or _is_off(_text(flat[known])):  # "epoch" or "max_train_epochs"
+            if known not in flat or is_off(as_text(flat[known])):  # "epoch" or "max_train_epochs"
                 flat[known] = value
-    if _text(flat.get("LoRA_type", "")).casefold() == "standard":
+    if as_text(flat.get("LoRA_type", "")).casefold() == "standard":
         for name in ("conv_dim", "conv_alpha"):
-            if not _is_off(value := _text(flat.pop(name, ""))) and value != "1":
+            if not is_off(value := as_text(flat.pop(name, ""))) and value != "1":
                 found.left[name] = f"= {value}: in the GUI it applies only to LoCon and the kinds of LyCORIS."
-    flat |= _of_line(_text(given.get("additional_parameters", "")))
+    flat |= _of_line(as_text(given.get("additional_parameters", "")))
     stop = flat.pop("stop_text_encoder_training", 0)
     for name, percent in (("lr_warmup_steps", given.get("lr_warmup")), ("stop_text_encoder_training", stop)):
-        if not _is_off(_text(percent)):
+        if not is_off(as_text(percent)):
             flat[name] = Share(percent)
-    none = [rate for rate in _GUI_RATES if rate in flat and _number(_text(flat[rate])) == 0]
+    none = [rate for rate in _GUI_RATES if rate in flat and number(as_text(flat[rate])) == 0]
     for rate in none:
         del flat[rate]
     if len(none) == 1:  # the GUI's way to write it; with both at 0 the general rate applies
         flat[_GUI_RATES[none[0]]] = True
     return flat
-
-
-def _is_off(text: str) -> bool:
-    return text.casefold() in _OFF
 
 
 def _of_line(line: str) -> dict[str, Any]:
@@ -188,18 +191,11 @@ def _words(line: str) -> list[str]:
         return line.split()
 
 
-class Share:
-    """A share of the training's steps, in percent."""
-
-    def __init__(self, percent: Any) -> None:
-        self.percent = _number(_text(percent))
-
-
 def _algorithm(flat: dict[str, Any], found: Imported) -> str:
     """Our name of the kind of network; its arguments are added to the options."""
-    module, kind = _text(flat.pop("network_module", "")), _text(flat.pop("LoRA_type", ""))
+    module, kind = as_text(flat.pop("network_module", "")), as_text(flat.pop("LoRA_type", ""))
     given = flat.pop("network_args", None) or []
-    for text in _words(given) if isinstance(given, str) else map(_text, given):
+    for text in _words(given) if isinstance(given, str) else map(as_text, given):
         name, _, value = text.partition("=")
         if name.strip() == "algo":
             kind = value.strip()
@@ -216,7 +212,7 @@ def _algorithm(flat: dict[str, Any], found: Imported) -> str:
 def _optimizer(flat: dict[str, Any], found: Imported) -> str:
     """Take the optimizer; if it is not available, return why its rates are not taken either."""
     option = find("train.optimizer")
-    name = _text(flat.pop("optimizer_type", ""))
+    name = as_text(flat.pop("optimizer_type", ""))
     if flat.get("use_8bit_adam") is True:
         name = "AdamW8bit"
         del flat["use_8bit_adam"]
@@ -228,89 +224,35 @@ def _optimizer(flat: dict[str, Any], found: Imported) -> str:
         found.taken["optimizer_type"] = option.path
         return ""
     found.left["optimizer_type"] = f"= {name}: it is not available yet; {option.default} is used instead."
-    arguments = _text(flat.pop("optimizer_args", ""))
+    arguments = as_text(flat.pop("optimizer_args", ""))
     if arguments:
         found.left["optimizer_args"] = f"= {arguments}: they are for {name}."
     return f"this rate is for {name}; a usual one is chosen."
 
 
-def _take(found: Imported, name: str, option: Option, value: Any, flat: Mapping[str, Any]) -> None:
-    """Take an option that also exists here."""
-    try:
-        read = _read(option, value, _steps(flat))
-    except ValueError as error:
-        found.left[name] = f"= {_text(value)}: {error}."
-        return
-    if read is not None:
-        found.values[option.path] = read
-        found.taken[name] = option.path
+def _steps(flat: Mapping[str, Any]) -> int:
+    steps = number(as_text(flat.get("max_train_steps", "")))
+    return int(steps) if steps > 0 else 0
 
 
 def _other(found: Imported, name: str, value: Any) -> None:
     """Report a name that is not an option here; an empty value is ignored."""
-    text = _text(value)
+    text = as_text(value)
     if name in kohya.NOTED:
-        if not _is_off(text):
+        if not is_off(text):
             found.differs[name] = kohya.NOTED[name]
         return
     items = value if isinstance(value, list) else [text]
-    same = name in kohya.SAME and all(kohya.is_same(name, _text(one)) for one in items)
-    if not _is_off(text) and not same:
+    same = name in kohya.SAME and all(kohya.is_same(name, as_text(one)) for one in items)
+    if not is_off(text) and not same:
         known = name in kohya.ABSENT
         why = f"it is not available yet. {kohya.ABSENT[name]}".strip() if known else "it is not known here."
         found.left[name] = f"= {text}: {why}"
 
 
-def _read(option: Option, value: Any, steps: int) -> Any:
-    """The value in our terms; None if it is empty. Raises ValueError that says what is wrong."""
-    text, hint = _text(value), plain_type(option.hint)
-    if isinstance(value, Share) or (option.name == "lr_warmup_steps" and 0 < _number(text) < 1):
-        share = value.percent / 100 if isinstance(value, Share) else _number(text)
-        if not math.isfinite(share):
-            raise ValueError("it is not a number")
-        if not steps:
-            raise ValueError("it is a share of the steps, but their number is not given")
-        return round(share * steps)
-    if text.casefold() in ("", "none"):
-        return None
-    if hint is bool:
-        if text.casefold() not in ("true", "false", "1", "0"):
-            raise ValueError("it is neither true nor false")
-        on = text.casefold() in ("true", "1")
-        return None if may_be_none(option.hint) and not on else on  # a flag that is not set
-    if item_type(hint):
-        if isinstance(value, list) and item_type(hint) is str:
-            return tuple(map(_text, value))
-        return parse_written(hint, option.about.written, text)
-    if hint is str:
-        text = option.about.kohya_values.get(text, text)
-        if option.about.choices and text.casefold() not in option.about.choices:
-            raise ValueError(f"it is not available yet; {option.default} is used")
-        return text.casefold() if option.about.choices else text
-    if option.name == "resolution":
-        text, *others = {one.strip() for one in text.split(",")}
-        if others:
-            raise ValueError("buckets have the area of a square here; give one number")
-    number = int(text) if re.fullmatch(r"[+-]?\d+", text) else _number(text)  # a seed can have more digits than a float
-    if not math.isfinite(number) or (hint is int and number != int(number)):
-        raise ValueError(f"it is not {describe(option.hint)}")
-    if option.about.range and not option.about.range[0] <= number <= option.about.range[1]:
-        if number == 0 and may_be_none(option.hint):
-            return None  # off there
-        raise ValueError("it is out of range here, {:g} to {:g}".format(*option.about.range))
-    return hint(number)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
 def _full_lokr(found: Imported, algorithm: str) -> None:
     """LyCORIS decomposes nothing if LoKr's dimension is this large; people write 100000."""
-    given = _number(found.left.get("network_dim", "").removeprefix("= ").partition(":")[0])
+    given = number(found.left.get("network_dim", "").removeprefix("= ").partition(":")[0])
     if algorithm == "lokr" and given > LOKR_FULL:
         del found.left["network_dim"]
         found.left.pop("conv_dim", None)
@@ -326,29 +268,10 @@ def _only_of_the_kind(found: Imported, kind: str) -> None:
             value = found.values.pop(path)
             del found.taken[name]
             if value != option.default:
-                found.left[name] = f"= {_text(value)}: it applies only to {', '.join(option.about.kinds)}."
-
-
-def _names() -> dict[str, Option]:
-    return {name: option for option in options() for name in option.about.kohya}
+                found.left[name] = f"= {as_text(value)}: it applies only to {', '.join(option.about.kinds)}."
 
 
 def _option(name: str) -> Option | None:
     """The option with this name in sd-scripts or LyCORIS."""
     other = find(f"network.{OTHER_NAMES[name]}") if name in OTHER_NAMES and name != "algo" else None
-    return _names().get(name) or other
-
-
-def _steps(flat: Mapping[str, Any]) -> int:
-    steps = _number(_text(flat.get("max_train_steps", "")))
-    return int(steps) if steps > 0 else 0
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_text, value))
-    if isinstance(value, Share):
-        return f"{value.percent:g} %"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else str(value).strip()
+    return kohya_names().get(name) or other

@@ -91,6 +91,11 @@ class Section:
                 raise AttributeError(f"{type(self).__name__} has no option {name!r}")
             return option.default
 
+    @classmethod
+    def section_name(cls) -> str:
+        """Its name in paths of options: "train"."""
+        return cls._section
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data: every field, and the registered options that are not at their defaults."""
         return {name: getattr(self, name) for name in own_names(type(self))} | dict(self.more)

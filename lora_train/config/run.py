@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import typing
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from lora_train.config.registered import Section, own_names, registered
 from lora_train.config.sections.data import DataOptions, ModelOptions
@@ -21,6 +21,8 @@ from lora_train.config.values import describe, fit
 from lora_train.errors import LoraTrainError, Problem
 
 VERSION = 1
+
+S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,9 @@ class RunConfig:
         parts: dict[str, Any] = {}
         for name, part in rest.items():
             if name in kinds:
-                parts[name] = _section(kinds[name], name, part, found)
+                parts[name] = section_of(kinds[name], part, found)
             else:
-                found.append(_unknown(name, name, [*kinds]))
+                found.append(unknown(name, name, [*kinds]))
         config = cls(**parts)
         if found:
             raise LoraTrainError.of(found)
@@ -73,13 +75,15 @@ def suggestion(name: str, names: list[str]) -> str:
     return f"Did you mean {near[0]}?" if near else ""
 
 
-def _unknown(name: object, path: str, known: list[str]) -> Problem:
+def unknown(name: object, path: str, known: list[str]) -> Problem:
+    """The problem with a name that is none of `known`."""
     fix = suggestion(str(name), known) or "Remove it or check its spelling."
     return Problem("there is no such option.", path, fix)
 
 
-def _section(kind: type[Section], section: str, data: Any, found: list[Problem]) -> Section:
+def section_of(kind: type[S], data: Any, found: list[Problem]) -> S:
     """A section from JSON data; problems are added to `found`, and their options ignored."""
+    section = kind.section_name()
     if not isinstance(data, dict):
         found.append(Problem(f"must be a group of options, not {data!r}.", section))
         return kind()
@@ -90,7 +94,7 @@ def _section(kind: type[Section], section: str, data: Any, found: list[Problem])
     for name, value in data.items():
         path = f"{section}.{name}"
         if name not in hints:
-            found.append(_unknown(name, path, [*hints]))
+            found.append(unknown(name, path, [*hints]))
             continue
         ok, fitting = fit(hints[name], value)
         if ok:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lora_train.config.option import FIRST
 from lora_train.config.run import VERSION
-from lora_train.config.table import Option, options
+from lora_train.config.table import Option, in_section, options
 from lora_train.config.values import item_type, may_be_none, plain_type
 from lora_train.config.wording import concerns, sentence
 
@@ -27,6 +27,12 @@ def schema() -> dict[str, Any]:
         **{name: _object(members) for name, members in sections.items()},
     }
     return {"$schema": DIALECT, "title": "Options of a LoRA training", **_object(properties)}
+
+
+def command_schema(section: str) -> dict[str, Any]:
+    """The schema of one command's options: "generate", "captions"."""
+    properties = {option.name: _option(option) for option in in_section(section)}
+    return {"$schema": DIALECT, "title": f"Options of {section}", **_object(properties)}
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The table of options: every field of `RunConfig` with its default, its type and its description.
 
-`options()` includes the registered options (`register`), and so does everything that is made from it.
+`options()` includes the registered options (`register`), and so does everything that is made from it. The options of
+other commands (`COMMANDS`) are found by their paths and sections in the same way, and are no part of a run.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from typing import TypeVar
 
 from lora_train.config.methods import Table
 from lora_train.config.option import GROUPS, KEY, LEVELS
-from lora_train.config.registered import Option, add, own_names, registered, remove
+from lora_train.config.registered import Option, Section, add, own_names, registered, remove
 from lora_train.config.run import RunConfig
+from lora_train.config.sections.captions import CaptionsOptions
+from lora_train.config.sections.generate import GenerateOptions
 from lora_train.config.values import fit
 from lora_train.records.table import changes
 
 __all__ = [
     "CHOICES",
+    "COMMANDS",
     "RANGES",
     "Live",
     "Option",
@@ -32,6 +36,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+COMMANDS: dict[str, type[Section]] = {"generate": GenerateOptions, "captions": CaptionsOptions}
+"""The sections of other commands than a training's."""
 
 
 def options() -> tuple[Option, ...]:
@@ -47,13 +54,22 @@ def _options(_changes: int) -> tuple[Option, ...]:
 def _all() -> Iterator[Option]:
     sections = typing.get_type_hints(RunConfig)
     for section in fields(RunConfig):
-        kind = sections[section.name]
-        hints = typing.get_type_hints(kind)
-        declared = {field.name: field for field in fields(kind)}
-        for name in own_names(kind):
-            field = declared[name]
-            yield _plain(Option(section.name, name, field.default, hints[name], field.metadata[KEY]))
+        yield from _declared(section.name, sections[section.name])
         yield from map(_plain, registered(section.name))
+
+
+def _declared(section: str, kind: type[Section]) -> Iterator[Option]:
+    hints = typing.get_type_hints(kind)
+    declared = {field.name: field for field in fields(kind)}
+    for name in own_names(kind):
+        field = declared[name]
+        yield _plain(Option(section, name, field.default, hints[name], field.metadata[KEY]))
+
+
+@functools.lru_cache
+def of_command(section: str) -> tuple[Option, ...]:
+    """The options of a section of `COMMANDS`: "generate"."""
+    return tuple(_declared(section, COMMANDS[section]))
 
 
 def _plain(option: Option) -> Option:
@@ -67,12 +83,15 @@ def _plain(option: Option) -> Option:
 
 def in_section(section: str) -> tuple[Option, ...]:
     """The options of one section: "network"."""
+    if section in COMMANDS:
+        return of_command(section)
     return tuple(option for option in options() if option.section == section)
 
 
 @functools.lru_cache(maxsize=1)
 def _by_path(_changes: int) -> dict[str, Option]:
-    return {option.path: option for option in options()}
+    others = (option for section in COMMANDS for option in of_command(section))
+    return {option.path: option for option in (*options(), *others)}
 
 
 def find(path: str) -> Option:

@@ -205,7 +205,15 @@ def _optimizer(
     package = where.partition(".")[0] if install else ""
     elementwise = where.startswith("torch.optim.")
     return Method(
-        name, does, formula or made, options, metadata, package=package, install=install, elementwise=elementwise, **more
+        name,
+        does,
+        formula or made,
+        options,
+        metadata,
+        package=package,
+        install=install,
+        elementwise=elementwise,
+        **more,
     )
 
 

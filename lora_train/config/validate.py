@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 from lora_train.config.network import network_problems
 from lora_train.config.optimizer_args import optimizer_arguments
+from lora_train.config.registered import Section
 from lora_train.config.run import RunConfig
-from lora_train.config.table import CHOICES, RANGES, find, options
+from lora_train.config.sections.text import CHUNK, MOST_TOKENS
+from lora_train.config.table import Option, in_section, options
 from lora_train.config.training_methods import OPTIMIZERS
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.records.families import least_factor
@@ -19,18 +22,32 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 def problems(config: RunConfig) -> list[Problem]:
     """All problems of `config` that can be found without reading files."""
     found = _required(config) + _no_text(config)
-    for path, (low, high) in RANGES.items():
-        value = find(path).of(config)
-        if value is not None and not (math.isfinite(value) and low <= value <= high):
-            found.append(
-                Problem(f"{value:.10g} is out of range.", path, f"Give a value from {low:.10g} to {high:.10g}.")
-            )
-    for path, allowed in CHOICES.items():
-        value = find(path).of(config)
-        for one in value if isinstance(value, tuple) else (value,):
-            if one not in allowed:
-                found.append(Problem(f"{one!r} is not known.", path, f"Choose from: {', '.join(allowed)}."))
+    found += [one for option in options() for one in value_problems(option, option.of(config))]
     return found + _together(config) + _captioning(config)
+
+
+def value_problems(option: Option, value: Any) -> list[Problem]:
+    """What is wrong with a value of this option alone: its range, or its choices."""
+    about, found = option.about, []
+    if about.range and value is not None:
+        low, high = about.range
+        if not (math.isfinite(value) and low <= value <= high):
+            fix = f"Give a value from {low:.10g} to {high:.10g}."
+            found.append(Problem(f"{value:.10g} is out of range.", option.path, fix))
+    if about.choices:
+        fix = f"Choose from: {', '.join(about.choices)}."
+        several = value if isinstance(value, tuple) else (value,)
+        found += [Problem(f"{one!r} is not known.", option.path, fix) for one in several if one not in about.choices]
+    return found
+
+
+def section_problems(options: Section) -> list[Problem]:
+    """The same for all options of one section."""
+    return [
+        one
+        for option in in_section(options.section_name())
+        for one in value_problems(option, getattr(options, option.name))
+    ]
 
 
 def check(config: RunConfig) -> None:
@@ -133,6 +150,9 @@ def _together(config: RunConfig) -> list[Problem]:
         what = f"no timestep is left: the last one is {train.max_timestep} (train.max_timestep)."
         found.append(Problem(what, "train.min_timestep", "Give less."))
     found += _one_rate(config)
+    if data.max_token_length and data.max_token_length % CHUNK:
+        what = f"captions are read in chunks of {CHUNK} tokens, so {data.max_token_length} is not possible."
+        found.append(Problem(what, "data.max_token_length", f"Give {CHUNK}, {2 * CHUNK} or {MOST_TOKENS}."))
     if data.min_bucket_reso and data.max_bucket_reso and data.min_bucket_reso > data.max_bucket_reso:
         found.append(Problem("is larger than data.max_bucket_reso.", "data.min_bucket_reso", "Swap them."))
     if not re.fullmatch(r"#[0-9a-fA-F]{6}", config.prepare.background):
@@ -140,8 +160,9 @@ def _together(config: RunConfig) -> list[Problem]:
             Problem(f"{config.prepare.background!r} is no colour.", "prepare.background", "#c0c0c0 is the usual grey.")
         )
     factor = least_factor()
-    if data.resolution and data.resolution % factor:
-        found.append(Problem(f"{data.resolution} is no multiple of {factor}.", "data.resolution", "512 is usual."))
+    for name, side in (("resolution", data.resolution), ("height", data.height)):
+        if side and side % factor:
+            found.append(Problem(f"{side} is no multiple of {factor}.", f"data.{name}", "512 is usual."))
     if data.bucket_reso_steps % factor:
         found.append(Problem(f"must be a multiple of {factor}.", "data.bucket_reso_steps", "64 is usual."))
     if config.train.gradient_accumulation_steps == 0:

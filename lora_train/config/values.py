@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import types
 import typing
@@ -76,6 +77,19 @@ def parse_written(hint: Any, written: str, text: str) -> Any:
     if written == COMMAS:
         return tuple(item.strip() for item in text.split(",") if item.strip())
     return parse(hint, text)
+
+
+def sides_of(text: str) -> tuple[int, int | None] | None:
+    """The width of a resolution as people write it, and the height where it differs; None where it is none.
+
+    >>> sides_of("512"), sides_of("512,512"), sides_of("512x768")
+    ((512, None), (512, None), (512, 768))
+    """
+    found = re.fullmatch(r"(\d{1,9})(?:[x,×](\d{1,9}))?", text.replace(" ", "").casefold())
+    if found is None:
+        return None
+    width, height = int(found[1]), int(found[2] or found[1])
+    return width, None if width == height else height
 
 
 def describe(hint: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from lora_train.config.option import COMMAS, REPEATED, WORDS
 from lora_train.config.run import RunConfig
-from lora_train.config.table import Option, find, known
+from lora_train.config.table import COMMANDS, Option, find, known
 from lora_train.config.values import plain_type
 from lora_train.records.families import FAMILIES
 
@@ -17,10 +17,9 @@ AUTOMATIC = "automatic"
 _WAYS = {REPEATED: "one per line", COMMAS: "separated by commas", WORDS: "separated by spaces"}
 """How the items of a list are written in a field."""
 
+_SECTIONS = "|".join([*RunConfig.__dataclass_fields__, *COMMANDS])
 # text in quotation marks was typed by a person, and a path followed by more is a file's
-_PATH = re.compile(
-    rf"""(?<![\w./\\'"-])(?:{"|".join(RunConfig.__dataclass_fields__)})\.[a-z][a-z0-9_]*(?![\w/\\'"-]|\.\w)"""
-)
+_PATH = re.compile(rf"""(?<![\w./\\'"-])(?:{_SECTIONS})\.[a-z][a-z0-9_]*(?![\w/\\'"-]|\.\w)""")
 
 
 def in_flags(text: str) -> str:

@@ -28,10 +28,10 @@ class Placement:
     top: int
 
 
-def make_buckets(resolution: int, smallest: int, largest: int, step: int) -> list[Size]:
-    """All bucket sizes of at most `resolution`^2 pixels, sides multiples of `step` within the bounds."""
-    area = resolution * resolution
-    square = max(step, resolution // step * step)
+def make_buckets(size: Size, smallest: int, largest: int, step: int) -> list[Size]:
+    """All bucket sizes of at most the area of `size`, sides multiples of `step` within the bounds."""
+    area = size[0] * size[1]
+    square = max(step, math.isqrt(area) // step * step)
     sizes = {(square, square)}
     for width in range(max(step, smallest // step * step), largest + 1, step):
         height = min(largest, area // width // step * step)
@@ -50,12 +50,13 @@ def place(size: Size, buckets: list[Size]) -> Placement:
     return _cover(size, size if size in buckets else min(buckets, key=lambda one: abs(one[0] / one[1] - aspect)))
 
 
-def place_without_upscale(size: Size, resolution: int, step: int) -> Placement:
-    """A bucket made for this picture: reduced to the area limit, never enlarged, sides cropped to multiples of `step`.
+def place_without_upscale(size: Size, limit: Size, step: int) -> Placement:
+    """A bucket made for this picture: reduced to the area of `limit`, never enlarged, sides cropped to multiples of
+    `step`.
 
     As in sd-scripts: of a picture that is too large, the side is rounded whose rounding changes the shape less.
     """
-    scaled, area = size, resolution * resolution
+    scaled, area = size, limit[0] * limit[1]
     if size[0] * size[1] > area:
         aspect = size[0] / size[1]
         wide = math.sqrt(area * aspect)

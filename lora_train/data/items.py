@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -22,8 +22,9 @@ class Encoder(Protocol):
         """Identifies the VAE and its weights."""
         ...
 
-    def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels (B, 3, H, W) in [-1, 1] to mean and standard deviation (B, C, H/8, W/8), unscaled."""
+    def encode_pictures(self, pixels: torch.Tensor, tiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels (B, 3, H, W) in [-1, 1] to mean and standard deviation (B, C, H/8, W/8), unscaled; `tiled` with less
+        memory."""
         ...
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
@@ -41,6 +42,12 @@ class Item:
     mask_hash: str = ""
     content: str = ""
     """The hash of the picture's file."""
+
+    @property
+    def treatment(self) -> list[Any]:
+        """What else distinguishes its training from that of other pictures; empty for most."""
+        picture = self.picture
+        return [picture.reg, picture.weight, picture.own] if picture.reg or picture.own or picture.weight != 1 else []
 
     def frame(self, flipped: bool) -> Frame:
         """How the picture was cropped; `left` counts from the other side when it is flipped."""

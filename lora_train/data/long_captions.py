@@ -11,6 +11,15 @@ from lora_train.pictures.captions import kept_first, tag_first, up_to_tag
 NAMED = 5
 
 
+def longest_caption(manifest: Manifest, tokens: Callable[[str], int]) -> int:
+    """The tokens of the longest caption."""
+    longest = 0
+    for caption in {picture.caption for picture in manifest.pictures}:
+        if len(caption.encode()) > longest:  # a token is at least one byte
+            longest = max(longest, tokens(caption))
+    return longest
+
+
 def fit_captions(
     manifest: Manifest, tag: str, shuffle: bool, keep_tokens: int, room: int, tokens: Callable[[str], int]
 ) -> list[str]:
@@ -27,7 +36,7 @@ def fit_captions(
         if count <= room:
             continue
         long.append((picture, count))
-        if not _is_read(tag, picture.caption, shuffle, keep_tokens, room, tokens):
+        if not picture.reg and not _is_read(tag, picture.caption, shuffle, keep_tokens, room, tokens):
             manifest.pictures[number] = replace(picture, caption=tag_first(tag, picture.caption))
             moved += 1
     return _notes(long, moved, len(manifest.pictures), tag, room, tokens(tag))

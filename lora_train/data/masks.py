@@ -32,13 +32,16 @@ def attach_masks(manifest: Manifest, folder: Path | None, may_read: MayRead = an
     """
     pictures, without = [], 0
     for picture in manifest.pictures:
+        if picture.reg:  # counts as a whole
+            pictures.append(picture)
+            continue
         if folder:
             mask = _mask_in(folder, _relative(picture.path, manifest.folder), may_read)
         else:
             mask = manifest.beside.get(picture.path) or _alpha_of(picture.path)
         without += mask is None
         pictures.append(replace(picture, mask=mask))
-    if without == len(pictures):
+    if without == len(manifest.trained):
         raise LoraTrainError(
             "no picture has a mask.",
             str(folder or manifest.folder),

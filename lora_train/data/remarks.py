@@ -72,11 +72,12 @@ def _one_by_one(items: list[Item], what: Callable[[Item], str]) -> list[str]:
 
 def _small_batches(dataset: Dataset, batch_size: int) -> list[str]:
     """Buckets never share a batch, so the last one of each may be smaller."""
+    own = any("train_batch_size" in dict(item.picture.own) for item in dataset.items)
     counts = dataset.bucket_counts()
     small = {bucket: count % batch_size for bucket, count in counts.items() if count % batch_size}
-    if not small:
+    if not small or own:
         return []
-    batches = sum(-(-count // batch_size) for count in counts.values())
+    batches = dataset.batches_per_epoch(batch_size)
     least = min(small, key=lambda bucket: small[bucket])
     return [
         f"{len(small)} of {batches} batches per epoch hold fewer than {batch_size} pictures: those of a batch are "

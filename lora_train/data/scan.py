@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+from lora_train.config import DataOptions
 from lora_train.errors import LoraTrainError
 from lora_train.pictures.caption_content import content_notes
 from lora_train.pictures.caption_reading import CaptionReader
@@ -45,6 +48,21 @@ class Picture:
     repeats: int
     mask: Path | None = None
     """The mask of a masked loss (see `data.masks`); None: the whole picture counts."""
+    reg: bool = False
+    """Whether it is a regularisation picture: of the class, without the subject (see `data.regularisation`)."""
+    weight: float = 1.0
+    """Factor on its loss."""
+    own: tuple[tuple[str, Any], ...] = ()
+    """Options of the section "data" that it has a value of its own for: those of its subset in a dataset config."""
+
+    def options(self, data: DataOptions) -> DataOptions:
+        """The options that apply to it in a run with `data`."""
+        return _with_own(data, self.own) if self.own else data
+
+
+@lru_cache(maxsize=256)
+def _with_own(data: DataOptions, own: tuple[tuple[str, Any], ...]) -> DataOptions:
+    return replace(data, **dict(own))
 
 
 @dataclass
@@ -60,13 +78,20 @@ class Manifest:
     """A folder with masks at the pictures' relative paths, where there is one."""
     beside: Mapping[Path, Path] = field(default_factory=dict)
     """Masks beside their pictures, by picture."""
+    reg_folders: list[Path] = field(default_factory=list)
+    """Folders of regularisation pictures that were left out."""
     notes: list[str] = field(default_factory=list)
     """What the person should know about it."""
 
     @property
+    def trained(self) -> list[Picture]:
+        """The pictures of the subject, without those of regularisation."""
+        return [picture for picture in self.pictures if not picture.reg]
+
+    @property
     def looks_per_epoch(self) -> int:
-        """How many pictures an epoch trains on, repeats counted."""
-        return sum(picture.repeats for picture in self.pictures)
+        """How many pictures of the subject an epoch trains on, repeats counted."""
+        return sum(picture.repeats for picture in self.trained)
 
     def captions(self) -> list[tuple[Path, str]]:
         """Each picture's caption."""
@@ -74,8 +99,11 @@ class Manifest:
 
     def summary(self) -> str:
         """One line for the person: how many pictures and concepts, and what is left out for which reason."""
-        concepts = len({picture.concept for picture in self.pictures})
-        text = f"{counted(len(self.pictures), 'picture')} in {counted(concepts, 'concept')}"
+        trained = self.trained
+        concepts = len({picture.concept for picture in trained})
+        text = f"{counted(len(trained), 'picture')} in {counted(concepts, 'concept')}"
+        if len(trained) < len(self.pictures):
+            text += f", and {counted(len(self.pictures) - len(trained), 'regularisation picture')}"
         left_out = self.left_out_line()
         return f"{text}; left out: {left_out}" if left_out else text
 
@@ -132,7 +160,12 @@ def scan(
 def manifest_of(found: Found) -> Manifest:
     """A manifest without pictures yet, with what was left out in finding them."""
     return Manifest(
-        found.folder, rejected=[*found.rejected], left_out=found.left_out, beside=found.masks, notes=[*found.notes]
+        found.folder,
+        rejected=[*found.rejected],
+        left_out=found.left_out,
+        beside=found.masks,
+        reg_folders=[*found.reg_folders],
+        notes=[*found.notes],
     )
 
 

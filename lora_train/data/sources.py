@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lora_train.config import DataOptions
+from lora_train.config.table import RANGES
 from lora_train.data.formats.dataset_toml import Subset, read_dataset_config
 from lora_train.data.formats.imagefolder import read_imagefolder
 from lora_train.data.formats.kohya_metadata import MetadataEntry, find_picture, read_metadata
 from lora_train.data.matching import match_ends
+from lora_train.data.regularisation import balanced
 from lora_train.data.scan import Manifest, Picture, concept_of, counted, require_folder, require_pictures, scan, usable
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.links import OUT, MayRead, anywhere, leads_out
@@ -26,12 +29,8 @@ from lora_train.pictures.template import merge
 from lora_train.pictures.texts import lines_of
 
 IMAGEFOLDER = "metadata.jsonl"
-HONOURED = (
-    *("where", "image_dir", "metadata_file", "num_repeats", "class_tokens", "caption_extension"),
-    *("caption_prefix", "caption_suffix"),
-)
-"""What a subset of a dataset config sets here; the rest comes from the run's own options."""
-REGULARISATION = Reason("folder of regularisation pictures", "folders of regularisation pictures")
+OURS = {"batch_size": "train_batch_size"}
+"""Our names of options that a dataset config names otherwise."""
 UNMATCHED = Reason("entry of the metadata without a picture", "entries of the metadata without a picture")
 UNREPEATED = Reason("folder with 0 repeats", "folders with 0 repeats")
 
@@ -44,7 +43,7 @@ def read_pictures(options: DataOptions, repeats: int, may_read: MayRead = anywhe
     """
     repeats = options.repeats or repeats
     if options.dataset_config:
-        return _from_config(Path(options.dataset_config).expanduser(), options.tag, may_read)
+        return _from_config(Path(options.dataset_config).expanduser(), options, may_read)
     folder = Path(options.folder).expanduser()
     if options.in_json:
         require_folder(folder)
@@ -115,34 +114,55 @@ def _joined(entry: MetadataEntry) -> str:
     return "\n".join(merge("", line, [entry.tags]) for line in lines_of(entry.caption) or [""])
 
 
-def _from_config(file: Path, tag: str, may_read: MayRead) -> Manifest:
-    """The pictures of all subsets. As in sd-scripts, a subset is a folder without its sub-folders."""
-    config = read_dataset_config(file)
+def _from_config(file: Path, options: DataOptions, may_read: MayRead) -> Manifest:
+    """The pictures of all subsets, those of regularisation with repeats that match the others of their dataset.
+
+    As in sd-scripts, a subset is a folder without its sub-folders."""
+    config, tag = read_dataset_config(file), options.tag
     manifest, problems = Manifest(file.parent), list[Problem]()
-    ignored, reader = [*config.ignored], CaptionReader(may_read)
+    reader, of_datasets = CaptionReader(may_read), dict[int, list[Picture]]()
     for subset in config.subsets:
-        ignored += _not_honoured(subset)
-        if subset.is_reg or subset.num_repeats < 1:
-            manifest.left_out.add(REGULARISATION if subset.is_reg else UNREPEATED, shown(subset.image_dir) + "/")
+        if subset.num_repeats < 1:
+            manifest.left_out.add(UNREPEATED, shown(subset.image_dir) + "/")
             continue
         folder = _beside(file, subset.image_dir or str(Path(subset.metadata_file).parent))
         try:
             if not may_read(folder) or (subset.metadata_file and not may_read(_beside(file, subset.metadata_file))):
                 raise LoraTrainError("is outside the folders that may be used from this page.", str(folder))
             require_folder(folder)
-            _add_subset(manifest, subset, folder, file, tag, reader)
+            own = _own(subset, options, file)
+            pictures = _of_subset(manifest, subset, folder, file, "" if subset.is_reg else tag, own, reader)
+            of_datasets.setdefault(subset.dataset, []).extend(pictures)
         except LoraTrainError as error:
             problems += error.problems
+    for pictures in of_datasets.values():
+        trained, reg = ([one for one in pictures if one.reg is kind] for kind in (False, True))
+        kept, note = balanced(trained, reg)
+        manifest.pictures += [*trained, *kept]
+        if reg:
+            manifest.notes.append(f"{counted(len(kept), 'picture')} are used as regularisation pictures{note}.")
     if problems:
         raise LoraTrainError.of(problems)
-    if ignored:
-        manifest.notes.append(f"Ignored in {file.name}: {', '.join(ignored)}.")
-    manifest.notes += reader.notes() + content_notes(manifest.captions(), tag)
+    if config.ignored:
+        manifest.notes.append(f"Ignored in {file.name}: {', '.join(config.ignored)}.")
+    manifest.notes += reader.notes() + content_notes([(one.path, one.caption) for one in manifest.trained], tag)
+    if not manifest.trained:
+        manifest.pictures.clear()
     require_pictures(manifest)
     return manifest
 
 
-def _add_subset(manifest: Manifest, subset: Subset, folder: Path, file: Path, tag: str, reader: CaptionReader) -> None:
+def _of_subset(
+    manifest: Manifest,
+    subset: Subset,
+    folder: Path,
+    file: Path,
+    tag: str,
+    own: tuple[tuple[str, Any], ...],
+    reader: CaptionReader,
+) -> list[Picture]:
+    """The pictures of a subset, with options of their `own`; what is left out goes into `manifest`. Raises
+    LoraTrainError."""
     if subset.metadata_file:
         captions = _kohya(_beside(file, subset.metadata_file), folder, manifest, reader.may_read)
     else:
@@ -152,19 +172,32 @@ def _add_subset(manifest: Manifest, subset: Subset, folder: Path, file: Path, ta
         manifest.beside = {**manifest.beside, **found.masks}
         read = ((path, reader.read(path, (subset.caption_extension,))) for path in found.pictures)
         captions = {path: subset.class_tokens if caption is None else caption for path, caption in read}
+    found = []
     for path, size in usable(sorted(captions), manifest):
         parts = (subset.caption_prefix.strip(), reader.line(path, captions[path]), subset.caption_suffix.strip())
         caption = with_tag(tag, " ".join(part for part in parts if part))
-        manifest.pictures.append(Picture(path, *size, caption, concept_of(folder.name)[1], subset.num_repeats))
+        picture = Picture(path, *size, caption, concept_of(folder.name)[1], subset.num_repeats)
+        found.append(replace(picture, reg=subset.is_reg, weight=subset.loss_weight, own=own))
+    return found
 
 
-def _not_honoured(subset: Subset) -> list[str]:
-    plain = Subset()
-    return [
-        f"{subset.where}.{field.name}"
-        for field in fields(Subset)
-        if field.name not in (*HONOURED, "is_reg") and getattr(subset, field.name) != getattr(plain, field.name)
+def _own(subset: Subset, options: DataOptions, file: Path) -> tuple[tuple[str, Any], ...]:
+    """The options that the subset sets for its pictures. Raises LoraTrainError with all that are out of range."""
+    values = {OURS.get(name, name): value for name, value in subset.own.items()}
+    if subset.resolution:
+        width, height = subset.resolution
+        values |= {"resolution": width, "height": None if width == height else height}
+        sides = {"min_bucket_reso": max(8, min(width, height) // 2), "max_bucket_reso": 2 * max(width, height)}
+        values = {name: side for name, side in sides.items() if getattr(options, name) is None} | values
+    ranges = {name: RANGES.get(f"data.{name}") for name, value in values.items() if value is not None}
+    problems = [
+        Problem(f"{values[name]:g} is out of range.", f"{file.name}: {subset.where}.{name}", f"{low:g} to {high:g}.")
+        for name, (low, high) in ((name, one) for name, one in ranges.items() if one)
+        if not low <= values[name] <= high
     ]
+    if problems:
+        raise LoraTrainError.of(problems)
+    return tuple(sorted(values.items()))
 
 
 def _beside(file: Path, named: str) -> Path:

@@ -6,8 +6,9 @@ import hashlib
 import json
 import random
 from collections import ChainMap, Counter
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from lora_train.data.scan import Manifest, Picture, Rejected
 from lora_train.errors import LoraTrainError
 from lora_train.hashing import file_hash
 from lora_train.links import MayRead, anywhere
+from lora_train.memory import forget, give_back, is_out_of_memory
 from lora_train.pictures.opening import LARGE, BrokenPicture, load_picture
 
 ENCODE_BATCH = 8
@@ -38,6 +40,7 @@ class Dataset:
     """How many pictures' latents come from sd-scripts' files."""
     notes: list[str] = field(default_factory=list)
     """What the person should know about those files."""
+    _batches: dict[int, int] = field(default_factory=dict, repr=False)
     _masks: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def mask(self, item: Item, flipped: bool) -> torch.Tensor:
@@ -69,56 +72,73 @@ class Dataset:
         return dict(sorted(counts.items()))
 
     def batches_per_epoch(self, batch_size: int) -> int:
-        """How many batches `epoch` returns."""
-        return batches_of(self.bucket_counts(), batch_size)
+        """How many batches `epoch` returns. Counted once: it is asked at every step."""
+        if batch_size not in self._batches:
+            self._batches[batch_size] = batches_of(((one.picture, one.placement) for one in self.items), batch_size)
+        return self._batches[batch_size]
 
     def fingerprint(self) -> str:
         """A hash of pictures, crops, captions, repeats and masks: the same for the same training set."""
         parts = [
-            (item.keys, item.picture.caption, item.picture.repeats, *filter(None, [item.mask_hash]))
+            (item.keys, item.picture.caption, item.picture.repeats, *filter(None, [item.mask_hash, item.treatment]))
             for item in self.items
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def epoch(self, batch_size: int, seed: str) -> list[list[int]]:
-        """Batches of item indices for one epoch; no batch mixes buckets. `seed` fixes the order."""
+        """Batches of item indices for one epoch; no batch mixes buckets, or pictures with batch sizes of their own.
+        `seed` fixes the order."""
         rng = random.Random(seed)
-        by_bucket: dict[Size, list[int]] = {}
+        groups: dict[tuple[Size, int], list[int]] = {}
         for index, item in enumerate(self.items):
-            by_bucket.setdefault(item.placement.bucket, []).extend([index] * item.picture.repeats)
+            group = _group(item.picture, item.placement, batch_size)
+            groups.setdefault(group, []).extend([index] * item.picture.repeats)
         batches = []
-        for bucket in sorted(by_bucket):
-            members = by_bucket[bucket]
+        for (_, size), members in sorted(groups.items()):
             rng.shuffle(members)
-            batches += [members[i : i + batch_size] for i in range(0, len(members), batch_size)]
+            batches += [members[i : i + size] for i in range(0, len(members), size)]
         rng.shuffle(batches)
         return batches
 
 
-def batches_of(bucket_counts: Mapping[Size, int], batch_size: int) -> int:
+def _group(picture: Picture, placement: Placement, batch_size: int) -> tuple[Size, int]:
+    """Pictures of one group share batches: the bucket, and the size of the batches."""
+    return placement.bucket, dict(picture.own).get("train_batch_size", batch_size)
+
+
+def batches_of(placed: Iterable[tuple[Picture, Placement]], batch_size: int) -> int:
     """How many batches an epoch has: none mixes buckets, so the last one of each may be smaller."""
-    return sum(-(-count // batch_size) for count in bucket_counts.values())
+    counts: Counter[tuple[Size, int]] = Counter()
+    for picture, placement in placed:
+        counts[_group(picture, placement, batch_size)] += picture.repeats
+    return sum(-(-count // size) for (_, size), count in counts.items())
 
 
 def count_epoch(pictures: Sequence[Picture], options: DataOptions, step: int) -> tuple[int, int]:
-    """How many pictures (repeats counted) and how many batches an epoch will have."""
-    counts: Counter[Size] = Counter()
-    for picture, placement in zip(pictures, placements(pictures, options, step)):
-        counts[placement.bucket] += picture.repeats
-    return sum(counts.values()), batches_of(counts, options.batch_size)
+    """How many pictures of the subject (repeats counted) and how many batches an epoch will have."""
+    shown = sum(picture.repeats for picture in pictures if not picture.reg)
+    return shown, batches_of(zip(pictures, placements(pictures, options, step)), options.batch_size)
 
 
 def placements(pictures: Sequence[Picture], options: DataOptions, step: int) -> list[Placement]:
     """Where each picture goes; `step` is the smallest step between sizes that the model allows."""
+    return [_placement((one.width, one.height), one.options(options), step) for one in pictures]
+
+
+def _placement(size: Size, options: DataOptions, step: int) -> Placement:
     assert options.resolution and options.min_bucket_reso and options.max_bucket_reso
-    size_step = max(step, options.bucket_reso_steps)
+    width, height = options.size
     if not options.enable_bucket:
-        side = max(step, options.resolution // step * step)
-        return [place((p.width, p.height), [(side, side)]) for p in pictures]
+        return place(size, [(max(step, width // step * step), max(step, height // step * step))])
+    size_step = max(step, options.bucket_reso_steps)
     if options.bucket_no_upscale:
-        return [place_without_upscale((p.width, p.height), options.resolution, size_step) for p in pictures]
-    buckets = make_buckets(options.resolution, options.min_bucket_reso, options.max_bucket_reso, size_step)
-    return [place((p.width, p.height), buckets) for p in pictures]
+        return place_without_upscale(size, options.size, size_step)
+    return place(size, _buckets(options.size, options.min_bucket_reso, options.max_bucket_reso, size_step))
+
+
+@lru_cache(maxsize=64)
+def _buckets(size: Size, smallest: int, largest: int, step: int) -> list[Size]:
+    return make_buckets(size, smallest, largest, step)
 
 
 def build_dataset(
@@ -147,7 +167,7 @@ def build_dataset(
             str(manifest.folder),
             "Run once without --noprocess and --nolatents.",
         )
-    broken = _encode(missing, encoder, cache, progress, len(wanted))
+    broken = _encode(missing, encoder, cache, progress, len(wanted), notes)
     for picture, reason in broken.items():
         manifest.pictures.remove(picture)
         manifest.rejected.append(Rejected(picture.path, reason))
@@ -163,10 +183,10 @@ def build_dataset(
 
 
 def _keyed(manifest: Manifest, options: DataOptions, encoder: Encoder, size_step: int) -> list[Item]:
-    flips = (False, True) if options.flip_aug else (False,)
     items = []
     for picture, placement in zip(manifest.pictures, placements(manifest.pictures, options, size_step)):
         content = file_hash(picture.path)
+        flips = (False, True) if picture.options(options).flip_aug else (False,)
         keys = tuple(entry_key(content, placement, flip, encoder.vae_hash, "float32") for flip in flips)
         mask_hash = file_hash(picture.mask) if picture.mask and picture.mask != picture.path else ""
         items.append(Item(picture, placement, keys, mask_hash, content))
@@ -179,8 +199,10 @@ def _encode(
     cache: LatentCache,
     progress: Callable[[int, int], None],
     total: int,
+    notes: list[str],
 ) -> dict[Picture, str]:
-    """Encode `items` in batches of one size; returns the pictures that could not be decoded."""
+    """Encode `items` in batches of one size; returns the pictures that could not be decoded. What else there is to
+    say goes to `notes`."""
     broken: dict[Picture, str] = {}
     fresh: dict[str, Latents] = {}
     ordered = sorted(items, key=lambda item: item.placement.bucket)
@@ -190,7 +212,7 @@ def _encode(
             size = ordered[0].placement.bucket
             batch = [item for item in ordered[:ENCODE_BATCH] if item.placement.bucket == size]
             del ordered[: len(batch)]
-            fresh |= _encode_batch(batch, encoder, broken)
+            fresh |= _encode_batch(batch, encoder, broken, notes)
             if len(fresh) >= SHARD_ENTRIES:
                 cache.add(fresh)
                 fresh = {}
@@ -201,7 +223,9 @@ def _encode(
     return broken
 
 
-def _encode_batch(batch: list[Item], encoder: Encoder, broken: dict[Picture, str]) -> dict[str, Latents]:
+def _encode_batch(
+    batch: list[Item], encoder: Encoder, broken: dict[Picture, str], notes: list[str]
+) -> dict[str, Latents]:
     keys, pixels = [], []
     for item in batch:
         try:
@@ -215,19 +239,27 @@ def _encode_batch(batch: list[Item], encoder: Encoder, broken: dict[Picture, str
             pixels.append(turned)
     if not keys:
         return {}
-    try:
-        mean, std = encoder.encode_pictures(torch.stack(pixels))
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
-            raise
+    for tiled in (False, True):
+        try:
+            mean, std = encoder.encode_pictures(torch.stack(pixels), tiled)
+            break
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            forget(error)
+            failure = error
+        give_back()
         if len(batch) > 1:  # one at a time may fit
-            return {key: one for item in batch for key, one in _encode_batch([item], encoder, broken).items()}
+            return {key: one for item in batch for key, one in _encode_batch([item], encoder, broken, notes).items()}
+    else:
         width, height = batch[0].placement.bucket
         raise LoraTrainError(
-            f"there is not enough memory to encode it at {width} x {height}.",
+            f"there is not enough memory to encode it at {width} x {height}, even in tiles.",
             str(batch[0].picture.path),
             "Lower the resolution, close other programs, or remove the picture.",
-        ) from error
+        ) from failure
+    if tiled:
+        notes.append(f"{batch[0].picture.path.name} was encoded in tiles, because there was not enough memory for it.")
     return {key: (mean[i].float().cpu(), std[i].float().cpu()) for i, key in enumerate(keys)}
 
 

@@ -25,10 +25,11 @@ def trigger_of(manifest: Manifest, tag: str) -> str:
     That is the concept's name where its captions begin with it (kohya's `10_sks`), else up to MAX_WORDS common words
     before the first comma, "on", "a" or the like.
     """
-    if tag.strip() or not manifest.pictures:
+    trained = manifest.trained
+    if tag.strip() or not trained:
         return tag.strip()
-    most = max(picture.repeats for picture in manifest.pictures)
-    main = [picture for picture in manifest.pictures if picture.repeats == most]
+    most = max(picture.repeats for picture in trained)
+    main = [picture for picture in trained if picture.repeats == most]
     return _concept(main) or _common(main)
 
 

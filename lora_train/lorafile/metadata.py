@@ -70,6 +70,9 @@ class TrainingFacts:
     session: str
     trigger: str = ""
     """The trigger words."""
+    reg_folders: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """As `folders`, of the regularisation pictures."""
+    reg_looks_per_epoch: int = 0
     extra: dict[str, str] = field(default_factory=dict)
 
 
@@ -140,24 +143,27 @@ def _data(facts: TrainingFacts) -> dict[str, object]:
         str(i): {"resolution": list(size), "count": count}
         for i, (size, count) in enumerate(sorted(facts.buckets.items()))
     }
-    folders = {name: {"n_repeats": n, "img_count": count} for name, (n, count) in facts.folders.items()}
     return {
         "ss_num_train_images": facts.looks_per_epoch,
-        "ss_num_reg_images": 0,
+        "ss_num_reg_images": facts.reg_looks_per_epoch,
         "ss_num_batches_per_epoch": facts.batches_per_epoch,
         "ss_num_epochs": max(1, facts.epoch),
         "ss_epoch": facts.epoch,
-        "ss_dataset_dirs": json.dumps(folders, ensure_ascii=False),
-        "ss_reg_dataset_dirs": "{}",
+        "ss_dataset_dirs": json.dumps(_dirs(facts.folders), ensure_ascii=False),
+        "ss_reg_dataset_dirs": json.dumps(_dirs(facts.reg_folders), ensure_ascii=False),
         "ss_tag_frequency": json.dumps(facts.tag_frequency, ensure_ascii=False),
         "ss_bucket_info": json.dumps({"buckets": buckets}),
-        "ss_resolution": f"({data.resolution}, {data.resolution})",
+        "ss_resolution": f"({data.size[0]}, {data.size[1]})",
         "ss_total_batch_size": data.train_batch_size,
         "ss_color_aug": False,
         "ss_random_crop": False,
-        "ss_max_token_length": None,
+        "ss_max_token_length": None if data.max_token_length in (None, 75) else data.max_token_length,
         "ss_cache_latents": True,
     }
+
+
+def _dirs(folders: dict[str, tuple[int, int]]) -> dict[str, dict[str, int]]:
+    return {name: {"n_repeats": n, "img_count": count} for name, (n, count) in folders.items()}
 
 
 def _network(facts: TrainingFacts) -> dict[str, object]:
@@ -188,7 +194,6 @@ def _training(facts: TrainingFacts) -> dict[str, object]:
         "ss_preserve": train.preserve or None,
         "ss_mixed_precision": "no" if train.mixed_precision == "fp32" else train.mixed_precision,
         "ss_clip_skip": None if facts.config.model.clip_skip == 1 else facts.config.model.clip_skip,
-        "ss_prior_loss_weight": 1.0,
         "ss_zero_terminal_snr": facts.zero_terminal_snr,
     }
 
@@ -213,7 +218,7 @@ def _text_encoder_lr(train: TrainOptions) -> float | list[float | None] | None:
 
 def _modelspec(facts: TrainingFacts) -> dict[str, object]:
     """Stability's ModelSpec 1.0.1, the fields that kohya's scripts write."""
-    resolution = facts.config.data.resolution
+    width, height = facts.config.data.size
     date = datetime.fromtimestamp(facts.finished_at, tz=timezone.utc)
     fields: dict[str, object] = {
         "modelspec.sai_model_spec": "1.0.1",
@@ -221,7 +226,7 @@ def _modelspec(facts: TrainingFacts) -> dict[str, object]:
         "modelspec.implementation": facts.implementation,
         "modelspec.implementation_version": f"lora-train/{__version__}",
         "modelspec.title": facts.config.save.output_name,
-        "modelspec.resolution": f"{resolution}x{resolution}",
+        "modelspec.resolution": f"{width}x{height}",
         "modelspec.date": date.replace(tzinfo=None).isoformat(timespec="seconds"),
     }
     family = of_version(facts.base_version)

@@ -6,7 +6,8 @@ family's own. Shapes: B pictures, C latent channels, H x W pixels, h x w = H/8 x
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,9 @@ from lora_train.config import RunConfig
 from lora_train.errors import Problem
 from lora_train.models.prediction import Assumed
 from lora_train.models.tokenizers import TokenizerSources
+
+PROMPT_CHUNKS = 3
+"""The chunks of a prompt that are read: 225 tokens, as captions have at most."""
 
 Conditioning = Mapping[str, torch.Tensor]
 """Named tensors from the text encoders and the family's extra inputs, each with the batch first."""
@@ -134,14 +138,26 @@ class BaseModel(Protocol):
         """Move what `encode_pictures` needs to `device`, in fp32, and nothing else."""
         ...
 
+    def texts_to(self, device: torch.device) -> None:
+        """Move the text encoders to `device`, and nothing else. Elsewhere than on the model's own device they wait:
+        `encode_text` brings them in, and they go back after it."""
+        ...
+
+    def texts_at_work(self) -> AbstractContextManager[None]:
+        """Within the block the text encoders are on the model's device."""
+        ...
+
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move everything to `device`; UNet and text encoders to `dtype`, the VAE stays fp32.
+        """Compute on `device` from now on: UNet and text encoders move there, in `dtype`. The VAE, in fp32, stays where
+        it is, and is on `device` only while it decodes.
 
         Freshly opened weights may have the dtype of their file: call this before computing anything."""
         ...
 
-    def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels (B, 3, H, W) in [-1, 1] to the posterior's mean and standard deviation, unscaled."""
+    def encode_pictures(self, pixels: torch.Tensor, tiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels (B, 3, H, W) in [-1, 1] to the posterior's mean and standard deviation, unscaled.
+
+        `tiled` needs less memory for large pictures, and differs a little where tiles meet."""
         ...
 
     def scale_latents(self, latents: torch.Tensor) -> torch.Tensor:
@@ -158,7 +174,10 @@ class BaseModel(Protocol):
 
     @property
     def text_room(self) -> int:
-        """How many tokens of a caption are read."""
+        """How many tokens of a caption are read.
+
+        A family with the feature CHUNKS also has `text_chunks`, which can be set: how many chunks of 75 tokens that
+        is, 1 when it is opened (see `reading`)."""
         ...
 
     def count_tokens(self, text: str) -> int:
@@ -209,6 +228,20 @@ class BaseModel(Protocol):
     def sampler(self, steps: int) -> Any:
         """A diffusers scheduler with its timesteps set, for previews."""
         ...
+
+
+@contextmanager
+def reading(model: BaseModel, chunks: int) -> Iterator[None]:
+    """Texts of up to so many chunks of 75 tokens are read within the block; without effect on a family whose room is
+    fixed."""
+    before = getattr(model, "text_chunks", None)
+    if before is not None:
+        model.text_chunks = chunks  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if before is not None:
+            model.text_chunks = before  # type: ignore[attr-defined]
 
 
 class Opening(Protocol):

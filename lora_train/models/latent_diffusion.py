@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,17 @@ from torch import nn
 
 from lora_train.config import RunConfig
 from lora_train.errors import Problem
+from lora_train.memory import forget, give_back, is_out_of_memory
 from lora_train.models.base import Conditioning, Frame, Parts
 from lora_train.models.ddpm import NoiseProcess
 from lora_train.models.names import UNET, UnetNames, all_layers, target_names
+from lora_train.models.phases import at_work, in_tiles
 from lora_train.models.prediction import EPSILON
-from lora_train.models.text import count_tokens, encode_clip, room_of, tokenize
+from lora_train.models.text import count_tokens, encode_clip, join_chunks, room_of, tokenize_chunks
 from lora_train.records.families import FAMILIES
 
+MASK = "states_mask"
+"""Where the states are those of text: captions with fewer chunks than the longest of their batch are padded."""
 ENCODE_PIXELS = 8 * 512 * 512
 """Most pixels that the VAE encodes at once: two pictures of 1024 x 1024."""
 
@@ -29,6 +34,8 @@ class LatentDiffusion:
 
     family: str
     _sgm_names = False
+    text_chunks = 1
+    """See BaseModel."""
 
     def __init__(self, parts: Parts) -> None:
         self.source: Path = parts.source
@@ -65,7 +72,7 @@ class LatentDiffusion:
 
     @cached_property
     def vae_hash(self) -> str:
-        """See BaseModel."""
+        """SHA-256 of the VAE's weights as loaded, 32 hexadecimal digits."""
         return _weights_hash(self.vae)
 
     @property
@@ -75,7 +82,7 @@ class LatentDiffusion:
 
     @property
     def zero_terminal_snr(self) -> bool:
-        """See BaseModel."""
+        """Whether its noise schedule was rescaled to end in pure noise."""
         return self.process.zero_terminal_snr
 
     @cached_property
@@ -83,45 +90,54 @@ class LatentDiffusion:
         return UnetNames(self.unet, self._sgm_names)
 
     def roots(self) -> dict[str, nn.Module]:
-        """See BaseModel."""
+        """The UNet as "lora_unet", and each text encoder by its prefix."""
         return {UNET: self.unet} | dict(zip(self.text_prefixes, self.text_encoders))
 
     def layers(self) -> dict[str, nn.Module]:
-        """See BaseModel."""
+        """All modules of UNet and text encoders, by diffusers' names and, for the UNet, those of other layouts."""
         return all_layers(self.unet, self.text_encoders)
 
     def module_names(self, convolutions: bool = False, norms: bool = False) -> dict[str, str]:
-        """See BaseModel; kohya's default targets."""
+        """kohya's default targets; see BaseModel for the names."""
         return target_names(self.unet, self._names, self.text_encoders, convolutions, norms)
 
     def block_of(self, name: str) -> str:
-        """See BaseModel."""
+        """ "IN00" ..., "M00", "OUT00" ... by the UNet's module; "BASE" for text encoders and the rest."""
         return self._names.block_of(name)
 
     def checkpoint_activations(self) -> None:
-        """See BaseModel; diffusers' own, not reentrant. Older versions check the training mode, in which a UNet of
-        Stable Diffusion computes the same."""
+        """diffusers' own way, not reentrant. Older versions check the training mode, in which a UNet of Stable
+        Diffusion computes the same."""
         self.unet.enable_gradient_checkpointing()
         self.unet.train()
 
     def vae_to(self, device: torch.device) -> None:
-        """See BaseModel."""
+        """Move the VAE alone, which stays fp32."""
         nn.Module.to(self.vae, device, torch.float32)
 
+    def texts_to(self, device: torch.device) -> None:
+        """Move the text encoders alone, in their dtype."""
+        for encoder in self.text_encoders:
+            nn.Module.to(encoder, device)
+
+    def texts_at_work(self) -> AbstractContextManager[None]:
+        """Both text encoders together."""
+        return at_work(self.device, self.text_encoders)
+
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """See BaseModel."""
+        """Move UNet and text encoders in `dtype`, and the noise schedule; the VAE stays."""
         self.device = device
-        for module, its_dtype in ((self.unet, dtype), *((text, dtype) for text in self.text_encoders)):
-            nn.Module.to(module, device, its_dtype)  # diffusers' own `to` warns about what it does not do
-        self.vae_to(device)
+        for module in (self.unet, *self.text_encoders):
+            nn.Module.to(module, device, dtype)  # diffusers' own `to` warns about what it does not do
         self.process.to(device)
 
     @torch.no_grad()
-    def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See BaseModel. At most `ENCODE_PIXELS` at a time: memory grows with the pixels."""
+    def encode_pictures(self, pixels: torch.Tensor, tiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation (B, C, h, w), unscaled. At most `ENCODE_PIXELS` at a time: memory grows with the
+        pixels."""
         count = max(1, ENCODE_PIXELS // (pixels.shape[-1] * pixels.shape[-2]))
         means, stds, device = [], [], self.vae.device
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False), in_tiles(self.vae, self._factor, tiled):
             for some in pixels.split(count):
                 posterior = self.vae.encode(some.to(device, torch.float32)).latent_dist
                 means.append(posterior.mean)
@@ -129,81 +145,106 @@ class LatentDiffusion:
         return torch.cat(means), torch.cat(stds)
 
     def scale_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """See BaseModel."""
+        """`latents` times the VAE's scaling factor."""
         return latents * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """See BaseModel. One picture at a time: decoding needs more memory than anything else."""
+        """Pixels (B, 3, H, W) in [-1, 1], one picture at a time: decoding needs more memory than anything else. In
+        tiles where a whole picture does not fit."""
         unscaled = latents.to(self.device, torch.float32) / float(self.vae.config.scaling_factor)
-        with torch.autocast(self.device.type, enabled=False):
-            return torch.cat([self.vae.decode(one).sample for one in unscaled.split(1)])
+        with torch.autocast(self.device.type, enabled=False), at_work(self.device, [self.vae]):
+            try:
+                return torch.cat([self.vae.decode(one).sample for one in unscaled.split(1)])
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                forget(error)
+            give_back()
+            with in_tiles(self.vae, self._factor):
+                return torch.cat([self.vae.decode(one).sample for one in unscaled.split(1)])
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """See BaseModel."""
+        """(C, h, w): the VAE's channels, and the sides divided by its factor."""
         return int(self.vae.config.latent_channels), height // self._factor, width // self._factor
 
-    def _tokens(self, encoder: int, captions: Sequence[str]) -> torch.Tensor:
-        return tokenize(self.tokenizers[encoder], captions, self.padding[encoder]).to(self.device)
+    def _tokens(self, encoder: int, captions: Sequence[str]) -> tuple[torch.Tensor, list[int]]:
+        """The chunks of all captions (N, 77), and how many each has."""
+        tokenizer, pad = self.tokenizers[encoder], self.padding[encoder]
+        tokens, counts = tokenize_chunks(tokenizer, captions, pad, self.text_chunks)
+        return tokens.to(self.device), counts
+
+    def _whole(self, states: torch.Tensor, counts: Sequence[int]) -> Conditioning:
+        """A row for each caption; with a mask where their lengths differ, or where this one may be put beside others
+        of other lengths."""
+        joined, there = join_chunks(states, counts)
+        masked = self.text_chunks > 1 and (len(counts) == 1 or len({*counts}) > 1)
+        return {"states": joined, MASK: there} if masked else {"states": joined}
 
     @property
     def text_room(self) -> int:
-        """See BaseModel: that of the encoder which reads least."""
-        return min(map(room_of, self.tokenizers))
+        """That of the encoder which reads least."""
+        return min(map(room_of, self.tokenizers)) * self.text_chunks
 
     def count_tokens(self, text: str) -> int:
-        """See BaseModel: CLIP-L and OpenCLIP have one vocabulary."""
+        """By the first tokenizer: CLIP-L and OpenCLIP have one vocabulary."""
         return count_tokens(self.tokenizer, text)
 
     def encode_text(self, captions: Sequence[str], clip_skip: int = 1) -> Conditioning:
-        """See BaseModel: {"states": (B, 77, D)}."""
-        return {"states": encode_clip(self.text_encoder, self._tokens(0, captions), clip_skip)}
+        """{"states": (B, n * 77, D)}, n the chunks of the longest caption, of the layer `clip_skip` counted from the
+        last; also {"states_mask": (B, n * 77)} where not all of it is text, or a caption alone may have several
+        chunks."""
+        tokens, counts = self._tokens(0, captions)
+        with self.texts_at_work():
+            return self._whole(encode_clip(self.text_encoder, tokens, clip_skip), counts)
 
     def unconditional(self, negatives: Sequence[str], encoded: Conditioning) -> Conditioning:
-        """See BaseModel: the negative prompts as they are, empty ones too."""
+        """The encoded negative prompts as they are, empty ones too."""
         return encoded
 
     def extra_inputs(self, frames: Sequence[Frame]) -> Conditioning:
-        """See BaseModel: none."""
+        """None: the UNet gets latents, time and text alone."""
         return {}
 
     @property
     def training_times(self) -> int:
-        """See BaseModel: 1000."""
+        """The length of the noise schedule, 1000."""
         return len(self.process.alphas_cumprod)
 
     def as_times(self, places: torch.Tensor) -> torch.Tensor:
-        """See BaseModel."""
+        """Whole numbers, rounded down."""
         return places.long()
 
     def draw_timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """See BaseModel: uniform integers."""
+        """Uniform integers (count,) from 0 up to `training_times`."""
         return torch.randint(0, self.training_times, (count,), generator=generator).to(self.device)
 
     def noised(self, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """See BaseModel."""
+        """sqrt(a_t) x + sqrt(1 - a_t) noise, with the schedule's cumulated alphas a_t (Ho et al. 2020)."""
         return self.process.noised(x, noise, t)
 
     def target(self, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """See BaseModel."""
+        """The noise, or v = sqrt(a_t) noise - sqrt(1 - a_t) x (Salimans and Ho 2022), by `prediction_type`."""
         return self.process.target(x, noise, t)
 
     def snr(self, t: torch.Tensor) -> torch.Tensor:
-        """See BaseModel."""
+        """a_t / (1 - a_t), (B,)."""
         return self.process.snr(t)
 
     def predict(self, noisy: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-        """See BaseModel."""
+        """The UNet's output (B, C, h, w), computed in the UNet's dtype."""
         dtype = self.unet.dtype
-        states = conditioning["states"].to(dtype)
-        return self.unet(noisy.to(dtype), t, states, added_cond_kwargs=self._added(conditioning)).sample  # type: ignore[no-any-return]
+        states, more = conditioning["states"].to(dtype), {"added_cond_kwargs": self._added(conditioning)}
+        if MASK in conditioning and len(states) > 1:  # a single caption is not padded
+            more["encoder_attention_mask"] = conditioning[MASK]
+        return self.unet(noisy.to(dtype), t, states, **more).sample  # type: ignore[no-any-return]
 
     def _added(self, conditioning: Conditioning) -> dict[str, torch.Tensor] | None:
         """What the UNet is given besides latents, time and text."""
         return None
 
     def sampler(self, steps: int) -> Any:
-        """See BaseModel: DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095), trailing timesteps."""
+        """DPM-Solver++ 2M (Lu et al. 2022, arXiv 2211.01095) with trailing timesteps."""
         from diffusers import DPMSolverMultistepScheduler
 
         known = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "steps_offset")

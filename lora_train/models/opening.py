@@ -135,7 +135,8 @@ def _sizes(family: Family, config: RunConfig) -> list[Problem]:
     factor, data = family.latents.factor, config.data
     return [
         Problem(f"{value} is no multiple of {factor}, which {family.title} needs.", f"data.{name}", f"{factor * 8} is.")
-        for name, value in (("resolution", data.resolution), ("bucket_reso_steps", data.bucket_reso_steps))
+        for name in ("resolution", "height", "bucket_reso_steps")
+        for value in (getattr(data, name),)
         if value and value % factor and not value % least_factor()
     ]
 

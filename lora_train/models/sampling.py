@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from lora_train.errors import LoraTrainError
-from lora_train.models.base import BaseModel, Conditioning, Frame
+from lora_train.models.base import PROMPT_CHUNKS, BaseModel, Conditioning, Frame, reading
 from lora_train.tensors import is_finite
 
 RESCALE = 0.7
@@ -75,7 +75,8 @@ def _conditioning(model: BaseModel, request: Request, guided: bool) -> Condition
     prompts = [request.prompt] * count if isinstance(request.prompt, str) else list(request.prompt)
     rows = [request.negative] * count + prompts if guided else prompts
     different = list(dict.fromkeys(rows))
-    encoded = model.encode_text(different, request.clip_skip)
+    with reading(model, PROMPT_CHUNKS):  # whatever the captions of a training have
+        encoded = model.encode_text(different, request.clip_skip)
     index = torch.tensor([different.index(text) for text in rows], device=model.device)
     taken = {name: states[index] for name, states in encoded.items()}
     if not guided:

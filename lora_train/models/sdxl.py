@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from lora_train.config import RunConfig
 from lora_train.errors import Problem
 from lora_train.models.base import Conditioning, Frame
-from lora_train.models.latent_diffusion import LatentDiffusion
+from lora_train.models.latent_diffusion import MASK, LatentDiffusion
 from lora_train.models.text import encode_penultimate
 
 
@@ -26,19 +27,26 @@ class StableDiffusionXL(LatentDiffusion):
         return self.text_encoders[1]
 
     def encode_text(self, captions: Sequence[str], clip_skip: int = 1) -> Conditioning:
-        """See BaseModel: {"states": (B, 77, D1 + D2), "pooled": (B, P)}.
+        """See BaseModel: {"states": (B, n * 77, D1 + D2), "pooled": (B, P)}, the latter that of the first chunk; and
+        the mask as in LatentDiffusion.
 
         The penultimate layer of both encoders, whatever `clip_skip` says: the UNet was trained with no other.
         """
-        first, _ = encode_penultimate(self.text_encoders[0], self._tokens(0, captions))
-        second, pooled = encode_penultimate(self.text_encoders[1], self._tokens(1, captions))
+        tokens, counts = self._tokens(0, captions)
+        with self.texts_at_work():
+            first, _ = encode_penultimate(self.text_encoders[0], tokens)
+            second, pooled = encode_penultimate(self.text_encoders[1], self._tokens(1, captions)[0])
         assert pooled is not None
-        return {"states": torch.cat([first, second], dim=-1), "pooled": pooled}
+        starts = torch.tensor([0, *accumulate(counts)][:-1], device=pooled.device)
+        return {**self._whole(torch.cat([first, second], dim=-1), counts), "pooled": pooled[starts]}
 
     def unconditional(self, negatives: Sequence[str], encoded: Conditioning) -> Conditioning:
         """See BaseModel: zeros for an empty prompt, as SDXL was trained and as the WebUI and diffusers do."""
         said = torch.tensor([bool(text) for text in negatives], device=self.device)
-        return {name: value * said.reshape(-1, *[1] * (value.ndim - 1)) for name, value in encoded.items()}
+        return {
+            name: value if name == MASK else value * said.reshape(-1, *[1] * (value.ndim - 1))
+            for name, value in encoded.items()
+        }
 
     def extra_inputs(self, frames: Sequence[Frame]) -> Conditioning:
         """See BaseModel: {"time_ids": (B, 6)}, original height and width, top and left of the crop, height and
@@ -51,7 +59,7 @@ class StableDiffusionXL(LatentDiffusion):
 
     @classmethod
     def refusals(cls, config: RunConfig, schedule: Mapping[str, Any]) -> list[Problem]:
-        """See LatentDiffusion."""
+        """Those of every Stable Diffusion, and a clip skip beyond the penultimate layer."""
         found = super().refusals(config, schedule)
         if config.model.clip_skip > 2:
             found.append(

@@ -64,11 +64,38 @@ def tokenize(tokenizer: Any, captions: Sequence[str], pad: int | None = None) ->
 
     `pad` is the id that rows are padded with; None: the tokenizer's own.
     """
-    length = tokenizer.model_max_length
+    return tokenize_chunks(tokenizer, captions, pad)[0]
+
+
+def tokenize_chunks(
+    tokenizer: Any, captions: Sequence[str], pad: int | None = None, most: int = 1
+) -> tuple[torch.Tensor, list[int]]:
+    """Token ids (N, T) of each caption's chunks, one caption after the other, and how many chunks each has.
+
+    A chunk has up to 75 tokens between its own start and end, and is padded to the tokenizer's length (77) with `pad`
+    (None: the tokenizer's own). A caption has as many as it needs, at least one and at most `most`; the rest is cut
+    off. As the WebUI reads prompts (`modules/sd_hijack_clip.py`), without its look for a comma near the end of a chunk.
+    """
+    length, room = int(tokenizer.model_max_length), room_of(tokenizer)
     fill_with = tokenizer.pad_token_id if pad is None else pad
     begun = [caption[:READ_FROM] for caption in captions]  # the tokenizer would read all of it first, word by word
-    rows = tokenizer(begun, max_length=length, truncation=True).input_ids
-    return torch.tensor([row + [fill_with] * (length - len(row)) for row in rows])
+    rows: list[list[int]] = []
+    counts = []
+    for tokens in tokenizer(begun, max_length=most * room + 2, truncation=True).input_ids:
+        start, inner, end = tokens[0], tokens[1:-1], tokens[-1]
+        chunks = [inner[at : at + room] for at in range(0, len(inner), room)] or [[]]
+        rows += [[start, *chunk, end, *[fill_with] * (length - 2 - len(chunk))] for chunk in chunks]
+        counts.append(len(chunks))
+    return torch.tensor(rows), counts
+
+
+def join_chunks(states: torch.Tensor, counts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """States (N, T, D) of chunks as one row for each caption (B, n * T, D), n the chunks of the longest one; and where
+    there is text (B, n * T), bool: shorter ones are padded with zeros, which nothing may look at."""
+    longest, (_, length, _) = max(counts), states.shape
+    rows = [torch.cat([*chunks]) for chunks in states.split(list(counts))]
+    there = torch.tensor([[True] * (n * length) + [False] * ((longest - n) * length) for n in counts])
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), there.to(states.device)
 
 
 def encode_clip(encoder: Any, tokens: torch.Tensor, clip_skip: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 MATRICES: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d)
 NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.GroupNorm)
@@ -46,6 +47,10 @@ class Form:
         return self.alpha * math.sqrt(self.rank) if self.rs_lora else self.alpha
 
 
+Pictures = tuple[int, int, int]
+"""Some pictures of a batch: the first, the one after the last, and how many the batch has."""
+
+
 @dataclass(frozen=True)
 class Drop:
     """What one network drops in one micro-batch: probabilities, and the generator that draws."""
@@ -53,11 +58,22 @@ class Drop:
     generator: torch.Generator
     neuron: float = 0.0
     rank: float = 0.0
+    pictures: Pictures | None = None
+    """Which pictures of the batch pass through the network now; None: all of them."""
 
     def keep(self, shape: tuple[int, ...], chance: float, like: torch.Tensor) -> torch.Tensor:
         """A mask of 0 and 1 / (1 - chance), drawn on the CPU so that every device draws the same."""
         kept = torch.rand(shape, generator=self.generator) >= chance
         return kept.to(like.device, like.dtype) / (1 - chance)
+
+    def keep_each(self, shape: tuple[int, ...], chance: float, like: torch.Tensor) -> torch.Tensor:
+        """`keep` for a shape that begins with the pictures: drawn for the whole batch, so that a batch that passes in
+        parts drops what it would drop as a whole. A picture may have several rows, one after the other."""
+        if self.pictures is None:
+            return self.keep(shape, chance, like)
+        first, end, of = self.pictures
+        rows = shape[0] // (end - first)
+        return self.keep((of * rows, *shape[1:]), chance, like)[first * rows : end * rows]
 
 
 CAST = "cast_once"
@@ -89,13 +105,24 @@ class NetworkModule(nn.Module):
     def output_delta(self, base: nn.Module, x: torch.Tensor, drop: Drop | None = None) -> torch.Tensor:
         """What is added to the output of `base` for its input `x`, at strength 1.
 
-        The delta is computed in fp32 even under autocast; rank dropout drops whole output channels of it.
+        The delta is computed in fp32 even under autocast; rank dropout drops whole output channels of it. The backward
+        pass keeps the factors and `x`, and builds the delta again: kept, it and its intermediate values would need
+        up to 35 bytes for each weight of the base.
         """
-        assert isinstance(base.weight, torch.Tensor)
-        with torch.autocast(x.device.type, enabled=False):
-            weight, bias = self.weight_delta(base.weight), self.bias_delta()
-            if drop is not None and drop.rank:
-                keep = drop.keep((weight.shape[0],), drop.rank, weight)
+        keep = None
+        if drop is not None and drop.rank:  # drawn once: building the delta again would draw another
+            keep = drop.keep((shape_of(base)[0],), drop.rank, next(self.parameters()))
+        if not torch.is_grad_enabled():
+            return self._delta_of(base, x, keep)
+        return checkpoint(self._delta_of, base, x, keep, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+
+    def _delta_of(self, base: nn.Module, x: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+        """See output_delta; `keep` is a mask over the output channels."""
+        original = base.weight
+        assert isinstance(original, torch.Tensor)
+        with torch.autocast(_autocast_device(x), enabled=False):
+            weight, bias = self.weight_delta(original), self.bias_delta()
+            if keep is not None:
                 weight = weight * keep.view(-1, *[1] * (weight.ndim - 1))
                 bias = bias * keep if bias is not None else None
         return apply_as(base, x, weight, bias)
@@ -151,6 +178,11 @@ _COMPUTE: dict[type[nn.Module], _Compute] = {
     nn.LayerNorm: lambda base, x, weight, bias: F.layer_norm(x, base.normalized_shape, weight, bias, base.eps),
     nn.GroupNorm: lambda base, x, weight, bias: F.group_norm(x, base.num_groups, weight, bias, base.eps),
 }
+
+
+def _autocast_device(x: torch.Tensor) -> str:
+    """The kind of device whose autocast concerns `x`; shapes alone (the meta device) are counted under the CPU's."""
+    return "cpu" if x.is_meta else x.device.type
 
 
 def weight_of(target: nn.Module) -> torch.Tensor:

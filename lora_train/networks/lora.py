@@ -91,7 +91,7 @@ class LoraModule(NetworkModule):
         """The values between down and up. Dropout is kohya's: on these values, and whole ranks per picture."""
         hidden = self._through(base, x, self.down, self.mid)
         if drop is not None and drop.neuron:
-            hidden = hidden * drop.keep(tuple(hidden.shape), drop.neuron, hidden)
+            hidden = hidden * drop.keep_each(tuple(hidden.shape), drop.neuron, hidden)
         if drop is not None and drop.rank:
             hidden = hidden * self._ranks(base, hidden, drop)
         return hidden
@@ -141,7 +141,7 @@ class LoraModule(NetworkModule):
         """A mask over the ranks of each picture (B, rank), in the shape of `hidden`."""
         channel = 1 if isinstance(base, nn.Conv2d) else hidden.ndim - 1
         shape = [hidden.shape[d] if d in (0, channel) else 1 for d in range(hidden.ndim)]
-        return drop.keep(tuple(shape), drop.rank, hidden)
+        return drop.keep_each(tuple(shape), drop.rank, hidden)
 
 
 class Lora:

@@ -81,6 +81,8 @@ class Found:
     left_out: LeftOut = field(default_factory=LeftOut)
     rejected: list[Rejected] = field(default_factory=list)
     """Left out for reasons of their own."""
+    reg_folders: list[Path] = field(default_factory=list)
+    """The folders of regularisation pictures, which are left out."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -218,6 +220,7 @@ class _Walk:
             reason = _why_not(here, name, project)
             if reason:
                 self._leave_out(reason, here.path / name, _count(here.path / name))
+                self.found.reg_folders += [here.path / name] if reason is REGULARISATION else []
             elif os.path.realpath(here.path / name) != os.path.join(here.real, name):
                 self._links.append(here.path / name)
             else:
@@ -255,7 +258,7 @@ class _Walk:
         if _is_reg(child.path.name) and len(self.found.pictures) > before:
             self.found.notes.append(
                 f"The pictures in {self._shown(child.path)}/ are trained on like the others; "
-                "if they are for regularisation, move that folder away."
+                "if they are for regularisation, give that folder as data.reg_data_dir."
             )
         if child.path.name.casefold().replace("_", " ") in ASIDE and len(self.found.pictures) > before:
             self.found.notes.append(

@@ -41,6 +41,11 @@ class LeftOut:
             if place not in named:
                 named.append(place)
 
+    def forget(self, reason: Reason) -> None:
+        """Nothing is left out for this reason after all."""
+        self.counts.pop(reason, None)
+        self.places.pop(reason, None)
+
     def extend(self, other: LeftOut) -> None:
         """Add the counts of `other`."""
         for reason, count in other.counts.items():

@@ -23,7 +23,7 @@ def write_prepared(work: Path, entries: Iterable[Entry], target: int, tag: str) 
 
     `train_resolution` is the picture's bucket in a training at the target size; a run corrects it.
     """
-    buckets = make_buckets(target, max(64, target // 2), target * 2, 64)
+    buckets = make_buckets((target, target), max(64, target // 2), target * 2, 64)
     written = {}
     for entry in entries:
         key = str((work / entry.output).absolute()) if entry.verdict.kept else _key_of_rejected(entry)

@@ -77,7 +77,10 @@ class Generator:
 
     def _cut(self, name: str, text: str) -> str:
         """What there is to say where a text is longer than what the model reads; "" where it is not."""
-        room, count = self.model.text_room, self.model.count_tokens(text)
+        from lora_train.models.base import PROMPT_CHUNKS, reading
+
+        with reading(self.model, PROMPT_CHUNKS):
+            room, count = self.model.text_room, self.model.count_tokens(text)
         if count <= room:
             return ""
         return f"The {name} is {count} tokens long; the model reads {room}, and what is behind them is cut off."

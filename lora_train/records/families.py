@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from lora_train.records.family import (
+    CHUNKS,
     CLIP_SKIP,
     DIFFUSION,
     TWO_ENCODERS,
@@ -78,7 +79,7 @@ _SD = {
     "denoiser": _UNET,
     "texts": (_clip("lora_te", "text_encoder", "text encoder", "clip_l"),),
     "blocks": Blocks(_sd_block, mid=1, side=_SD_SIDE),
-    "features": frozenset((DIFFUSION, CLIP_SKIP)),
+    "features": frozenset((DIFFUSION, CLIP_SKIP, CHUNKS)),
     "npz": "_sd.npz",
 }
 
@@ -123,7 +124,7 @@ FAMILIES: Records[Family] = Records(
                 Predicts(V, "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", "v"),
             ),
             blocks=Blocks(_xl_block, mid=3, side=9, ends=1),
-            features=frozenset((DIFFUSION, CLIP_SKIP, TWO_ENCODERS)),
+            features=frozenset((DIFFUSION, CLIP_SKIP, CHUNKS, TWO_ENCODERS)),
             implementation="https://github.com/Stability-AI/generative-models",
             said=r"sd_?xl|stable_diffusion_xl|pony|illustrious|noobai",
             card="SDXL",

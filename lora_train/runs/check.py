@@ -11,6 +11,7 @@ from lora_train.config import RunConfig, problems
 from lora_train.config.methods import Choice
 from lora_train.config.training_methods import TABLES
 from lora_train.config.usual import DEFAULT_REPEATS
+from lora_train.data.regularisation import add_regularisation
 from lora_train.data.scan import Manifest
 from lora_train.data.sources import read_pictures
 from lora_train.datasets.captioning import captioning_problems, server_problems
@@ -106,10 +107,12 @@ def _pictures(config: RunConfig, host: Host) -> Manifest:
     from lora_train.data.masks import attach_masks
 
     data = config.data
-    for field in ("folder", "in_json", "dataset_config", "mask_folder"):
+    for field in ("folder", "reg_data_dir", "in_json", "dataset_config", "mask_folder"):
         if getattr(data, field):
             allowed(getattr(data, field), host, f"data.{field}")
     manifest = read_pictures(data, DEFAULT_REPEATS, host.may_read)
+    if not data.dataset_config:
+        add_regularisation(manifest, data, host.may_read)
     if config.train.masked_loss and not config.prepare.operations:
         attach_masks(manifest, Path(data.mask_folder).expanduser() if data.mask_folder else None, host.may_read)
     return manifest

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.config import Facts, RunConfig, idle_notes, resolve
+from lora_train.config.sections.text import CHUNK
+from lora_train.data.regularisation import add_regularisation
 from lora_train.data.scan import Manifest
 from lora_train.data.tag_statistics import tag_note
 from lora_train.data.trigger import trigger_of
@@ -17,8 +19,9 @@ from lora_train.device import fast_bf16, free_memory, pick_device
 from lora_train.errors import LoraTrainError, Stopped
 from lora_train.hosts.base import never
 from lora_train.lock import RunLock
-from lora_train.memory import memory_given_back
+from lora_train.memory import give_back, is_out_of_memory, memory_given_back
 from lora_train.records.families import FAMILIES
+from lora_train.records.family import CHUNKS
 from lora_train.runs.check import check_run, output_path, unpacked
 from lora_train.runs.folder import Event, RunFolder
 from lora_train.runs.preparing import find_masks, note_buckets, prepare_pictures, prepared_before
@@ -144,7 +147,7 @@ def _memory_error() -> LoraTrainError:
 
 
 def _unexpected(error: Exception, folder: RunFolder) -> LoraTrainError:
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if is_out_of_memory(error):
         return _memory_error()
     return LoraTrainError(
         f"unexpected error: {type(error).__name__}: {error}.",
@@ -168,10 +171,13 @@ class _Execution:
         """Do the operations on the pictures, if any, while the host's models are still loaded."""
         if not self.config.prepare.operations:
             return
+        reg_folders = self.manifest.reg_folders
         if self.stages.process:
             self.manifest = prepare_pictures(self.folder, self.config, self.host, self.stopped)
         else:
             self.manifest = prepared_before(self.config, self.host)
+        self.manifest.reg_folders = reg_folders
+        add_regularisation(self.manifest, self.config.data, self.host.may_read)
 
     def with_the_gpu(self) -> Result:
         """Everything that needs the device, which the host lends."""
@@ -230,10 +236,13 @@ class _Execution:
             self.folder.event("note", text="The WebUI is stopped.")
 
     def _fit_captions(self, model: BaseModel, config: RunConfig) -> list[str]:
-        """Move the tag to where the model reads it. Returns notes on what is cut off."""
+        """Read captions of the length that is chosen, and move the tag to where the model reads it. Returns notes on
+        what is cut off."""
         from lora_train.data.long_captions import fit_captions
 
         data = config.data
+        if data.max_token_length and CHUNKS in FAMILIES[model.family].features:
+            model.text_chunks = data.max_token_length // CHUNK  # type: ignore[attr-defined]
         return fit_captions(
             self.manifest, data.tag, data.shuffle_caption, data.keep_tokens, model.text_room, model.count_tokens
         )
@@ -247,11 +256,13 @@ class _Execution:
         resolved = self.folder.read().get("resolved")
         if resolved is not None and self.folder.saved_state is not None:
             return self._longer(RunConfig.from_dict(resolved))
+        from lora_train.data.long_captions import longest_caption
         from lora_train.data.training_set import count_epoch
 
+        chunks = CHUNKS in FAMILIES[model.family].features
         device = pick_device(self.config.train.device, auto=self.host.device())
         facts = Facts(
-            pictures=len(self.manifest.pictures),
+            pictures=len(self.manifest.trained),
             native_resolution=model.native_resolution,
             size_step=FAMILIES[model.family].latents.factor,
             text_encoders=len(model.text_prefixes),
@@ -259,6 +270,7 @@ class _Execution:
             fast_bf16=fast_bf16(device),
             unet_parameters=_unet_parameters(model),
             free_memory=free_memory(device),
+            longest_caption=longest_caption(self.manifest, model.count_tokens) if chunks else None,
             epoch=lambda data: count_epoch(self.manifest.pictures, data, model.size_step),
         )
         config, choices = resolve(self.config, facts)
@@ -295,12 +307,14 @@ class _Execution:
             if self.stopped():
                 raise Stopped
 
-        model.vae_to(torch.device(config.train.device))
+        model.vae_to(torch.device(config.train.device))  # alone: neither UNet nor text encoders are there yet
         known, cache = len(self.manifest.rejected), LatentCache(self.host.data_dir() / "cache" / "latents")
         may_encode = self.stages.process and self.stages.latents
         dataset = build_dataset(
             self.manifest, config.data, model, cache, model.size_step, progress, may_encode, self.host.may_read
         )
+        model.vae_to(torch.device("cpu"))
+        give_back()
         cache.prune(int(self.host.settings()["cache_gb"] * 1e9), set(dataset.latents))
         if dataset.from_npz:
             text = f"{dataset.from_npz} pictures' latents come from sd-scripts' .npz files."
@@ -332,7 +346,11 @@ class _Execution:
             except LoraTrainError as error:  # the training itself can continue without
                 self.folder.event("note", text=f"The state for a resume was not saved: {error}")
 
-        callbacks = Callbacks(report, save, state, preview, self.stopped)
+        def eased(text: str) -> None:
+            self.folder.event("note", text=text)
+            self.folder.update(resolved=trainer.config.to_dict())  # a resume begins with it
+
+        callbacks = Callbacks(report, save, state, preview, eased, self.stopped)
         trainer = Trainer(config, model, dataset, callbacks, trigger=trigger_of(self.manifest, config.data.tag))
         for text in trainer.notes:
             self.folder.event("note", text=text)

@@ -70,7 +70,7 @@ def with_target(config: RunConfig) -> tuple[PrepareOptions, str]:
     if config.prepare.target:
         return config.prepare, "as asked for"
     if config.data.resolution:
-        return replace(config.prepare, target=config.data.resolution), "the training's resolution"
+        return replace(config.prepare, target=max(config.data.size)), "the training's resolution"
     native = native_resolution(Path(config.model.path).expanduser())
     return replace(config.prepare, target=native), "the size this base model was trained at"
 

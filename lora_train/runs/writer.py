@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_train.data.scan import Manifest
+from lora_train.data.scan import Manifest, Picture
 from lora_train.data.tag_statistics import tag_frequency
 from lora_train.data.trigger import trigger_of
 from lora_train.errors import LoraTrainError
 from lora_train.links import MayRead, anywhere
-from lora_train.memory import memory_given_back
+from lora_train.memory import is_out_of_memory, memory_given_back
 from lora_train.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class RunWriter:
             note(f"The captions begin with {tag!r}: it is the activation text on the LoRA's card.")
         try:
             samples = sorted((self.folder.path / "samples").glob("*.png"))
-            notes = notes_of(len(trainer.dataset.items), trainer.steps_done)
+            notes = notes_of(sum(not item.picture.reg for item in trainer.dataset.items), trainer.steps_done)
             write_sidecar(path, tag, trainer.model.version, notes, note, self.may_read)
             picture = samples[-1].read_bytes() if samples else self._thumbnail()
             write_preview(path, picture, note, self.may_read)
@@ -116,18 +117,19 @@ class RunWriter:
         trainer = self.trainer
         if self._base_hashes is None:  # computing them reads gigabytes
             self._base_hashes = base_hashes(trainer.model.source)
-        folders: Counter[tuple[str, int]] = Counter()
-        for item in trainer.dataset.items:
-            folders[(item.picture.path.parent.name, item.picture.repeats)] += 1
+        pictures = [item.picture for item in trainer.dataset.items]
+        reg = [picture for picture in pictures if picture.reg]
         return TrainingFacts(
             config=trainer.config,
             steps=trainer.steps_done,
             epoch=trainer.epoch,
             batches_per_epoch=trainer.batches_per_epoch,
-            pictures=len(trainer.dataset.items),
+            pictures=len(pictures) - len(reg),
             looks_per_epoch=self.manifest.looks_per_epoch,
             buckets=trainer.dataset.bucket_counts(),
-            folders={name: (repeats, count) for (name, repeats), count in folders.items()},
+            folders=_folders([picture for picture in pictures if not picture.reg]),
+            reg_folders=_folders(reg),
+            reg_looks_per_epoch=sum(picture.repeats for picture in reg),
             tag_frequency=tag_frequency(self.manifest),
             trigger=trigger_of(self.manifest, trainer.config.data.tag),
             base_version=trainer.model.version,
@@ -186,8 +188,7 @@ class RunWriter:
         request = Request(
             self._words(prompt),
             [options.seed],
-            data.resolution,
-            data.resolution,
+            *data.size,
             steps=options.steps,
             guidance=trainer.model.guidance if options.guidance is None else options.guidance,
             clip_skip=trainer.config.model.clip_skip,
@@ -197,8 +198,14 @@ class RunWriter:
         save_picture(picture, path)
 
 
+def _folders(pictures: Sequence[Picture]) -> dict[str, tuple[int, int]]:
+    """Each folder's name, with the repeats of its pictures and their number."""
+    folders = Counter((picture.path.parent.name, picture.repeats) for picture in pictures)
+    return {name: (repeats, count) for (name, repeats), count in folders.items()}
+
+
 def in_words(error: Exception) -> str:
     """The error as text for a note: readable for a person, and enough for a bug report."""
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+    if is_out_of_memory(error):
         return "there was not enough memory."
     return str(error) if isinstance(error, LoraTrainError) else f"{type(error).__name__}: {error}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,27 +12,30 @@ from typing import Any
 import torch
 
 from lora_train.config import RunConfig
-from lora_train.config.training_methods import LOSSES, OPTIMIZERS, SAMPLINGS
+from lora_train.config.training_methods import LOSSES, OPTIMIZERS
 from lora_train.data.items import Item
 from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
+from lora_train.memory import forget, give_back, is_out_of_memory
 from lora_train.models.base import BaseModel, Conditioning
-from lora_train.models.names import UNET
 from lora_train.networks.inject import NetworkSet
-from lora_train.pictures.captions import vary, without_tag
 from lora_train.records.families import FAMILIES
 from lora_train.train.flat import Flat
 from lora_train.train.in_use import InUse
 from lora_train.train.network import build_network, dropping, merge_base_weights, parameter_groups
-from lora_train.train.noises import draw_noise, input_noise
+from lora_train.train.order import Order
 from lora_train.train.randomness import Randomness
+from lora_train.train.rates import learning_rates
+from lora_train.train.recovery import eased, undone_by_failure
+from lora_train.train.rows import Rows
 from lora_train.train.schedule import lr_factor
 from lora_train.train.state import read_state, write_state
-from lora_train.train.step import BaseTerm, Draw, Row, backward
-from lora_train.train.text_states import TextStates
-from lora_train.train.weightings import weight_at
+from lora_train.train.step import Draw, Row, backward
+from lora_train.train.text_states import LIMIT_BYTES, TextStates
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+AHEAD_STEPS, AHEAD_BYTES = 2000, LIMIT_BYTES // 2
+"""For how many steps captions are encoded at once, at most; and how large the result may become."""
 SMOOTHING = 0.98
 """Weight of the previous steps in the smoothed loss."""
 
@@ -63,6 +66,9 @@ class Callbacks:
     state: Callable[[int], None] = lambda step: None
     """Called when the state should be saved: every few minutes, and when the run is stopped."""
     preview: Callable[[int], None] = lambda step: None
+    eased: Callable[[str], None] = lambda text: None
+    """Called when memory ran out and the trainer's `config` has changed so that it needs less; with what a person
+    should know."""
     stopped: Callable[[], bool] = lambda: False
 
 
@@ -87,6 +93,8 @@ class Trainer:
         options, network = self.config.train, self.config.network
         self.random = Randomness(options.seed)
         self.device = torch.device(options.device)
+        self.order = Order(self.dataset, self.config.data.batch_size, options.gradient_accumulation_steps, options.seed)
+        self.rows = Rows(self.config, self.model, self.dataset, self.random, self.device, self.trigger)
         self.dtype = DTYPES[options.mixed_precision]
         assert network.network_dim and network.network_alpha
         # before the base is cast: merging, decomposing and measuring use the precision of its file
@@ -104,30 +112,27 @@ class Trainer:
         half = self.dtype == torch.float16
         # torch 2.1 refuses fp32 on the CPU even where autocast is not enabled
         self.autocast = torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
-        self._states, self._base_states = TextStates(), TextStates()
+        self._states = TextStates()
+        # one cache serves both where no network changes what the text encoders say
+        self._base_states = TextStates() if self._has_text_networks else self._states
         groups = self._groups()
         method = OPTIMIZERS.of(self.config)
         self.flat = Flat(groups, method.elementwise and not network.module_dropout)
         self.optimizer = method(groups, self.config)
         self.weights = InUse(self.optimizer, self.network.parameters())
         self.scaler = _scaler(self.device, enabled=self.dtype == torch.float16)
+        self._texts_wait = self.device.type != "cpu"
 
     @property
     def batches_per_epoch(self) -> int:
-        """Micro-batches in one epoch."""
-        return self.dataset.batches_per_epoch(self.config.data.batch_size)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps in one epoch. As with accelerate, the last one may have fewer micro-batches."""
-        return math.ceil(self.batches_per_epoch / self.config.train.gradient_accumulation_steps)
+        """Batches in one epoch."""
+        return self.order.batches_per_epoch
 
     def run(self) -> int:
         """Train; returns the number of steps done. Raises LoraTrainError when the loss is not a number."""
         options = self.config.train
         assert options.max_train_steps
         optimizer = self.optimizer
-        steps = self._steps(self.steps_done)
         self.network.attach()
         if self.steps_done == 0:
             self.callbacks.preview(0)
@@ -141,23 +146,51 @@ class Trainer:
             factor = lr_factor(self.config, self.steps_done)
             for group in optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
-            losses, shown = [], 0
-            for micro, items in enumerate(next(steps)):
-                position = self.steps_done * options.gradient_accumulation_steps + micro
-                losses.append(self._micro_batch(items, position))
-                shown += len(items)
-            loss = float(torch.stack(losses).mean())
-            self._require_number(loss, items)
-            norm = self._update()
+            batches = self.order.batches(self.steps_done)
+            self.epoch = self.order.epoch_of(self.steps_done) + 1
+            self._encode_ahead()
+            loss, norm = self._step(batches)
             self.steps_done += 1
             first = math.isnan(self.smoothed)
             self.smoothed = loss if first else SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
-            self._report(loss, norm, shown, pace.seconds_per_step(self.steps_done))
+            self._report(loss, norm, sum(map(len, batches)), pace.seconds_per_step(self.steps_done))
             self._save_and_preview(options.max_train_steps)
             if pace.due(self.config.save.save_state_every_n_minutes):
                 self.callbacks.state(self.steps_done)
         self.weights.to_use()
         return self.steps_done
+
+    def _step(self, batches: list[list[Item]]) -> tuple[float, float]:
+        """One step of the optimizer; returns the mean loss, and the norm of the gradient before it was clipped.
+
+        Where memory runs out, the same step is computed again with less: its draws are functions of its number.
+        Raises LoraTrainError when the loss is not a number, or nothing is left to try.
+        """
+        first = self.steps_done * self.config.train.gradient_accumulation_steps
+        while True:
+            try:
+                losses = [self._batch(items, first + number) for number, items in enumerate(batches)]
+                loss = float(torch.stack(losses).mean())
+                self._require_number(loss, batches[-1])
+                return loss, self._update()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                forget(error)
+            self._ease(max(map(len, batches)))
+
+    def _ease(self, pictures: int) -> None:
+        """Free what can be freed, and compute from now on with less memory. Raises LoraTrainError."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.flat.forget_gradients()
+        self.scaler = _restarted(self.scaler, self.device)
+        give_back()
+        now = eased(self.config, pictures)
+        if now.config.train.gradient_checkpointing and not self.config.train.gradient_checkpointing:
+            self.model.checkpoint_activations()
+        self.config = self.rows.config = now.config
+        text = f"There was not enough memory for step {self.steps_done + 1}. It is repeated {now.what}."
+        self.callbacks.eased(text)
 
     def _update(self) -> float:
         """One step of the optimizer; returns the norm of the gradient before it was clipped."""
@@ -168,7 +201,7 @@ class Trainer:
             self.scaler.unscale_(self.optimizer)
             limit = self.config.train.max_grad_norm or math.inf
             norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
-            with self.flat.only_with_gradient():
+            with undone_by_failure(self.optimizer, parameters), self.flat.only_with_gradient():
                 self.scaler.step(self.optimizer)
             self.scaler.update()
         if self.config.network.scale_weight_norms is not None:
@@ -179,17 +212,6 @@ class Trainer:
 
     def _groups(self) -> list[dict[str, Any]]:
         return parameter_groups(self.built, self.config.network, self.rates)
-
-    def _steps(self, skip: int) -> Iterator[list[list[Item]]]:
-        """The micro-batches of each step, endlessly, from step `skip` on; `self.epoch` counts the epochs begun."""
-        data, size = self.config.data, self.config.train.gradient_accumulation_steps
-        self.epoch, skip = divmod(skip, self.steps_per_epoch)
-        while True:
-            batches = self.dataset.epoch(data.batch_size, f"{self.config.train.seed}/order/{self.epoch}")
-            self.epoch += 1
-            for start in range(skip * size, len(batches), size):
-                yield [[self.dataset.items[i] for i in batch] for batch in batches[start : start + size]]
-            skip = 0
 
     def write_state(self, path: Path) -> None:
         """Save what `read_state` needs to continue. Raises LoraTrainError when it cannot be written."""
@@ -209,108 +231,97 @@ class Trainer:
             self.scaler.load_state_dict(numbers["scaler"])
         return bool(numbers["data"] == self.dataset.fingerprint())
 
-    def _micro_batch(self, items: list[Item], position: int) -> torch.Tensor:
-        """One forward and backward; returns the mean loss (a scalar tensor)."""
-        options = self.config.train
-        looks = self._looks(items, position)
-        x = self._latents(items, looks, position)
-        draw = self._draw(x, position)
-        accumulation = options.gradient_accumulation_steps
+    def _batch(self, items: list[Item], position: int) -> torch.Tensor:
+        """Forward and backward of the batch at `position`; returns the mean loss (a scalar tensor)."""
+        losses = [self._learn(row, draw, position) for row, draw in self.rows.of(items, position)]
+        return losses[0]
 
-        def learn(row: Row, draw: Draw) -> torch.Tensor:
-            with self.flat.cast(self.dtype):
-                return backward(
-                    self.model,
-                    self.network,
-                    [row],
-                    draw,
-                    self._encode,
-                    lambda loss: self.scaler.scale(loss / accumulation),
-                    self.autocast,
-                    self._cost,
-                ).mean()
-
-        with self.network.dropping(dropping(self.config.network, self.random, position)):
-            extra, mask = self._extra(items, looks), self._masks(items, looks)
-            loss = learn(Row(x, self._captions(items, position), mask=mask, extra=extra), draw)
-            some = items[: self._preserved(len(items), position)]
-            if some:
-                captions = [without_tag(self.trigger, item.picture.caption) for item in some]
-                x, extra = x[: len(some)], self._extra(some, looks)
-                own = BaseTerm(1.0, x, captions)
-                learn(Row(x, captions, extra=extra, terms=(own,)), draw.of(len(some)))
-        return loss
-
-    def _draw(self, x: torch.Tensor, position: int) -> Draw:
-        """Noise, timesteps and weights of a micro-batch with the latents `x`."""
-        noise = draw_noise(x, self.config, self.random.torch("noise", position))
-        seen = input_noise(noise, x, self.config, self.random.torch("input noise", position))
-        t = SAMPLINGS.of(self.config)(len(x), self.random.torch("timesteps", position), self.model, self.config)
-        weight = weight_at(t, self.model, self.config)
-        return Draw(noise.to(self.device), t, weight, None if seen is noise else seen.to(self.device))
+    def _learn(self, row: Row, draw: Draw, position: int) -> torch.Tensor:
+        """Forward and backward of a row, in parts of as many pictures as go through the model at once."""
+        options, count = self.config.train, len(row.x)
+        at_once = min(options.micro_batch_size or count, count)
+        losses = []
+        for start in range(0, count, at_once):
+            end = min(start + at_once, count)
+            some = slice(start, end)
+            whole = end - start == count
+            share = options.gradient_accumulation_steps * count / (end - start)
+            drops = dropping(self.config.network, self.random, position, None if whole else (start, end, count))
+            with self.network.dropping(drops), self.flat.cast(self.dtype):
+                losses.append(
+                    backward(
+                        self.model,
+                        self.network,
+                        [row if whole else row.part(some)],
+                        draw if whole else draw.part(some),
+                        self._encode,
+                        lambda loss, share=share: self.scaler.scale(loss / share),  # type: ignore[misc]
+                        self.autocast,
+                        self._cost,
+                    )
+                )
+        return torch.cat(losses).mean()
 
     def _cost(self, predicted: torch.Tensor, target: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The run's loss at every position."""
         return LOSSES.of(self.config)(predicted, target, t, self.model, self.config)  # type: ignore[no-any-return]
 
-    def _preserved(self, pictures: int, position: int) -> int:
-        """How many of a batch's pictures are also shown without the tag, to learn the base's own prediction."""
-        share = self.config.train.preserve or 0.0
-        return int(share * pictures + self.random.python("preserve", position).random())
-
-    def _looks(self, items: list[Item], position: int) -> list[int]:
-        """Which latents of each picture are used: 0, or 1 for the flipped ones, drawn at random."""
-        choice = self.random.python("flip", position)
-        return [choice.choice(range(len(item.keys))) for item in items]
-
-    def _extra(self, items: list[Item], looks: list[int]) -> Conditioning:
-        """The model's inputs about the pictures besides their captions."""
-        return self.model.extra_inputs([item.frame(flipped=look == 1) for item, look in zip(items, looks)])
-
-    def _masks(self, items: list[Item], looks: list[int]) -> torch.Tensor | None:
-        """The masks (B, 1, h, w) that weight the loss; None without masked loss."""
-        if not self.config.train.masked_loss:
-            return None
-        masks = [self.dataset.mask(item, flipped=look == 1) for item, look in zip(items, looks)]
-        return torch.stack(masks).to(self.device)
-
-    def _latents(self, items: list[Item], looks: list[int], position: int) -> torch.Tensor:
-        """Scaled latents (B, C, h, w), sampled from the posterior."""
-        stored = [self.dataset.latents[item.keys[look]] for item, look in zip(items, looks)]
-        mean = torch.stack([mean for mean, _ in stored])
-        std = torch.stack([std for _, std in stored])
-        sampled = mean + std * torch.randn(mean.shape, generator=self.random.torch("latents", position))
-        return self.model.scale_latents(sampled).to(self.device)
-
-    def _captions(self, items: list[Item], position: int) -> list[str]:
-        data = self.config.data
-        rng = self.random.python("captions", position)
-        return [
-            vary(item.picture.caption, rng, data.shuffle_caption, data.keep_tokens, data.caption_dropout_rate, data.tag)
-            for item in items
-        ]
-
     def _encode(self, captions: Any) -> Conditioning:
-        """Text conditioning; kept by caption while the text encoder stays as it is."""
-        clip_skip = self.config.model.clip_skip
-        if self._text_encoders_trained:
-            return self.model.encode_text(captions, clip_skip)
+        """Text conditioning. That of untrained text encoders, and of the base alone, is kept by caption."""
+        if self._text_encoders_trained and self.network.multiplier:
+            return self.model.encode_text(captions, self.config.model.clip_skip)
         states = self._states if self.network.multiplier else self._base_states
         with torch.no_grad(), self.network.dropping(None):
-            return states.of(captions, lambda text: self.model.encode_text([text], clip_skip), self.device)
+            return states.of(captions, self._encode_one, self.device)
+
+    def _encode_one(self, caption: str) -> Conditioning:
+        return self.model.encode_text([caption], self.config.model.clip_skip)
+
+    def _encode_ahead(self) -> None:
+        """Text encoders that are not trained wait outside the GPU's memory. When a step has a caption that was not
+        encoded yet, they come in once and encode the captions of the next steps as well."""
+        if self._text_encoders_trained or not self._texts_wait:
+            return
+        if all(caption in states for states, _, caption in self._texts(self.steps_done)):
+            return
+        made, last = 0, min(self.config.train.max_train_steps or 0, self.steps_done + AHEAD_STEPS)
+        with self.model.texts_at_work(), torch.no_grad(), self.network.dropping(None), self.autocast:
+            for step in range(self.steps_done, last):
+                for states, multiplier, caption in self._texts(step):
+                    with self.network.at(multiplier):
+                        made += states.add(caption, self._encode_one)
+                if made > AHEAD_BYTES:
+                    break
+
+    def _texts(self, step: int) -> Iterator[tuple[TextStates, float, str]]:
+        """The captions that a step needs encoded: where they are kept, and the strength of the network with it."""
+        first = step * self.config.train.gradient_accumulation_steps
+        for number, items in enumerate(self.order.batches(step)):
+            untagged = self.rows.untagged(items, first + number)
+            for caption in (*self.rows.captions(items, first + number), *untagged):
+                yield self._states, 1.0, caption
+            for caption in untagged:
+                yield self._base_states, 0.0, caption
+
+    @property
+    def _has_text_networks(self) -> bool:
+        return bool(set(self.model.text_prefixes) & self.rates.keys())
 
     @property
     def _text_encoders_trained(self) -> bool:
         last = self.config.train.stop_text_encoder_training
-        trained = set(self.model.text_prefixes) & self.rates.keys()
-        return bool(trained) and (last is None or self.steps_done < last)
+        return self._has_text_networks and (last is None or self.steps_done < last)
 
     def _stop_text_encoders(self) -> None:
-        """Freeze the text encoders' networks after their last step (their states are then computed once)."""
-        if not self._text_encoders_trained:
-            for prefix in self.model.text_prefixes:
-                for parameter in self.network.parameters_of(prefix):
-                    parameter.requires_grad_(False)
+        """Freeze the text encoders' networks after their last step: their states are then computed once, and they
+        leave the GPU's memory."""
+        if self._text_encoders_trained:
+            return
+        for prefix in self.model.text_prefixes:
+            for parameter in self.network.parameters_of(prefix):
+                parameter.requires_grad_(False)
+        if self._texts_wait:
+            self.model.texts_to(torch.device("cpu"))
 
     def _require_number(self, loss: float, items: list[Item]) -> None:
         if math.isfinite(loss):
@@ -343,7 +354,9 @@ class Trainer:
         step = self.steps_done
         if step == last:
             return
-        saving = _due(step, save.save_every_n_steps) or _due(step, save.save_every_n_epochs * self.steps_per_epoch)
+        saving = _due(step, save.save_every_n_steps) or _due(
+            step, save.save_every_n_epochs * self.order.steps_per_epoch
+        )
         showing = _due(step, preview.sample_every_n_steps)
         if saving or showing:
             with self.weights.used():
@@ -377,20 +390,11 @@ def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def learning_rates(config: RunConfig, text_prefixes: Sequence[str], denoiser: str = UNET) -> dict[str, float]:
-    """The learning rate of each root whose networks are trained; roots with a rate of 0 are left out.
-
-    `text_prefixes` are the model's text encoders; if there are several, the first two can have their own rates.
-    """
-    network, train = config.network, config.train
-    several = len(text_prefixes) > 1
-    own = (train.text_encoder_lr1, train.text_encoder_lr2, *[None] * len(text_prefixes)) if several else (None,)
-    rates = {}
-    if not network.network_train_text_encoder_only:
-        rates[denoiser] = train.unet_lr
-    if not network.network_train_unet_only:
-        rates |= {prefix: train.text_encoder_lr if rate is None else rate for prefix, rate in zip(text_prefixes, own)}
-    return {prefix: rate for prefix, rate in rates.items() if rate}
+def _restarted(scaler: Any, device: torch.device) -> Any:
+    """The same scale, without the memory of what was already unscaled in a step that is repeated."""
+    fresh = _scaler(device, scaler.is_enabled())
+    fresh.load_state_dict(scaler.state_dict())
+    return fresh
 
 
 def _scaler(device: torch.device, enabled: bool) -> Any:

@@ -23,7 +23,7 @@ from lora_train.lorafile.reading import LoraFile, read_lora
 from lora_train.lorafile.resizing import dimensions
 from lora_train.lorafile.strengths import USUAL, Wanted
 from lora_train.models.base import BaseModel
-from lora_train.networks.base import Drop
+from lora_train.networks.base import Drop, Pictures
 from lora_train.networks.inject import Dropping, NetworkSet, create_planned, load_networks, targets
 from lora_train.networks.plan import Rate, plan_of, rates_of
 from lora_train.records.families import FAMILIES, is_text
@@ -245,8 +245,10 @@ def parameter_groups(
     return list(groups.values())
 
 
-def dropping(options: NetworkOptions, random: Randomness, position: int) -> Dropping | None:
-    """What each network drops in the micro-batch `position`; None without dropout.
+def dropping(
+    options: NetworkOptions, random: Randomness, position: int, pictures: Pictures | None = None
+) -> Dropping | None:
+    """What each network drops for some `pictures` of the batch at `position`; None without dropout.
 
     A function of seed, name and position: a forward pass that checkpointing repeats drops the same.
     """
@@ -257,7 +259,7 @@ def dropping(options: NetworkOptions, random: Randomness, position: int) -> Drop
         generator = random.torch(f"dropout/{name}", position)
         if float(torch.rand((), generator=generator)) < options.module_dropout:
             return None
-        return Drop(generator, options.network_dropout, options.rank_dropout)
+        return Drop(generator, options.network_dropout, options.rank_dropout, pictures)
 
     return what
 

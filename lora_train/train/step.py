@@ -14,7 +14,7 @@ no a_j.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -35,6 +35,10 @@ class BaseTerm:
     x: torch.Tensor
     captions: Sequence[str]
 
+    def part(self, some: slice) -> BaseTerm:
+        """The term for some of the pictures."""
+        return BaseTerm(self.factor, self.x[some], self.captions[some])
+
 
 @dataclass(frozen=True)
 class Row:
@@ -43,11 +47,24 @@ class Row:
     x: torch.Tensor
     captions: Sequence[str]
     multiplier: float = 1.0
-    weight: float = 1.0
+    weight: float | torch.Tensor = 1.0
+    """One for all pictures, or one for each (B,)."""
     mask: torch.Tensor | None = None
     terms: tuple[BaseTerm, ...] = ()
     extra: Conditioning = field(default_factory=dict)
     """The family's extra inputs for these pictures, in the row's own prediction and in its terms'."""
+
+    def part(self, some: slice) -> Row:
+        """The row for some of the pictures."""
+        return replace(
+            self,
+            x=self.x[some],
+            captions=self.captions[some],
+            weight=self.weight[some] if isinstance(self.weight, torch.Tensor) else self.weight,
+            mask=None if self.mask is None else self.mask[some],
+            terms=tuple(term.part(some) for term in self.terms),
+            extra={name: value[some] for name, value in self.extra.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -60,10 +77,10 @@ class Draw:
     seen: torch.Tensor | None = None
     """The noise in the model's input; None: e itself."""
 
-    def of(self, count: int) -> Draw:
-        """The draw of the first `count` pictures."""
-        seen = None if self.seen is None else self.seen[:count]
-        return Draw(self.noise[:count], self.t[:count], self.weight[:count], seen)
+    def part(self, some: slice) -> Draw:
+        """The draw of some of the pictures."""
+        seen = None if self.seen is None else self.seen[some]
+        return Draw(self.noise[some], self.t[some], self.weight[some], seen)
 
     @property
     def in_input(self) -> torch.Tensor:

@@ -25,19 +25,26 @@ class TextStates:
 
     def of(self, captions: Sequence[str], encode: Callable[[str], Conditioning], device: torch.device) -> Conditioning:
         """The conditioning (batch first) of `captions` on `device`; `encode` computes it for one, with a batch of 1."""
-        rows = [self._one(caption, encode) for caption in captions]
+        rows = []
+        for caption in captions:  # each is taken at once: keeping the next one may drop it
+            self.add(caption, encode)
+            rows.append(self._kept[caption])
         return {name: _together([row[name] for row in rows]).to(device) for name in rows[0]}
 
-    def _one(self, caption: str, encode: Callable[[str], Conditioning]) -> Conditioning:
+    def __contains__(self, caption: str) -> bool:
+        return caption in self._kept
+
+    def add(self, caption: str, encode: Callable[[str], Conditioning]) -> int:
+        """Keep the conditioning of a caption; returns the bytes of it, 0 if it was there."""
         if caption in self._kept:
             self._kept.move_to_end(caption)
-            return self._kept[caption]
+            return 0
         states = {name: value.detach().to("cpu") for name, value in encode(caption).items()}
         self._kept[caption] = states
         self._bytes += _size(states)
         while self._bytes > self._limit and len(self._kept) > 1:
             self._bytes -= _size(self._kept.popitem(last=False)[1])
-        return states
+        return _size(states)
 
 
 def _together(parts: Sequence[torch.Tensor]) -> torch.Tensor:

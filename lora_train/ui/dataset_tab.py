@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+import json
 import time
 from typing import Any
 
 import gradio as gr
 
 from lora_train.config import PrepareOptions
+from lora_train.config.sections.captions import EDITS
 from lora_train.config.table import CHOICES, find
 from lora_train.config.wording import hint_of, label_of
 from lora_train.errors import LoraTrainError
@@ -17,10 +19,10 @@ from lora_train.ui.reading import Reader, path_of
 from lora_train.ui.train_tab import clear_first, problems_html
 
 DATASET_VIEW = (
-    '<div id="lora_train_dataset" class="lora-train-dataset" data-page="{page}">'
+    '<div id="lora_train_dataset" class="lora-train-dataset" data-page="{page}" data-edits="{edits}">'
     "<p>The pictures will appear here once the page's script has loaded.</p></div>"
 )
-"""The page's script fills it; `page` is the token that its requests carry."""
+"""Filled by the page's script; `page` is the token that its requests carry, `edits` the changes to captions."""
 
 ON = ("original", "similar", "resize")
 """The operations that are on at first: none that needs a detector or a model, and no score that depends on the kind of
@@ -51,6 +53,22 @@ LOOKS = ("background", "upscaler")
 """The options of the preparation that have a field, in order; labels and hints come from the table."""
 
 
+def view_html(page_token: str) -> str:
+    """The place of the view, with what its script needs to know."""
+    return DATASET_VIEW.format(page=html.escape(page_token), edits=html.escape(edits_json()))
+
+
+def edits_json() -> str:
+    """Each change to captions by its operation: its label and its fields (label, example, choices with labels)."""
+    return json.dumps({one.operation: [one.label, {name: _edit_field(name) for name in one.options}] for one in EDITS})
+
+
+def _edit_field(name: str) -> list[Any]:
+    about = find(f"captions.{name}").about
+    choices = {choice: about.choice_labels.get(choice, choice) for choice in about.choices}
+    return [about.label, about.example, *([choices] if choices else [])]
+
+
 class DatasetTab:
     """Builds the page and starts preparations; `_fields` has its components by name."""
 
@@ -61,7 +79,7 @@ class DatasetTab:
             with gr.Column(scale=1, min_width=300):
                 self._form(folder)
             with gr.Column(scale=3, min_width=320):
-                gr.HTML(DATASET_VIEW.format(page=html.escape(page_token)))
+                gr.HTML(view_html(page_token))
         for component in self._fields.values():
             # the WebUI would keep values by label, and later defaults would never reach anybody
             component.do_not_save_to_config = True

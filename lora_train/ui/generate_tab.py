@@ -11,17 +11,31 @@ from typing import Any
 
 import gradio as gr
 
+from lora_train.config.sections.generate import GenerateOptions
+from lora_train.config.table import find
+from lora_train.config.validate import section_problems
+from lora_train.config.wording import hint_of, label_of
 from lora_train.console import own_command
-from lora_train.errors import LoraTrainError
+from lora_train.errors import LoraTrainError, Problem
 from lora_train.lorafile.finding import lora_files, prompt_name, prompt_names
 from lora_train.prompt.generate import Generator
 from lora_train.runs.bases import base_for, remember_base, usual_guidance
 from lora_train.runs.service import Service
 from lora_train.showing import as_shown
-from lora_train.ui.reading import path_of
+from lora_train.ui.reading import Reader, path_of
 from lora_train.ui.train_tab import clear_first, problems_html
 
-MAX_PICTURES, MAX_STEPS = 16, 150
+MAX_PICTURES, MAX_STEPS, MORE_GUIDANCE = 16, 150, (1, 20)
+"""The limits of the page's sliders, which are within the options' own."""
+ELSEWHERE = {
+    "generate.lora_dir": "Here they are the WebUI's; the command line can take another folder.",
+    "generate.allow_missing": "Here a LoRA that is missing is noted, and the pictures are made.",
+    "generate.v_parameterization": "Read from the model's files; the command line can say otherwise.",
+    "generate.output": "Pictures are shown, and kept only by saving them.",
+    "generate.device": "The base model is used where the program runs it.",
+    "generate.offline": "The WebUI's settings say whether anything is downloaded.",
+}
+"""The options of `generate` without a field on the page, and why."""
 MAX_SEED = 2**53
 """Above it a browser's numbers are no longer exact."""
 USUAL_GUIDANCE = 7.0
@@ -31,6 +45,12 @@ RENEW = """(...all) => {
     return [...now.map((value, i) => same(i) ? fresh[i] : value), ...fresh];
 }"""
 """Runs on the page, so that text typed while the server answers is not lost."""
+
+
+def _about(name: str, element: str) -> dict[str, Any]:
+    """Label, help and id of the field of an option."""
+    path = f"generate.{name}"
+    return {"label": label_of(path), "info": hint_of(path), "elem_id": f"lora_train_{element}"}
 
 
 class GenerateTab:
@@ -46,19 +66,19 @@ class GenerateTab:
         # functions given as values are called at each load of the page
         with gr.Row():
             with gr.Column(scale=1):
-                self.prompt = gr.Textbox(self._prompt, label="Prompt", lines=2, elem_id="lora_train_prompt")
-                self.negative = gr.Textbox("", label="Negative prompt", max_lines=1, elem_id="lora_train_negative")
-                self.model = gr.Textbox(
-                    self._model, label="Base model", max_lines=1, elem_id="lora_train_generate_model"
-                )
+                self.prompt = gr.Textbox(self._prompt, lines=2, **_about("prompt", "prompt"))
+                self.negative = gr.Textbox("", max_lines=1, **_about("negative", "negative"))
+                self.model = gr.Textbox(self._model, max_lines=1, **_about("model", "generate_model"))
                 with gr.Row():
-                    self.steps = gr.Slider(1, MAX_STEPS, 20, step=1, label="Steps", elem_id="lora_train_generate_steps")
+                    self.steps = gr.Slider(
+                        1, MAX_STEPS, find("generate.steps").default, step=1, **_about("steps", "generate_steps")
+                    )
                     self.guidance = gr.Slider(
-                        1, 20, self._guidance, step=0.5, label="Guidance", elem_id="lora_train_guidance"
+                        *MORE_GUIDANCE, self._guidance, step=0.5, **_about("guidance", "guidance")
                     )
                 with gr.Row():
-                    self.seed = gr.Number(1, label="Seed", precision=0, elem_id="lora_train_generate_seed")
-                    self.count = gr.Slider(1, MAX_PICTURES, 4, step=1, label="Pictures", elem_id="lora_train_count")
+                    self.seed = gr.Number(find("generate.seed").default, precision=0, **_about("seed", "generate_seed"))
+                    self.count = gr.Slider(1, MAX_PICTURES, 4, step=1, **_about("count", "count"))
                 button = gr.Button("Generate", variant="primary", elem_id="lora_train_generate")
                 self._loras = gr.HTML(self._loras_html, elem_id="lora_train_loras")
                 refresh = gr.Button("Refresh the list", elem_id="lora_train_refresh")
@@ -121,25 +141,36 @@ class GenerateTab:
 
     def _generate(self, given: dict[Any, Any]) -> tuple[list[Any], str]:
         """Make the pictures; returns them and the notes. Never raises for what a person can mend."""
-        count = min(MAX_PICTURES, max(1, int(given[self.count] or 1)))
         try:
-            model = path_of(given[self.model])
+            model, (options, seeds, chosen) = path_of(given[self.model]), self._asked(given)
             if not model:
-                raise LoraTrainError("no base model is given.", "model.path", "Give a file or folder.")
-            seeds, chosen = seeds_of(given[self.seed], count)
+                raise LoraTrainError("no base model is given.", "generate.model", "Give a file or folder.")
             with self._lock:
                 generator, said = self._generator(model)
                 made = generator.generate(
-                    given[self.prompt] or "",
-                    seeds,
-                    given[self.negative] or "",
-                    steps=min(MAX_STEPS, max(1, int(given[self.steps] or 20))),
-                    guidance=float(given[self.guidance] or 1),
+                    options.prompt, seeds, options.negative, steps=options.steps, guidance=options.guidance
                 )
             remember_base(Path(model).expanduser(), self._service.host)
         except LoraTrainError as error:
             return [], problems_html(error.problems)
         return made.pictures, "".join(f"<p>{html.escape(as_shown(note))}</p>" for note in (*chosen, *said, *made.notes))
+
+    def _asked(self, given: dict[Any, Any]) -> tuple[GenerateOptions, range, tuple[str, ...]]:
+        """The options in the fields, the seeds, and notes on them. Raises LoraTrainError with all problems."""
+        read = Reader()
+        names = ("prompt", "negative", "steps", "guidance", "count")
+        values = {name: read(find(f"generate.{name}"), given[getattr(self, name)]) for name in names}
+        options = GenerateOptions(**values)
+        found = read.problems + section_problems(options)
+        if options.count > MAX_PICTURES:
+            found.append(Problem("too many at once.", "generate.count", f"Give at most {MAX_PICTURES} here."))
+        try:
+            seeds, notes = seeds_of(given[self.seed], options.count)
+        except LoraTrainError as error:
+            raise LoraTrainError.of(found + error.problems) from error
+        if found:
+            raise LoraTrainError.of(found)
+        return options, seeds, notes
 
     def _generator(self, model: str) -> tuple[Generator, tuple[str, ...]]:
         """The generator of the loaded model, and notes on the model."""
@@ -162,7 +193,7 @@ def seeds_of(given: Any, count: int) -> tuple[range, tuple[str, ...]]:
     """
     seed = int(given or 0)
     if not seed < MAX_SEED - count:
-        raise LoraTrainError(f"the seed {seed} is too large.", "Seed", f"Give 0 to {MAX_SEED - count - 1}.")
+        raise LoraTrainError(f"the seed {seed} is too large.", "generate.seed", f"Give 0 to {MAX_SEED - count - 1}.")
     if seed >= 0:
         return range(seed, seed + count), ()
     seed = random.randrange(2**32)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lora_train.api.routes import PREFIX, routes, static_routes
 from lora_train.config import RunConfig
+from lora_train.config.table import COMMANDS, in_section
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.folder import RunFolder
 from lora_train.runs.service import Service
@@ -110,6 +111,14 @@ def test_problems_come_as_data(client: TestClient) -> None:
     assert client.post(f"{PREFIX}/runs", json={"x": 1}).status_code == 422
     assert client.post(f"{PREFIX}/runs", json=[1]).status_code == 400
     assert client.get(f"{PREFIX}/runs/none").status_code == 404
+
+
+def test_other_commands_have_schemas_too(client: TestClient) -> None:
+    for command in COMMANDS:
+        told = client.get(f"{PREFIX}/schema/{command}").json()
+        assert {*told["properties"]} == {one.name for one in in_section(command)}
+    assert told["properties"]["where"]["enum"] == ["front", "back"]
+    assert client.get(f"{PREFIX}/schema/nothing").status_code == 404
 
 
 def test_the_options_of_a_run_are_described(client: TestClient) -> None:

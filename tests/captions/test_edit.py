@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from lora_train.captions.edit import (
     reorder,
     replace,
 )
+from lora_train.config.sections.captions import EDITS
+from lora_train.config.table import find
 from lora_train.errors import LoraTrainError
 
 CAPTION = "woman, red_hair, Hat, hat, park"
@@ -151,3 +154,16 @@ def test_a_star_is_any_characters_and_none(pattern: str, gone: str) -> None:
 def test_every_operation_is_in_the_table() -> None:
     assert set(OPERATIONS) == {"add", "remove", "replace", "reorder", "deduplicate", "blacklist", "plain"}
     assert isinstance(OPERATIONS["add"](["x"], where="back"), Edit)
+
+
+def test_the_table_of_changes_is_that_of_the_functions() -> None:
+    assert [one.operation for one in EDITS] != [] and {one.operation for one in EDITS} == {*OPERATIONS}
+    for one in EDITS:
+        assert one.options == tuple(inspect.signature(OPERATIONS[one.operation]).parameters), one.operation
+    places, orders = find("captions.where").about.choices, find("captions.order").about.choices
+    for place in places:
+        assert edit_of({"operation": "add", "tags": "a", "where": place})
+    for order in orders:
+        assert edit_of({"operation": "reorder", "order": order})
+    with pytest.raises(LoraTrainError, match="Choose front or back"):
+        edit_of({"operation": "add", "tags": "a", "where": "middle"})

@@ -117,11 +117,11 @@ def test_what_makes_no_difference_is_noted(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_what_kohya_has_and_we_do_not_is_named() -> None:
-    found = {one.where: one for one in wrong("--max_train_epochs=10 --vae x.pt --token_warmup_step 3 --vae-x y")}
-    found |= {one.where: one for one in wrong("--prior-loss-weight 0.5")}
-    assert found.keys() == {"--max_train_epochs", "--vae", "--token_warmup_step", "--vae-x", "--prior-loss-weight"}
+    found = {one.where: one for one in wrong("--save_n_epoch_ratio=10 --vae x.pt --initial_step 3 --vae-x y")}
+    found |= {one.where: one for one in wrong("--async-upload 1")}
+    assert found.keys() == {"--save_n_epoch_ratio", "--vae", "--initial_step", "--vae-x", "--async-upload"}
     assert all("sd-scripts has it" in one.what for where, one in found.items() if where != "--vae-x")
-    assert "--steps" in found["--max_train_epochs"].fix
+    assert "--save-every" in found["--save_n_epoch_ratio"].fix
 
 
 @pytest.mark.parametrize(
@@ -148,14 +148,14 @@ def test_a_wrong_command_suggests_the_nearest(capsys: pytest.CaptureFixture[str]
 
 
 def test_all_that_is_wrong_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    line = "--lr abc --dim 1.5 --algo lorra --resolution 512,768 --precision fp17 --frobnicate --max_train_epochs 3"
+    line = "--lr abc --dim 1.5 --algo lorra --resolution 512,y --precision fp17 --frobnicate --color_aug 3"
     line += f" --seed -1 --input {tmp_path / 'nowhere'} --model {tmp_path / 'none.ckpt'} --output a/b"
     assert main(["train", *line.split()]) == 2
     told = capsys.readouterr().err.strip().splitlines()
     assert all(text.startswith("error: ") for text in told) and len(told) == 11
     for text in ("--lr: 'abc' is not a number", "--dim: '1.5' is not a whole number", "--algo: 'lorra' is not known",
-                 "--resolution: '512,768' is not one number", "--precision: 'fp17' is not known", "--frobnicate",
-                 "--max_train_epochs", "--seed: -1 is out of range", "no such folder", "no such file or folder",
+                 "--resolution: '512,y' is neither a number", "--precision: 'fp17' is not known", "--frobnicate",
+                 "--color_aug", "--seed: -1 is out of range", "no such folder", "no such file or folder",
                  "'a/b'"):  # fmt: skip
         assert sum(text in line for line in told) == 1, text
 
@@ -203,7 +203,7 @@ GUIS = """--caption_extension=.txt --prior_loss_weight=1 --loss_type=l2 --huber_
  --huber_scale=1
  --lr_scheduler_num_cycles=1 --lr_scheduler_power=1 --max_timestep=1000 --min_timestep 0 --multires_noise_iterations=0
  --multires_noise_discount=0.3 --adaptive_noise_scale=0 --ip_noise_gamma=0.0 --noise_offset_type=Original
- --max_token_length=75 --caption_tag_dropout_rate=0 --caption_dropout_every_n_epochs=0 --save_last_n_steps=0
+ --caption_tag_dropout_rate=0 --caption_dropout_every_n_epochs=0 --save_last_n_steps=0
  --token_warmup_min=1 --token_warmup_step=0 --optimizer_args weight_decay=0.01 eps=1e-8 --sample_sampler=euler_a
  --dynamo_backend=no --wandb_run_name=last --reg_data_dir= --vae "" --keep_tokens_separator= --resume=
  --initial_epoch=1 --num_processes=1 --max-train-epochs 0"""
@@ -212,9 +212,9 @@ GUIS = """--caption_extension=.txt --prior_loss_weight=1 --loss_type=l2 --huber_
 def test_values_that_say_what_is_done_anyway_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert wrong(GUIS) == []
     assert config(GUIS) == config("--optimizer_args weight_decay=0.01 eps=1e-8"), "what differs is as it is given"
-    assert main(["train", "--num_processes=1", "--prior_loss_weight", "1.0", "--input", "nowhere"]) == 2
+    assert main(["train", "--num_processes=1", "--save_n_epoch_ratio", "0.0", "--input", "nowhere"]) == 2
     told = capsys.readouterr().err
-    assert "note: already the behaviour here: --num_processes 1, --prior_loss_weight 1.0." in told
+    assert "note: already the behaviour here: --num_processes 1, --save_n_epoch_ratio 0.0." in told
 
 
 def test_what_guis_leave_empty_is_as_if_it_were_not_given() -> None:
@@ -264,15 +264,14 @@ def test_what_kohya_says_of_loss_noise_and_optimizer_is_meant_here_too() -> None
 
 
 def test_other_values_of_theirs_are_refused() -> None:
-    line = "--loss_type=huberr --prior_loss_weight 0.5 --caption_extension=.tags"
-    line += " --max_token_length 225 --vae=x.pt --reg_data_dir reg"
+    line = "--loss_type=huberr --async_upload 0.5 --caption_extension=.tags"
+    line += " --vae=x.pt"
     found = {problem.where: problem for problem in wrong(line)}
     assert list(found) == [
-        *("--loss-type", "--prior_loss_weight", "--caption_extension"),
-        *("--max_token_length", "--vae", "--reg_data_dir"),
+        *("--loss-type", "--async_upload", "--caption_extension"),
+        "--vae",
     ]
     assert "'huberr'" in found["--loss-type"].what and "huber?" in found["--loss-type"].fix
-    assert "75 tokens" in found["--max_token_length"].fix
 
 
 def test_a_flag_that_is_given_several_times_is_said(capsys: pytest.CaptureFixture[str]) -> None:

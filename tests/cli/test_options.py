@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 
 from lora_train.cli import build_parser, main
+from lora_train.cli.from_files import section_asked
+from lora_train.cli.prepare import ON as PREPARED
+from lora_train.cli.prepare import asked_of as prepare_asked
 from lora_train.cli.train import config_of
 from lora_train.config import PrepareOptions, PreviewOptions, RunConfig
-from lora_train.config.files import read_options
+from lora_train.config.files import read_options, read_sections
 from lora_train.config.option import COMMAS, GROUPS, REPEATED, SHELL, WORDS
-from lora_train.config.table import Option, options
+from lora_train.config.sections.generate import GenerateOptions
+from lora_train.config.table import Option, in_section, options
 from lora_train.config.values import item_type, plain_type
 from lora_train.errors import LoraTrainError
+from lora_train.jsons import to_json
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -24,9 +29,20 @@ def of_command(name: str, *needed: str) -> Any:
     return build_parser().parse([name, *needed])[0].parser
 
 
-@pytest.mark.parametrize("command", ["train", "prepare"])
+def commands_below(name: str) -> dict[str, Any]:
+    """The parsers of a command's own commands."""
+    return {
+        one.prog.rpartition(" ")[2]: one
+        for top in build_parser()._commands()
+        if top.prog.endswith(name)
+        for one in top._commands()
+    }
+
+
+@pytest.mark.parametrize("command", ["train", "prepare", "generate"])
 def test_every_flag_that_there_ever_was_is_taken_with_as_many_values(command: str) -> None:
-    known = of_command(command, *(["--input", "x"] if command == "prepare" else []))._option_string_actions
+    needed = {"prepare": ["--input", "x"], "generate": ["a prompt"]}
+    known = of_command(command, *needed.get(command, []))._option_string_actions
     for line in (GOLDEN / f"{command}-flags.txt").read_text(encoding="utf-8").splitlines():
         flag, values = line.split()
         assert flag in known, flag
@@ -159,3 +175,84 @@ def test_what_came_of_another_programs_file_is_said(tmp_path: Path, capsys: pyte
     assert "differs: sdxl" in said and "not honoured: weighted_captions" in said
     found = made("--config", str(path), "--dim", "8").network
     assert (found.kind, found.network_dim) == ("loha", 8)
+
+
+def test_every_change_to_captions_takes_what_it_always_took() -> None:
+    edits = commands_below("captions")
+    for line in (GOLDEN / "captions-flags.txt").read_text(encoding="utf-8").splitlines():
+        name, *arguments = line.split()
+        actions = edits[name]._actions
+        places = [action.dest for action in actions if not action.option_strings]
+        assert [one for one in arguments if not one.startswith("-")] == places
+        assert {one for one in arguments if one.startswith("-")} <= {*edits[name]._option_string_actions}
+
+
+@pytest.mark.parametrize("option", in_section("generate"), ids=lambda option: option.path)
+def test_every_option_of_generate_has_a_flag_and_a_setting(option: Option, tmp_path: Path) -> None:
+    text, meant = other(option)
+    shown = "true" if plain_type(option.hint) is bool else text
+    place, flag = option.flags[0] == option.name, option.flags[0]
+    line = [text] if place else ["a prompt", flag, *([text] if plain_type(option.hint) is not bool else [])]
+    path = tmp_path / "a.json"
+    path.write_text(to_json({"generate": {option.name: meant}}), encoding="utf-8")
+    usual = replace(GenerateOptions(), prompt="a prompt")
+    for given in (line, ["a prompt", "--set", f"{option.path}={shown}"], ["a prompt", "--config", str(path)]):
+        asked, found = section_asked(GenerateOptions, build_parser().parse_args(["generate", *given]))
+        if place and "--config" in given:
+            meant = "a prompt"  # given as well
+        assert not found and asked == replace(usual, **{option.name: meant})
+
+
+def test_what_a_file_for_generate_cannot_be(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("[generate]\nstpes = 3\nsteps = 0\n[train]\nseed = 1\n", encoding="utf-8")
+    options = build_parser().parse_args(["generate", "x", "--config", str(path), "--set", "train.seed=1"])
+    found = [str(one) for one in section_asked(GenerateOptions, options)[1]]
+    assert f"{path}, [generate] stpes" in found[0] and "steps" in found[0]
+    assert f"{path}, train" in found[1] and "train.seed=1" in found[2]
+    path.write_text("version = 1\n[generate]\nsteps = 0\ncount = 0\n", encoding="utf-8")
+    found = [
+        one.where
+        for one in section_asked(GenerateOptions, build_parser().parse_args(["generate", "x", "--config", str(path)]))[
+            1
+        ]
+    ]
+    assert found == ["generate.count", "generate.steps"]
+
+
+def test_prepare_reads_the_file_of_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(
+        '{"prepare": {"target": 640, "max_blur": 2}, "data": {"tag": "sks", "folder": "in"}}', encoding="utf-8"
+    )
+
+    def asked(*line: str) -> RunConfig:
+        return prepare_asked(build_parser().parse_args(["prepare", "--config", str(path), *line]))
+
+    found = asked()
+    assert (found.prepare.target, found.prepare.max_blur, found.data.tag, found.data.folder) == (640, 2, "sks", "in")
+    assert found.prepare.operations == PREPARED
+    found = asked("--target", "700", "--tag", "x", "--process", "face", "--set", "prepare.max_blur=3")
+    assert (found.prepare.target, found.prepare.max_blur, found.data.tag) == (700, 3, "x")
+    assert found.prepare.operations == ("face",)
+    path.write_text('{"prepare": {"operations": ["face", "resize"]}}', encoding="utf-8")
+    assert asked().prepare.operations == ("face", "resize")
+    with pytest.raises(LoraTrainError, match="prepare.targt"):
+        asked("--set", "prepare.targt=3")
+    assert main(["prepare"]) == 2
+
+
+def test_a_file_of_options_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is saved anew."""
+    path, read = tmp_path / "a.json", list[Path]()
+    path.write_text('{"train": {"seed": 3}}', encoding="utf-8")
+
+    def reading(one: Path) -> Any:
+        read.append(one)
+        return read_sections(one)
+
+    monkeypatch.setattr("lora_train.cli.preset.read_sections", reading)
+    monkeypatch.setattr("lora_train.runs.terminal.train_with_progress", lambda *given: 0)
+    line = [*("--model", "m", "--input", "in", "--output", "x", "--dir", "out"), "--offline"]
+    assert main(["train", "--config", str(path), "--save-config", str(tmp_path / "b.json"), *line]) == 0
+    assert read == [path] and read_options(tmp_path / "b.json")[0].train.seed == 3

@@ -127,6 +127,32 @@ def test_how_often_pictures_are_seen_is_said_as_it_is(pictures: int, times: int)
     assert any(f"seen about {times} times" in choice.why for choice in choices)
 
 
+@pytest.mark.parametrize(
+    ("longest", "asked", "read", "said"),
+    [
+        (0, None, 75, False),
+        (75, None, 75, False),
+        (76, None, 150, True),
+        (151, None, 225, True),
+        (9999, None, 225, True),
+        (200, 75, 75, False),
+        (None, None, None, False),
+    ],
+)
+def test_as_much_of_captions_is_read_as_the_longest_needs(
+    longest: int | None, asked: int | None, read: int | None, said: bool
+) -> None:
+    config = RunConfig.from_dict({"data": {"max_token_length": asked}})
+    resolved, choices = resolve(config, Facts(1, 512, "cpu", False, longest_caption=longest))
+    assert resolved.data.max_token_length == read
+    assert ("data.max_token_length" in {choice.field for choice in choices}) is said
+
+
+def test_captions_are_read_in_whole_chunks() -> None:
+    found = problems(RunConfig.from_dict({"data": {"max_token_length": 100}}))
+    assert [one.where for one in found if "75, 150 or 225" in one.fix] == ["data.max_token_length"]
+
+
 def test_alpha_zero_means_half_of_the_dimension() -> None:
     config = RunConfig.from_dict({"network": {"network_dim": 10, "network_alpha": 0}})
     assert resolve(config, Facts(1, 512, "cpu", False))[0].network.network_alpha == 5.0

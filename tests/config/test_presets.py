@@ -188,9 +188,8 @@ def test_both_rates_at_0_mean_the_general_one() -> None:
         ("network_dim", 8.5),
         ("learning_rate", "inf"),
         ("text_encoder_lr", [1e-5, 2e-5]),
-        ("resolution", "512,768"),
+        ("resolution", "512,768,1"),
         ("block_dims", "1,x"),
-        ("lr_warmup_steps", 0.1),
         ("mixed_precision", "fp8"),
         ("bucket_reso_steps", 1),
     ],
@@ -198,6 +197,12 @@ def test_both_rates_at_0_mean_the_general_one() -> None:
 def test_a_value_that_cannot_be_taken_is_left_with_its_reason(name: str, value: Any) -> None:
     imported = import_options({name: value})
     assert [*imported.left] == [name] and not imported.taken and imported.config() == RunConfig()
+
+
+def test_a_warm_up_of_a_share_of_the_steps() -> None:
+    """It is taken as a share where the number of steps is open."""
+    assert import_options({"lr_warmup_steps": 0.1}).config().train.lr_warmup_steps == 0.1
+    assert import_options({"lr_warmup_steps": 0.1, "max_train_steps": 500}).config().train.lr_warmup_steps == 50
 
 
 @pytest.mark.parametrize("text", ['--a="b', "words --b", "--seed=7 'x"])

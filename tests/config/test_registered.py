@@ -55,7 +55,10 @@ def test_it_is_in_the_table_beside_the_fields() -> None:
     assert all(option in options() for option in ALL) and find("train.brightness_share") == SHARE
     assert in_section("train")[-2:] == (SHARE, MODE)
     assert (RANGES[SHARE.path], CHOICES[MODE.path]) == ((0, 1), ("soft", "hard"))
-    assert "| train.brightness_share | `--brightness-share` | how much brightness counts | `0.25` |" in document()
+    assert (
+        "| train.brightness_share | Share of brightness | `--brightness-share` | how much brightness counts | `0.25` |"
+        in document()
+    )
     assert kohya.FLAGS["brightness_weight"] == "--brightness-share"
 
 

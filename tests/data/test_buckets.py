@@ -24,7 +24,7 @@ def test_the_buckets_of_sd1() -> None:
         (448, 576),
         (512, 512),
     }
-    buckets = set(make_buckets(512, 256, 1024, 64))
+    buckets = set(make_buckets((512, 512), 256, 1024, 64))
     assert {(512, 512), (448, 576), (576, 448), (384, 640), (320, 768), (256, 1024)} <= buckets
     assert all(w * h <= 512 * 512 and w % 64 == h % 64 == 0 for w, h in buckets)
     assert all((h, w) in buckets for w, h in buckets)
@@ -36,7 +36,7 @@ sizes = st.tuples(st.integers(16, 6000), st.integers(16, 6000))
 
 @given(sizes)
 def test_a_picture_covers_its_bucket_and_is_cut_in_the_middle(size: tuple[int, int]) -> None:
-    placement = place(size, make_buckets(512, 256, 1024, 64))
+    placement = place(size, make_buckets((512, 512), 256, 1024, 64))
     for side in (0, 1):
         assert placement.scaled[side] >= placement.bucket[side]
     assert placement.scaled[0] == placement.bucket[0] or placement.scaled[1] == placement.bucket[1]
@@ -46,12 +46,12 @@ def test_a_picture_covers_its_bucket_and_is_cut_in_the_middle(size: tuple[int, i
 
 @given(sizes)
 def test_without_upscale_nothing_grows_beyond_one_step(size: tuple[int, int]) -> None:
-    placement = place_without_upscale(size, 512, 64)
+    placement = place_without_upscale(size, (512, 512), 64)
     assert placement.bucket[0] % 64 == placement.bucket[1] % 64 == 0
     assert placement.scaled[0] <= max(64, size[0]) or placement.scaled[1] <= max(64, size[1])
 
 
-BUCKETS = make_buckets(512, 256, 1024, 64)
+BUCKETS = make_buckets((512, 512), 256, 1024, 64)
 
 
 @example((256, 192))  # as near to the square as to the next wider one
@@ -86,13 +86,13 @@ def test_buckets_without_upscale_are_kohyas(size: tuple[int, int]) -> None:
             resized = by_width, int(by_width / aspect + 0.5)
         else:
             resized = int(by_height * aspect + 0.5), by_height
-    placement = place_without_upscale(size, 512, 64)
+    placement = place_without_upscale(size, (512, 512), 64)
     assert placement.scaled == resized
     assert placement.bucket == (resized[0] - resized[0] % 64, resized[1] - resized[1] % 64)
 
 
 def test_nearest_aspect_ratio_wins() -> None:
-    buckets = make_buckets(512, 256, 1024, 64)
+    buckets = make_buckets((512, 512), 256, 1024, 64)
     assert place((3000, 3000), buckets).bucket == (512, 512)
     width, height = place((1920, 1080), buckets).bucket
     assert abs(width / height - 1920 / 1080) < 0.15
@@ -127,7 +127,7 @@ def test_a_strip_is_cut_before_it_is_scaled(size: tuple[int, int], monkeypatch: 
     picture = Image.new("RGB", size)
     across, down = (side // 3 if side > 10 else 0 for side in size)
     picture.paste((255, 0, 0), (across, down, size[0] - across, size[1] - down))
-    for placement in (place(size, BUCKETS), place_without_upscale(size, 512, 64)):
+    for placement in (place(size, BUCKETS), place_without_upscale(size, (512, 512), 64)):
         found = cut(picture, placement)
         assert found.size == placement.bucket and found.size[0] * found.size[1] <= 512 * 512
         assert found.getextrema() == ((255, 255), (0, 0), (0, 0))  # the middle

@@ -120,7 +120,7 @@ def test_by_default_none_are_touched(tmp_path: Path) -> None:
 
 def test_the_sample_follows_the_posterior_and_stays_the_same(tmp_path: Path) -> None:
     class Wide(FakeEncoder):
-        def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def encode_pictures(self, pixels: torch.Tensor, tiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
             mean, _ = super().encode_pictures(pixels)
             return mean, torch.full_like(mean, 0.5)
 

@@ -91,6 +91,7 @@ def test_another_metadata_jsonl_does_no_harm(folder: Path) -> None:
 
 def test_a_dataset_config(folder: Path, tmp_path: Path) -> None:
     draw_pictures(tmp_path / "other", 2)
+    draw_pictures(tmp_path / "reg", 3)
     (tmp_path / "other" / "picture-1.caption").write_text("second")
     config = {
         "general": {"shuffle_caption": True, "color_aug": True},
@@ -105,21 +106,29 @@ def test_a_dataset_config(folder: Path, tmp_path: Path) -> None:
                         "class_tokens": "sara woman",
                     },
                     {"image_dir": "other", "caption_prefix": "photo of"},
-                    {"image_dir": "reg", "is_reg": True},
+                    {"image_dir": "reg", "is_reg": True, "class_tokens": "woman", "shuffle_caption": False},
                 ],
             }
         ],
     }
     (tmp_path / "data.json").write_text(json.dumps(config))
-    manifest = read(dataset_config=str(tmp_path / "data.json"))
-    found = {(p.path.parent.name, p.path.name): (p.caption, p.repeats, p.concept) for p in manifest.pictures}
-    assert found["5_sara", "picture-0.png"] == ("sara woman", 3, "sara")
+    manifest = read(dataset_config=str(tmp_path / "data.json"), tag="sks")
+    reg = [picture for picture in manifest.pictures if picture.reg]
+    # 4 pictures with 3 repeats and 2 with 1 are 14; in turn, 3 pictures have 5, 5 and 4
+    assert [(one.repeats, one.caption) for one in reg] == [(5, "woman"), (5, "woman"), (4, "woman")]
+    assert "3 pictures are used as regularisation pictures, 14 times in an epoch beside 14 of the subject." in (
+        manifest.notes
+    )
+    run = DataOptions(shuffle_caption=False, resolution=1024, tag="sks")
+    assert [one.options(run).shuffle_caption for one in manifest.pictures] == [True] * 6 + [False] * 3
+    assert {one.options(run).resolution for one in manifest.pictures} == {512}
+    found = {(p.path.parent.name, p.path.name): (p.caption, p.repeats, p.concept) for p in manifest.trained}
+    assert found["5_sara", "picture-0.png"] == ("sks, sara woman", 3, "sara")
     assert found["5_sara", "picture-1.png"] == ("sks on colour 1", 3, "sara")
-    assert found["other", "picture-1.png"] == ("photo of second", 1, "other")
-    assert found["other", "picture-0.png"] == ("photo of", 1, "other")
-    assert len(found) == 6 and "left out: 1 folder of regularisation pictures (reg/)" in manifest.summary()
-    assert "datasets[0].subsets[0].shuffle_caption" in manifest.notes[0] and "resolution" in manifest.notes[0]
-    assert "general.color_aug" in manifest.notes[0]
+    assert found["other", "picture-1.png"] == ("sks, photo of second", 1, "other")
+    assert found["other", "picture-0.png"] == ("sks, photo of", 1, "other")
+    assert len(found) == 6 and manifest.summary() == "6 pictures in 2 concepts, and 3 regularisation pictures"
+    assert "Ignored in data.json: general.color_aug." in manifest.notes
 
 
 def test_wrong_subsets_are_told_together(tmp_path: Path) -> None:

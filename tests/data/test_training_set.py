@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from lora_train.config import DataOptions
+from lora_train.data import training_set
 from lora_train.data.buckets import place
 from lora_train.data.cache import LatentCache, entry_key
 from lora_train.data.scan import Picture, scan
-from lora_train.data.training_set import Dataset, build_dataset, placements
+from lora_train.data.training_set import Dataset, build_dataset, count_epoch, placements
 from lora_train.errors import LoraTrainError
 from tests.conftest import draw_pictures
 
@@ -30,7 +31,7 @@ class FakeEncoder:
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         return 3, height // 8, width // 8
 
-    def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_pictures(self, pixels: torch.Tensor, tiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         self.encoded += len(pixels)
         mean = torch.nn.functional.avg_pool2d(pixels, 8)
         return mean, torch.zeros_like(mean)
@@ -92,6 +93,43 @@ def test_batches_never_mix_buckets_and_show_every_look(tmp_path: Path) -> None:
     assert dataset.epoch(2, "a") == dataset.epoch(2, "a") != dataset.epoch(2, "b")
 
 
+def test_what_a_subset_says_wins_over_the_run(tmp_path: Path) -> None:
+    """Size, buckets, flips and batches of its own; a batch holds pictures of one size of batch."""
+    folder = draw_pictures(tmp_path / "in", 6, sizes=((128, 128),))
+    own = (("enable_bucket", False), ("flip_aug", True), ("height", 64), ("resolution", 96), ("train_batch_size", 3))
+    manifest = scan(folder)
+    manifest.pictures[:3] = [replace(picture, own=own, repeats=2) for picture in manifest.pictures[:3]]
+    manifest.pictures[3:] = [replace(picture, repeats=1) for picture in manifest.pictures[3:]]
+    cache = LatentCache(tmp_path / "cache")
+    dataset = build_dataset(manifest, OPTIONS, FakeEncoder(), cache, 8, lambda done, total: None)
+    assert [(item.placement.bucket, len(item.keys)) for item in dataset.items] == [((96, 64), 2)] * 3 + [
+        ((128, 128), 1)
+    ] * 3
+    batches = dataset.epoch(2, "seed")
+    assert sorted((len(batch), dataset.items[batch[0]].placement.bucket) for batch in batches) == [
+        (1, (128, 128)), (2, (128, 128)), (3, (96, 64)), (3, (96, 64))
+    ]  # fmt: skip
+    assert dataset.batches_per_epoch(2) == len(batches) == 4
+    assert count_epoch(manifest.pictures, replace(OPTIONS, train_batch_size=2), 8) == (9, 4)
+    plain = build_dataset(scan(folder), OPTIONS, FakeEncoder(), cache, 8, lambda done, total: None)
+    assert plain.fingerprint() != dataset.fingerprint()
+
+
+def test_batches_are_counted_once_and_not_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = _build(draw_pictures(tmp_path / "in", 3), tmp_path / "cache", FakeEncoder())
+    first = dataset.batches_per_epoch(2)
+    monkeypatch.setattr(training_set, "batches_of", lambda *given: pytest.fail("counted again"))
+    assert dataset.batches_per_epoch(2) == first == len(dataset.epoch(2, "seed"))
+
+
+def test_sizes_that_are_not_square() -> None:
+    """With buckets only the area counts, without it is this size."""
+    pictures = [Picture(Path(), 1000, 1000, "", "", 1)]
+    for buckets, expected in ((True, (576, 576)), (False, (512, 704))):
+        options = replace(OPTIONS, resolution=512, height=704, enable_bucket=buckets, max_bucket_reso=1024)
+        assert placements(pictures, options, 64)[0].bucket == expected
+
+
 def test_a_picture_that_cannot_be_decoded_is_left_out(tmp_path: Path) -> None:
     folder = draw_pictures(tmp_path / "in", 3)
     Image.effect_noise((128, 128), 90).save(folder / "half.png")
@@ -135,15 +173,20 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
 def test_out_of_memory_tries_one_by_one_and_names_the_picture(tmp_path: Path) -> None:
     class Small(FakeEncoder):
         most = 1
+        in_tiles = 1
 
-        def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            if len(pixels) > self.most:
+        def encode_pictures(self, pixels: torch.Tensor, tiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+            if len(pixels) > (self.in_tiles if tiled else self.most):
                 raise RuntimeError("CUDA out of memory. Tried to allocate")
             return super().encode_pictures(pixels)
 
     folder, encoder = draw_pictures(tmp_path / "in", 3), Small()
-    assert len(_build(folder, tmp_path / "a", encoder).items) == 3 and encoder.encoded == 3
+    found = _build(folder, tmp_path / "a", encoder)
+    assert len(found.items) == 3 and encoder.encoded == 3 and not found.notes
     encoder.most = 0
+    noted = _build(folder, tmp_path / "tiles", encoder).notes
+    assert len(noted) == 3 and "picture-0.png was encoded in tiles" in noted[0]
+    encoder.in_tiles = 0
     with pytest.raises(LoraTrainError, match=r"picture-0\.png: there is not enough memory to encode it at 128 x 128"):
         _build(folder, tmp_path / "b", encoder)
 

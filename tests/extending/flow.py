@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -229,6 +230,17 @@ class TinyFlow:
         """See BaseModel."""
         self.picture.to(device, torch.float32)
 
+    def texts_to(self, device: torch.device) -> None:
+        """See BaseModel."""
+        for module in self.texts.values():
+            module.to(device)
+
+    @contextmanager
+    def texts_at_work(self) -> Iterator[None]:
+        """See BaseModel."""
+        self.texts_to(self.device)
+        yield
+
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """See BaseModel."""
         self.device = device
@@ -238,7 +250,7 @@ class TinyFlow:
         self.vae_to(device)
 
     @torch.no_grad()
-    def encode_pictures(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_pictures(self, pixels: torch.Tensor, tiled: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """See BaseModel."""
         mean = self.picture.encode(pixels)
         return mean, torch.zeros_like(mean)

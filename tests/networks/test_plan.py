@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -13,7 +13,14 @@ from torch import nn
 
 from lora_train import patterns
 from lora_train.config import NetworkOptions
-from lora_train.config.network import block_weights, network_arguments, network_module, network_problems, parse_rule
+from lora_train.config.network import (
+    RULE_VALUES,
+    block_weights,
+    network_arguments,
+    network_module,
+    network_problems,
+    parse_rule,
+)
 from lora_train.errors import LoraTrainError
 from lora_train.networks.base import Form
 from lora_train.networks.blocks import block_of, layout_of
@@ -182,6 +189,19 @@ def test_rules_that_make_dora_count_as_dora() -> None:
 def test_rules_that_cannot_be_read(rule: str, message: str) -> None:
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         parse_rule(rule)
+
+
+def test_the_values_of_rules_are_those_of_the_table() -> None:
+    """By its range, its choices and its type; each is part of a module's form, or its rate."""
+    names = "lr kind dim alpha dora_wd use_tucker factor decompose_both full_matrix constraint rescaled train_on_input"
+    assert [*RULE_VALUES] == names.split()
+    forms = {field.name for field in fields(Form)} | {"dim", "kind", "lr"}
+    assert {*RULE_VALUES} <= forms
+    rule = parse_rule("a: dim=0 constraint=1000 use_tucker kind=loha lr=10")
+    assert rule.values == {"dim": 0, "constraint": 1000.0, "use_tucker": True, "kind": "loha", "lr": 10.0}
+    for text in ("constraint=1001", "lr=10.5", "dim=", "dim=none", "alpha=70000"):
+        with pytest.raises(ValueError, match="out of range|not a value"):
+            parse_rule(f"a: {text}")
 
 
 @settings(deadline=None, max_examples=30)  # most patterns are read in a process of their own

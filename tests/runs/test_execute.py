@@ -22,7 +22,9 @@ from lora_train.runs.stages import Stages
 from tests.conftest import draw_pictures
 
 Make = Callable[..., RunConfig]
-MODEL: Any = SimpleNamespace(family="sd1", native_resolution=64, size_step=8, roots=dict, text_prefixes=())
+MODEL: Any = SimpleNamespace(
+    family="sd1", native_resolution=64, size_step=8, roots=dict, text_prefixes=(), count_tokens=len
+)
 
 
 def test_a_run_that_is_going_on_is_left_alone(make_config: Make, host: StandaloneHost) -> None:

@@ -21,7 +21,7 @@ from lora_train.models.ddpm import NoiseProcess
 from lora_train.models.sdxl import StableDiffusionXL
 from lora_train.runs.execute import resume_training, run_training
 from lora_train.runs.folder import RunFolder
-from lora_train.train.loop import learning_rates
+from lora_train.train.rates import learning_rates
 from tests.conftest import draw_pictures
 from tests.models.tiny import tiny_sd2, tiny_sdxl, write_checkpoint, write_folder
 

@@ -19,7 +19,7 @@ from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.models.sdxl import StableDiffusionXL
 from lora_train.networks.inject import NetworkSet
-from lora_train.train import loop
+from lora_train.train import loop, rows
 from lora_train.train.loop import Callbacks, Pace, StepReport, Trainer
 from lora_train.train.network import merge_base_weights
 from tests.train.smallest import open_tiny
@@ -81,7 +81,7 @@ def weights(trainer: Trainer, prefix: str) -> torch.Tensor:
 
 def test_two_and_two_pictures_have_the_gradient_of_four(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise and times depend on the picture here, not on the batch that it is in."""
-    monkeypatch.setattr(loop, "draw_noise", lambda x, config, generator: torch.full(x.shape, 0.5))
+    monkeypatch.setattr(rows, "draw_noise", lambda x, config, generator: torch.full(x.shape, 0.5))
     monkeypatch.setattr(StableDiffusionXL, "draw_timesteps", lambda self, count, generator: torch.full((count,), 300))
     found = []
     for batch, accumulation in ((4, 1), (2, 2), (1, 4)):
@@ -93,6 +93,31 @@ def test_two_and_two_pictures_have_the_gradient_of_four(make: Make, monkeypatch:
         assert (loss, norm) == (pytest.approx(found[0][0], rel=1e-4), pytest.approx(found[0][1], rel=1e-4))
         assert torch.allclose(gradient, found[0][2], rtol=1e-3, atol=1e-6)
     assert found[0][1] > 0
+
+
+def test_regularisation_and_concepts_have_weights_of_their_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each picture's loss by itself, then all in one batch: the mean of 0.5, 1, 1 and 3 times theirs."""
+    monkeypatch.setattr(loop, "draw_noise", lambda x, config, generator: torch.full(x.shape, 0.5))
+    monkeypatch.setattr(StableDiffusionXL, "draw_timesteps", lambda self, count, generator: torch.full((count,), 300))
+    trainer = make(data={"train_batch_size": 4}, prior_loss_weight=0.5)
+    trainer.network.attach()
+    items = trainer.dataset.items
+    alone = [float(trainer._micro_batch([item], 0)) for item in items]
+    weighed = [
+        replace(item, picture=replace(item.picture, reg=number == 0, weight=3.0 if number == 3 else 1.0))
+        for number, item in enumerate(items)
+    ]
+    together = float(trainer._micro_batch(weighed, 0))
+    trainer.network.detach()
+    expected = sum(weight * loss for weight, loss in zip((0.5, 1, 1, 3), alone)) / 4
+    assert together == pytest.approx(expected, rel=1e-4) and together != pytest.approx(sum(alone) / 4, rel=1e-2)
+
+
+def test_pictures_with_options_of_their_own_vary_by_them(make: Make) -> None:
+    trainer = make(data={"caption_dropout_rate": 0.0})
+    first, second, *_ = trainer.dataset.items
+    second = replace(second, picture=replace(second.picture, own=(("caption_dropout_rate", 1.0),)))
+    assert trainer._captions([first, second], 0) == ["one 0", ""]
 
 
 def test_text_encoders_stop_after_their_last_step(make: Make) -> None:
@@ -196,16 +221,17 @@ def test_every_epoch_has_its_own_order_and_a_resumed_one_its_place(make: Make, b
     """Two steps an epoch, each of two pictures."""
     trainer = make(data={"train_batch_size": batch}, gradient_accumulation_steps=accumulation)
 
-    def shown(steps: Any, count: int) -> list[list[str]]:
-        return [[item.keys[0] for micro in next(steps) for item in micro] for _ in range(count)]
+    def shown(first: int, count: int) -> list[list[str]]:
+        batches = (trainer.order.batches(step) for step in range(first, first + count))
+        return [[item.keys[0] for batch in step for item in batch] for step in batches]
 
-    seen = shown(trainer._steps(0), 40)
+    seen = shown(0, 40)
     epochs = [seen[start : start + 2] for start in range(0, 40, 2)]
     assert all(sorted(one + other) == ["0", "1", "2", "3"] for one, other in epochs)
     assert len({str(epoch) for epoch in epochs}) > 5
     for start in (1, 4, 7):
-        assert shown(trainer._steps(start), 5) == seen[start : start + 5]
-        assert trainer.epoch == (start + 4) // 2 + 1
+        assert shown(start, 5) == seen[start : start + 5]
+        assert trainer.order.epoch_of(start + 4) == (start + 4) // 2
 
 
 def test_a_resumed_run_shows_no_picture_of_the_beginning(make: Make) -> None:
@@ -318,8 +344,8 @@ def test_every_option_of_the_step_reaches_it(make: Make) -> None:
 def test_times_and_noise_are_those_that_are_asked_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trainer's own draw: the input's noise from a generator of its own, so that the target's stays the same."""
     x = torch.zeros(2, 4, 4, 4)
-    plain, disturbed = make()._draw(x, 5), make(ip_noise_gamma=0.5)._draw(x, 5)
+    plain, disturbed = make().rows._draw(x, 5), make(ip_noise_gamma=0.5).rows._draw(x, 5)
     assert torch.equal(plain.noise, disturbed.noise) and plain.seen is None and disturbed.seen is not None
     other = torch.randn(x.shape, generator=make().random.torch("input noise", 5))
     assert torch.allclose(disturbed.seen, plain.noise + 0.5 * other, atol=1e-6)
-    assert torch.equal(plain.t, disturbed.t) and int(make(min_timestep=990)._draw(x, 5).t.min()) >= 990
+    assert torch.equal(plain.t, disturbed.t) and int(make(min_timestep=990).rows._draw(x, 5).t.min()) >= 990

@@ -105,13 +105,13 @@ def test_accumulation_over_all_pictures_shows_each_in_every_step(
 ) -> None:
     """That the gradient is the mean over the micro-batches: see test_loop."""
     seen: list[str] = []
-    micro_batch = Trainer._micro_batch
+    plain = Trainer._batch
 
     def watched(self: Trainer, items: list[Any], position: int) -> torch.Tensor:
         seen.extend(item.picture.path.name for item in items)
-        return micro_batch(self, items, position)
+        return plain(self, items, position)
 
-    monkeypatch.setattr(Trainer, "_micro_batch", watched)
+    monkeypatch.setattr(Trainer, "_batch", watched)
     data = {"train_batch_size": 1, "repeats": 1, "resolution": 64}
     config = make_config(train={"max_train_steps": 2, "gradient_accumulation_steps": -1}, data=data)
     result = run_training(config, host)
@@ -126,13 +126,13 @@ def test_an_epoch_ends_with_a_step_as_accelerate_has_it(
     """Five batches in steps of two: 2 + 2 + 1, and each picture once an epoch; so "every epoch" is every third step."""
     draw_pictures(tmp_path / "five", 5)
     seen: list[list[str]] = []
-    micro_batch = Trainer._micro_batch
+    plain = Trainer._batch
 
     def watched(self: Trainer, items: list[Any], position: int) -> torch.Tensor:
         seen.append([item.picture.path.name for item in items])
-        return micro_batch(self, items, position)
+        return plain(self, items, position)
 
-    monkeypatch.setattr(Trainer, "_micro_batch", watched)
+    monkeypatch.setattr(Trainer, "_batch", watched)
     events: list[dict[str, Any]] = []
     config = make_config(
         train={"max_train_steps": 6, "gradient_accumulation_steps": 2},
@@ -234,12 +234,30 @@ def test_long_captions_and_too_many_tags_are_said_before_the_training(
     result = run_training(make_config(train={"max_train_steps": 1}), host, events.append)
     first_step = next(number for number, event in enumerate(events) if event["kind"] == "step")
     told = "\n".join(event["text"] for event in events[:first_step] if event["kind"] == "note")
-    assert "1 of 4 captions is longer than the 75 tokens that the model reads (picture-0.png: " in told
+    assert "1 of 4 captions is longer than the 225 tokens that the model reads (picture-0.png: " in told
     assert "In 1 of them the tag was in the rest" in told
     assert "different tags, too many for a LoRA's metadata" in told
     assert result.path is not None
     kept = json.loads(read_lora(result.path).metadata["ss_tag_frequency"])["pictures"]
     assert kept["sks"] == 1 and 20 < len(kept) < 100
+
+
+def test_a_caption_of_150_words_trains_whole(make_config: Make, host: StandaloneHost, pictures: Path) -> None:
+    """What it needs is chosen and said, each preview reads its own prompt, and 75 tokens cut it, with its name."""
+    (pictures / "picture-0.txt").write_text(" ".join(["star"] * 150), encoding="utf-8")
+    for asked, expected in ((None, "150"), (75, "None")):
+        events: list[dict[str, Any]] = []
+        options = {"max_token_length": asked, "tag": ""}
+        config = make_config(
+            data=options, train={"max_train_steps": 2}, save={"output_name": f"a{asked}"}, preview={"steps": 2}
+        )
+        result = run_training(config, host, events.append)
+        assert result.path is not None and read_lora(result.path).metadata["ss_max_token_length"] == expected
+        told = "\n".join(event["text"] for event in events if event["kind"] == "note")
+        assert ("picture-0.png: 150" in told) is (asked is not None)
+        chosen = {one["field"]: one for event in events for one in event.get("choices", ())}
+        assert ("data.max_token_length" in chosen) is (asked is None)
+    assert "longer than the 75 tokens" in told
 
 
 def test_preserving_keeps_what_is_drawn_without_the_tag(make_config: Make, base: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_the_loss_and_what_the_model_sees_are_those_of_the_run(base: Path) -> No
         y = target + 0.5 * (predicted - target)  # new networks change nothing: the base predicts the same
         expected = weight * ((predicted - y).abs() ** 3).mean((1, 2, 3))
     assert torch.allclose(found, expected, rtol=1e-4) and torch.equal(asked[0], t)
-    first = draw.of(1)
+    first = draw.part(slice(1))
     assert [len(part) for part in (first.noise, first.t, first.weight, first.in_input)] == [1] * 4
     assert torch.equal(first.in_input, seen[:1]) and torch.equal(Draw(noise, t, weight).in_input, noise)
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+from lora_train.ui.dataset_tab import view_html
 from tests.ui.mocked import scripts
 from tests.ui.pages import CHROMIUM
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
 
-BODY = "<div id=lora_train_dataset class=lora-train-dataset data-page=token></div>"
+BODY = view_html("token")
 
 
 class Server:

@@ -10,12 +10,14 @@ import gradio as gr
 import pytest
 import torch
 
+from lora_train.config.table import find, in_section
+from lora_train.config.wording import hint_of, label_of
 from lora_train.console import own_command
 from lora_train.demo.files import GUIDANCE
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lorafile.writing import serialise
 from lora_train.runs.service import Service
-from lora_train.ui.generate_tab import MAX_SEED, USUAL_GUIDANCE, GenerateTab, seeds_of
+from lora_train.ui.generate_tab import ELSEWHERE, MAX_SEED, USUAL_GUIDANCE, GenerateTab, seeds_of
 from lora_train.ui.standalone import in_use
 from tests.ui.pages import CHROMIUM, browsing, fill, open_tab, serving, shot, value
 
@@ -102,6 +104,25 @@ def test_what_is_cut_off_a_prompt_is_said(host: StandaloneHost, base: Path) -> N
     pictures, message = pressed(tab_of(host), prompt="red " * 80, negative="blue " * 75)
     assert len(pictures) == 1
     assert "The prompt is 80 tokens long; the model reads 75" in message and "negative" not in message
+
+
+def test_the_fields_are_the_tables(host: StandaloneHost, base: Path) -> None:
+    tab = tab_of(host)
+    fields = {"prompt", "negative", "model", "steps", "guidance", "seed", "count"}
+    assert fields | {path.partition(".")[2] for path in ELSEWHERE} == {one.name for one in in_section("generate")}
+    for name in fields:
+        field = getattr(tab, name)
+        assert (field.label, field.info) == (label_of(f"generate.{name}"), hint_of(f"generate.{name}"))
+    limits = find("generate.steps").about.range
+    assert limits is not None and tab.steps.maximum <= limits[1]
+    assert (tab.steps.value, tab.seed.value) == (20, 1)
+
+
+def test_all_that_is_wrong_is_said_at_once_in_the_pages_words(host: StandaloneHost, base: Path) -> None:
+    pictures, message = pressed(tab_of(host), steps=2000, guidance=1000, count=17, seed=1e22)
+    assert pictures == [] and message.count("<li>") == 4
+    for label in ("Steps", "Guidance", "Pictures", "Seed"):
+        assert f"<b>{label}</b>" in message
 
 
 @pytest.mark.slow

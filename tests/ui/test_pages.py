@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +26,7 @@ from lora_train.config import (
     SaveOptions,
     TrainOptions,
 )
+from lora_train.config.sections.captions import EDITS
 from lora_train.demo.mascot import TAG
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.access import PAGE_HEADER
@@ -31,7 +34,7 @@ from lora_train.hosts.settings import Settings
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.runs.demo import demo_config
 from lora_train.runs.service import Service
-from lora_train.ui.dataset_tab import LOOKS, NUMBERS, OPERATIONS, TEXTS, options_of, values_of
+from lora_train.ui.dataset_tab import LOOKS, NUMBERS, OPERATIONS, TEXTS, edits_json, options_of, values_of, view_html
 from lora_train.ui.form import name_of, on_page
 from lora_train.ui.gate import Gate, new_token, only_for_me
 from lora_train.ui.reading import path_of
@@ -258,3 +261,13 @@ def test_the_tab_of_a_webui_has_both_pages(host: StandaloneHost) -> None:
     assert title == "Train LoRA" and config.index("lora_train_dataset_tab") < config.index("lora_train_train_tab")
     assert 'id="lora_train_dataset"' in config and config.count('data-page="a-token"') == 2
     assert "data-labels=" in config and "train.lr_warmup_steps" in config
+
+
+def test_the_changes_to_captions_on_the_page_are_the_tables() -> None:
+    told = json.loads(edits_json())
+    assert told["add"] == [
+        "Add tags",
+        {"tags": ["Tags", "sara, red hair"], "where": ["Where", "", {"front": "in front", "back": "at the back"}]},
+    ]
+    assert [*told] == [one.operation for one in EDITS] and told["plain"][1] == {}
+    assert html.escape(edits_json()) in view_html("token")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lora_train.config.option import BASICS, COMMON, DATA, FIRST, SOURCES, STEPS, option
 from lora_train.config.registered import Section
+from lora_train.config.sections.text import CaptionOptions
 from lora_train.config.usual import DEFAULT_REPEATS, USUAL
 from lora_train.records.family import CLIP_SKIP, DIFFUSION
 
@@ -46,7 +47,7 @@ class ModelOptions(Section, section="model"):
 
 
 @dataclass(frozen=True)
-class DataOptions(Section, section="data"):
+class DataOptions(CaptionOptions, Section, section="data"):
     """The pictures and how they become batches."""
 
     folder: str = option(
@@ -58,6 +59,15 @@ class DataOptions(Section, section="data"):
         flags=("--input",),
         metavar="FOLDER",
         kohya=("train_data_dir",),
+    )
+    reg_data_dir: str = option(
+        "",
+        "Regularisation folder",
+        "folder of regularisation pictures: of the class, without the subject and the tag",
+        SOURCES,
+        unset="the folder reg of a kohya project, else none",
+        metavar="FOLDER",
+        kohya=("reg_data_dir",),
     )
     in_json: str = option(
         "",
@@ -94,6 +104,16 @@ class DataOptions(Section, section="data"):
         unset="the base model's",
         metavar="PIXELS",
         kohya=("resolution",),
+    )
+    height: int | None = option(
+        None,
+        "Height",
+        "height in pixels of pictures that are not square; the resolution is then their width. With buckets only the "
+        "area counts",
+        DATA,
+        range=(64, 4096),
+        unset="the resolution",
+        metavar="PIXELS",
     )
     repeats: int | None = option(
         None,
@@ -175,36 +195,6 @@ class DataOptions(Section, section="data"):
         kohya=("flip_aug",),
         metadata="ss_flip_aug",
     )
-    shuffle_caption: bool = option(
-        False,
-        "Shuffle captions",
-        "shuffle the comma-separated parts of each caption",
-        DATA,
-        flags=("--shuffle",),
-        kohya=("shuffle_caption",),
-        metadata="ss_shuffle_caption",
-    )
-    keep_tokens: int = option(
-        0,
-        "Keep tokens",
-        "keep this many caption parts in front when shuffling; the tag always stays",
-        DATA,
-        range=(0, 1000),
-        metavar="N",
-        kohya=("keep_tokens",),
-        metadata="ss_keep_tokens",
-    )
-    caption_dropout_rate: float = option(
-        0.0,
-        "Caption dropout",
-        "probability that a picture is trained with an empty caption",
-        DATA,
-        range=(0, 1),
-        flags=("--caption-dropout",),
-        metavar="P",
-        kohya=("caption_dropout_rate",),
-        metadata="ss_caption_dropout_rate",
-    )
     mask_folder: str = option(
         "",
         "Folder of masks",
@@ -222,6 +212,11 @@ class DataOptions(Section, section="data"):
     write_npz: bool = option(
         False, "Write .npz latents", "cache latents in sd-scripts' .npz files beside the training pictures", SOURCES
     )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height that buckets have the area of, in pixels; 0 where none is chosen yet."""
+        return self.resolution or 0, self.height or self.resolution or 0
 
     @property
     def batch_size(self) -> int:

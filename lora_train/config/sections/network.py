@@ -28,6 +28,7 @@ class NetworkOptions(Section, section="network"):
         COMMON,
         choices=KINDS,
         flags=("--algo", "--type"),
+        by_rule=True,
     )
     network_dim: int | None = option(
         None,
@@ -40,6 +41,7 @@ class NetworkOptions(Section, section="network"):
         flags=("--dim",),
         metavar="N",
         kohya=("network_dim",),
+        by_rule=True,
     )
     network_alpha: float | None = option(
         None,
@@ -52,6 +54,7 @@ class NetworkOptions(Section, section="network"):
         flags=("--alpha",),
         metavar="ALPHA",
         kohya=("network_alpha",),
+        by_rule=True,
     )
     conv_dim: int | None = option(
         None,
@@ -96,6 +99,7 @@ class NetworkOptions(Section, section="network"):
         NETWORK_MORE,
         kohya=("dora_wd",),
         kinds=DECOMPOSED,
+        by_rule=True,
     )
     wd_on_output: bool = option(
         False,
@@ -115,6 +119,7 @@ class NetworkOptions(Section, section="network"):
         NETWORK_MORE,
         kohya=("use_tucker",),
         kinds=kinds_with("use_tucker"),
+        by_rule=True,
     )
     factor: int = option(
         -1,
@@ -124,6 +129,7 @@ class NetworkOptions(Section, section="network"):
         metavar="N",
         kohya=("factor",),
         kinds=kinds_with("factor"),
+        by_rule=True,
     )
     decompose_both: bool = option(
         False,
@@ -132,6 +138,7 @@ class NetworkOptions(Section, section="network"):
         NETWORK_MORE,
         kohya=("decompose_both",),
         kinds=kinds_with("decompose_both"),
+        by_rule=True,
     )
     full_matrix: bool = option(
         False,
@@ -140,6 +147,7 @@ class NetworkOptions(Section, section="network"):
         NETWORK_MORE,
         kohya=("full_matrix",),
         kinds=kinds_with("full_matrix"),
+        by_rule=True,
     )
     unbalanced_factorization: bool = option(
         False,
@@ -157,6 +165,7 @@ class NetworkOptions(Section, section="network"):
         range=(0, 1000),
         kohya=("constraint",),
         kinds=kinds_with("constraint"),
+        by_rule=True,
     )
     rescaled: bool = option(
         False,
@@ -165,6 +174,7 @@ class NetworkOptions(Section, section="network"):
         NETWORK_MORE,
         kohya=("rescaled",),
         kinds=kinds_with("rescaled"),
+        by_rule=True,
     )
     train_on_input: bool = option(
         False,
@@ -173,6 +183,7 @@ class NetworkOptions(Section, section="network"):
         NETWORK_MORE,
         kohya=("train_on_input",),
         kinds=kinds_with("train_on_input"),
+        by_rule=True,
     )
     train_norm: bool = option(
         False,

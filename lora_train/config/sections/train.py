@@ -206,6 +206,16 @@ class TrainOptions(Section, section="train"):
         kohya=("max_grad_norm",),
         metadata="ss_max_grad_norm",
     )
+    micro_batch_size: int | None = option(
+        None,
+        "Pictures at once",
+        "how many pictures of a batch go through the model at once: fewer need less memory, and the result is the same",
+        STEPS,
+        range=(1, 10_000),
+        unset="all of the batch",
+        flags=("--at-once",),
+        metavar="N",
+    )
     gradient_checkpointing: bool | None = option(
         None,
         "Gradient checkpointing",
@@ -445,6 +455,16 @@ class TrainOptions(Section, section="train"):
         range=(0, 1),
         unset="none, except for small base models",
         metavar="SHARE",
+    )
+    prior_loss_weight: float = option(
+        1.0,
+        "Regularisation weight",
+        "factor on the loss of regularisation pictures",
+        DATA,
+        range=(0, 1000),
+        metavar="WEIGHT",
+        kohya=("prior_loss_weight",),
+        metadata="ss_prior_loss_weight",
     )
     masked_loss: bool = option(
         False,

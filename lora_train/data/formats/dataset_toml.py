@@ -6,7 +6,7 @@ After sd-scripts' `library/config_util.py`: a subset's value wins over its datas
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,16 @@ class Subset:
     num_repeats: int = 1
     class_tokens: str = ""
     caption_extension: str = ".caption"
-    shuffle_caption: bool = False
-    keep_tokens: int = 0
     caption_prefix: str = ""
     caption_suffix: str = ""
-    caption_dropout_rate: float = 0.0
-    flip_aug: bool = False
+    loss_weight: float = 1.0
+    """Not kohya's: a factor on the loss of its pictures."""
     resolution: Size | None = None
     """Width and height."""
-    batch_size: int = 1
-    enable_bucket: bool = False
-    min_bucket_reso: int = 256
-    max_bucket_reso: int = 1024
-    bucket_reso_steps: int = 64
-    bucket_no_upscale: bool = False
+    dataset: int = 0
+    """The number of its dataset."""
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """What else it says of its pictures' training, by kohya's names (see TRAINING)."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +49,30 @@ class DatasetConfig:
     ignored: list[str] = field(default_factory=list)
 
 
-_OWN = ("image_dir", "metadata_file", "is_reg")
+_OWN = ("image_dir", "metadata_file", "is_reg", "class_tokens")
 """Read in a subset only."""
-_DATASET = ("resolution", "batch_size", "enable_bucket", *(f.name for f in fields(Subset) if "bucket_" in f.name))
+_DATASET_KINDS: dict[str, type] = {
+    "batch_size": int,
+    "enable_bucket": bool,
+    "min_bucket_reso": int,
+    "max_bucket_reso": int,
+    "bucket_reso_steps": int,
+    "bucket_no_upscale": bool,
+}
+_SUBSET_KINDS: dict[str, type] = {
+    "shuffle_caption": bool,
+    "keep_tokens": int,
+    "caption_dropout_rate": float,
+    "flip_aug": bool,
+}
+TRAINING = {**_SUBSET_KINDS, **_DATASET_KINDS}
+"""How a subset's pictures are trained, and the types of the values."""
+_DATASET = ("resolution", *_DATASET_KINDS)
 """Read in a dataset or [general], not in a subset."""
-_KINDS: dict[str, type] = {f.name: type(f.default) for f in fields(Subset) if f.name not in ("where", "resolution")}
+_DESCRIBED: dict[str, type] = {
+    f.name: type(f.default) for f in fields(Subset) if f.name not in ("where", "dataset", "resolution", "own")
+}
+_KINDS = {**_DESCRIBED, **TRAINING}
 _POSITIVE = ("batch_size", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps")
 
 
@@ -79,7 +94,8 @@ def read_dataset_config(file: Path) -> DatasetConfig:
         for index, own in enumerate(_tables(dataset, "subsets", f"{where}.", problems)):
             place = f"{where}.subsets[{index}]"
             _note_ignored(own, place, _DATASET, ignored)
-            subsets.append(_subset(place, own, [(f"{where}.", dataset), ("general.", general)], problems))
+            wider = [(f"{where}.", dataset), ("general.", general)]
+            subsets.append(_subset(place, number, own, wider, problems))
     if not subsets and not problems:
         problems.append(Problem("there is no [[datasets.subsets]] in this file.", str(file), "Add one with image_dir."))
     if problems:
@@ -104,14 +120,14 @@ def write_dataset_config(file: Path, subsets: Iterable[Subset]) -> None:
         lines += ["", "[[datasets.subsets]]"]
         for one in fields(Subset):
             value = getattr(subset, one.name)
-            if one.name not in (*_DATASET, "where") and value != one.default:
+            if one.name in _DESCRIBED and value != one.default:
                 # JSON's strings, numbers and booleans are TOML's as well
                 lines.append(f"{one.name} = {json.dumps(value, ensure_ascii=False)}")
     write_text(file, "\n".join(lines) + "\n")
 
 
 def _subset(
-    where: str, own: dict[str, Any], wider: list[tuple[str, dict[str, Any]]], problems: list[Problem]
+    where: str, number: int, own: dict[str, Any], wider: list[tuple[str, dict[str, Any]]], problems: list[Problem]
 ) -> Subset:
     values: dict[str, Any] = {}
     for name in (*_KINDS, "resolution"):
@@ -123,7 +139,8 @@ def _subset(
                 break
     if not values.get("image_dir") and not values.get("metadata_file"):
         problems.append(Problem("a subset needs image_dir or metadata_file.", where, "Name its folder."))
-    return Subset(where, **values)
+    training = {name: values.pop(name) for name in TRAINING if name in values}
+    return Subset(where, **values, dataset=number, own=training)
 
 
 def _value(name: str, value: object, where: str, problems: list[Problem]) -> Any:

@@ -59,29 +59,34 @@ def _write(folder: Path, text: str, name: str = "dataset.toml") -> Path:
 
 def test_the_narrower_value_wins(tmp_path: Path) -> None:
     config = read_dataset_config(_write(tmp_path, CONFIG))
-    general: dict[str, Any] = {"shuffle_caption": True, "caption_extension": ".txt", "caption_dropout_rate": 1.0}
-    dataset: dict[str, Any] = {"batch_size": 4, "enable_bucket": True, "min_bucket_reso": 128, "resolution": (512, 768)}
+    general: dict[str, Any] = {"shuffle_caption": True, "caption_dropout_rate": 1.0}
+    dataset: dict[str, Any] = {"batch_size": 4, "enable_bucket": True, "min_bucket_reso": 128}
     first = Subset(
         "datasets[0].subsets[0]",
-        "a",
-        "",
-        True,
-        7,
-        "sara woman",
-        keep_tokens=2,
-        **dataset,
-        **general,
+        image_dir="a",
+        is_reg=True,
+        num_repeats=7,
+        class_tokens="sara woman",
+        caption_extension=".txt",
+        resolution=(512, 768),
+        own={**general, **dataset, "keep_tokens": 2},
     )
     second = Subset(
         "datasets[0].subsets[1]",
-        "b",
-        keep_tokens=5,
+        image_dir="b",
         caption_prefix="p ",
-        flip_aug=True,
-        **dataset,
-        **general,
+        caption_extension=".txt",
+        resolution=(512, 768),
+        own={**general, **dataset, "keep_tokens": 5, "flip_aug": True},
     )
-    third = Subset("datasets[1].subsets[0]", "", "meta.json", keep_tokens=1, resolution=(1024, 1024), **general)
+    third = Subset(
+        "datasets[1].subsets[0]",
+        dataset=1,
+        metadata_file="meta.json",
+        caption_extension=".txt",
+        resolution=(1024, 1024),
+        own={**general, "keep_tokens": 1},
+    )
     assert config.subsets == [first, second, third]
     assert config.ignored == ["general.color_aug", "datasets[0].subsets[0].batch_size", "datasets[1].validation_split"]
 
