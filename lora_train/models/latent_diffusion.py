@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lora_train.config import RunConfig
+from lora_train.device import sent
 from lora_train.errors import Problem
 from lora_train.memory import forget, give_back, is_out_of_memory
 from lora_train.models.base import Conditioning, Frame, Parts
@@ -172,7 +173,7 @@ class LatentDiffusion:
         """The chunks of all captions (N, 77), and how many each has."""
         tokenizer, pad = self.tokenizers[encoder], self.padding[encoder]
         tokens, counts = tokenize_chunks(tokenizer, captions, pad, self.text_chunks)
-        return tokens.to(self.device), counts
+        return sent(tokens, self.device), counts
 
     def _whole(self, states: torch.Tensor, counts: Sequence[int]) -> Conditioning:
         """A row for each caption; with a mask where their lengths differ, or where this one may be put beside others
@@ -217,7 +218,7 @@ class LatentDiffusion:
 
     def draw_timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Uniform integers (count,) from 0 up to `training_times`."""
-        return torch.randint(0, self.training_times, (count,), generator=generator).to(self.device)
+        return sent(torch.randint(0, self.training_times, (count,), generator=generator), self.device)
 
     def noised(self, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """sqrt(a_t) x + sqrt(1 - a_t) noise, with the schedule's cumulated alphas a_t (Ho et al. 2020)."""

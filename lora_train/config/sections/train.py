@@ -238,7 +238,7 @@ class TrainOptions(Section, section="train"):
     deterministic: bool = option(
         False,
         "Deterministic",
-        "the same bits in every run on one GPU, for a resume too; slower, and without effect on a CPU, which always has it",
+        "the same bits in every run on one GPU, also after a resume; slower (a CPU always gives the same)",
         STEPS,
     )
     loss_type: str = option(
