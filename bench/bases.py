@@ -68,8 +68,8 @@ def write_tokenizer(folder: Path, pad: str = END) -> None:
 
 
 def write_base(folder: Path, name: str, device: str = "cpu") -> Path:
-    """`name` is "sd15", "sdxl", "tiny", or "narrow": SD 1.5 with all its layers, but thin ones. Nothing is done where the
-    folder is complete."""
+    """`name` is "sd15", "sdxl", "tiny", or "narrow": SD 1.5 with all its layers, but thin ones. A complete folder stays
+    as it is."""
     index = folder / "model_index.json"
     if index.exists():
         return folder

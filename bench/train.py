@@ -31,9 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-
-from bases import write_base, write_pictures, write_tokenizer
+from bases import write_pictures, write_tokenizer
 
 BENCH = Path(__file__).parent
 SIZES = ("tiny-64", "sd15-256", "sd15-512", "sdxl-512", "sdxl-1024")
@@ -168,10 +166,11 @@ def run(side: str, arguments: list[str], work: Path, out: Path, counted: int, ti
 
 def matrix_rate(precision: str, device: str) -> float:
     """Floating-point operations a second of a product of two large matrices: the best of several."""
+    dtype = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision]
     side = 8192 if device.startswith("cuda") else 2048
     code = f"""
 import time, torch
-a = torch.randn({side}, {side}, device={device!r}, dtype=torch.{dict(fp32="float32", bf16="bfloat16", fp16="float16")[precision]})
+a = torch.randn({side}, {side}, device={device!r}, dtype=torch.{dtype})
 best = 9e9
 for _ in range(6):
     if {device.startswith("cuda")}: torch.cuda.synchronize()

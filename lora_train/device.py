@@ -49,6 +49,13 @@ def pick_device(asked: str, where: str = "train.device", auto: str = "auto") -> 
     return asked
 
 
+def sent(value: Any, device: Any) -> Any:
+    """A CPU tensor on `device`, without waiting there for what it computes: to CUDA from pinned memory."""
+    if device.type == "cuda" and value.device.type == "cpu":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
+
+
 def inference_dtype(device: str) -> Any:
     """The torch dtype to make pictures in, as a training would choose its precision: fp32 except on a GPU."""
     import torch

@@ -27,6 +27,18 @@ PREPARE_OPERATIONS = (
     "interrogate",
 )
 
+SPEEDUPS = {
+    "buffers": "the optimizer's many small parameters as slices of a few large ones",
+    "casts": "weights cast to the base's precision once a step, not at each use",
+    "sums": "a LoRA's second product and the sum in one operation",
+    "half": "bf16 throughout, without autocast",
+    "tf32": "TF32 in products of fp32 on a GPU",
+    "channels-last": "the UNet's values with the channels last in memory on a GPU",
+    "benchmark": "cuDNN tries which of its convolutions is fastest for each size",
+    "late-loss": "the loss is read from the GPU one step late, so that nothing waits for it",
+}
+"""Techniques that change nothing but the speed, apart from rounding; see docs/performance.md."""
+
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SAVE_PRECISIONS = ("fp16", "bf16", "fp32")
 BASE_PRECISIONS = ("auto", "full", "fp8", "int8", "nf4")

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lora_train.config import RunConfig
+from lora_train.device import sent
 from lora_train.errors import Problem
 from lora_train.memory import forget, give_back, is_out_of_memory
 from lora_train.models.base import Conditioning, Frame, Parts
@@ -198,7 +199,7 @@ class LatentDiffusion:
             tokens, weights, counts = weighted_chunks(tokenizer, captions, pad, self.text_chunks)
             return tokens.to(self.device), weights.to(self.device), counts
         tokens, counts = tokenize_chunks(tokenizer, captions, pad, self.text_chunks)
-        return tokens.to(self.device), None, counts
+        return sent(tokens, self.device), None, counts
 
     def _whole(self, states: torch.Tensor, counts: Sequence[int]) -> Conditioning:
         """A row for each caption; with a mask where their lengths differ, or where this one may be put beside others
@@ -244,7 +245,7 @@ class LatentDiffusion:
 
     def draw_timesteps(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Uniform integers (count,) from 0 up to `training_times`."""
-        return torch.randint(0, self.training_times, (count,), generator=generator).to(self.device)
+        return sent(torch.randint(0, self.training_times, (count,), generator=generator), self.device)
 
     def noised(self, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """sqrt(a_t) x + sqrt(1 - a_t) noise, with the schedule's cumulated alphas a_t (Ho et al. 2020)."""

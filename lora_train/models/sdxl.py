@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lora_train.config import RunConfig
+from lora_train.device import sent
 from lora_train.errors import Problem
 from lora_train.models.base import Conditioning, Frame
 from lora_train.models.latent_diffusion import MASK, LatentDiffusion
@@ -54,7 +55,7 @@ class StableDiffusionXL(LatentDiffusion):
         """See BaseModel: {"time_ids": (B, 6)}, original height and width, top and left of the crop, height and
         width of the result (section 2.2 of the paper). fp32: half precision cannot hold the numbers."""
         rows = [[*f.original[::-1], *f.crop[::-1], *f.target[::-1]] for f in frames]
-        return {"time_ids": torch.tensor(rows, dtype=torch.float32, device=self.device)}
+        return {"time_ids": sent(torch.tensor(rows, dtype=torch.float32), self.device)}
 
     def _added(self, conditioning: Conditioning) -> dict[str, torch.Tensor]:
         return {"text_embeds": conditioning["pooled"].to(self.unet.dtype), "time_ids": conditioning["time_ids"]}

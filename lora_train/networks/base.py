@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from lora_train.device import sent
+
 MATRICES: tuple[type[nn.Module], ...] = (nn.Linear, nn.Conv2d)
 NORMS: tuple[type[nn.Module], ...] = (nn.LayerNorm, nn.GroupNorm)
 
@@ -64,7 +66,7 @@ class Drop:
     def keep(self, shape: tuple[int, ...], chance: float, like: torch.Tensor) -> torch.Tensor:
         """A mask of 0 and 1 / (1 - chance), drawn on the CPU so that every device draws the same."""
         kept = torch.rand(shape, generator=self.generator) >= chance
-        return kept.to(like.device, like.dtype) / (1 - chance)
+        return sent(kept, like.device).to(like.dtype) / (1 - chance)
 
     def keep_each(self, shape: tuple[int, ...], chance: float, like: torch.Tensor) -> torch.Tensor:
         """`keep` for a shape that begins with the pictures: drawn for the whole batch, so that a batch that passes in

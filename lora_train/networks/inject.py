@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -51,6 +52,8 @@ class NetworkSet(nn.Module):
         super().__init__()
         self.networks = nn.ModuleDict(networks)
         self.multiplier = 1.0
+        self.joined = True
+        """Whether a network may add to the output within its last product, or only afterwards."""
         self._dropping: Dropping | None = None
         self._bases = {name: bases[name] for name in networks}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -77,7 +80,8 @@ class NetworkSet(nn.Module):
                 drop = self._dropping(name)
                 if drop is None:
                     return None
-            return network.add_to(output, base, inputs[0], self.multiplier, drop)
+            add_to = network.add_to if self.joined else partial(NetworkModule.add_to, network)
+            return add_to(output, base, inputs[0], self.multiplier, drop)
 
         return add
 

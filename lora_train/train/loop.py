@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from lora_train.config import RunConfig
 from lora_train.config.training_methods import LOSSES, OPTIMIZERS
@@ -21,18 +21,22 @@ from lora_train.models.base import BaseModel, Conditioning
 from lora_train.models.storing import FULL, store_base
 from lora_train.networks.inject import NetworkSet
 from lora_train.records.families import FAMILIES
+from lora_train.train.fast_math import fast_math
 from lora_train.train.flat import Flat
 from lora_train.train.in_use import InUse
 from lora_train.train.network import build_network, dropping, merge_base_weights, parameter_groups
 from lora_train.train.order import Order
+from lora_train.train.pace import Pace
 from lora_train.train.randomness import Randomness
 from lora_train.train.rates import learning_rates
 from lora_train.train.recovery import eased, undone_by_failure
 from lora_train.train.rows import Rows
+from lora_train.train.scaling import loss_scaler, restarted
 from lora_train.train.schedule import lr_factor
 from lora_train.train.state import read_state, write_state
 from lora_train.train.step import Draw, Row, backward
 from lora_train.train.text_states import LIMIT_BYTES, TextStates
+from lora_train.train.unread import Taken, Unread
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 AHEAD_STEPS, AHEAD_BYTES = 2000, LIMIT_BYTES // 2
@@ -53,9 +57,13 @@ class StepReport:
     loss: float
     smoothed: float
     grad_norm: float
+    """Of the gradient before it was clipped; 0 where the step was skipped."""
     learning_rates: dict[str, float]
     pictures_per_second: float
     seconds_left: float
+    skipped: bool = False
+    """fp16: the scaled gradient was too large for its numbers, so that the weights did not change and the scale was
+    halved. Usual in the first steps."""
 
 
 @dataclass
@@ -107,11 +115,15 @@ class Trainer:
         stored = store_base(self.model, options.base_precision, self.dtype, self.device)
         self.notes = (*merged, *self.built.notes, *stored)
         self.model.to(self.device, self.dtype)
+        off = options.speedups_off
+        if self.device.type == "cuda" and "channels-last" not in off:
+            nn.Module.to(self.model.roots()[denoiser], memory_format=torch.channels_last)
         self.network.to(self.device)
+        self.network.joined = "sums" not in off
         if options.gradient_checkpointing:
             self.model.checkpoint_activations(options.checkpointing_share or 1.0)
         # the base itself is in half precision, and its norms compute in fp32 inside; with fp16 they return it as well
-        half = self.dtype == torch.float16
+        half = self.dtype == torch.float16 or (self.dtype == torch.bfloat16 and "half" in off)
         # torch 2.1 refuses fp32 on the CPU even where autocast is not enabled
         self.autocast = torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
         self._states = TextStates()
@@ -119,11 +131,13 @@ class Trainer:
         self._base_states = TextStates() if self._has_text_networks else self._states
         groups = self._groups()
         method = OPTIMIZERS.of(self.config)
-        self.flat = Flat(groups, method.elementwise and not network.module_dropout)
+        self.flat = Flat(groups, method.elementwise and not network.module_dropout and "buffers" not in off)
+        self.cast_to = torch.float32 if "casts" in off else self.dtype
         self.optimizer = method(groups, self.config)
         self.weights = InUse(self.optimizer, self.network.parameters())
-        self.scaler = _scaler(self.device, enabled=self.dtype == torch.float16)
+        self.scaler = loss_scaler(self.device, enabled=self.dtype == torch.float16)
         self._texts_wait = self.device.type != "cpu"
+        self._unread = Unread(self._read, late=int(self.device.type == "cuda" and "late-loss" not in off))
 
     @property
     def batches_per_epoch(self) -> int:
@@ -132,49 +146,59 @@ class Trainer:
 
     def run(self) -> int:
         """Train; returns the number of steps done. Raises LoraTrainError when the loss is not a number."""
+        with fast_math(self.config.train, self.device):
+            return self._run()
+
+    def _run(self) -> int:
         options = self.config.train
         assert options.max_train_steps
-        optimizer = self.optimizer
         self.network.attach()
         if self.steps_done == 0:
             self.callbacks.preview(0)
         self.weights.to_train()
-        pace = Pace(self.steps_done)
+        self._pace = Pace(self.steps_done)
         while self.steps_done < options.max_train_steps:
             if self.callbacks.stopped():
+                self._unread.read_all()
                 self.callbacks.state(self.steps_done)
                 break
             self._stop_text_encoders()
             factor = lr_factor(self.config, self.steps_done)
-            for group in optimizer.param_groups:
+            for group in self.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
             batches = self.order.batches(self.steps_done)
             self.epoch = self.order.epoch_of(self.steps_done) + 1
             self._encode_ahead()
-            loss, norm = self._step(batches)
+            taken = self._step(batches)
             self.steps_done += 1
-            first = math.isnan(self.smoothed)
-            self.smoothed = loss if first else SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
-            self._report(loss, norm, sum(map(len, batches)), pace.seconds_per_step(self.steps_done))
+            self._unread.add(taken)
             self._save_and_preview(options.max_train_steps)
-            if pace.due(self.config.save.save_state_every_n_minutes):
+            if self._pace.due(self.config.save.save_state_every_n_minutes):
+                self._unread.read_all()
                 self.callbacks.state(self.steps_done)
+        self._unread.read_all()
         self.weights.to_use()
         return self.steps_done
 
-    def _step(self, batches: list[list[Item]]) -> tuple[float, float]:
-        """One step of the optimizer; returns the mean loss, and the norm of the gradient before it was clipped.
+    def _step(self, batches: list[list[Item]]) -> Taken:
+        """One step of the optimizer.
 
         Where memory runs out, the same step is computed again with less: its draws are functions of its number.
-        Raises LoraTrainError when the loss is not a number, or nothing is left to try.
+        Raises LoraTrainError when nothing is left to try.
         """
         first = self.steps_done * self.config.train.gradient_accumulation_steps
         while True:
             try:
                 losses = [self._batch(items, first + number) for number, items in enumerate(batches)]
-                loss = float(torch.stack(losses).mean())
-                self._require_number(loss, batches[-1])
-                return loss, self._update()
+                return Taken(
+                    step=self.steps_done + 1,
+                    epoch=self.epoch,
+                    loss=torch.stack(losses).mean(),
+                    norm=self._update(),
+                    learning_rates={group["name"]: group["lr"] for group in self.optimizer.param_groups},
+                    pictures=sum(map(len, batches)),
+                    names=[item.picture.path.name for item in batches[-1]],
+                )
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -185,7 +209,7 @@ class Trainer:
         """Free what can be freed, and compute from now on with less memory. Raises LoraTrainError."""
         self.optimizer.zero_grad(set_to_none=True)
         self.flat.forget_gradients()
-        self.scaler = _restarted(self.scaler, self.device)
+        self.scaler = restarted(self.scaler, self.device)
         give_back()
         before, now = self.config.train, eased(self.config, pictures)
         self.config = self.rows.config = now.config
@@ -197,15 +221,15 @@ class Trainer:
         text = f"There was not enough memory for step {self.steps_done + 1}. It is repeated {now.what}."
         self.callbacks.eased(text)
 
-    def _update(self) -> float:
+    def _update(self) -> torch.Tensor:
         """One step of the optimizer; returns the norm of the gradient before it was clipped."""
-        norm = 0.0
+        norm = torch.zeros(())
         self.flat.collect()
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if any(parameter.grad is not None for parameter in parameters):
             self.scaler.unscale_(self.optimizer)
             limit = self.config.train.max_grad_norm or math.inf
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+            norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
             with undone_by_failure(self.optimizer, parameters), self.flat.only_with_gradient():
                 self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -252,7 +276,7 @@ class Trainer:
             whole = end - start == count
             share = options.gradient_accumulation_steps * count / (end - start)
             drops = dropping(self.config.network, self.random, position, None if whole else (start, end, count))
-            with self.network.dropping(drops), self.flat.cast(self.dtype):
+            with self.network.dropping(drops), self.flat.cast(self.cast_to):
                 losses.append(
                     backward(
                         self.model,
@@ -328,29 +352,32 @@ class Trainer:
         if self._texts_wait:
             self.model.texts_to(torch.device("cpu"))
 
-    def _require_number(self, loss: float, items: list[Item]) -> None:
-        if math.isfinite(loss):
-            return
-        named = ", ".join(item.picture.path.name for item in items[:4])
-        raise LoraTrainError(
-            f"the loss is no longer a number, at step {self.steps_done + 1} with {named}.",
-            "train",
-            "Lower the learning rate, or train in fp32 or bf16. What was saved before is still usable.",
-        )
-
-    def _report(self, loss: float, norm: float, shown: int, per_step: float) -> None:
+    def _read(self, taken: Taken) -> None:
+        """Report a step. Raises LoraTrainError when its loss is not a number."""
+        loss, norm = float(taken.loss), float(taken.norm)
+        if not math.isfinite(loss):
+            raise LoraTrainError(
+                f"the loss is no longer a number, at step {taken.step} with {', '.join(taken.names[:4])}.",
+                "train",
+                "Lower the learning rate, or train in fp32 or bf16. What was saved before is still usable.",
+            )
+        first = math.isnan(self.smoothed)
+        self.smoothed = loss if first else SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
+        per_step = self._pace.seconds_per_step(taken.step)
+        skipped = self.scaler.is_enabled() and not math.isfinite(norm)
         assert self.config.train.max_train_steps
         self.callbacks.report(
             StepReport(
-                step=self.steps_done,
+                step=taken.step,
                 of=self.config.train.max_train_steps,
-                epoch=self.epoch,
+                epoch=taken.epoch,
                 loss=loss,
                 smoothed=self.smoothed,
-                grad_norm=norm,
-                learning_rates={group["name"]: group["lr"] for group in self.optimizer.param_groups},
-                pictures_per_second=shown / per_step if per_step else 0.0,
-                seconds_left=per_step * (self.config.train.max_train_steps - self.steps_done),
+                grad_norm=0.0 if skipped else norm,
+                learning_rates=taken.learning_rates,
+                pictures_per_second=taken.pictures / per_step if per_step else 0.0,
+                seconds_left=per_step * (self.config.train.max_train_steps - taken.step),
+                skipped=skipped,
             )
         )
 
@@ -363,6 +390,7 @@ class Trainer:
         saving = _due(step, save.save_every_n_steps) or _due(step, save.save_every_n_epochs * each)
         showing = _due(step, preview.sample_every_n_steps) or _due(step, preview.sample_every_n_epochs * each)
         if saving or showing:
+            self._unread.read_all()  # nothing is saved after a loss that is not a number
             with self.weights.used():
                 if saving:
                     self.callbacks.save(step)
@@ -370,39 +398,5 @@ class Trainer:
                     self.callbacks.preview(step)
 
 
-class Pace:
-    """The speed of the training, and the time of the last saved state."""
-
-    def __init__(self, step: int) -> None:
-        self._first, self._started = step, time.monotonic()
-        self._saved = self._started
-
-    def seconds_per_step(self, step: int) -> float:
-        """Mean since the start or the resume."""
-        return (time.monotonic() - self._started) / max(1, step - self._first)
-
-    def due(self, minutes: float) -> bool:
-        """Whether `minutes` have passed since this was last true; never for 0."""
-        now = time.monotonic()
-        if not minutes or now - self._saved < minutes * 60:
-            return False
-        self._saved = now
-        return True
-
-
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _restarted(scaler: Any, device: torch.device) -> Any:
-    """The same scale, without the memory of what was already unscaled in a step that is repeated."""
-    fresh = _scaler(device, scaler.is_enabled())
-    fresh.load_state_dict(scaler.state_dict())
-    return fresh
-
-
-def _scaler(device: torch.device, enabled: bool) -> Any:
-    """A loss scaler, which fp16 needs; torch before 2.3 has it for CUDA only."""
-    if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler(device.type, enabled=enabled)
-    return torch.cuda.amp.GradScaler(enabled=enabled)

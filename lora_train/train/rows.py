@@ -12,6 +12,7 @@ from lora_train.config.training_methods import SAMPLINGS
 from lora_train.data.items import Item
 from lora_train.data.masks import in_loss
 from lora_train.data.training_set import Dataset
+from lora_train.device import sent
 from lora_train.models.base import BaseModel, Conditioning
 from lora_train.pictures.captions import without_tag
 from lora_train.pictures.varying import Moment, settled, vary
@@ -73,7 +74,7 @@ class Rows:
         seen = input_noise(noise, x, self.config, self.random.torch("input noise", position))
         t = SAMPLINGS.of(self.config)(len(x), self.random.torch("timesteps", position), self.model, self.config)
         weight = weight_at(t, self.model, self.config)
-        return Draw(noise.to(self.device), t, weight, None if seen is noise else seen.to(self.device))
+        return Draw(sent(noise, self.device), t, weight, None if seen is noise else sent(seen, self.device))
 
     def _looks(self, items: Sequence[Item], position: int) -> list[int]:
         """Which latents of each picture are used: 0, or 1 for the flipped ones, drawn at random."""
@@ -91,13 +92,13 @@ class Rows:
         options = self.config.train
         masks = [self.dataset.mask(item, flipped=look == 1) for item, look in zip(items, looks)]
         factors = [in_loss(mask, options.unmasked_weight, options.normalize_masked_area_loss) for mask in masks]
-        return torch.stack(factors).to(self.device)
+        return sent(torch.stack(factors), self.device)
 
     def _weights(self, items: Sequence[Item]) -> float | torch.Tensor:
         """The factor on each picture's loss (B,); 1 where that is all of them."""
         prior = self.config.train.prior_loss_weight
         weights = [item.picture.weight * (prior if item.picture.reg else 1.0) for item in items]
-        return 1.0 if {*weights} == {1.0} else torch.tensor(weights, device=self.device)
+        return 1.0 if {*weights} == {1.0} else sent(torch.tensor(weights), self.device)
 
     def _latents(self, items: Sequence[Item], looks: Sequence[int], position: int) -> torch.Tensor:
         """Scaled latents (B, C, h, w), sampled from the posterior."""
@@ -105,4 +106,4 @@ class Rows:
         mean = torch.stack([mean for mean, _ in stored])
         std = torch.stack([std for _, std in stored])
         sampled = mean + std * torch.randn(mean.shape, generator=self.random.torch("latents", position))
-        return self.model.scale_latents(sampled).to(self.device)
+        return sent(self.model.scale_latents(sampled), self.device)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from lora_train.device import sent
 from lora_train.models.base import Conditioning
 
 LIMIT_BYTES = 1_000_000_000
@@ -29,7 +30,7 @@ class TextStates:
         for caption in captions:  # each is taken at once: keeping the next one may drop it
             self.add(caption, encode)
             rows.append(self._kept[caption])
-        return {name: _together([row[name] for row in rows]).to(device) for name in rows[0]}
+        return {name: sent(_together([row[name] for row in rows]), device) for name in rows[0]}
 
     def __contains__(self, caption: str) -> bool:
         return caption in self._kept

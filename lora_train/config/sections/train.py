@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_train.config.choices import BASE_PRECISIONS, PRECISIONS
-from lora_train.config.option import COMMON, DATA, LOSS, NETWORK, SOURCES, STEPS, WORDS, option
+from lora_train.config.choices import BASE_PRECISIONS, PRECISIONS, SPEEDUPS
+from lora_train.config.option import COMMAS, COMMON, DATA, LOSS, NETWORK, SOURCES, STEPS, WORDS, option
 from lora_train.config.registered import Section
 from lora_train.config.training_methods import HUBER_SCHEDULES, LOSSES, OPTIMIZERS, SAMPLINGS, SCHEDULES
 from lora_train.config.usual import USUAL
@@ -252,6 +252,22 @@ class TrainOptions(Section, section="train"):
         "too little free memory",
         STEPS,
         choices=BASE_PRECISIONS,
+    )
+    speedups_off: tuple[str, ...] = option(
+        (),
+        "Speed-ups left out",
+        f"techniques of speed that are left out, to compare them: {', '.join(SPEEDUPS)}",
+        STEPS,
+        choices=tuple(SPEEDUPS),
+        unset="none",
+        metavar="LIST",
+        written=COMMAS,
+    )
+    deterministic: bool = option(
+        False,
+        "Deterministic",
+        "the same bits in every run on one GPU, also after a resume; slower (a CPU always gives the same)",
+        STEPS,
     )
     loss_type: str = option(
         "l2",
