@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_train.config.choices import DECOMPOSED
 from lora_train.config.run import DataOptions, NetworkOptions, RunConfig, TrainOptions
-from lora_train.config.sections.text import CHUNK, MOST_TOKENS
+from lora_train.config.sections.in_training import CHUNK, MOST_TOKENS
 from lora_train.config.training_methods import OPTIMIZERS
 from lora_train.config.usual import (
     BYTES_PER_PARAMETER,

@@ -9,7 +9,7 @@ from lora_train.config.concepts import concept_weights
 from lora_train.config.network import network_problems
 from lora_train.config.optimizer_args import optimizer_arguments
 from lora_train.config.run import RunConfig
-from lora_train.config.sections.text import CHUNK, MOST_TOKENS
+from lora_train.config.sections.in_training import CHUNK, MOST_TOKENS
 from lora_train.config.table import CHOICES, RANGES, find, options
 from lora_train.config.training_methods import OPTIMIZERS
 from lora_train.errors import LoraTrainError, Problem

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.config import Facts, RunConfig, idle_notes, resolve
-from lora_train.config.sections.text import CHUNK
+from lora_train.config.sections.in_training import CHUNK
 from lora_train.data.parts import assign_parts
 from lora_train.data.scan import Manifest
 from lora_train.data.tag_statistics import tag_note

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lora_train.config.option import BASICS, COMMAS, COMMON, DATA, FIRST, SOURCES, STEPS, option
 from lora_train.config.registered import Section
-from lora_train.config.sections.text import CaptionOptions
+from lora_train.config.sections.in_training import CaptionOptions
 from lora_train.config.usual import DEFAULT_REPEATS, USUAL
 from lora_train.records.family import CLIP_SKIP, DIFFUSION
 
