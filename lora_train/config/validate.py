@@ -165,6 +165,13 @@ def _together(config: RunConfig) -> list[Problem]:
         concept_weights(data.concept_weights)
     except ValueError as error:
         found.append(Problem(f"{error}.", "data.concept_weights", "Write them as sara=1,hat=0.5."))
+    for side in data.more_resolutions:
+        if not 64 <= side <= 4096 or side % least_factor():
+            what, fix = f"{side} is no possible resolution.", f"From 64 to 4096, multiples of {least_factor()}."
+            found.append(Problem(what, "data.more_resolutions", fix))
+    if data.more_resolutions and (data.read_npz or data.write_npz):
+        what = "sd-scripts' .npz files hold latents of one size."
+        found.append(Problem(what, "data.more_resolutions", "Leave data.read_npz and data.write_npz out."))
     if data.validation_split > 1 and data.validation_split % 1:
         what = f"{data.validation_split:g} is neither a share below 1 nor a number of pictures."
         found.append(Problem(what, "data.validation_split", "Give 0.1 for a tenth, or a whole number."))

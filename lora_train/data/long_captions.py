@@ -37,12 +37,13 @@ def fit_captions(manifest: Manifest, data: DataOptions, room: int, tokens: Calla
         counts = list(map(tokens, forms))
         if max(counts) <= room:
             continue
-        long.append((picture, max(counts)))
+        long += [] if picture.again else [(picture, max(counts))]
         lines = [line if _is_read(line, options, room, tokens) else tag_first(data.tag, line) for line in picture.lines]
         if not picture.reg and lines != [*picture.lines]:
             manifest.pictures[number] = replace(picture, caption=lines[0], others=tuple(lines[1:]))
-            moved += 1
-    return _notes(long, moved, len(manifest.pictures), data.tag, room, tokens(data.tag))
+            moved += not picture.again
+    once = [picture for picture in manifest.pictures if not picture.again]
+    return _notes(long, moved, len(once), data.tag, room, tokens(data.tag))
 
 
 def _is_read(caption: str, data: DataOptions, room: int, tokens: Callable[[str], int]) -> bool:

@@ -39,7 +39,7 @@ def attach_masks(manifest: Manifest, folder: Path | None, may_read: MayRead = an
             mask = _mask_in(folder, _relative(picture.path, manifest.folder), may_read)
         else:
             mask = manifest.beside.get(picture.path) or _alpha_of(picture.path)
-        without += mask is None
+        without += mask is None and not (picture.again or picture.held_out)
         pictures.append(replace(picture, mask=mask))
     if without == len(manifest.trained):
         raise LoraTrainError(

@@ -28,6 +28,7 @@ def assign_parts(manifest: Manifest, options: DataOptions, seed: int, may_read: 
     _hold_out(manifest, options, seed)
     if not options.dataset_config:
         add_regularisation(manifest, options, may_read)
+    _at_other_sizes(manifest, options)
 
 
 def _weigh(manifest: Manifest, options: DataOptions) -> None:
@@ -57,6 +58,16 @@ def _hold_out(manifest: Manifest, options: DataOptions, seed: int) -> None:
     is_are = "is" if len(chosen) == 1 else "are"
     what = counted(len(chosen), "picture")
     manifest.notes.append(f"{what} of {len(trained)} {is_are} held out for validation: {names}.")
+
+
+def _at_other_sizes(manifest: Manifest, options: DataOptions) -> None:
+    """Add every picture that is trained on again at each further resolution."""
+    for side in dict.fromkeys(options.more_resolutions):
+        limits = {"min_bucket_reso": max(8, side // 2), "max_bucket_reso": 2 * side}
+        limits = {name: limit for name, limit in limits.items() if getattr(options, name) is None}
+        own = tuple({"resolution": side, "height": None, **limits}.items())
+        once = [one for one in manifest.pictures if not one.again and not one.held_out]
+        manifest.pictures += [replace(one, again=True, own=(*one.own, *own)) for one in once]
 
 
 def held_out(pictures: Sequence[Picture], split: float, seed: int) -> set[Path]:

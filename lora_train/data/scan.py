@@ -54,6 +54,8 @@ class Picture:
     """Whether it is a regularisation picture: of the class, without the subject (see `data.regularisation`)."""
     held_out: bool = False
     """Whether it is held out for validation, and not trained on."""
+    again: bool = False
+    """Whether this is a picture that is there already, at another resolution."""
     weight: float = 1.0
     """Factor on its loss."""
     own: tuple[tuple[str, Any], ...] = ()
@@ -95,8 +97,8 @@ class Manifest:
 
     @property
     def trained(self) -> list[Picture]:
-        """The pictures of the subject: without those of regularisation, and without those that are held out."""
-        return [picture for picture in self.pictures if not picture.reg and not picture.held_out]
+        """The pictures of the subject, each once: without those of regularisation, and without those held out."""
+        return [one for one in self.pictures if not (one.reg or one.held_out or one.again)]
 
     @property
     def looks_per_epoch(self) -> int:
@@ -112,7 +114,7 @@ class Manifest:
         trained = self.trained
         concepts = len({picture.concept for picture in trained})
         text = f"{counted(len(trained), 'picture')} in {counted(concepts, 'concept')}"
-        if reg := sum(picture.reg for picture in self.pictures):
+        if reg := sum(picture.reg and not picture.again for picture in self.pictures):
             text += f", and {counted(reg, 'regularisation picture')}"
         if held := sum(picture.held_out for picture in self.pictures):
             text += f"; {held} held out for validation"

@@ -100,7 +100,7 @@ class RunWriter:
             note(f"The captions begin with {tag!r}: it is the activation text on the LoRA's card.")
         try:
             samples = sorted((self.folder.path / "samples").glob("*.png"))
-            notes = notes_of(sum(not item.picture.reg for item in trainer.dataset.items), trainer.steps_done)
+            notes = notes_of(len(self.manifest.trained), trainer.steps_done)
             write_sidecar(path, tag, trainer.model.version, notes, note, self.may_read)
             picture = samples[-1].read_bytes() if samples else self._thumbnail()
             write_preview(path, picture, note, self.may_read)
@@ -125,7 +125,7 @@ class RunWriter:
         trainer = self.trainer
         if self._base_hashes is None:  # computing them reads gigabytes
             self._base_hashes = base_hashes(trainer.model.source)
-        pictures = [item.picture for item in trainer.dataset.items]
+        pictures = [item.picture for item in trainer.dataset.items if not item.picture.again]
         reg = [picture for picture in pictures if picture.reg]
         return TrainingFacts(
             config=trainer.config,

@@ -13,6 +13,7 @@ from lora_train.config import DataOptions, RunConfig, problems
 from lora_train.config.concepts import concept_weights
 from lora_train.data.cache import LatentCache
 from lora_train.data.parts import assign_parts, held_out
+from lora_train.data.remarks import remarks
 from lora_train.data.scan import Manifest, scan
 from lora_train.data.training_set import build_dataset, count_epoch
 from lora_train.errors import LoraTrainError
@@ -101,3 +102,30 @@ def test_weights_that_are_none(text: str) -> None:
         concept_weights([text])
     found = problems(RunConfig.from_dict({"data": {"concept_weights": [text], "validation_split": 1.5}}))
     assert {"data.concept_weights", "data.validation_split"} <= {one.where for one in found}
+
+
+def test_every_picture_at_several_sizes(tmp_path: Path) -> None:
+    """Counted once, shown at each; what is held out is not among them; regularisation is."""
+    folder = draw_pictures(tmp_path / "in", 4)
+    draw_pictures(tmp_path / "reg" / "1_woman", 2)
+    names = ("picture-0.png", "picture-1.png")
+    options = {"more_resolutions": (64, 192), "validation_split": 1.0, "reg_data_dir": str(tmp_path / "reg")}
+    manifest = assigned(folder, **options)
+    assert manifest.summary() == "3 pictures in 1 concept, and 2 regularisation pictures; 1 held out for validation"
+    plain = replace(OPTIONS, min_bucket_reso=None, max_bucket_reso=None)
+    run = replace(plain, min_bucket_reso=64, max_bucket_reso=256, resolution=128)
+    cache = LatentCache(tmp_path / "cache")
+    dataset = build_dataset(manifest, run, FakeEncoder(), cache, 8, lambda done, total: None)
+    sizes = [(item.picture.path.name, item.picture.reg, item.placement.bucket) for item in dataset.items]
+    assert len(sizes) == len({*sizes}) == 15 and len(dataset.held_out) == 1
+    assert {bucket for _, _, bucket in sizes} == {(64, 64), (128, 128), (192, 192)}
+    assert sum(item.picture.repeats for item in dataset.items if not item.picture.reg) == 90
+    assert count_epoch(manifest.pictures, run, 8)[0] == 90 and manifest.looks_per_epoch == 30
+    # those of regularisation are copies of two of the subject's here; other sizes are no copies
+    (copies,) = [note for note in remarks(dataset, 1) if "copies" in note]
+    assert copies.startswith(f"{2 - len({*names} & held(manifest))} of 5 pictures")
+
+
+def test_sizes_that_are_none() -> None:
+    found = problems(RunConfig.from_dict({"data": {"more_resolutions": [100, 32], "write_npz": True}}))
+    assert [one.where for one in found].count("data.more_resolutions") == 3

@@ -144,6 +144,13 @@ class DataOptions(CaptionOptions, Section, section="data"):
         unset="the resolution",
         metavar="PIXELS",
     )
+    more_resolutions: tuple[int, ...] = option(
+        (),
+        "Further resolutions",
+        "resolutions at which every picture is trained as well: 768,1024",
+        DATA,
+        metavar="PIXELS,...",
+    )
     repeats: int | None = option(
         None,
         "Repeats",
