@@ -1,8 +1,8 @@
 """Trains in processes that end at chosen moments as by `kill -9`, and resumes until the run is finished.
 
-`python -m tests.runs.killing JOB` with a JSON file: `folder`, `config`, `modules` to import, and `moments`, shares of the
-calls of `_CALLS` after which a process ends. Prints a JSON line for each moment. One process imports torch and forks: that
-takes no longer than the trainings themselves.
+`python -m tests.runs.killing JOB` with a JSON file: `folder`, `config`, `modules` to import, and `moments`, shares of
+the calls of `_CALLS` after which a process ends. Prints a JSON line for each moment. One process imports torch and
+forks: that takes no longer than the trainings themselves.
 """
 
 from __future__ import annotations
