@@ -4,7 +4,7 @@
 
     const API = "lora-train/api/v1/";
     const POLL_MS = 1000, BANNER_POLL_MS = 3000, PATIENCE_MS = 60000;
-    const view = {element: null, run: null, next: 0, steps: [], losses: [], smoothed: [], last: null, chart: null, parts: {}};
+    const view = {element: null, run: null, next: 0, steps: [], losses: [], smoothed: [], validations: new Map(), last: null, chart: null, parts: {}};
     const LOST = "Connection lost: the server does not answer. This page may be out of date; it keeps trying.";
 
     function root() {
@@ -109,6 +109,7 @@
         view.steps = [];
         view.losses = [];
         view.smoothed = [];
+        view.validations = new Map();
         view.last = null;
         build(view.element);
     }
@@ -198,7 +199,12 @@
             view.smoothed.push(event.smoothed);
             view.last = event;
         },
+        validation: (event) => {
+            if (event.step) view.validations.set(event.step, event.loss); // of the base alone there is no step
+            log("Validation loss after " + event.step + " steps: " + number(event.loss, 4) + (event.lowest ? ", the lowest so far" : ""));
+        },
         resumed: (event) => {
+            for (const step of [...view.validations.keys()]) if (step > event.step) view.validations.delete(step);
             const kept = view.steps.filter((step) => step <= event.step).length;
             view.steps.length = view.losses.length = view.smoothed.length = kept;
             view.last = null; // which was of before
@@ -262,7 +268,7 @@
 
     function drawChart() {
         if (typeof uPlot === "undefined" || view.steps.length < 2) return;
-        const data = [view.steps, view.losses, view.smoothed];
+        const data = [view.steps, view.losses, view.smoothed, view.steps.map((step) => view.validations.get(step) ?? null)];
         const width = Math.max(200, view.parts.chart.clientWidth);
         if (view.chart === null) {
             const ink = getComputedStyle(view.element).color;
@@ -274,7 +280,8 @@
                 axes: [axis, axis],
                 series: [{label: "step"},
                     {label: "loss", stroke: "rgba(120,150,220,0.45)", width: 1},
-                    {label: "smoothed", stroke: "#e07b39", width: 2}],
+                    {label: "smoothed", stroke: "#e07b39", width: 2},
+                    {label: "validation", stroke: "#2f9e6b", width: 2, spanGaps: true, points: {show: true, size: 6}}],
             }, data, view.parts.chart);
         } else {
             if (view.chart.width !== width) view.chart.setSize({width: width, height: 220});

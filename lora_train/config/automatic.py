@@ -103,6 +103,9 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
         steps, why_steps = _steps_of_epochs(facts, data, batch, accumulation, train.max_train_epochs)
     given = None if train.max_train_epochs and train.max_train_steps != steps else train.max_train_steps
     steps = choose("train.max_train_steps", given, steps, why_steps)
+    every = train.validate_every_n_steps
+    if data.validation_split:
+        every = choose("train.validate_every_n_steps", every, max(1, steps // 20), "20 times in the training")
     train = _with_rates(config, recipe, of_base, choose)
     preserve = train.preserve
     if preserve is None and recipe.preserve:

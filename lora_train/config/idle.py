@@ -36,6 +36,8 @@ def _idle(config: RunConfig) -> list[tuple[str, str]]:
     for name in ("unmasked_weight", "normalize_masked_area_loss"):
         if getattr(train, name) and not train.masked_loss:
             found.append((f"train.{name}", "without train.masked_loss"))
+    if config.train.validate_every_n_steps is not None and not data.validation_split:
+        found.append(("train.validate_every_n_steps", "without data.validation_split"))
     if data.validation_seed is not None and not data.validation_split:
         found.append(("data.validation_seed", "without data.validation_split"))
     if data.bucket_no_upscale:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lora_train.hosts.base import Host
     from lora_train.models.base import BaseModel
     from lora_train.train.loop import Trainer
+    from lora_train.train.validation import Validation
 
 log = logging.getLogger("lora_train")
 
@@ -359,11 +360,16 @@ class _Execution:
             except LoraTrainError as error:  # the training itself can continue without
                 self.folder.event("note", text=f"The state for a resume was not saved: {error}")
 
+        def validated(validation: Validation, lowest: bool) -> None:
+            self.folder.event("validation", step=validation.step, **_rounded(validation.by_name()), lowest=lowest)
+            if lowest:
+                writer.save_best(validation)
+
         def eased(text: str) -> None:
             self.folder.event("note", text=text)
             self.folder.update(resolved=trainer.config.to_dict())  # a resume begins with it
 
-        callbacks = Callbacks(report, save, state, preview, eased, self.stopped)
+        callbacks = Callbacks(report, save, state, preview, validated, eased, self.stopped)
         trainer = Trainer(config, model, dataset, callbacks, trigger=trigger_of(self.manifest, config.data.tag))
         for text in trainer.notes:
             self.folder.event("note", text=text)
@@ -377,6 +383,7 @@ class _Execution:
         own = own_result(self.folder) == path
         writer.save_result(path, overwrite=config.save.overwrite or own)
         self.saved = Result(path, steps, stopped, self.folder.path)
+        writer.note_ending()
         if not stopped:
             preview(steps)
         trainer.network.detach()

@@ -43,6 +43,7 @@ class ProgressBar:
             "choices": lambda: self._choices(event["choices"]),
             "prepare": lambda: self.show(f"Preparing {event['stage']}", event["done"], event["total"], ""),
             "step": lambda: self._step(event),
+            "validation": lambda: self._validation(event),
             "saved": lambda: self._line(f"Saved after {event['step']} steps: {event['path']}"),
         }.get(event["kind"])
         if show is not None:
@@ -58,6 +59,10 @@ class ProgressBar:
     def _choices(self, choices: list[dict[str, Any]]) -> None:
         for choice in choices:
             self._line(f"  {in_flags(choice['field'])} = {choice['value']}: {choice['why']}")
+
+    def _validation(self, event: dict[str, Any]) -> None:
+        lowest = ", the lowest so far" if event["lowest"] else ""
+        self._line(f"Validation loss after {event['step']} steps: {event['loss']:.4f}{lowest}")
 
     def _step(self, event: dict[str, Any]) -> None:
         step = event["step"]

@@ -26,11 +26,14 @@ from lora_train.runs.previews import find_lora, others, preview_lines
 if TYPE_CHECKING:
     from lora_train.lorafile.metadata import TrainingFacts
     from lora_train.train.loop import Trainer
+    from lora_train.train.validation import Validation
 
 log = logging.getLogger("lora_train")
 
 CHECKPOINT_NAME = "{name}-step{step:08d}.safetensors"
 """kohya's pattern for intermediate files."""
+BEST_NAME = "{name}-best.safetensors"
+"""The LoRA with the lowest validation loss, of a run that holds pictures out."""
 
 
 @dataclass
@@ -56,6 +59,28 @@ class RunWriter:
             self._save(self.folder.path / "checkpoints" / name, overwrite=True)
         except LoraTrainError as error:
             self.folder.event("note", text=f"The LoRA after step {step} was not saved: {error}")
+
+    def save_best(self, validation: Validation) -> None:
+        """Save the LoRA whose validation loss is the lowest so far, in place of the one before; a failure is noted."""
+        name = BEST_NAME.format(name=self.trainer.config.save.output_name)
+        try:
+            self._save(self.folder.path / "checkpoints" / name, overwrite=True)
+        except LoraTrainError as error:
+            text = f"The LoRA after step {validation.step}, the best so far, was not saved: {error}"
+            self.folder.event("note", text=text)
+
+    def note_ending(self) -> None:
+        """Say what the training showed about its pictures, and which of its steps was the best."""
+        for remark in self.trainer.picture_losses.remarks():
+            self.folder.event("note", text=remark)
+        lowest = self.trainer.lowest
+        if lowest.loss is None or lowest.step == self.trainer.steps_done:
+            return
+        best = self.folder.path / "checkpoints" / BEST_NAME.format(name=self.trainer.config.save.output_name)
+        since = "; from then on it rose: the training learned its pictures by heart" if lowest.turned else ""
+        if best.is_file():
+            text = f"The validation loss was lowest after step {lowest.step}{since}. That LoRA is here: {best}"
+            self.folder.event("note", text=text)
 
     def save_result(self, path: Path, overwrite: bool) -> None:
         """Save the LoRA to `path`; when that fails it is saved in the run's own folder, and the error says so."""

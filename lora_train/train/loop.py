@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,18 @@ from lora_train.data.items import Item
 from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.memory import forget, give_back, is_out_of_memory
-from lora_train.models.base import BaseModel, Conditioning
+from lora_train.models.base import BaseModel
 from lora_train.models.storing import FULL, store_base
 from lora_train.networks.inject import NetworkSet
 from lora_train.records.families import FAMILIES
+from lora_train.train.encoding import Texts
 from lora_train.train.fast_math import fast_math
 from lora_train.train.flat import Flat
 from lora_train.train.in_use import InUse
 from lora_train.train.network import build_network, dropping, merge_base_weights, parameter_groups
 from lora_train.train.order import Order
 from lora_train.train.pace import Pace
+from lora_train.train.picture_losses import PictureLosses
 from lora_train.train.randomness import Randomness
 from lora_train.train.rates import learning_rates
 from lora_train.train.recovery import eased, undone_by_failure
@@ -35,12 +37,10 @@ from lora_train.train.scaling import loss_scaler, restarted
 from lora_train.train.schedule import lr_factor
 from lora_train.train.state import read_state, write_state
 from lora_train.train.step import Draw, Row, backward
-from lora_train.train.text_states import LIMIT_BYTES, TextStates
 from lora_train.train.unread import Taken, Unread
+from lora_train.train.validation import Lowest, Validation, Validator
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-AHEAD_STEPS, AHEAD_BYTES = 2000, LIMIT_BYTES // 2
-"""For how many steps captions are encoded at once, at most; and how large the result may become."""
 SMOOTHING = 0.98
 """Weight of the previous steps in the smoothed loss."""
 
@@ -61,6 +61,8 @@ class StepReport:
     learning_rates: dict[str, float]
     pictures_per_second: float
     seconds_left: float
+    validation: dict[str, float] = field(default_factory=dict)
+    """The loss on the pictures that are held out, where it was measured after this step; see `Validation.by_name`."""
     skipped: bool = False
     """fp16: the scaled gradient was too large for its numbers, so that the weights did not change and the scale was
     halved. Usual in the first steps."""
@@ -75,6 +77,9 @@ class Callbacks:
     state: Callable[[int], None] = lambda step: None
     """Called when the state should be saved: every few minutes, and when the run is stopped."""
     preview: Callable[[int], None] = lambda step: None
+    validated: Callable[[Validation, bool], None] = lambda validation, lowest: None
+    """Called with each measurement on the pictures that are held out, and whether it is the lowest so far; then the
+    result's weights are in use."""
     eased: Callable[[str], None] = lambda text: None
     """Called when memory ran out and the trainer's `config` has changed so that it needs less; with what a person
     should know."""
@@ -126,9 +131,16 @@ class Trainer:
         half = self.dtype == torch.float16 or (self.dtype == torch.bfloat16 and "half" in off)
         # torch 2.1 refuses fp32 on the CPU even where autocast is not enabled
         self.autocast = torch.autocast(self.device.type, self.dtype if half else None, enabled=half)
-        self._states = TextStates()
-        # one cache serves both where no network changes what the text encoders say
-        self._base_states = TextStates() if self._has_text_networks else self._states
+        self.texts = Texts(
+            self.config,
+            self.model,
+            self.network,
+            self.rows,
+            self.order,
+            self.device,
+            self.autocast,
+            frozenset(self.rates),
+        )
         groups = self._groups()
         method = OPTIMIZERS.of(self.config)
         self.flat = Flat(groups, method.elementwise and not network.module_dropout and "buffers" not in off)
@@ -136,7 +148,8 @@ class Trainer:
         self.optimizer = method(groups, self.config)
         self.weights = InUse(self.optimizer, self.network.parameters())
         self.scaler = loss_scaler(self.device, enabled=self.dtype == torch.float16)
-        self._texts_wait = self.device.type != "cpu"
+        self.validator = Validator(self.config, self.model, self.dataset, self.device, self.texts.encode)
+        self.lowest, self.picture_losses = Lowest(), PictureLosses()
         self._unread = Unread(self._read, late=int(self.device.type == "cuda" and "late-loss" not in off))
 
     @property
@@ -153,7 +166,9 @@ class Trainer:
         options = self.config.train
         assert options.max_train_steps
         self.network.attach()
+        self.texts.begin(self.steps_done)
         if self.steps_done == 0:
+            self._validate(0)
             self.callbacks.preview(0)
         self.weights.to_train()
         self._pace = Pace(self.steps_done)
@@ -162,16 +177,17 @@ class Trainer:
                 self._unread.read_all()
                 self.callbacks.state(self.steps_done)
                 break
-            self._stop_text_encoders()
+            self.texts.begin(self.steps_done)
             factor = lr_factor(self.config, self.steps_done)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * factor
             batches = self.order.batches(self.steps_done)
             self.epoch = self.order.epoch_of(self.steps_done) + 1
-            self._encode_ahead()
             taken = self._step(batches)
             self.steps_done += 1
-            self._unread.add(taken)
+            self.texts.step = self.steps_done
+            found = self._validate(self.steps_done)
+            self._unread.add(replace(taken, validation=found) if found else taken)
             self._save_and_preview(options.max_train_steps)
             if self._pace.due(self.config.save.save_state_every_n_minutes):
                 self._unread.read_all()
@@ -189,15 +205,17 @@ class Trainer:
         first = self.steps_done * self.config.train.gradient_accumulation_steps
         while True:
             try:
-                losses = [self._batch(items, first + number) for number, items in enumerate(batches)]
+                found = [self._batch(items, first + number) for number, items in enumerate(batches)]
+                losses, times = [losses for losses, _ in found], [times for _, times in found]
                 return Taken(
                     step=self.steps_done + 1,
                     epoch=self.epoch,
-                    loss=torch.stack(losses).mean(),
+                    loss=torch.stack([one.mean() for one in losses]).mean(),
                     norm=self._update(),
                     learning_rates={group["name"]: group["lr"] for group in self.optimizer.param_groups},
-                    pictures=sum(map(len, batches)),
-                    names=[item.picture.path.name for item in batches[-1]],
+                    pictures=[item.picture for items in batches for item in items],
+                    losses=torch.cat(losses),
+                    times=torch.cat(times),
                 )
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -245,6 +263,7 @@ class Trainer:
     def write_state(self, path: Path) -> None:
         """Save what `read_state` needs to continue. Raises LoraTrainError when it cannot be written."""
         numbers = {"step": self.steps_done, "smoothed": self.smoothed, "data": self.dataset.fingerprint()}
+        numbers |= {"lowest": asdict(self.lowest), "pictures": self.picture_losses.to_dict()}
         with self.weights.trained():
             write_state(path, self.network, self.optimizer, self.flat, numbers | {"scaler": self.scaler.state_dict()})
 
@@ -256,17 +275,21 @@ class Trainer:
         numbers = read_state(path, self.network, self.optimizer, self.flat)
         self.network.to(self.device)
         self.steps_done, self.smoothed = int(numbers["step"]), float(numbers["smoothed"])
+        self.lowest = Lowest(**numbers.get("lowest", {}))
+        self.picture_losses = PictureLosses.from_dict(numbers.get("pictures"))
         if numbers["scaler"]:
             self.scaler.load_state_dict(numbers["scaler"])
         return bool(numbers["data"] == self.dataset.fingerprint())
 
-    def _batch(self, items: list[Item], position: int) -> torch.Tensor:
-        """Forward and backward of the batch at `position`; returns the mean loss (a scalar tensor)."""
-        losses = [self._learn(row, draw, position) for row, draw in self.rows.of(items, position)]
-        return losses[0]
+    def _batch(self, items: list[Item], position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Forward and backward of the batch at `position`; returns each picture's loss and time, (B,)."""
+        rows = self.rows.of(items, position)
+        losses = [self._learn(row, draw, position) for row, draw in rows]
+        return losses[0], rows[0][1].t
 
     def _learn(self, row: Row, draw: Draw, position: int) -> torch.Tensor:
-        """Forward and backward of a row, in parts of as many pictures as go through the model at once."""
+        """Forward and backward of a row, in parts of as many pictures as go through the model at once; returns each
+        picture's loss (B,)."""
         options, count = self.config.train, len(row.x)
         at_once = min(options.micro_batch_size or count, count)
         losses = []
@@ -283,86 +306,31 @@ class Trainer:
                         self.network,
                         [row if whole else row.part(some)],
                         draw if whole else draw.part(some),
-                        self._encode,
+                        self.texts.encode,
                         lambda loss, share=share: self.scaler.scale(loss / share),  # type: ignore[misc]
                         self.autocast,
                         self._cost,
                     )
                 )
-        return torch.cat(losses).mean()
+        return torch.cat(losses)
 
     def _cost(self, predicted: torch.Tensor, target: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The run's loss at every position."""
         return LOSSES.of(self.config)(predicted, target, t, self.model, self.config)  # type: ignore[no-any-return]
 
-    def _encode(self, captions: Any) -> Conditioning:
-        """Text conditioning. That of untrained text encoders, and of the base alone, is kept by caption."""
-        if self._text_encoders_trained and self.network.multiplier:
-            return self.model.encode_text(captions, self.config.model.clip_skip)
-        states = self._states if self.network.multiplier else self._base_states
-        with torch.no_grad(), self.network.dropping(None):
-            return states.of(captions, self._encode_one, self.device)
-
-    def _encode_one(self, caption: str) -> Conditioning:
-        return self.model.encode_text([caption], self.config.model.clip_skip)
-
-    def _encode_ahead(self) -> None:
-        """Text encoders that are not trained wait outside the GPU's memory. When a step has a caption that was not
-        encoded yet, they come in once and encode the captions of the next steps as well."""
-        if self._text_encoders_trained or not self._texts_wait:
-            return
-        if all(caption in states for states, _, caption in self._texts(self.steps_done)):
-            return
-        made, last = 0, min(self.config.train.max_train_steps or 0, self.steps_done + AHEAD_STEPS)
-        with self.model.texts_at_work(), torch.no_grad(), self.network.dropping(None), self.autocast:
-            for step in range(self.steps_done, last):
-                for states, multiplier, caption in self._texts(step):
-                    with self.network.at(multiplier):
-                        made += states.add(caption, self._encode_one)
-                if made > AHEAD_BYTES:
-                    break
-
-    def _texts(self, step: int) -> Iterator[tuple[TextStates, float, str]]:
-        """The captions that a step needs encoded: where they are kept, and the strength of the network with it."""
-        first = step * self.config.train.gradient_accumulation_steps
-        for number, items in enumerate(self.order.batches(step)):
-            untagged = self.rows.untagged(items, first + number)
-            for caption in (*self.rows.captions(items, first + number), *untagged):
-                yield self._states, 1.0, caption
-            for caption in untagged:
-                yield self._base_states, 0.0, caption
-
-    @property
-    def _has_text_networks(self) -> bool:
-        return bool(set(self.model.text_prefixes) & self.rates.keys())
-
-    @property
-    def _text_encoders_trained(self) -> bool:
-        last = self.config.train.stop_text_encoder_training
-        return self._has_text_networks and (last is None or self.steps_done < last)
-
-    def _stop_text_encoders(self) -> None:
-        """Freeze the text encoders' networks after their last step: their states are then computed once, and they
-        leave the GPU's memory."""
-        if self._text_encoders_trained:
-            return
-        for prefix in self.model.text_prefixes:
-            for parameter in self.network.parameters_of(prefix):
-                parameter.requires_grad_(False)
-        if self._texts_wait:
-            self.model.texts_to(torch.device("cpu"))
-
     def _read(self, taken: Taken) -> None:
         """Report a step. Raises LoraTrainError when its loss is not a number."""
         loss, norm = float(taken.loss), float(taken.norm)
         if not math.isfinite(loss):
+            named = ", ".join(picture.path.name for picture in taken.pictures[-4:])
             raise LoraTrainError(
-                f"the loss is no longer a number, at step {taken.step} with {', '.join(taken.names[:4])}.",
+                f"the loss is no longer a number, at step {taken.step} with {named}.",
                 "train",
                 "Lower the learning rate, or train in fp32 or bf16. What was saved before is still usable.",
             )
         first = math.isnan(self.smoothed)
         self.smoothed = loss if first else SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
+        self._note_pictures(taken)
         per_step = self._pace.seconds_per_step(taken.step)
         skipped = self.scaler.is_enabled() and not math.isfinite(norm)
         assert self.config.train.max_train_steps
@@ -375,11 +343,32 @@ class Trainer:
                 smoothed=self.smoothed,
                 grad_norm=0.0 if skipped else norm,
                 learning_rates=taken.learning_rates,
-                pictures_per_second=taken.pictures / per_step if per_step else 0.0,
+                pictures_per_second=len(taken.pictures) / per_step if per_step else 0.0,
                 seconds_left=per_step * (self.config.train.max_train_steps - taken.step),
                 skipped=skipped,
+                validation=taken.validation.by_name() if taken.validation else {},
             )
         )
+
+    def _note_pictures(self, taken: Taken) -> None:
+        """Take note of each picture's loss; regularisation pictures are not what is learned."""
+        losses, times = taken.losses.tolist(), (taken.times / self.model.training_times).tolist()
+        late = 2 * taken.step > (self.config.train.max_train_steps or 0)
+        for picture, loss, time in zip(taken.pictures, losses, times):
+            if not picture.reg:
+                self.picture_losses.add(str(picture.path), loss / (picture.weight or 1.0), time, late)
+
+    def _validate(self, step: int) -> Validation | None:
+        """Measure the loss on the pictures that are held out, if there are any and it is due after `step`."""
+        train = self.config.train
+        due = step in (0, train.max_train_steps) or _due(step, train.validate_every_n_steps or 0)
+        if not (self.dataset.held_out and due):
+            return None
+        self._unread.read_all()  # nothing is measured after a loss that is not a number
+        with self.weights.used(), self.network.dropping(None), self.autocast:
+            found: Validation = self.validator.measure(step)
+            self.callbacks.validated(found, self.lowest.add(found))
+        return found
 
     def _save_and_preview(self, last: int) -> None:
         save, preview = self.config.save, self.config.preview

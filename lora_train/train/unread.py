@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from lora_train.data.scan import Picture
+from lora_train.train.validation import Validation
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -25,9 +28,13 @@ class Taken:
     norm: torch.Tensor
     """Of the gradient before it was clipped."""
     learning_rates: dict[str, float]
-    pictures: int
-    names: Sequence[str]
-    """Of the last batch's pictures."""
+    pictures: Sequence[Picture]
+    losses: torch.Tensor
+    """Of each picture, on the device."""
+    times: torch.Tensor
+    """Of each picture, on the device."""
+    validation: Validation | None = None
+    """Where it was measured after this step."""
 
 
 @dataclass

@@ -19,7 +19,7 @@ from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.models.sdxl import StableDiffusionXL
 from lora_train.networks.inject import NetworkSet
-from lora_train.train import loop, rows
+from lora_train.train import rows
 from lora_train.train.loop import Callbacks, Pace, StepReport, Trainer
 from lora_train.train.network import merge_base_weights
 from tests.train.smallest import open_tiny
@@ -102,12 +102,12 @@ def test_regularisation_and_concepts_have_weights_of_their_own(make: Make, monke
     trainer = make(data={"train_batch_size": 4}, prior_loss_weight=0.5)
     trainer.network.attach()
     items = trainer.dataset.items
-    alone = [float(trainer._batch([item], 0)) for item in items]
+    alone = [float(trainer._batch([item], 0)[0].mean()) for item in items]
     weighed = [
         replace(item, picture=replace(item.picture, reg=number == 0, weight=3.0 if number == 3 else 1.0))
         for number, item in enumerate(items)
     ]
-    together = float(trainer._batch(weighed, 0))
+    together = float(trainer._batch(weighed, 0)[0].mean())
     trainer.network.detach()
     expected = sum(weight * loss for weight, loss in zip((0.5, 1, 1, 3), alone)) / 4
     assert together == pytest.approx(expected, rel=1e-4) and together != pytest.approx(sum(alone) / 4, rel=1e-2)
@@ -152,7 +152,7 @@ def test_what_stopped_text_encoders_say_is_whole(make: Make, model: StableDiffus
     with torch.no_grad():
         expected = {name: model.encode_text([name])["states"] for name in ("one 0", "one 3")}
         with trainer.network.dropping(lambda name: pytest.fail("something was left out of the text")):
-            found = trainer._encode(list(expected))["states"]
+            found = trainer.texts.encode(list(expected))["states"]
     trainer.network.detach()
     assert torch.allclose(found, torch.cat(list(expected.values())), atol=1e-5)
 
@@ -295,7 +295,7 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(
 
 def test_the_state_is_due_every_so_many_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("lora_train.train.pace.time.monotonic", lambda: now[0])
     pace = Pace(4)
     due = []
     for seconds in (0, 60, 119, 120, 121, 239, 240):

@@ -197,7 +197,7 @@ def test_text_encoders_wait_outside_and_encode_ahead(shown: list[Shown], monkeyp
     for waits in (False, True):
         first, _, _ = _trainer(shown)
         trainer = Trainer(replace(first.config, network=only_unet), first.model, first.dataset, trigger="sks")
-        trainer._texts_wait = waits
+        trainer.texts.waits = waits
         events = _watched(monkeypatch, trainer)
         found.append(_weights(trainer))
         at_work = [event for event in events if event != "out"]
@@ -213,9 +213,9 @@ def test_the_texts_of_the_base_are_not_those_of_a_trained_encoder(shown: list[Sh
     _weights(trainer)
     trainer.network.attach()
     with torch.no_grad():
-        learned = trainer._encode(["one"])["states"]
+        learned = trainer.texts.encode(["one"])["states"]
         with trainer.network.at(0.0):
-            base = trainer._encode(["one"])["states"]
+            base = trainer.texts.encode(["one"])["states"]
     trainer.network.detach()
     assert torch.allclose(base, trainer.model.encode_text(["one"])["states"], atol=1e-6)
     assert not torch.allclose(base, learned, atol=1e-6)

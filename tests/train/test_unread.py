@@ -20,7 +20,7 @@ from tests.train.test_whole_step import shown as shown
 
 
 def taken(step: int) -> Taken:
-    return Taken(step, 1, torch.tensor(0.5), torch.tensor(1.0), {}, 1, [])
+    return Taken(step, 1, torch.tensor(0.5), torch.tensor(1.0), {}, [], torch.zeros(0), torch.zeros(0))
 
 
 def test_a_step_is_read_so_many_steps_late_or_when_it_is_asked_for() -> None:

@@ -215,6 +215,16 @@ class TrainOptions(Section, section="train"):
         kohya=("max_grad_norm",),
         metadata="ss_max_grad_norm",
     )
+    validate_every_n_steps: int | None = option(
+        None,
+        "Validate every N steps",
+        "measure the loss on the pictures that are held out for validation every N steps, and at the start and the end",
+        STEPS,
+        range=(1, 10_000_000),
+        unset="20 times in the training",
+        metavar="N",
+        kohya=("validate_every_n_steps",),
+    )
     micro_batch_size: int | None = option(
         None,
         "Pictures at once",
