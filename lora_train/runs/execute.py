@@ -212,6 +212,11 @@ class _Execution:
             self.host.tokenizers, self.host.downloads, lambda text: self.folder.event("note", text=text)
         )
         model = open_model(path, sources, assumed_by(self.config), keep_dtype=True)
+        if self.config.model.vae:
+            from lora_train.models.vae import load_vae
+
+            other: Any = model  # refused for families that cannot
+            other.use_vae(load_vae(Path(self.config.model.vae).expanduser(), other.vae))
         for text in model.notes:
             self.folder.event("note", text=text)
         config = self._choose(model)
