@@ -286,7 +286,7 @@ class _Execution:
     def _longer(self, before: RunConfig) -> RunConfig:
         """The run with its first choices, and the steps that are asked for now."""
         steps = self.config.train.max_train_steps
-        if steps is None or steps == before.train.max_train_steps:
+        if steps is None or self.config.train.max_train_epochs or steps == before.train.max_train_steps:
             return before
         from lora_train.train.schedule import lr_factor
 
