@@ -73,7 +73,7 @@ def test_a_resumed_run_keeps_what_was_chosen_at_first(make_config: Make, host: S
 def test_epochs_stay_what_they_were_when_a_run_continues(make_config: Make, host: StandaloneHost) -> None:
     """The steps beside them count for nothing; those that a resume asks for do (it drops the epochs)."""
     asked = make_config(train={"max_train_steps": 7, "max_train_epochs": 5})
-    before = make_config(train={"max_train_steps": 15, "max_train_epochs": 5})
+    before = make_config(train={"max_train_steps": 15, "max_train_epochs": 5, "lr_warmup_steps": 0.0})
     folder = RunFolder.create(host.data_dir() / "runs", asked)
     for epochs, expected in ((5, 15), (0, 20)):
         steps = 7 if epochs else 20
