@@ -183,7 +183,7 @@ def _steps_of_epochs(facts: Facts, data: DataOptions, batch: int, accumulation: 
     repeats = data.repeats or DEFAULT_REPEATS
     batches = math.ceil(facts.pictures * repeats / batch) if facts.epoch is None else facts.epoch(data)[1]
     each = math.ceil(batches / accumulation)
-    return epochs * each, f"{epochs} epochs of {each} steps"
+    return epochs * each, f"{epochs} epoch{'' if epochs == 1 else 's'} of {each} steps"
 
 
 def _free_for_convolutions(network: NetworkOptions) -> bool:

@@ -31,6 +31,8 @@ def _idle(config: RunConfig) -> list[tuple[str, str]]:
             found.append((f"data.{name}", "without data.shuffle_caption or another change of captions"))
     if data.token_warmup_min != 1 and not data.token_warmup_step:
         found.append(("data.token_warmup_min", "without data.token_warmup_step"))
+    if train.max_train_steps is not None and train.max_train_epochs:
+        found.append(("train.max_train_steps", "with train.max_train_epochs, which sets the steps"))
     if data.dataset_config and data.reg_data_dir:
         found.append(("data.reg_data_dir", "with data.dataset_config, where is_reg names such folders"))
     for name in ("unmasked_weight", "normalize_masked_area_loss"):

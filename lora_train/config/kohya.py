@@ -90,15 +90,14 @@ NOTED = {
 
 ABSENT = {
     "caption_extension": "Captions are .txt or .caption files here.",
-    "vae": "The base model's own is used.",
     "resume": "Use: lora-train resume RUN",
     "base_weights": "Give --merge-base FILE:STRENGTH.",
     "base_weights_multiplier": "Give --merge-base FILE:STRENGTH.",
     "save_n_epoch_ratio": "Give --save-every STEPS.",
     "save_last_n_epochs": "",
     "save_last_n_steps": "",
-    "color_aug": "",
-    "random_crop": "",
+    "color_aug": "Latents are computed once here, and not again at each step.",
+    "random_crop": "Latents are computed once here, and not again at each step.",
     "face_crop_aug_range": "The operation face crops faces: --process face.",
     "alpha_mask": "Give --masked-loss: it uses the pictures' alpha channel.",
     "conditioning_data_dir": "Give --masked-loss and --mask-folder.",

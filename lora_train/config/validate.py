@@ -165,9 +165,9 @@ def _together(config: RunConfig) -> list[Problem]:
         concept_weights(data.concept_weights)
     except ValueError as error:
         found.append(Problem(f"{error}.", "data.concept_weights", "Write them as sara=1,hat=0.5."))
-    for side in data.more_resolutions:
-        if not 64 <= side <= 4096 or side % least_factor():
-            what, fix = f"{side} is no possible resolution.", f"From 64 to 4096, multiples of {least_factor()}."
+    for more in data.more_resolutions:
+        if not 64 <= more <= 4096 or more % least_factor():
+            what, fix = f"{more} is no possible resolution.", f"From 64 to 4096, multiples of {least_factor()}."
             found.append(Problem(what, "data.more_resolutions", fix))
     if data.more_resolutions and (data.read_npz or data.write_npz):
         what = "sd-scripts' .npz files hold latents of one size."

@@ -66,6 +66,8 @@ class TrainingFacts:
     reg_folders: dict[str, tuple[int, int]] = field(default_factory=dict)
     """As `folders`, of the regularisation pictures."""
     reg_looks_per_epoch: int = 0
+    vae: dict[str, str] = field(default_factory=dict)
+    """The fields on a VAE other than the base's own."""
     held_out: int = 0
     """Pictures held out for validation."""
     extra: dict[str, str] = field(default_factory=dict)
@@ -84,6 +86,16 @@ def base_hashes(path: Path) -> dict[str, str]:
     return {"ss_sd_model_hash": legacy, "ss_new_sd_model_hash": file_hash(path)}
 
 
+def vae_hashes(path: Path) -> dict[str, str]:
+    """kohya's fields on a VAE of its own."""
+    hashes = base_hashes(path)
+    return {
+        "ss_vae_name": path.name,
+        "ss_vae_hash": hashes["ss_sd_model_hash"],
+        "ss_new_vae_hash": hashes["ss_new_sd_model_hash"],
+    }
+
+
 def lora_metadata(facts: TrainingFacts) -> dict[str, str]:
     """All fields as texts; `None` is written as "None", as kohya's scripts do."""
     fields: dict[str, object] = {
@@ -95,6 +107,7 @@ def lora_metadata(facts: TrainingFacts) -> dict[str, str]:
         **_training(facts),
         **_methods(facts.config),
         **facts.base_hashes,
+        **facts.vae,
         **_modelspec(facts),
         **facts.extra,
     }

@@ -83,6 +83,11 @@ class LatentDiffusion:
         """The first text encoder's tokenizer."""
         return self.tokenizers[0]
 
+    def use_vae(self, vae: Any) -> None:
+        """Encode and decode with another VAE of the same shape, see `models.vae`."""
+        self.vae = nn.Module.to(vae, self.vae.device, torch.float32).requires_grad_(False).eval()
+        self.__dict__.pop("vae_hash", None)
+
     @cached_property
     def vae_hash(self) -> str:
         """SHA-256 of the VAE's weights as loaded, 32 hexadecimal digits."""

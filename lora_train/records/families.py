@@ -10,6 +10,7 @@ from lora_train.records.family import (
     CHUNKS,
     CLIP_SKIP,
     DIFFUSION,
+    OTHER_VAE,
     TWO_ENCODERS,
     WEIGHTED,
     Blocks,
@@ -80,7 +81,7 @@ _SD = {
     "denoiser": _UNET,
     "texts": (_clip("lora_te", "text_encoder", "text encoder", "clip_l"),),
     "blocks": Blocks(_sd_block, mid=1, side=_SD_SIDE),
-    "features": frozenset((DIFFUSION, CLIP_SKIP, CHUNKS, WEIGHTED)),
+    "features": frozenset((DIFFUSION, CLIP_SKIP, CHUNKS, WEIGHTED, OTHER_VAE)),
     "npz": "_sd.npz",
 }
 
@@ -125,7 +126,7 @@ FAMILIES: Records[Family] = Records(
                 Predicts(V, "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", "v"),
             ),
             blocks=Blocks(_xl_block, mid=3, side=9, ends=1),
-            features=frozenset((DIFFUSION, CLIP_SKIP, CHUNKS, WEIGHTED, TWO_ENCODERS)),
+            features=frozenset((DIFFUSION, CLIP_SKIP, CHUNKS, WEIGHTED, OTHER_VAE, TWO_ENCODERS)),
             implementation="https://github.com/Stability-AI/generative-models",
             said=r"sd_?xl|stable_diffusion_xl|pony|illustrious|noobai",
             card="SDXL",

@@ -64,6 +64,10 @@ def check_run(
         with noting(found, "data.folder"):
             manifest = _pictures(config, host)
     said: list[str] = []
+    if config.model.vae:
+        with noting(found, "model.vae"):
+            if not allowed(config.model.vae, host, "model.vae").exists():
+                found.append(Problem(f"there is no VAE {config.model.vae}.", "model.vae", "Give a file or folder."))
     if config.model.path:
         with noting(found, "model.path"):
             path = allowed(config.model.path, host, "model.path")

@@ -224,6 +224,11 @@ class _Execution:
             self.host.tokenizers, self.host.downloads, lambda text: self.folder.event("note", text=text)
         )
         model = open_model(path, sources, assumed_by(self.config), keep_dtype=True)
+        if self.config.model.vae:
+            from lora_train.models.vae import load_vae
+
+            other: Any = model  # refused for families that cannot
+            other.use_vae(load_vae(Path(self.config.model.vae).expanduser(), other.vae))
         for text in model.notes:
             self.folder.event("note", text=text)
         config = self._choose(model)
@@ -295,7 +300,7 @@ class _Execution:
     def _longer(self, before: RunConfig) -> RunConfig:
         """The run with its first choices, and the steps that are asked for now."""
         steps = self.config.train.max_train_steps
-        if steps is None or steps == before.train.max_train_steps:
+        if steps is None or self.config.train.max_train_epochs or steps == before.train.max_train_steps:
             return before
         from lora_train.train.schedule import lr_factor
 

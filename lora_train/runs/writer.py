@@ -145,7 +145,7 @@ class RunWriter:
         return png_bytes(picture)
 
     def _facts(self) -> TrainingFacts:
-        from lora_train.lorafile.metadata import TrainingFacts, base_hashes
+        from lora_train.lorafile.metadata import TrainingFacts, base_hashes, vae_hashes
 
         trainer = self.trainer
         if self._base_hashes is None:  # computing them reads gigabytes
@@ -162,6 +162,7 @@ class RunWriter:
             buckets=trainer.dataset.bucket_counts(),
             folders=_folders([picture for picture in pictures if not picture.reg]),
             reg_folders=_folders(reg),
+            vae=vae_hashes(Path(trainer.config.model.vae).expanduser()) if trainer.config.model.vae else {},
             held_out=len(trainer.dataset.held_out),
             reg_looks_per_epoch=sum(picture.repeats for picture in reg),
             tag_frequency=tag_frequency(self.manifest),

@@ -117,9 +117,17 @@ def test_what_makes_no_difference_is_noted(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_what_kohya_has_and_we_do_not_is_named() -> None:
-    found = {one.where: one for one in wrong("--save_n_epoch_ratio=10 --vae x.pt --initial_step 3 --vae-x y")}
+    found = {
+        one.where: one for one in wrong("--save_n_epoch_ratio=10 --lr_scheduler_type x --initial_step 3 --vae-x y")
+    }
     found |= {one.where: one for one in wrong("--async-upload 1")}
-    assert found.keys() == {"--save_n_epoch_ratio", "--vae", "--initial_step", "--vae-x", "--async-upload"}
+    assert found.keys() == {
+        "--save_n_epoch_ratio",
+        "--lr_scheduler_type",
+        "--initial_step",
+        "--vae-x",
+        "--async-upload",
+    }
     assert all("sd-scripts has it" in one.what for where, one in found.items() if where != "--vae-x")
     assert "--save-every" in found["--save_n_epoch_ratio"].fix
 
@@ -267,11 +275,11 @@ def test_what_kohya_says_of_loss_noise_and_optimizer_is_meant_here_too() -> None
 
 def test_other_values_of_theirs_are_refused() -> None:
     line = "--loss_type=huberr --async_upload 0.5 --caption_extension=.tags"
-    line += " --vae=x.pt"
+    line += " --lr_scheduler_type=x"
     found = {problem.where: problem for problem in wrong(line)}
     assert list(found) == [
         *("--loss-type", "--caption_extension", "--async_upload"),
-        "--vae",
+        "--lr_scheduler_type",
     ]
     assert "'huberr'" in found["--loss-type"].what and "huber?" in found["--loss-type"].fix
 

@@ -28,6 +28,8 @@ def notes(**groups: dict[str, Any]) -> list[str]:
         ({"train": {"normalize_masked_area_loss": True}}, "train.normalize_masked_area_loss",
          {"train": {"masked_loss": True}}),
         ({"data": {"validation_seed": 3}}, "data.validation_seed", {"data": {"validation_split": 0.1}}),
+        ({"train": {"max_train_steps": 9, "max_train_epochs": 2}}, "train.max_train_steps",
+         {"train": {"max_train_epochs": 0}}),
         ({"preview": {"sample_every_n_steps": 5}}, "preview.sample_every_n_steps", {"preview": {"prompts": ["a"]}}),
         ({"network": {"conv_alpha": 1.0}}, "network.conv_alpha", {"network": {"conv_dim": 4}}),
         ({"data": {"bucket_no_upscale": True, "min_bucket_reso": 64}}, "data.min_bucket_reso",

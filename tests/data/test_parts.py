@@ -109,7 +109,11 @@ def test_every_picture_at_several_sizes(tmp_path: Path) -> None:
     folder = draw_pictures(tmp_path / "in", 4)
     draw_pictures(tmp_path / "reg" / "1_woman", 2)
     names = ("picture-0.png", "picture-1.png")
-    options = {"more_resolutions": (64, 192), "validation_split": 1.0, "reg_data_dir": str(tmp_path / "reg")}
+    options: dict[str, Any] = {
+        "more_resolutions": (64, 192),
+        "validation_split": 1.0,
+        "reg_data_dir": str(tmp_path / "reg"),
+    }
     manifest = assigned(folder, **options)
     assert manifest.summary() == "3 pictures in 1 concept, and 2 regularisation pictures; 1 held out for validation"
     plain = replace(OPTIONS, min_bucket_reso=None, max_bucket_reso=None)

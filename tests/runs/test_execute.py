@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from lora_train.config import RunConfig
-from lora_train.data.scan import scan
+from lora_train.data.scan import Manifest, scan
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.lock import RunLock
@@ -67,6 +68,18 @@ def test_a_resumed_run_keeps_what_was_chosen_at_first(make_config: Make, host: S
     assert again.train.max_train_steps != first.train.max_train_steps
     assert RunConfig.from_dict(folder.read()["resolved"]) == again
     assert [event["kind"] for event in folder.events()] == ["choices", "choices"]
+
+
+def test_epochs_stay_what_they_were_when_a_run_continues(make_config: Make, host: StandaloneHost) -> None:
+    """The steps beside them count for nothing; those that a resume asks for do (it drops the epochs)."""
+    asked = make_config(train={"max_train_steps": 7, "max_train_epochs": 5})
+    before = make_config(train={"max_train_steps": 15, "max_train_epochs": 5, "lr_warmup_steps": 0.0})
+    folder = RunFolder.create(host.data_dir() / "runs", asked)
+    for epochs, expected in ((5, 15), (0, 20)):
+        steps = 7 if epochs else 20
+        config = replace(asked, train=replace(asked.train, max_train_epochs=epochs, max_train_steps=steps))
+        run = _Execution(folder, config, Manifest(Path()), host, lambda: False, Stages())
+        assert run._longer(before).train.max_train_steps == expected
 
 
 def test_a_lora_that_appears_meanwhile_is_not_written_over(

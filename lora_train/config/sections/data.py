@@ -8,7 +8,7 @@ from lora_train.config.option import BASICS, COMMAS, COMMON, DATA, FIRST, SOURCE
 from lora_train.config.registered import Section
 from lora_train.config.sections.in_training import CaptionOptions
 from lora_train.config.usual import DEFAULT_REPEATS, USUAL
-from lora_train.records.family import CLIP_SKIP, DIFFUSION
+from lora_train.records.family import CLIP_SKIP, DIFFUSION, OTHER_VAE
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,16 @@ class ModelOptions(Section, section="model"):
         flags=("--model",),
         metavar="PATH",
         kohya=("pretrained_model_name_or_path",),
+    )
+    vae: str = option(
+        "",
+        "VAE",
+        "VAE in place of the base model's own: .safetensors, .ckpt, .pt or diffusers folder",
+        SOURCES,
+        unset="the base model's own",
+        metavar="PATH",
+        kohya=("vae",),
+        needs=OTHER_VAE,
     )
     clip_skip: int = option(
         1,
