@@ -28,8 +28,6 @@ from lora_train.train.step import Draw, Row, backward
 
 UNKNOWN_STATE = 8.0
 """Bytes of optimizer state for each trained weight where they cannot be measured: AdamW's."""
-AUTOCAST = frozenset(("bf16", "fp16"))
-"""The precisions in which the loop computes under autocast."""
 META = torch.device("meta")
 
 
@@ -130,9 +128,14 @@ class Counter:
         t = model.draw_timesteps(pictures, torch.Generator().manual_seed(0)).to(META)
         draw = Draw(torch.empty_like(x), t, torch.ones(pictures, device=META))
         row = Row(x, captions, extra=model.extra_inputs([Frame.whole(width, height)] * pictures))
-        casts = self._config.train.mixed_precision in AUTOCAST
-        autocast = torch.autocast("cpu", torch.bfloat16) if casts else nullcontext()
+        autocast = torch.autocast("cpu", torch.bfloat16) if _casts(self._config) else nullcontext()
         return lambda: backward(model, network, [row], draw, encode, lambda loss: loss, autocast)
+
+
+def _casts(config: RunConfig) -> bool:
+    """Whether the loop computes under autocast: in bf16 only where what makes it needless is switched off."""
+    precision, off = config.train.mixed_precision, getattr(config.train, "speedups_off", ())
+    return precision == "fp16" or (precision == "bf16" and "half" in off)
 
 
 def state_bytes(config: RunConfig) -> float:
