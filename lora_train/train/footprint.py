@@ -28,6 +28,8 @@ from lora_train.train.step import Draw, Row, backward
 
 UNKNOWN_STATE = 8.0
 """Bytes of optimizer state for each trained weight where they cannot be measured: AdamW's."""
+AUTOCAST = frozenset(("fp16",))
+"""The precisions in which the loop computes under autocast."""
 META = torch.device("meta")
 
 
@@ -135,7 +137,7 @@ class Counter:
 def _casts(config: RunConfig) -> bool:
     """Whether the loop computes under autocast: in bf16 only where what makes it needless is switched off."""
     precision, off = config.train.mixed_precision, getattr(config.train, "speedups_off", ())
-    return precision == "fp16" or (precision == "bf16" and "half" in off)
+    return precision in AUTOCAST or (precision == "bf16" and "half" in off)
 
 
 def state_bytes(config: RunConfig) -> float:

@@ -105,7 +105,7 @@ _PRODUCTS = frozenset(
 
 def _autocasts() -> bool:
     try:
-        return torch.is_autocast_enabled("cpu")
+        return bool(torch.is_autocast_enabled("cpu"))
     except TypeError:  # torch 2.1
         return bool(torch.is_autocast_cpu_enabled())
 
