@@ -25,7 +25,9 @@ class Predictor:
     model: BaseModel
     free: int | None = None
     _counter: Counter | None = None
-    _counted: dict[tuple[int | None, float, str], Footprint] = field(default_factory=dict)
+    _steps: dict[float, tuple[int, Footprint]] = field(default_factory=dict)
+    """By the share of blocks that are checkpointed: the side in pixels, and one picture's step."""
+    _bases: dict[str, int] = field(default_factory=dict)
     _fails: bool = False
 
     def __call__(self, config: RunConfig, means: Means) -> int:
@@ -34,24 +36,25 @@ class Predictor:
         if self._fails or (self.free is not None and rough * AMPLE < self.free):
             return rough
         try:
-            one = self._of_one(config, means)
+            return self._counted(config, means).peak
         except Exception:  # torch 2.1, or a family whose step needs values
             log.debug("a step cannot be counted", exc_info=True)
             self._fails = True
             return rough
-        return replace(one, step=one.step * means.pictures).peak
 
-    def _of_one(self, config: RunConfig, means: Means) -> Footprint:
-        """The step with one picture; the activations are proportional to the pictures, and so is all else in it."""
+    def _counted(self, config: RunConfig, means: Means) -> Footprint:
+        """From the step with one picture: all but the weights is proportional to the pictures and to their pixels."""
         side = config.data.resolution or self.model.native_resolution
         side -= side % self.model.size_step
         if self._counter is None:
             self._counter = Counter(config, self.model, self._trained(config))
-        key = (side, means.share, "full")
-        if key not in self._counted:
-            self._counted[key] = self._counter.count(1, side, side, means.share)
-        stored = self._counter.base_bytes(means.base)
-        return replace(self._counted[key], base=stored)
+        if means.share not in self._steps:
+            self._steps[means.share] = side, self._counter.count(1, side, side, means.share)
+        if means.base not in self._bases:
+            self._bases[means.base] = self._counter.base_bytes(means.base)
+        its_side, one = self._steps[means.share]
+        step = one.step * means.pictures * side**2 // its_side**2
+        return replace(one, step=step, base=self._bases[means.base])
 
     def _trained(self, config: RunConfig) -> tuple[str, ...]:
         """The roots that get networks."""

@@ -67,6 +67,21 @@ def test_it_computes_with_the_decoded_weights_forward_and_backward(how: str) -> 
     assert torch.allclose(outs[0][1], outs[1][1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("how", list(FORMS))
+def test_shapes_alone_are_stored_the_same_way(how: str) -> None:
+    """On the meta device, where memory is counted."""
+    model, _ = _stored(how)
+    empty = open_tiny("epsilon")
+    empty.unet.to("meta")
+    store_base(empty, how, torch.float32)
+    found, expected = _layers(empty), _layers(model)
+    assert found.keys() == expected.keys()
+    for name, layer in expected.items():
+        for part in ("stored", "scale", "weight"):
+            one, other = getattr(found[name], part), getattr(layer, part)
+            assert (one.shape, one.dtype) == (other.shape, other.dtype) and one.is_meta, (name, part)
+
+
 def test_nothing_is_kept_for_the_backward_pass() -> None:
     layer = nn.Linear(128, 128).requires_grad_(False)
     model = open_tiny("epsilon")
