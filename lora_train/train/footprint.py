@@ -150,7 +150,8 @@ def state_bytes(config: RunConfig) -> float:
     except Exception:  # some need a GPU, or pass a closure
         return UNKNOWN_STATE
     state = optimizer.state[weight]
-    return sum(one.numel() * one.element_size() for one in _tensors_in(state.values())) / weight.numel()
+    size: int = sum(one.numel() * one.element_size() for one in _tensors_in(state.values()))
+    return size / weight.numel()
 
 
 def _tensors_in(values: Any) -> Iterator[torch.Tensor]:

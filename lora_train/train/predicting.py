@@ -69,7 +69,7 @@ class Predictor:
         """By the number of weights and pixels. Measured on a GPU in bf16 (docs/performance.md): 15.7 GB for SDXL at
         1024 px, 7.3 for SD 1.5 at 512 px, batch 4."""
         denoiser = self.model.roots()[FAMILIES[self.model.family].denoiser.prefix]
-        weights = sum(one.numel() for one in denoiser.parameters())
+        weights: int = sum(one.numel() for one in denoiser.parameters())
         wide = 2 if config.train.mixed_precision == "fp32" else 1
         side = config.data.resolution or self.model.native_resolution
         kept = means.pictures * side**2 * KEPT_PER_PIXEL[weights > LARGE_BASE] * (1 - 0.9 * means.share)

@@ -27,7 +27,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Trainer]:
     """The trainers that ran."""
     found: list[Trainer] = []
     real = Trainer.run
-    monkeypatch.setattr(Trainer, "run", lambda trainer: found.append(trainer) or real(trainer))
+
+    def run(trainer: Trainer) -> int:
+        found.append(trainer)
+        return real(trainer)
+
+    monkeypatch.setattr(Trainer, "run", run)
     monkeypatch.setattr(planner, "REST", 0)  # more than all that the tiny base needs
     return found
 
