@@ -164,13 +164,14 @@ def store_base(model: BaseModel, how: str, dtype: torch.dtype, device: torch.dev
     """Store the weights of the denoiser's blocks as `how`, a name of FORMS, on `device`; they compute in `dtype`.
 
     Norms, embeddings, time embedding, first and last layer stay as they are, and so do layers that would lose too much.
-    Returns notes for the person. Raises LoraTrainError where this torch has no such numbers.
+    Returns notes for the person. Raises LoraTrainError where there are no such numbers.
     """
     if how in ("auto", FULL):
         return []
     form = FORMS[how]
-    if how == "fp8" and not hasattr(torch, "float8_e4m3fn"):
-        raise LoraTrainError("this torch has no fp8.", "train.base_precision", "Choose int8, or update torch.")
+    if how == "fp8" and (not hasattr(torch, "float8_e4m3fn") or (device is not None and device.type == "mps")):
+        what = "this device, or this version of torch, has no fp8."
+        raise LoraTrainError(what, "train.base_precision", "Choose int8, which is as small.")
     layers = _storable(model)
     worse = [name for name, layer in layers.items() if not _store(layer, form, dtype, device)]
     notes = [f"The base model's weights are stored in {how} and computed with in {str(dtype).rpartition('.')[2]}."]

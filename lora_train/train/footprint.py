@@ -151,7 +151,7 @@ def state_bytes(config: RunConfig) -> float:
         return UNKNOWN_STATE
     state = optimizer.state[weight]
     size: int = sum(one.numel() * one.element_size() for one in _tensors_in(state.values()))
-    return size / weight.numel()
+    return float(size / weight.numel())
 
 
 def _tensors_in(values: Any) -> Iterator[torch.Tensor]:

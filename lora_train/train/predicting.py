@@ -10,6 +10,7 @@ from lora_train.config.planner import Means
 from lora_train.config.usual import BASE_BYTES, BYTES_PER_PARAMETER, KEPT_PER_PIXEL, LARGE_BASE
 from lora_train.models.base import BaseModel
 from lora_train.records.families import FAMILIES
+from lora_train.records.kinds import KINDS
 from lora_train.train.footprint import Counter, Footprint
 
 log = logging.getLogger("lora_train")
@@ -33,7 +34,8 @@ class Predictor:
     def __call__(self, config: RunConfig, means: Means) -> int:
         """The bytes at the peak."""
         rough = self.estimate(config, means)
-        if self._fails or (self.free is not None and rough * AMPLE < self.free):
+        ample = self.free is not None and rough * AMPLE < self.free and _is_small(config)
+        if self._fails or ample:
             return rough
         try:
             return self._counted(config, means).peak
@@ -75,3 +77,12 @@ class Predictor:
         kept = means.pictures * side**2 * KEPT_PER_PIXEL[weights > LARGE_BASE] * (1 - 0.9 * means.share)
         saved = 0.0 if means.base == "full" else weights * (2 * wide - BASE_BYTES[means.base])
         return round(wide * (weights * BYTES_PER_PARAMETER + kept) - saved)
+
+
+def _is_small(config: RunConfig) -> bool:
+    """Whether the network has few weights, as the estimate assumes."""
+    network = config.network
+    ranked = KINDS[network.kind].ranked and not (
+        network.full_matrix or network.network_rules or network.network_weights
+    )
+    return ranked and max(network.network_dim or 0, network.conv_dim or 0) <= 128

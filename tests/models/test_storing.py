@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from lora_train.errors import LoraTrainError
 from lora_train.lorafile.applying import modules_by_file_name
 from lora_train.models.storing import FORMS, StoredConv2d, StoredLinear, store_base
 from lora_train.networks.base import Form
@@ -168,3 +169,10 @@ def test_names_and_networks_are_those_of_the_base_as_it_was() -> None:
         networks = create_networks(one, "lora", Form(4, 2.0), torch.Generator(), ("lora_unet",), Form(4, 2.0))
         shapes.append({name: value.shape for name, value in networks.file_tensors().items()})
     assert shapes[0] == shapes[1]
+
+
+def test_where_there_is_no_fp8_it_says_what_to_choose() -> None:
+    model = open_tiny("epsilon")
+    with pytest.raises(LoraTrainError, match="Choose int8"):
+        store_base(model, "fp8", torch.float32, torch.device("mps"))
+    assert not _layers(model)

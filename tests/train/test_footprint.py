@@ -168,3 +168,6 @@ def test_where_torch_cannot_count_it_is_estimated(monkeypatch: pytest.MonkeyPatc
     counted: list[int] = []
     monkeypatch.setattr(Counter, "count", lambda *_: counted.append(1))
     assert Predictor(model, free=80_000_000_000)(config, means) == found and not counted
+    large = RunConfig.from_dict({"data": {"resolution": 1024}, "network": {"kind": "full"}})
+    Predictor(model, free=80_000_000_000)(large, means)
+    assert counted  # it trains as many weights as the base has
