@@ -30,10 +30,13 @@ class Form:
     """An fp32 weight to integers and scales."""
     decode: Callable[[torch.Tensor, torch.Tensor, torch.dtype], torch.Tensor]
     """Back to the weight in a precision, flat or in rows."""
+    cells: tuple[int, torch.dtype]
+    """How many weights are in one integer, and its dtype."""
+    block: int | None
+    """How many weights share a scale; None: an output channel's."""
     limit: float
     """A layer that loses a larger share of its norm stays as it is. Normally distributed weights lose 0.03 in fp8,
     0.01 in int8 and 0.1 in nf4."""
-    bits: float
 
 
 def _fp8(weight: torch.Tensor) -> Stored:
@@ -58,8 +61,10 @@ def _from_int8(stored: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) ->
 
 
 BLOCK = 64
-NF4 = (-1.0, -0.69619280, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0.0)
-NF4 += (0.07958030, 0.16093020, 0.24611230, 0.33791524, 0.44070983, 0.56261700, 0.72295684, 1.0)
+NF4 = (
+    *(-1.0, -0.69619280, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0.0),
+    *(0.07958030, 0.16093020, 0.24611230, 0.33791524, 0.44070983, 0.56261700, 0.72295684, 1.0),
+)
 """The quantiles of the normal distribution of QLoRA's NormalFloat (Dettmers et al. 2023, arXiv 2305.14314)."""
 
 
@@ -79,9 +84,9 @@ def _from_nf4(stored: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> 
 
 
 FORMS = {
-    "fp8": Form(_fp8, _from_fp8, 0.05, 8),
-    "int8": Form(_int8, _from_int8, 0.05, 8),
-    "nf4": Form(_nf4, _from_nf4, 0.2, 4.25),
+    "fp8": Form(_fp8, _from_fp8, (1, torch.uint8), None, 0.05),
+    "int8": Form(_int8, _from_int8, (1, torch.int8), None, 0.05),
+    "nf4": Form(_nf4, _from_nf4, (2, torch.uint8), BLOCK, 0.2),
 }
 """By the name in `train.base_precision`."""
 FULL = "full"
@@ -159,13 +164,14 @@ def store_base(model: BaseModel, how: str, dtype: torch.dtype, device: torch.dev
     """Store the weights of the denoiser's blocks as `how`, a name of FORMS, on `device`; they compute in `dtype`.
 
     Norms, embeddings, time embedding, first and last layer stay as they are, and so do layers that would lose too much.
-    Returns notes for the person. Raises LoraTrainError where this torch has no such numbers.
+    Returns notes for the person. Raises LoraTrainError where there are no such numbers.
     """
     if how in ("auto", FULL):
         return []
     form = FORMS[how]
-    if how == "fp8" and not hasattr(torch, "float8_e4m3fn"):
-        raise LoraTrainError("this torch has no fp8.", "train.base_precision", "Choose int8, or update torch.")
+    if how == "fp8" and (not hasattr(torch, "float8_e4m3fn") or (device is not None and device.type == "mps")):
+        what = "this device, or this version of torch, has no fp8."
+        raise LoraTrainError(what, "train.base_precision", "Choose int8, which is as small.")
     layers = _storable(model)
     worse = [name for name, layer in layers.items() if not _store(layer, form, dtype, device)]
     notes = [f"The base model's weights are stored in {how} and computed with in {str(dtype).rpartition('.')[2]}."]
@@ -195,8 +201,10 @@ def _store(layer: Any, form: Form, dtype: torch.dtype, device: torch.device | No
     """Store one layer's weight; False where it would lose too much."""
     weight = layer.weight.detach().to(device or layer.weight.device, torch.float32)
     rows = weight.flatten(1)
-    stored, scale = form.encode(rows)
-    if not weight.is_meta:
+    if weight.is_meta:  # only shapes are counted; encoding them would take seconds
+        stored, scale = _empty(rows, form)
+    else:
+        stored, scale = form.encode(rows)
         lost = torch.linalg.vector_norm(form.decode(stored, scale, torch.float32).view_as(rows) - rows)
         if not bool(lost <= form.limit * torch.linalg.vector_norm(rows)):
             return False
@@ -206,3 +214,13 @@ def _store(layer: Any, form: Form, dtype: torch.dtype, device: torch.device | No
     layer.register_buffer("scale", scale)
     layer.form, layer.shape, layer.dtype = form, tuple(weight.shape), dtype
     return True
+
+
+def _empty(rows: torch.Tensor, form: Form) -> Stored:
+    """What `form.encode` returns, without values."""
+    each, dtype = form.cells
+    if form.block is None:
+        return rows.new_empty(rows.shape, dtype=dtype), rows.new_empty(rows.shape[0], 1)
+    count = rows.numel() // form.block
+    stored = rows.new_empty(count, form.block // each, dtype=dtype)
+    return stored, rows.new_empty(count, 1, dtype=torch.bfloat16)

@@ -130,9 +130,14 @@ class Counter:
         t = model.draw_timesteps(pictures, torch.Generator().manual_seed(0)).to(META)
         draw = Draw(torch.empty_like(x), t, torch.ones(pictures, device=META))
         row = Row(x, captions, extra=model.extra_inputs([Frame.whole(width, height)] * pictures))
-        casts = self._config.train.mixed_precision in AUTOCAST
-        autocast = torch.autocast("cpu", torch.bfloat16) if casts else nullcontext()
+        autocast = torch.autocast("cpu", torch.bfloat16) if _casts(self._config) else nullcontext()
         return lambda: backward(model, network, [row], draw, encode, lambda loss: loss, autocast)
+
+
+def _casts(config: RunConfig) -> bool:
+    """Whether the loop computes under autocast: in bf16 only where what makes it needless is switched off."""
+    precision, off = config.train.mixed_precision, getattr(config.train, "speedups_off", ())
+    return precision in AUTOCAST or (precision == "bf16" and "half" in off)
 
 
 def state_bytes(config: RunConfig) -> float:
@@ -145,7 +150,8 @@ def state_bytes(config: RunConfig) -> float:
     except Exception:  # some need a GPU, or pass a closure
         return UNKNOWN_STATE
     state = optimizer.state[weight]
-    return sum(one.numel() * one.element_size() for one in _tensors_in(state.values())) / weight.numel()
+    size: int = sum(one.numel() * one.element_size() for one in _tensors_in(state.values()))
+    return float(size / weight.numel())
 
 
 def _tensors_in(values: Any) -> Iterator[torch.Tensor]:

@@ -91,6 +91,8 @@ class AsOnGpu(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             query, key, value = (*args, *(kwargs[name] for name in ("query", "key", "value")[len(args) :]))[:3]
             return _Attention.apply(query, key, value)  # type: ignore[no-untyped-call]
+        if func is torch.full and len(args) > 1 and isinstance(args[1], torch.Tensor):
+            args = (args[0], 0.0, *args[2:])  # older CLIPs fill their mask so; the value is not there
         return func(*args, **kwargs)
 
 
@@ -105,7 +107,7 @@ _PRODUCTS = frozenset(
 
 def _autocasts() -> bool:
     try:
-        return torch.is_autocast_enabled("cpu")
+        return bool(torch.is_autocast_enabled("cpu"))
     except TypeError:  # torch 2.1
         return bool(torch.is_autocast_cpu_enabled())
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from lora_train.errors import LoraTrainError
 from lora_train.lorafile.applying import modules_by_file_name
 from lora_train.models.storing import FORMS, StoredConv2d, StoredLinear, store_base
 from lora_train.networks.base import Form
@@ -67,14 +68,33 @@ def test_it_computes_with_the_decoded_weights_forward_and_backward(how: str) -> 
     assert torch.allclose(outs[0][1], outs[1][1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("how", list(FORMS))
+def test_shapes_alone_are_stored_the_same_way(how: str) -> None:
+    """On the meta device, where memory is counted."""
+    model, _ = _stored(how)
+    empty = open_tiny("epsilon")
+    empty.unet.to("meta")
+    store_base(empty, how, torch.float32)
+    found, expected = _layers(empty), _layers(model)
+    assert found.keys() == expected.keys()
+    for name, layer in expected.items():
+        for part in ("stored", "scale", "weight"):
+            one, other = getattr(found[name], part), getattr(layer, part)
+            assert (one.shape, one.dtype) == (other.shape, other.dtype) and one.is_meta, (name, part)
+
+
 def test_nothing_is_kept_for_the_backward_pass() -> None:
-    layer = nn.Linear(128, 128).requires_grad_(False)
     model = open_tiny("epsilon")
     kept: list[torch.Tensor] = []
     store_base(model, "fp8", torch.float32)
     layer = next(iter(_layers(model).values()))
     shape = (2, layer.shape[1]) if isinstance(layer, nn.Linear) else (1, layer.shape[1], 4, 4)
-    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
         layer(torch.randn(shape, requires_grad=True))
     assert not kept
 
@@ -149,3 +169,10 @@ def test_names_and_networks_are_those_of_the_base_as_it_was() -> None:
         networks = create_networks(one, "lora", Form(4, 2.0), torch.Generator(), ("lora_unet",), Form(4, 2.0))
         shapes.append({name: value.shape for name, value in networks.file_tensors().items()})
     assert shapes[0] == shapes[1]
+
+
+def test_where_there_is_no_fp8_it_says_what_to_choose() -> None:
+    model = open_tiny("epsilon")
+    with pytest.raises(LoraTrainError, match="Choose int8"):
+        store_base(model, "fp8", torch.float32, torch.device("mps"))
+    assert not _layers(model)

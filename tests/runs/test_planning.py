@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lora_train.config import RunConfig, planner
 from lora_train.errors import LoraTrainError
@@ -26,7 +27,12 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Trainer]:
     """The trainers that ran."""
     found: list[Trainer] = []
     real = Trainer.run
-    monkeypatch.setattr(Trainer, "run", lambda trainer: found.append(trainer) or real(trainer))
+
+    def run(trainer: Trainer) -> int:
+        found.append(trainer)
+        return real(trainer)
+
+    monkeypatch.setattr(Trainer, "run", run)
     monkeypatch.setattr(planner, "REST", 0)  # more than all that the tiny base needs
     return found
 
@@ -41,6 +47,7 @@ def _peaks(config: RunConfig) -> dict[str, int]:
     return {"plain": plain.peak, "again": again.peak, "fp8": again.peak - saved}
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.1."), reason="torch 2.1 cannot count")
 def test_a_run_gives_up_what_it_must(
     make_config: Callable[..., RunConfig], host: StandaloneHost, monkeypatch: pytest.MonkeyPatch, trained: list[Trainer]
 ) -> None:

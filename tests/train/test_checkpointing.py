@@ -10,6 +10,7 @@ import torch
 
 from lora_train.config import NetworkOptions, RunConfig
 from lora_train.models.base import Frame
+from lora_train.models.sdxl import StableDiffusionXL
 from lora_train.train.loop import Callbacks, Trainer
 from lora_train.train.network import build_network, dropping
 from lora_train.train.randomness import Randomness
@@ -99,10 +100,17 @@ def test_the_first_blocks_are_computed_again(share: float, expected: str) -> Non
         assert on == ["down_blocks.0"]
 
 
-def test_a_run_computes_again_the_share_that_it_is_given(shown: list[Shown]) -> None:
+def test_a_run_computes_again_the_share_that_it_is_given(shown: list[Shown], monkeypatch: pytest.MonkeyPatch) -> None:
     """With the same weights as without, on a base that is stored in fp8 too."""
     network = NetworkOptions(network_dim=4, network_alpha=2.0)
-    results = []
+    results, shares = [], []
+    real = StableDiffusionXL.checkpoint_activations
+
+    def checkpoint_activations(model: Any, share: float = 1.0) -> None:
+        shares.append(share)
+        real(model, share)
+
+    monkeypatch.setattr(StableDiffusionXL, "checkpoint_activations", checkpoint_activations)
     for base in ("full", "fp8"):
         kept, once = _trained(shown, network, base_precision=base)
         again, twice = _trained(
@@ -111,6 +119,7 @@ def test_a_run_computes_again_the_share_that_it_is_given(shown: list[Shown]) -> 
         assert twice == 2 * once > 0
         assert all(torch.allclose(value, again[name], rtol=1e-5, atol=1e-7) for name, value in kept.items())
         results.append(kept)
+    assert shares == [0.3, 0.3]
     assert any(not torch.equal(value, results[1][name]) for name, value in results[0].items())
 
 

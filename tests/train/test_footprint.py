@@ -118,6 +118,30 @@ def test_the_prediction_is_what_a_real_step_holds(pictures: int, side: int, shar
     assert predicted == pytest.approx(held_now + counted.peak, rel=0.15)
 
 
+def test_trained_text_encoders_are_counted_and_others_are_not() -> None:
+    """They are on the GPU only while they are trained."""
+    model = open_tiny("epsilon")
+    found = {}
+    for unet_only in (True, False):
+        network = {"network_dim": 4, "network_alpha": 4.0, "network_train_unet_only": unet_only}
+        prefixes = ("lora_unet",) if unet_only else ("lora_unet", *model.text_prefixes)
+        found[unet_only] = Counter(RunConfig.from_dict({"network": network}), model, prefixes).count(1, 64, 64)
+    texts = sum(p.numel() * p.element_size() for text in model.text_encoders for p in text.parameters())
+    assert found[False].base - found[True].base == pytest.approx(texts, rel=0.01)
+    assert found[False].trained > found[True].trained and found[False].step > found[True].step
+
+
+def test_counting_leaves_the_model_as_it_was() -> None:
+    model = open_tiny("epsilon")
+    before = {name: value.clone() for name, value in model.unet.state_dict().items()}
+    config = RunConfig.from_dict({"network": {"network_dim": 4, "network_alpha": 4.0}, "data": {"resolution": 64}})
+    Predictor(model)(config, Means(1, 1.0, "fp8"))
+    after = model.unet.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
+    assert not model.unet.training and model.device.type == "cpu"
+    assert not any(module._forward_hooks for module in model.unet.modules())
+
+
 def test_the_optimizers_state_is_measured() -> None:
     def of(name: str) -> float:
         return state_bytes(RunConfig.from_dict({"train": {"optimizer": name}}))
@@ -144,3 +168,6 @@ def test_where_torch_cannot_count_it_is_estimated(monkeypatch: pytest.MonkeyPatc
     counted: list[int] = []
     monkeypatch.setattr(Counter, "count", lambda *_: counted.append(1))
     assert Predictor(model, free=80_000_000_000)(config, means) == found and not counted
+    large = RunConfig.from_dict({"data": {"resolution": 1024}, "network": {"kind": "full"}})
+    Predictor(model, free=80_000_000_000)(large, means)
+    assert counted  # it trains as many weights as the base has
