@@ -15,6 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def main(job: Path) -> int:
             if finished or not runs or runs[0].read()["state"] == "finished":
                 break
             resumed += 1
-            finished = _child(lambda run=runs[0]: void(resume_training(run, host)), again)
+            finished = _child(partial(resumed_once, runs[0], host), again)
         result = folder / "out" / f"{config.save.output_name}.safetensors"
         print(
             json.dumps(
@@ -129,6 +130,11 @@ def main(job: Path) -> int:
         for path in (folder / "out").iterdir():
             path.unlink()
     return 0
+
+
+def resumed_once(run: RunFolder, host: StandaloneHost) -> None:
+    """Continue the run."""
+    resume_training(run, host)
 
 
 def void(_value: object) -> None:
