@@ -220,3 +220,16 @@ def test_steps_are_a_whole_number(client: TestClient, service: Service, make_con
     answer = client.post(f"{PREFIX}/runs/{run.id}/resume", json={"steps": steps})
     assert answer.status_code == 422 and "whole number" in answer.json()["problems"][0]["what"]
     assert not service.busy
+
+
+def test_a_run_killed_in_its_first_second_is_resumed(
+    client: TestClient, service: Service, make_config: Callable[..., RunConfig]
+) -> None:
+    """From its own configuration, since no state was saved yet."""
+    folder = RunFolder.create(service.runs_dir, make_config(train={"max_train_steps": 1}))
+    (told,) = client.get(f"{PREFIX}/runs").json()
+    assert (told["id"], told["state"], told["can_resume"], told["has_state"]) == (folder.id, "interrupted", True, False)
+    assert client.post(f"{PREFIX}/runs/{folder.id}/resume", json={"steps": 2}).json() == {"resuming": True}
+    assert service.wait(60)
+    told = client.get(f"{PREFIX}/runs/latest").json()
+    assert (told["id"], told["state"], told["steps_done"], told["can_resume"]) == (folder.id, "finished", 2, False)

@@ -2,11 +2,12 @@
 
 `python -m tests.runs.killing JOB` with a JSON file: `folder`, `config`, `modules` to import, and `moments`, shares of
 the calls of `_CALLS` after which a process ends. Prints a JSON line for each moment. One process imports torch and
-forks: that takes no longer than the trainings themselves.
+forks, and the latents are computed once: that takes no longer than the trainings themselves.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -14,6 +15,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,10 @@ import torch
 import lora_train.atomic
 from lora_train.config import RunConfig
 from lora_train.hosts.standalone import StandaloneHost
+from lora_train.models.opening import open_model
 from lora_train.runs.execute import resume_training, run_training
 from lora_train.runs.folder import RunFolder, list_runs
+from lora_train.runs.stages import Stages
 from lora_train.runs.writer import RunWriter
 from lora_train.train.loop import Pace, Trainer
 
@@ -95,21 +99,26 @@ def main(job: Path) -> int:
     for name in given["modules"]:
         importlib.import_module(name).add()
     config, folder = RunConfig.from_dict(given["config"]), Path(given["folder"])
-    calls = _child(lambda: void(run_training(config, StandaloneHost(folder / "whole"))), -1)
+    host = StandaloneHost(folder / "data")
+    open_model(Path(config.model.path))  # imports what it needs, once for all children
+    gc.collect()
+    gc.freeze()
+    _child(lambda: void(run_training(config, host, stages=Stages(train=False))), -1)  # the latents
+    calls = _child(lambda: void(run_training(config, host)), -1)
     (folder / "out" / f"{config.save.output_name}.safetensors").rename(folder / "whole.safetensors")
     print(json.dumps({"calls": calls}), flush=True)
     for number, share in enumerate(given["moments"]):
-        host = StandaloneHost(folder / f"data-{number}")
+        known = {run.id for run in list_runs(host.data_dir() / "runs")}
         moment = 1 + int(share * (calls - 1))
-        finished = _child(lambda: void(run_training(config, host)), moment)  # noqa: B023 - used at once
-        runs = list_runs(host.data_dir() / "runs")
+        finished = _child(lambda: void(run_training(config, host)), moment)
+        runs = [run for run in list_runs(host.data_dir() / "runs") if run.id not in known]
         resumed = 0
         # killed a second time, at another moment of what is left, and then never again
         for again in (max(1, moment // 2), -1):
-            if finished or not runs:
+            if finished or not runs or runs[0].read()["state"] == "finished":
                 break
             resumed += 1
-            finished = _child(lambda: void(resume_training(runs[0], host)), again)  # noqa: B023
+            finished = _child(partial(resumed_once, runs[0], host), again)
         result = folder / "out" / f"{config.save.output_name}.safetensors"
         print(
             json.dumps(
@@ -121,6 +130,11 @@ def main(job: Path) -> int:
         for path in (folder / "out").iterdir():
             path.unlink()
     return 0
+
+
+def resumed_once(run: RunFolder, host: StandaloneHost) -> None:
+    """Continue the run."""
+    resume_training(run, host)
 
 
 def void(_value: object) -> None:

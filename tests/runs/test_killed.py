@@ -41,8 +41,8 @@ CASES: dict[str, dict[str, Any]] = {
     "prodigy": {"optimizer": "prodigy", "learning_rate": 1.0, "text_encoder_lr": 1.0},
     "schedule-free": {"optimizer": "adamwschedulefree"},
 }
-KILLS = 5
-"""Per case; with all that is installed 25 in all."""
+KILLS = 4
+"""Per case, each of them killed once more while it is resumed: 20 runs and 40 kills with all that is installed."""
 
 
 @pytest.mark.slow
@@ -55,7 +55,13 @@ def test_killed_at_random_moments_it_has_the_same_bits(make_config: Make, tmp_pa
         pytest.skip(f"{OPTIMIZERS[train['optimizer']].install} is not installed")
     plain = make_config(
         train={"max_train_steps": 5, "text_encoder_lr": 1e-4} | {k: v for k, v in train.items() if k != "optimizer"},
-        data={"shuffle_caption": True, "flip_aug": True, "caption_dropout_rate": 0.2, "resolution": 64},
+        data={
+            "shuffle_caption": True,
+            "flip_aug": True,
+            "caption_dropout_rate": 0.2,
+            "resolution": 64,
+            "train_batch_size": 1,
+        },
         network={"network_dropout": 0.1, "rank_dropout": 0.1},
         save={"output_dir": str(tmp_path / "out"), "save_precision": "fp32", "save_every_n_steps": 2},
     )
@@ -73,7 +79,7 @@ def test_killed_at_random_moments_it_has_the_same_bits(make_config: Make, tmp_pa
     assert done.returncode == 0, done.stderr[-3000:]
     counted, *killed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert counted["calls"] > 50 and len(killed) == KILLS
-    assert sum(one["resumed"] > 0 for one in killed) >= KILLS - 1
+    assert sum(one["resumed"] > 0 for one in killed) >= KILLS - 2
     expected = read_lora(tmp_path / "whole.safetensors").tensors
     for number, one in enumerate(killed):
         if not one["run"]:  # before the run had its folder: there is nothing that could be resumed
@@ -81,7 +87,7 @@ def test_killed_at_random_moments_it_has_the_same_bits(make_config: Make, tmp_pa
         assert one["there"], one
         found = read_lora(tmp_path / f"{number}.safetensors").tensors
         assert found.keys() == expected.keys() and all(torch.equal(found[k], expected[k]) for k in expected), one
-        folder = RunFolder(tmp_path / f"data-{number}" / "runs" / one["run"])
+        folder = RunFolder(tmp_path / "data" / "runs" / one["run"])
         assert [int(row["step"]) for row in rows(folder.path)] == [1, 2, 3, 4, 5], "no step twice, none of a lost one"
         assert folder.read()["state"] == "finished" and not [*folder.path.rglob(".*.part")]
 
