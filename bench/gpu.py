@@ -336,7 +336,7 @@ def child_resume(device: str, sure: str) -> dict[str, Any]:
 
 def count(seen: list[Any]) -> int:
     """How many steps are among the events."""
-    return sum(getattr(event, "kind", "") == "step" for event in seen)
+    return sum(event["kind"] == "step" for event in seen)
 
 
 def child_speed(device: str, base: str, side: str) -> dict[str, Any]:
