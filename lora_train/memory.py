@@ -41,9 +41,15 @@ def give_back() -> None:
         mps.empty_cache()
 
 
-def forget(error: BaseException) -> None:
-    """Let go of the variables of every function that a caught error passed through: their tensors would stay."""
-    traceback.clear_frames(error.__traceback__)
+def forget(error: BaseException | None) -> None:
+    """Let go of what the functions that a caught error passed through refer to: their variables would stay, and what
+    hooks and other inner functions were made with.
+
+    The error loses its traceback: log it before."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

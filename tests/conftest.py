@@ -18,7 +18,15 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from lora_train.config import DataOptions, ModelOptions, NetworkOptions, RunConfig, SaveOptions, TrainOptions
+from lora_train.config import (
+    DataOptions,
+    ModelOptions,
+    NetworkOptions,
+    PreviewOptions,
+    RunConfig,
+    SaveOptions,
+    TrainOptions,
+)
 from lora_train.demo.files import base_folder
 from lora_train.hosts.standalone import StandaloneHost
 
@@ -138,6 +146,7 @@ def make_config(base: Path, pictures: Path, tmp_path: Path) -> Callable[..., Run
             network=NetworkOptions(**{"network_dim": 4, "network_alpha": 2, "conv_dim": 0} | groups.get("network", {})),
             train=TrainOptions(**usual | groups.get("train", {})),
             save=SaveOptions(**{"output_name": "sara", "output_dir": str(tmp_path / "loras")} | groups.get("save", {})),
+            preview=PreviewOptions(**groups.get("preview", {})),
         )
 
     return make

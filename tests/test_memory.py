@@ -13,8 +13,8 @@ from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
 from lora_train.models import opening
+from lora_train.networks.lora import LoraModule
 from lora_train.runs.execute import run_training
-from lora_train.train.loop import Trainer
 
 
 @pytest.fixture
@@ -45,11 +45,12 @@ def test_after_a_failure(
     host: StandaloneHost,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(trainer: Trainer, *_args: Any) -> None:
-        kept = trainer
-        raise RuntimeError(f"step {kept.steps_done}")
+    """In a network's hook, whose function refers to the base model, and with the error still in hand."""
 
-    monkeypatch.setattr(Trainer, "_batch", fail)
+    def fail(network: LoraModule, *_args: Any) -> None:
+        raise RuntimeError("step 0")
+
+    monkeypatch.setattr(LoraModule, "add_to", fail)
     with pytest.raises(LoraTrainError, match="step 0") as caught:
         run_training(make_config(), host)
     assert [model() for model in opened] == [None]

@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_train.config.choices import DECOMPOSED
+from lora_train.config.planner import Choice, Predict, plan
 from lora_train.config.run import DataOptions, NetworkOptions, RunConfig, TrainOptions
-from lora_train.config.sections.text import CHUNK, MOST_TOKENS
+from lora_train.config.sections.in_training import CHUNK, MOST_TOKENS
 from lora_train.config.training_methods import OPTIMIZERS
 from lora_train.config.usual import (
-    BYTES_PER_PARAMETER,
     DEFAULT_DIM,
     DEFAULT_REPEATS,
-    KEPT_PER_PIXEL,
-    LARGE_BASE,
     SMALL,
     SMALL_BASE,
     USUAL,
@@ -45,17 +43,10 @@ class Facts:
     """Number of the base's text encoders that can be trained."""
     free_memory: int | None = None
     """Free bytes on the GPU; None without one."""
+    predict: Predict | None = None
+    """How much memory a step needs; None: nothing is chosen by memory."""
     longest_caption: int | None = None
     """Its tokens; None where the base model reads a fixed number."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One chosen value, and the reason."""
-
-    field: str
-    value: Any
-    why: str
 
 
 def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
@@ -108,7 +99,10 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
         repeats=repeats,
     )
     steps, why_steps = _steps(facts, data, batch * accumulation, accumulation, recipe.looks)
-    steps = choose("train.max_train_steps", train.max_train_steps, steps, why_steps)
+    if train.max_train_epochs:
+        steps, why_steps = _steps_of_epochs(facts, data, batch, accumulation, train.max_train_epochs)
+    given = None if train.max_train_epochs and train.max_train_steps != steps else train.max_train_steps
+    steps = choose("train.max_train_steps", given, steps, why_steps)
     train = _with_rates(config, recipe, of_base, choose)
     preserve = train.preserve
     if preserve is None and recipe.preserve:
@@ -119,29 +113,18 @@ def resolve(config: RunConfig, facts: Facts) -> tuple[RunConfig, list[Choice]]:
     precision, why = _precision(train.mixed_precision, facts)
     if why:
         choices.append(Choice("train.mixed_precision", precision, why))
-    checkpointing = train.gradient_checkpointing
-    if checkpointing is None and (why := _too_little_memory(facts, batch, resolution, precision)):
-        checkpointing = choose("train.gradient_checkpointing", None, True, why)
-    return (
-        replace(
-            config,
-            data=data,
-            network=replace(
-                network, network_dim=dim, network_alpha=float(alpha), conv_dim=conv_dim, conv_alpha=conv_alpha
-            ),
-            train=replace(
-                train,
-                max_train_steps=steps,
-                gradient_accumulation_steps=accumulation,
-                lr_warmup_steps=warmup,
-                preserve=preserve or 0.0,
-                gradient_checkpointing=bool(checkpointing),
-                mixed_precision=precision,
-                device=facts.device,
-            ),
-        ),
-        choices,
+    network = replace(network, network_dim=dim, network_alpha=float(alpha), conv_dim=conv_dim, conv_alpha=conv_alpha)
+    train = replace(
+        train,
+        max_train_steps=steps,
+        gradient_accumulation_steps=accumulation,
+        lr_warmup_steps=warmup,
+        preserve=preserve or 0.0,
+        mixed_precision=precision,
+        device=facts.device,
     )
+    chosen, by_memory = plan(replace(config, data=data, network=network, train=train), facts.free_memory, facts.predict)
+    return chosen, choices + by_memory
 
 
 def _with_rates(
@@ -192,21 +175,12 @@ def _steps(
     return steps, f"each of the {facts.pictures} pictures is seen about {seen} times"
 
 
-def _too_little_memory(facts: Facts, batch: int, resolution: int, precision: str) -> str:
-    """Why activations cannot be kept: the free memory, if it is less than a step needs; otherwise "".
-
-    Measured on a GPU in bf16 (docs/performance.md): 15.7 GB for SDXL at 1024 px, 7.3 for SD 1.5 at 512 px, batch 4.
-    """
-    if facts.free_memory is None:
-        return ""
-    wide = 2 if precision == "fp32" else 1
-    per_pixel = KEPT_PER_PIXEL[facts.unet_parameters > LARGE_BASE]
-    needed = wide * (facts.unet_parameters * BYTES_PER_PARAMETER + batch * resolution**2 * per_pixel)
-    if needed <= facts.free_memory:
-        return ""
-    return (
-        f"{facts.free_memory / 1e9:.1f} GB are free on the GPU, and about {needed / 1e9:.0f} GB are needed without it"
-    )
+def _steps_of_epochs(facts: Facts, data: DataOptions, batch: int, accumulation: int, epochs: int) -> tuple[int, str]:
+    """The steps of so many epochs; an epoch ends a group of accumulated batches, as with accelerate."""
+    repeats = data.repeats or DEFAULT_REPEATS
+    batches = math.ceil(facts.pictures * repeats / batch) if facts.epoch is None else facts.epoch(data)[1]
+    each = math.ceil(batches / accumulation)
+    return epochs * each, f"{epochs} epochs of {each} steps"
 
 
 def _free_for_convolutions(network: NetworkOptions) -> bool:

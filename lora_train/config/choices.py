@@ -41,3 +41,45 @@ SPEEDUPS = {
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SAVE_PRECISIONS = ("fp16", "bf16", "fp32")
+BASE_PRECISIONS = ("auto", "full", "fp8", "int8", "nf4")
+"""How the frozen base can be stored; "full" is the precision that it computes in."""
+
+TRACKERS = {
+    "auto": "",
+    "none": "",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "comet_ml": "comet_ml",
+    "aim": "aim",
+    "clearml": "clearml",
+    "dvclive": "dvclive",
+    "swanlab": "swanlab",
+    "trackio": "trackio",
+    "all": "",
+}
+"""Where the numbers of each step go besides log.csv, and the package that each needs."""
+
+_EULER, _EULER_A = ("EulerDiscreteScheduler", ""), ("EulerAncestralDiscreteScheduler", "")
+_KDPM, _KDPM_A = ("KDPM2DiscreteScheduler", ""), ("KDPM2AncestralDiscreteScheduler", "")
+_LMS = ("LMSDiscreteScheduler", "scipy")
+SAMPLERS = {
+    "dpmsolver++": ("", ""),
+    "dpmsolver": ("", ""),
+    "dpmsingle": ("DPMSolverSinglestepScheduler", ""),
+    "ddim": ("DDIMScheduler", ""),
+    "pndm": ("PNDMScheduler", ""),
+    "heun": ("HeunDiscreteScheduler", ""),
+    "euler": _EULER,
+    "k_euler": _EULER,
+    "euler_a": _EULER_A,
+    "k_euler_a": _EULER_A,
+    "dpm_2": _KDPM,
+    "k_dpm_2": _KDPM,
+    "dpm_2_a": _KDPM_A,
+    "k_dpm_2_a": _KDPM_A,
+    "lms": _LMS,
+    "k_lms": _LMS,
+}
+"""Samplers of previews by sd-scripts' names: the class in diffusers ("": the family's own), and the package that it
+needs."""

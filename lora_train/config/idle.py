@@ -25,16 +25,30 @@ def _idle(config: RunConfig) -> list[tuple[str, str]]:
         found += [(f"train.{name}", "since no text encoder is trained") for name in text_rates if getattr(train, name)]
     if no_unet and train.unet_lr:
         found.append(("train.unet_lr", "since the UNet is not trained"))
-    if data.keep_tokens and not data.shuffle_caption:
-        found.append(("data.keep_tokens", "without data.shuffle_caption"))
+    varied = data.shuffle_caption or data.caption_tag_dropout_rate or data.token_warmup_step
+    for name in ("keep_tokens", "keep_tokens_separator", "secondary_separator"):
+        if getattr(data, name) and not varied:
+            found.append((f"data.{name}", "without data.shuffle_caption or another change of captions"))
+    if data.token_warmup_min != 1 and not data.token_warmup_step:
+        found.append(("data.token_warmup_min", "without data.token_warmup_step"))
+    if data.dataset_config and data.reg_data_dir:
+        found.append(("data.reg_data_dir", "with data.dataset_config, where is_reg names such folders"))
+    for name in ("unmasked_weight", "normalize_masked_area_loss"):
+        if getattr(train, name) and not train.masked_loss:
+            found.append((f"train.{name}", "without train.masked_loss"))
+    if data.validation_seed is not None and not data.validation_split:
+        found.append(("data.validation_seed", "without data.validation_split"))
     if data.bucket_no_upscale:
         found += [(f"data.{name}", "with data.bucket_no_upscale, as in sd-scripts") for name in limits]
     if data.dataset_config and data.repeats is not None:
         found.append(("data.repeats", "with data.dataset_config, which has its own num_repeats"))
+    if train.checkpointing_share is not None and train.gradient_checkpointing is False:
+        found.append(("train.checkpointing_share", "without train.gradient_checkpointing"))
     if network.conv_alpha is not None and not (network.conv_dim or network.network_weights or network.network_rules):
         found.append(("network.conv_alpha", "without network.conv_dim"))
-    if config.preview.sample_every_n_steps and not config.preview.prompts:
-        found.append(("preview.sample_every_n_steps", "without a prompt for the previews"))
+    if not (config.preview.prompts or config.preview.sample_prompts):
+        names = [name for name in ("sample_every_n_steps", "sample_every_n_epochs") if getattr(config.preview, name)]
+        found += [(f"preview.{name}", "without a prompt for the previews") for name in names]
     return found
 
 

@@ -38,7 +38,7 @@ def network_modules() -> dict[str, str]:
 
 _ALWAYS = "is always on here"
 _MEMORY = "affects memory or speed only and is not available"
-_LOSSES = "is not available: the run's folder has all losses"
+_LOSSES = "is not available: the run's folder has all losses, and --log-with logs them elsewhere"
 _LAUNCH = "is an option of accelerate, and not needed here"
 NOTED = {
     "cache_latents": _ALWAYS,
@@ -75,13 +75,9 @@ NOTED = {
     "num_machines": _LAUNCH,
     "gpu_ids": _LAUNCH,
     "main_process_port": _LAUNCH,
-    "logging_dir": _LOSSES,
-    "log_with": _LOSSES,
     "log_prefix": _LOSSES,
-    "log_tracker_name": _LOSSES,
     "log_tracker_config": _LOSSES,
     "log_config": _LOSSES,
-    "wandb_run_name": _LOSSES,
     "wandb_api_key": _LOSSES,
     "console_log_level": "is not available: --debug shows more",
     "console_log_file": "is not available: the run's folder has all messages",
@@ -89,31 +85,18 @@ NOTED = {
     "tokenizer_cache_dir": "is not available: tokenizers are found without it",
     "save_model_as": "is always safetensors here",
     "save_state_on_train_end": _ALWAYS,
-    "sample_at_first": _ALWAYS,
-    "sample_sampler": "is not available: previews use one sampler",
 }
 """Accepted without effect, since the LoRA would be the same; each with its message."""
 
 ABSENT = {
-    "max_train_epochs": "Give --steps.",
     "caption_extension": "Captions are .txt or .caption files here.",
     "vae": "The base model's own is used.",
     "resume": "Use: lora-train resume RUN",
     "base_weights": "Give --merge-base FILE:STRENGTH.",
     "base_weights_multiplier": "Give --merge-base FILE:STRENGTH.",
-    "sample_prompts": "Give --preview PROMPT for each.",
-    "sample_every_n_epochs": "Give --preview-every STEPS.",
     "save_n_epoch_ratio": "Give --save-every STEPS.",
     "save_last_n_epochs": "",
     "save_last_n_steps": "",
-    "weighted_captions": "",
-    "keep_tokens_separator": "Give --keep-tokens N.",
-    "caption_suffix": "",
-    "caption_tag_dropout_rate": "",
-    "caption_dropout_every_n_epochs": "Give --caption-dropout P.",
-    "secondary_separator": "",
-    "token_warmup_min": "",
-    "token_warmup_step": "",
     "color_aug": "",
     "random_crop": "",
     "face_crop_aug_range": "The operation face crops faces: --process face.",
@@ -125,7 +108,7 @@ ABSENT = {
     "lr_scheduler_type": "Give --scheduler.",
     "full_fp16": "Give --precision.",
     "full_bf16": "Give --precision.",
-    "fp8_base": "",
+    "fp8_base": "Give --base-precision fp8.",
     "deepspeed": "",
     "num_processes": "",
     "huggingface_repo_id": "",
@@ -147,16 +130,14 @@ ABSENT = {
     "initial_epoch": "",
     "initial_step": "",
     "block_lr": "Give --rule, or --args down_lr_weight=...",
-    "validation_split": "",
     "caption_extention": "Captions are .txt or .caption files here.",
     "caption_separator": "The parts of captions are separated by commas.",
-    "enable_wildcard": "",
     "save_last_n_epochs_state": "",
     "save_last_n_steps_state": "",
     "noise_offset_type": "",
     "lr_scheduler_timescale": "",
     "resize_interpolation": "",
-    "fp8_base_unet": "",
+    "fp8_base_unet": "Give --base-precision fp8.",
     "skip_until_initial_step": "",
 }
 """Options that would change the LoRA and are not available here, each with what to do instead."""
@@ -164,28 +145,23 @@ SAME: dict[str, tuple[str, ...]] = {
     "caption_extension": (".txt", ".caption", "txt", "caption"),
     "caption_extention": (".txt", ".caption", "txt", "caption"),
     "caption_separator": (",",),
-    "caption_tag_dropout_rate": ("0",),
-    "caption_dropout_every_n_epochs": ("0",),
-    "token_warmup_min": ("1",),
-    "token_warmup_step": ("0",),
     "noise_offset_type": ("original",),
     "save_n_epoch_ratio": ("0",),
     "save_last_n_epochs": ("0",),
     "save_last_n_epochs_state": ("0",),
     "save_last_n_steps": ("0",),
     "save_last_n_steps_state": ("0",),
-    "sample_every_n_epochs": ("0",),
-    "max_train_epochs": ("0",),
     "initial_epoch": ("0", "1"),
     "initial_step": ("0",),
     "num_processes": ("1",),
-    "validation_split": ("0",),
 }
 """Values of ABSENT with which sd-scripts does the same as this program, and which are therefore accepted. An empty
 value, which GUIs write for empty fields, is accepted for each of ABSENT."""
 MAY_BE_EMPTY = frozenset(
     (
         "adaptive_noise_scale",
+        "caption_dropout_every_n_epochs",
+        "caption_tag_dropout_rate",
         "huber_c",
         "huber_scale",
         "huber_schedule",
@@ -196,9 +172,16 @@ MAY_BE_EMPTY = frozenset(
         "lr_scheduler_num_cycles",
         "lr_scheduler_power",
         "max_timestep",
+        "max_token_length",
+        "max_train_epochs",
         "min_timestep",
         "multires_noise_discount",
         "multires_noise_iterations",
+        "prior_loss_weight",
+        "token_warmup_min",
+        "token_warmup_step",
+        "validation_seed",
+        "validation_split",
         "v_pred_like_loss",
     )
 )
@@ -231,7 +214,6 @@ TAKES_NO_VALUE = frozenset(
         "log_config",
         "console_log_simple",
         "save_state_on_train_end",
-        "sample_at_first",
     )
 )
 """The names in NOTED that take no value."""

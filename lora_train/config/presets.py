@@ -48,7 +48,7 @@ GUI_KINDS = {
 """The GUI's `LoRA_type` and our `--algo`."""
 
 _SEEN = "is detected from the base model"
-GUI_NOTED = {"sdxl": _SEEN, "model_list": "is the GUI's own list", "use_wandb": kohya.NOTED["log_with"]}
+GUI_NOTED = {"sdxl": _SEEN, "model_list": "is the GUI's own list"}
 GUI_SAME = {"LyCORIS_preset": "full", "unit": "1"}
 """Options of the GUI alone: those that have no effect here with any value; and those with the value that has none."""
 
@@ -158,7 +158,13 @@ def _of_gui(given: dict[str, Any], found: Imported) -> dict[str, Any]:
         for name in ("conv_dim", "conv_alpha"):
             if not is_off(value := as_text(flat.pop(name, ""))) and value != "1":
                 found.left[name] = f"= {value}: in the GUI it applies only to LoCon and the kinds of LyCORIS."
+    if not is_off(as_text(given.get("max_train_steps"))) and is_off(as_text(given.get("max_train_epochs"))):
+        epochs = as_text(flat.pop("max_train_epochs", ""))  # the GUI's "epoch", which only stands in for steps
+        if not is_off(epochs):
+            found.left["max_train_epochs"] = f"= {epochs}: the number of steps is given."
     flat |= _of_line(as_text(given.get("additional_parameters", "")))
+    if not is_off(as_text(flat.pop("use_wandb", ""))):
+        flat.setdefault("log_with", "wandb")
     stop = flat.pop("stop_text_encoder_training", 0)
     for name, percent in (("lr_warmup_steps", given.get("lr_warmup")), ("stop_text_encoder_training", stop)):
         if not is_off(as_text(percent)):

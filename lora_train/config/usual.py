@@ -18,6 +18,8 @@ BYTES_PER_PARAMETER = 2.8
 """In bf16: the UNet's weights, text encoders, VAE, the LoRA and its optimizer, by the UNet's parameters."""
 KEPT_PER_PIXEL = {True: 8500, False: 4900}
 """Bytes of activations kept per pixel of a batch, for a base as large as SDXL and for others."""
+BASE_BYTES = {"fp8": 1.0, "int8": 1.0, "nf4": 0.55}
+"""Bytes of a weight in the denoiser that is stored so, some of which stay as they are."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import math
 import re
 from typing import Any
 
+from lora_train.config.concepts import concept_weights
 from lora_train.config.network import network_problems
 from lora_train.config.optimizer_args import optimizer_arguments
 from lora_train.config.registered import Section
 from lora_train.config.run import RunConfig
-from lora_train.config.sections.text import CHUNK, MOST_TOKENS
+from lora_train.config.sections.in_training import CHUNK, MOST_TOKENS
 from lora_train.config.table import Option, in_section, options
 from lora_train.config.training_methods import OPTIMIZERS
 from lora_train.errors import LoraTrainError, Problem
@@ -160,6 +161,20 @@ def _together(config: RunConfig) -> list[Problem]:
             Problem(f"{config.prepare.background!r} is no colour.", "prepare.background", "#c0c0c0 is the usual grey.")
         )
     factor = least_factor()
+    try:
+        concept_weights(data.concept_weights)
+    except ValueError as error:
+        found.append(Problem(f"{error}.", "data.concept_weights", "Write them as sara=1,hat=0.5."))
+    for side in data.more_resolutions:
+        if not 64 <= side <= 4096 or side % least_factor():
+            what, fix = f"{side} is no possible resolution.", f"From 64 to 4096, multiples of {least_factor()}."
+            found.append(Problem(what, "data.more_resolutions", fix))
+    if data.more_resolutions and (data.read_npz or data.write_npz):
+        what = "sd-scripts' .npz files hold latents of one size."
+        found.append(Problem(what, "data.more_resolutions", "Leave data.read_npz and data.write_npz out."))
+    if data.validation_split > 1 and data.validation_split % 1:
+        what = f"{data.validation_split:g} is neither a share below 1 nor a number of pictures."
+        found.append(Problem(what, "data.validation_split", "Give 0.1 for a tenth, or a whole number."))
     for name, side in (("resolution", data.resolution), ("height", data.height)):
         if side and side % factor:
             found.append(Problem(f"{side} is no multiple of {factor}.", f"data.{name}", "512 is usual."))

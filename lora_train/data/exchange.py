@@ -24,7 +24,7 @@ from lora_train.data.scan import Manifest, Picture, scan
 from lora_train.data.shards import unpack_shards
 from lora_train.data.sources import IMAGEFOLDER, beside_captions, read_pictures
 from lora_train.errors import LoraTrainError
-from lora_train.pictures.finding import MASK_ENDINGS
+from lora_train.pictures.finding import MASK_ENDINGS, REGULARISATION
 from lora_train.pictures.neighbours import CAPTION_EXTENSIONS, caption_file
 
 REPEATS = 1
@@ -51,6 +51,7 @@ def import_dataset(source: Path, target: Path, pictures: Path | None = None, tag
         found = read_pictures(_named(source, pictures, tag), REPEATS)
         _copy(found, target)
         passed_over, manifest = found.rejected, scan(target, tag, REPEATS)
+        manifest.left_out.add(REGULARISATION, source.name, len(found.pictures) - len(found.trained))
         manifest.notes += found.notes
         manifest.left_out.extend(found.left_out)
     manifest.rejected += passed_over
@@ -86,7 +87,7 @@ def _named(source: Path, pictures: Path | None, tag: str) -> DataOptions:
 def _copy(manifest: Manifest, target: Path) -> None:
     """Each picture under a unique name, hard-linked where possible; its caption and its mask beside it."""
     taken: set[Path] = set()
-    for picture in manifest.pictures:
+    for picture in manifest.trained:
         folder = target / f"{picture.repeats}_{picture.concept or 'pictures'}"
         stem, number = picture.path.stem, 2
         while (place := folder / stem.casefold()) in taken:

@@ -47,7 +47,8 @@ class Item:
     def treatment(self) -> list[Any]:
         """What else distinguishes its training from that of other pictures; empty for most."""
         picture = self.picture
-        return [picture.reg, picture.weight, picture.own] if picture.reg or picture.own or picture.weight != 1 else []
+        own = [picture.reg, picture.weight, picture.own, picture.others]
+        return own if own != [False, 1.0, (), ()] else []
 
     def frame(self, flipped: bool) -> Frame:
         """How the picture was cropped; `left` counts from the other side when it is flipped."""

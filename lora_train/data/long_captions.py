@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from lora_train.config import DataOptions
 from lora_train.data.scan import Manifest, Picture
-from lora_train.pictures.captions import kept_first, tag_first, up_to_tag
+from lora_train.pictures.captions import tag_first, up_to_tag
+from lora_train.pictures.varying import kept_in_front, longest_forms
 
 NAMED = 5
 
 
-def longest_caption(manifest: Manifest, tokens: Callable[[str], int]) -> int:
-    """The tokens of the longest caption."""
+def longest_caption(manifest: Manifest, data: DataOptions, tokens: Callable[[str], int]) -> int:
+    """The tokens of the longest text that a caption can become."""
     longest = 0
-    for caption in {picture.caption for picture in manifest.pictures}:
-        if len(caption.encode()) > longest:  # a token is at least one byte
-            longest = max(longest, tokens(caption))
+    for text in {text for one in manifest.pictures for text in longest_forms(one.lines, one.options(data))}:
+        if len(text.encode()) > longest:  # a token is at least one byte
+            longest = max(longest, tokens(text))
     return longest
 
 
-def fit_captions(
-    manifest: Manifest, tag: str, shuffle: bool, keep_tokens: int, room: int, tokens: Callable[[str], int]
-) -> list[str]:
+def fit_captions(manifest: Manifest, data: DataOptions, room: int, tokens: Callable[[str], int]) -> list[str]:
     """Move the tag to the front of captions where it would be cut off. Returns notes on what is cut off.
 
     `room` is how many tokens the model reads, `tokens` counts those of a text, as the model's tokenizer does.
@@ -30,24 +30,31 @@ def fit_captions(
     long: list[tuple[Picture, int]] = []
     moved = 0
     for number, picture in enumerate(manifest.pictures):
-        if len(picture.caption.encode()) <= room:  # a token is at least one byte
+        options = picture.options(data)
+        forms = longest_forms(picture.lines, options)
+        if max(len(form.encode()) for form in forms) <= room:  # a token is at least one byte
             continue
-        count = tokens(picture.caption)
-        if count <= room:
+        counts = list(map(tokens, forms))
+        if max(counts) <= room:
             continue
-        long.append((picture, count))
-        if not picture.reg and not _is_read(tag, picture.caption, shuffle, keep_tokens, room, tokens):
-            manifest.pictures[number] = replace(picture, caption=tag_first(tag, picture.caption))
-            moved += 1
-    return _notes(long, moved, len(manifest.pictures), tag, room, tokens(tag))
+        long += [] if picture.again else [(picture, max(counts))]
+        lines = [line if _is_read(line, options, room, tokens) else tag_first(data.tag, line) for line in picture.lines]
+        if not picture.reg and lines != [*picture.lines]:
+            manifest.pictures[number] = replace(picture, caption=lines[0], others=tuple(lines[1:]))
+            moved += not picture.again
+    once = [picture for picture in manifest.pictures if not picture.again]
+    return _notes(long, moved, len(once), data.tag, room, tokens(data.tag))
 
 
-def _is_read(tag: str, caption: str, shuffle: bool, keep_tokens: int, room: int, tokens: Callable[[str], int]) -> bool:
+def _is_read(caption: str, data: DataOptions, room: int, tokens: Callable[[str], int]) -> bool:
     """Whether the whole tag is among the tokens that are read, whatever the order of the parts."""
-    if shuffle:
-        parts, kept = kept_first(caption, keep_tokens, tag)
-        caption = ", ".join(parts[:kept])
-    read = up_to_tag(tag, caption)
+    (longest,) = longest_forms([caption], data)
+    if tokens(longest) <= room:
+        return True
+    if data.shuffle_caption:
+        (marked,) = longest_forms([caption], replace(data, keep_tokens_separator=""))
+        longest = kept_in_front(marked, data)
+    read = up_to_tag(data.tag, longest)
     return read is not None and tokens(read) <= room
 
 

@@ -39,7 +39,7 @@ def attach_masks(manifest: Manifest, folder: Path | None, may_read: MayRead = an
             mask = _mask_in(folder, _relative(picture.path, manifest.folder), may_read)
         else:
             mask = manifest.beside.get(picture.path) or _alpha_of(picture.path)
-        without += mask is None
+        without += mask is None and not (picture.again or picture.held_out)
         pictures.append(replace(picture, mask=mask))
     if without == len(manifest.trained):
         raise LoraTrainError(
@@ -71,6 +71,13 @@ def mask_picture(mask: Path) -> Image.Image:
 def to_latents(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """(H, W) to (1, height, width): the mean over each latent's pixels."""
     return torch.nn.functional.interpolate(mask[None, None], size=(height, width), mode="area")[0]
+
+
+def in_loss(mask: torch.Tensor, unmasked: float, by_area: bool) -> torch.Tensor:
+    """A mask of latents (1, h, w) as a factor on the loss at each place: at least `unmasked` everywhere, and with
+    `by_area` divided by its mean, where it is not black all over."""
+    factor = mask.clamp(min=unmasked)
+    return factor / factor.mean() if by_area and factor.any() else factor
 
 
 def _relative(picture: Path, folder: Path) -> Path:

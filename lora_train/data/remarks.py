@@ -22,24 +22,31 @@ ENLARGED, TINY = 2.0, 8.0
 
 def remarks(dataset: Dataset, batch_size: int) -> list[str]:
     """Notes on a training set, one line each; none where all is as one would expect."""
-    thin = [item for item in dataset.items if _share(item.placement) < LITTLE]
-    tiny = [item for item in dataset.items if item not in thin and _enlarged(item) >= TINY]
-    small = [item for item in dataset.items if ENLARGED <= _enlarged(item) < TINY and item not in thin]
+    items = _once(dataset)
+    thin = [item for item in items if _share(item.placement) < LITTLE]
+    tiny = [item for item in items if item not in thin and _enlarged(item) >= TINY]
+    small = [item for item in items if ENLARGED <= _enlarged(item) < TINY and item not in thin]
     found = _one_by_one(thin, lambda item: f"{_share(item.placement):.1%} of it is trained on, the rest is cropped")
     found += _one_by_one(tiny, lambda item: f"it is enlarged {_enlarged(item):.0f} times and shows almost nothing")
     if small:
         names = ", ".join(_name(item) for item in small[:SHOWN]) + (", ..." if len(small) > SHOWN else "")
         found.append(
-            f"{len(small)} of {len(dataset.items)} pictures are much smaller than the resolution and are enlarged "
+            f"{len(small)} of {len(items)} pictures are much smaller than the resolution and are enlarged "
             f"{ENLARGED:.0f} times or more ({names})."
         )
     return [*found, *_copies(dataset), *_black_masks(dataset), *_small_batches(dataset, batch_size)]
 
 
+def _once(dataset: Dataset) -> list[Item]:
+    """Each picture at its first resolution."""
+    return [item for item in dataset.items if not item.picture.again]
+
+
 def _copies(dataset: Dataset) -> list[str]:
     """Files that are the same byte for byte: each is trained on, so the picture counts several times."""
     by_content: dict[str, list[str]] = {}
-    for item in dataset.items:
+    items = _once(dataset)
+    for item in items:
         if item.content:
             by_content.setdefault(item.content, []).append(shown(item.picture.path.name))
     same = [names for names in by_content.values() if len(names) > 1]
@@ -48,19 +55,20 @@ def _copies(dataset: Dataset) -> list[str]:
     count = sum(len(names) - 1 for names in same)
     copies = ", ".join(f"{names[1]} of {names[0]}" for names in same[:SHOWN]) + (", ..." if len(same) > SHOWN else "")
     return [
-        f"{count} of {len(dataset.items)} pictures {'is a copy of another' if count == 1 else 'are copies of others'}, "
+        f"{count} of {len(items)} pictures {'is a copy of another' if count == 1 else 'are copies of others'}, "
         f"and trained on like {'it' if count == 1 else 'them'} ({copies}): a picture that is there twice counts twice."
     ]
 
 
 def _black_masks(dataset: Dataset) -> list[str]:
     """Masks that are black all over. Raises LoraTrainError when one cannot be read."""
-    black = [item for item in dataset.items if item.picture.mask and not dataset.mask(item, False).any()]
+    items = _once(dataset)
+    black = [item for item in items if item.picture.mask and not dataset.mask(item, False).any()]
     if not black:
         return []
     names = ", ".join(shown(item.picture.path.name) for item in black[:SHOWN]) + (", ..." if len(black) > SHOWN else "")
     return [
-        f"{len(black)} of {len(dataset.items)} pictures have a mask that is black all over, and count for nothing "
+        f"{len(black)} of {len(items)} pictures have a mask that is black all over, and count for nothing "
         f"({names}): white is what counts."
     ]
 

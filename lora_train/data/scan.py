@@ -48,16 +48,28 @@ class Picture:
     repeats: int
     mask: Path | None = None
     """The mask of a masked loss (see `data.masks`); None: the whole picture counts."""
+    others: tuple[str, ...] = ()
+    """Other captions, of which one may be drawn in its place (`enable_wildcard`)."""
     reg: bool = False
     """Whether it is a regularisation picture: of the class, without the subject (see `data.regularisation`)."""
+    held_out: bool = False
+    """Whether it is held out for validation, and not trained on."""
+    again: bool = False
+    """Whether this is a picture that is there already, at another resolution."""
     weight: float = 1.0
     """Factor on its loss."""
     own: tuple[tuple[str, Any], ...] = ()
     """Options of the section "data" that it has a value of its own for: those of its subset in a dataset config."""
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Its caption, and the others."""
+        return (self.caption, *self.others)
+
     def options(self, data: DataOptions) -> DataOptions:
         """The options that apply to it in a run with `data`."""
-        return _with_own(data, self.own) if self.own else data
+        own = (*self.own, ("tag", "")) if self.reg else self.own
+        return _with_own(data, own) if own else data
 
 
 @lru_cache(maxsize=256)
@@ -85,8 +97,8 @@ class Manifest:
 
     @property
     def trained(self) -> list[Picture]:
-        """The pictures of the subject, without those of regularisation."""
-        return [picture for picture in self.pictures if not picture.reg]
+        """The pictures of the subject, each once: without those of regularisation, and without those held out."""
+        return [one for one in self.pictures if not (one.reg or one.held_out or one.again)]
 
     @property
     def looks_per_epoch(self) -> int:
@@ -102,8 +114,10 @@ class Manifest:
         trained = self.trained
         concepts = len({picture.concept for picture in trained})
         text = f"{counted(len(trained), 'picture')} in {counted(concepts, 'concept')}"
-        if len(trained) < len(self.pictures):
-            text += f", and {counted(len(self.pictures) - len(trained), 'regularisation picture')}"
+        if reg := sum(picture.reg and not picture.again for picture in self.pictures):
+            text += f", and {counted(reg, 'regularisation picture')}"
+        if held := sum(picture.held_out for picture in self.pictures):
+            text += f"; {held} held out for validation"
         left_out = self.left_out_line()
         return f"{text}; left out: {left_out}" if left_out else text
 
@@ -127,14 +141,20 @@ def scan(
     repeats: int = 10,
     captions: Mapping[Path, str] = {},
     may_read: Callable[[Path], bool] = lambda path: True,
+    data: DataOptions = DataOptions(),
 ) -> Manifest:
     """Find all pictures below `folder`. A broken picture is listed as rejected, never fatal.
 
     `repeats` applies where a folder's name says none, `captions` where there is no caption file; links that `may_read`
-    refuses are not followed. Raises LoraTrainError when the folder does not exist or holds no usable picture.
+    refuses are not followed. `data` says how captions are read. Raises LoraTrainError when the folder does not exist or
+    holds no usable picture.
     """
     require_folder(folder)
-    found, reader, overruled = find(folder, may_read=may_read), CaptionReader(may_read), list[Path]()
+    found, reader, overruled = (
+        find(folder, may_read=may_read),
+        CaptionReader(may_read, data.enable_wildcard),
+        list[Path](),
+    )
     manifest = manifest_of(found)
     for path, size in usable(found.pictures, manifest):
         own_repeats, concept = concept_of(path.parent.name)
@@ -145,16 +165,23 @@ def scan(
             caption = reader.line(path, captions[path]) if path in captions else None
         if caption is None:
             caption = "" if tag else (concept if path.parent != folder or own_repeats else "")
-        manifest.pictures.append(Picture(path, *size, with_tag(tag, caption), concept, own_repeats or repeats))
+        lines = captions_of([caption, *reader.others], tag, suffix=data.caption_suffix)
+        manifest.pictures.append(Picture(path, *size, lines[0], concept, own_repeats or repeats, others=lines[1:]))
     manifest.notes += [
         *_doubtful_repeats(manifest),
         *_no_repeats(manifest),
         *_overruled(overruled),
         *reader.notes(),
-        *content_notes(manifest.captions(), tag),
+        *content_notes(manifest.captions(), tag, data),
     ]
     require_pictures(manifest)
     return manifest
+
+
+def captions_of(lines: Iterable[str], tag: str, prefix: str = "", suffix: str = "") -> tuple[str, ...]:
+    """The lines of a caption between prefix and suffix, with the tag in front of each."""
+    around = (" ".join(part for part in (prefix.strip(), line, suffix.strip()) if part) for line in lines)
+    return tuple(with_tag(tag, line) for line in around)
 
 
 def manifest_of(found: Found) -> Manifest:

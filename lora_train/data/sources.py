@@ -15,12 +15,21 @@ from lora_train.data.formats.imagefolder import read_imagefolder
 from lora_train.data.formats.kohya_metadata import MetadataEntry, find_picture, read_metadata
 from lora_train.data.matching import match_ends
 from lora_train.data.regularisation import balanced
-from lora_train.data.scan import Manifest, Picture, concept_of, counted, require_folder, require_pictures, scan, usable
+from lora_train.data.scan import (
+    Manifest,
+    Picture,
+    captions_of,
+    concept_of,
+    counted,
+    require_folder,
+    require_pictures,
+    scan,
+    usable,
+)
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.links import OUT, MayRead, anywhere, leads_out
 from lora_train.pictures.caption_content import content_notes
 from lora_train.pictures.caption_reading import CaptionReader
-from lora_train.pictures.captions import with_tag
 from lora_train.pictures.finding import find
 from lora_train.pictures.left_out import Reason, shown
 from lora_train.pictures.neighbours import caption_file
@@ -47,9 +56,9 @@ def read_pictures(options: DataOptions, repeats: int, may_read: MayRead = anywhe
     folder = Path(options.folder).expanduser()
     if options.in_json:
         require_folder(folder)
-        return _from_metadata(Path(options.in_json).expanduser(), folder, options.tag, repeats, may_read)
+        return _from_metadata(Path(options.in_json).expanduser(), folder, options, repeats, may_read)
     captions, note = beside_captions(folder, may_read)
-    manifest = scan(folder, options.tag, repeats, captions, may_read)
+    manifest = scan(folder, options.tag, repeats, captions, may_read, options)
     bare = any(one.path not in captions and caption_file(one.path) is None for one in manifest.pictures)
     manifest.notes += [*filter(None, [note]), *stray_notes(folder, bare, folder / IMAGEFOLDER)]
     return manifest
@@ -73,18 +82,19 @@ def beside_captions(folder: Path, may_read: MayRead = anywhere) -> tuple[Mapping
     return found.captions, f"{IMAGEFOLDER}: {count} not used ({shown(first.path.name)}: {first.reason})."
 
 
-def _from_metadata(file: Path, folder: Path, tag: str, repeats: int, may_read: MayRead) -> Manifest:
+def _from_metadata(file: Path, folder: Path, options: DataOptions, repeats: int, may_read: MayRead) -> Manifest:
     """Only the pictures that the file names, as in sd-scripts."""
     manifest = Manifest(folder)
     captions = (
         _imagefolder(file, manifest) if file.suffix.lower() == ".jsonl" else _kohya(file, folder, manifest, may_read)
     )
-    reader = CaptionReader(may_read)
+    tag, reader = options.tag, CaptionReader(may_read, options.enable_wildcard)
     for path, size in usable(sorted(captions), manifest):
         own_repeats, concept = concept_of(path.parent.name)
-        caption = with_tag(tag, reader.line(path, captions[path]))
-        manifest.pictures.append(Picture(path, *size, caption, concept, own_repeats or repeats))
-    manifest.notes += reader.notes() + content_notes(manifest.captions(), tag)
+        caption = reader.line(path, captions[path])
+        lines = captions_of([caption, *reader.others], tag, suffix=options.caption_suffix)
+        manifest.pictures.append(Picture(path, *size, lines[0], concept, own_repeats or repeats, others=lines[1:]))
+    manifest.notes += reader.notes() + content_notes(manifest.captions(), tag, options)
     require_pictures(manifest)
     return manifest
 
@@ -120,7 +130,7 @@ def _from_config(file: Path, options: DataOptions, may_read: MayRead) -> Manifes
     As in sd-scripts, a subset is a folder without its sub-folders."""
     config, tag = read_dataset_config(file), options.tag
     manifest, problems = Manifest(file.parent), list[Problem]()
-    reader, of_datasets = CaptionReader(may_read), dict[int, list[Picture]]()
+    reader, of_datasets = CaptionReader(may_read, options.enable_wildcard), dict[int, list[Picture]]()
     for subset in config.subsets:
         if subset.num_repeats < 1:
             manifest.left_out.add(UNREPEATED, shown(subset.image_dir) + "/")
@@ -130,8 +140,7 @@ def _from_config(file: Path, options: DataOptions, may_read: MayRead) -> Manifes
             if not may_read(folder) or (subset.metadata_file and not may_read(_beside(file, subset.metadata_file))):
                 raise LoraTrainError("is outside the folders that may be used from this page.", str(folder))
             require_folder(folder)
-            own = _own(subset, options, file)
-            pictures = _of_subset(manifest, subset, folder, file, "" if subset.is_reg else tag, own, reader)
+            pictures = _of_subset(manifest, subset, folder, file, options, reader)
             of_datasets.setdefault(subset.dataset, []).extend(pictures)
         except LoraTrainError as error:
             problems += error.problems
@@ -145,7 +154,9 @@ def _from_config(file: Path, options: DataOptions, may_read: MayRead) -> Manifes
         raise LoraTrainError.of(problems)
     if config.ignored:
         manifest.notes.append(f"Ignored in {file.name}: {', '.join(config.ignored)}.")
-    manifest.notes += reader.notes() + content_notes([(one.path, one.caption) for one in manifest.trained], tag)
+    manifest.notes += reader.notes() + content_notes(
+        [(one.path, one.caption) for one in manifest.trained], tag, options
+    )
     if not manifest.trained:
         manifest.pictures.clear()
     require_pictures(manifest)
@@ -157,28 +168,31 @@ def _of_subset(
     subset: Subset,
     folder: Path,
     file: Path,
-    tag: str,
-    own: tuple[tuple[str, Any], ...],
+    options: DataOptions,
     reader: CaptionReader,
 ) -> list[Picture]:
-    """The pictures of a subset, with options of their `own`; what is left out goes into `manifest`. Raises
-    LoraTrainError."""
+    """The pictures of a subset; what is left out goes into `manifest`. Raises LoraTrainError."""
+    own = _own(subset, options, file)
     if subset.metadata_file:
-        captions = _kohya(_beside(file, subset.metadata_file), folder, manifest, reader.may_read)
+        texts = _kohya(_beside(file, subset.metadata_file), folder, manifest, reader.may_read)
+        captions = {path: [reader.line(path, text), *reader.others] for path, text in texts.items()}
     else:
-        found = find(folder, deep=False, may_read=reader.may_read)
-        manifest.left_out.extend(found.left_out)
-        manifest.rejected += found.rejected
-        manifest.beside = {**manifest.beside, **found.masks}
-        read = ((path, reader.read(path, (subset.caption_extension,))) for path in found.pictures)
-        captions = {path: subset.class_tokens if caption is None else caption for path, caption in read}
-    found = []
+        looked = find(folder, deep=False, may_read=reader.may_read)
+        manifest.left_out.extend(looked.left_out)
+        manifest.rejected += looked.rejected
+        manifest.beside = {**manifest.beside, **looked.masks}
+        captions = {}
+        for path in looked.pictures:
+            caption = reader.read(path, (subset.caption_extension,))
+            captions[path] = [subset.class_tokens if caption is None else caption, *reader.others]
+    tag, suffix = "" if subset.is_reg else options.tag, subset.caption_suffix or options.caption_suffix
+    pictures = []
     for path, size in usable(sorted(captions), manifest):
-        parts = (subset.caption_prefix.strip(), reader.line(path, captions[path]), subset.caption_suffix.strip())
-        caption = with_tag(tag, " ".join(part for part in parts if part))
-        picture = Picture(path, *size, caption, concept_of(folder.name)[1], subset.num_repeats)
-        found.append(replace(picture, reg=subset.is_reg, weight=subset.loss_weight, own=own))
-    return found
+        lines = captions_of(captions[path], tag, subset.caption_prefix, suffix)
+        concept = concept_of(folder.name)[1]
+        picture = Picture(path, *size, lines[0], concept, subset.num_repeats, others=lines[1:])
+        pictures.append(replace(picture, reg=subset.is_reg, weight=subset.loss_weight, own=own))
+    return pictures
 
 
 def _own(subset: Subset, options: DataOptions, file: Path) -> tuple[tuple[str, Any], ...]:

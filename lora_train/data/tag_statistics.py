@@ -34,7 +34,7 @@ def tag_note(manifest: Manifest) -> str:
 def _tag_statistics(manifest: Manifest) -> tuple[dict[str, dict[str, int]], int]:
     """The tags that are kept, by folder and with their counts, and how many there were."""
     found: dict[str, Counter[str]] = {}
-    for picture in manifest.pictures:
+    for picture in (one for one in manifest.pictures if not one.again):
         counts = found.setdefault(picture.path.parent.name, Counter())
         counts.update(part.strip() for part in picture.caption.split(",") if part.strip())
     there = sum(map(len, found.values()))

@@ -35,11 +35,14 @@ class Dataset:
     """All items with their latents by key: (mean, std), each (C, H/8, W/8), read on access."""
 
     items: list[Item]
+    """Those that are trained on."""
     latents: Mapping[str, Latents] = field(default_factory=dict)
     from_npz: int = 0
     """How many pictures' latents come from sd-scripts' files."""
     notes: list[str] = field(default_factory=list)
     """What the person should know about those files."""
+    held_out: list[Item] = field(default_factory=list)
+    """Those that are held out for validation; their latents and masks are there, too."""
     _batches: dict[int, int] = field(default_factory=dict, repr=False)
     _masks: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
 
@@ -116,6 +119,7 @@ def batches_of(placed: Iterable[tuple[Picture, Placement]], batch_size: int) -> 
 
 def count_epoch(pictures: Sequence[Picture], options: DataOptions, step: int) -> tuple[int, int]:
     """How many pictures of the subject (repeats counted) and how many batches an epoch will have."""
+    pictures = [picture for picture in pictures if not picture.held_out]
     shown = sum(picture.repeats for picture in pictures if not picture.reg)
     return shown, batches_of(zip(pictures, placements(pictures, options, step)), options.batch_size)
 
@@ -172,14 +176,16 @@ def build_dataset(
         manifest.pictures.remove(picture)
         manifest.rejected.append(Rejected(picture.path, reason))
     items = [item for item in wanted if item.picture not in broken]
-    if not items:
+    if all(item.picture.held_out for item in items):
         raise LoraTrainError("every picture in this folder is damaged.", str(manifest.folder), "Replace them.")
     keys = [key for item in items for key in item.keys if key not in given]
     cache.used(keys)
     latents: MutableMapping[str, Latents] = ChainMap(given, CachedLatents(cache, keys))  # type: ignore[arg-type]
     if options.write_npz:
         notes += write_all([item for item in items if item.keys[0] not in given], latents, encoder)
-    return Dataset(items, latents, sum(item.keys[0] in given for item in items), notes)
+    from_npz = sum(item.keys[0] in given for item in items)
+    trained, held = ([item for item in items if item.picture.held_out is part] for part in (False, True))
+    return Dataset(trained, latents, from_npz, notes, held)
 
 
 def _keyed(manifest: Manifest, options: DataOptions, encoder: Encoder, size_step: int) -> list[Item]:

@@ -21,12 +21,8 @@ _LEGACY_AT, _LEGACY_LENGTH = 0x100000, 0x10000
 
 NOT_OFFERED: dict[str, object] = {
     "ss_adaptive_noise_scale": None,
-    "ss_caption_dropout_every_n_epochs": 0,
-    "ss_caption_tag_dropout_rate": 0.0,
     "ss_debiased_estimation": False,
     "ss_face_crop_aug_range": None,
-    "ss_fp8_base": False,
-    "ss_fp8_base_unet": False,
     "ss_full_fp16": False,
     "ss_ip_noise_gamma": None,
     "ss_ip_noise_gamma_random_strength": False,
@@ -34,11 +30,8 @@ NOT_OFFERED: dict[str, object] = {
     "ss_multires_noise_iterations": None,
     "ss_noise_offset": None,
     "ss_noise_offset_random_strength": False,
-    "ss_num_validation_images": 0,
     "ss_validate_every_n_epochs": None,
     "ss_validate_every_n_steps": None,
-    "ss_validation_seed": None,
-    "ss_validation_split": 0.0,
 }
 """Fields of sd-scripts for options that were not used; used ones override them."""
 
@@ -73,6 +66,8 @@ class TrainingFacts:
     reg_folders: dict[str, tuple[int, int]] = field(default_factory=dict)
     """As `folders`, of the regularisation pictures."""
     reg_looks_per_epoch: int = 0
+    held_out: int = 0
+    """Pictures held out for validation."""
     extra: dict[str, str] = field(default_factory=dict)
 
 
@@ -146,6 +141,7 @@ def _data(facts: TrainingFacts) -> dict[str, object]:
     return {
         "ss_num_train_images": facts.looks_per_epoch,
         "ss_num_reg_images": facts.reg_looks_per_epoch,
+        "ss_num_validation_images": facts.held_out,
         "ss_num_batches_per_epoch": facts.batches_per_epoch,
         "ss_num_epochs": max(1, facts.epoch),
         "ss_epoch": facts.epoch,
@@ -187,6 +183,7 @@ def _network(facts: TrainingFacts) -> dict[str, object]:
 def _training(facts: TrainingFacts) -> dict[str, object]:
     train, network = facts.config.train, facts.config.network
     return {
+        **dict.fromkeys(("ss_fp8_base", "ss_fp8_base_unet"), facts.config.train.base_precision == "fp8"),
         "ss_steps": facts.steps,
         "ss_lr_warmup_steps": None if train.lr_warmup_steps is None else int(train.lr_warmup_steps),
         "ss_unet_lr": None if network.network_train_text_encoder_only else train.unet_lr,

@@ -130,8 +130,9 @@ class BaseModel(Protocol):
         The names of the block-weight extensions of the WebUI."""
         ...
 
-    def checkpoint_activations(self) -> None:
-        """From now on the UNet's blocks keep no activations for the backward pass, which recomputes them."""
+    def checkpoint_activations(self, share: float = 1.0) -> None:
+        """From now on this share of the UNet's blocks, the first ones, keep no activations for the backward pass, which
+        recomputes them. What the first blocks would keep is held longest."""
         ...
 
     def vae_to(self, device: torch.device) -> None:
@@ -177,7 +178,7 @@ class BaseModel(Protocol):
         """How many tokens of a caption are read.
 
         A family with the feature CHUNKS also has `text_chunks`, which can be set: how many chunks of 75 tokens that
-        is, 1 when it is opened (see `reading`)."""
+        is, 1 when it is opened (see `reading`); one with WEIGHTED has `text_weights`: whether captions have weights."""
         ...
 
     def count_tokens(self, text: str) -> int:

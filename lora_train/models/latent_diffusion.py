@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lora_train.config import RunConfig
 from lora_train.device import sent
@@ -21,7 +23,15 @@ from lora_train.models.ddpm import NoiseProcess
 from lora_train.models.names import UNET, UnetNames, all_layers, target_names
 from lora_train.models.phases import at_work, in_tiles
 from lora_train.models.prediction import EPSILON
-from lora_train.models.text import count_tokens, encode_clip, join_chunks, room_of, tokenize_chunks
+from lora_train.models.text import (
+    count_tokens,
+    encode_clip,
+    join_chunks,
+    room_of,
+    tokenize_chunks,
+    weighed,
+    weighted_chunks,
+)
 from lora_train.records.families import FAMILIES
 
 MASK = "states_mask"
@@ -37,6 +47,8 @@ class LatentDiffusion:
     _sgm_names = False
     text_chunks = 1
     """See BaseModel."""
+    text_weights = False
+    """Whether captions have weights, `(word:1.2)`, which are not read literally."""
 
     def __init__(self, parts: Parts) -> None:
         self.source: Path = parts.source
@@ -106,11 +118,21 @@ class LatentDiffusion:
         """ "IN00" ..., "M00", "OUT00" ... by the UNet's module; "BASE" for text encoders and the rest."""
         return self._names.block_of(name)
 
-    def checkpoint_activations(self) -> None:
-        """diffusers' own way, not reentrant. Older versions check the training mode, in which a UNet of Stable
-        Diffusion computes the same."""
+    def checkpoint_activations(self, share: float = 1.0) -> None:
+        """diffusers' own way, not reentrant. Nothing random happens in a block but what the networks drop, which they
+        draw from their own generators."""
         self.unet.enable_gradient_checkpointing()
-        self.unet.train()
+        self.unet.train()  # older versions check the mode, in which a UNet of Stable Diffusion computes the same
+        units = [module for module in self._in_order() if hasattr(module, "gradient_checkpointing")]
+        for number, unit in enumerate(units):
+            unit.gradient_checkpointing = number < math.ceil(share * len(units))
+            if hasattr(unit, "_gradient_checkpointing_func"):
+                unit._gradient_checkpointing_func = _recomputed
+
+    def _in_order(self) -> list[Any]:
+        """The modules of the UNet's blocks as they run."""
+        unet = self.unet
+        return [module for part in (unet.down_blocks, unet.mid_block, unet.up_blocks) for module in part.modules()]
 
     def vae_to(self, device: torch.device) -> None:
         """Move the VAE alone, which stays fp32."""
@@ -169,11 +191,15 @@ class LatentDiffusion:
         """(C, h, w): the VAE's channels, and the sides divided by its factor."""
         return int(self.vae.config.latent_channels), height // self._factor, width // self._factor
 
-    def _tokens(self, encoder: int, captions: Sequence[str]) -> tuple[torch.Tensor, list[int]]:
-        """The chunks of all captions (N, 77), and how many each has."""
+    def _tokens(self, encoder: int, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None, list[int]]:
+        """The chunks of all captions (N, 77), the weights of their tokens, if captions have weights, and how many
+        chunks each caption has."""
         tokenizer, pad = self.tokenizers[encoder], self.padding[encoder]
+        if self.text_weights:
+            tokens, weights, counts = weighted_chunks(tokenizer, captions, pad, self.text_chunks)
+            return tokens.to(self.device), weights.to(self.device), counts
         tokens, counts = tokenize_chunks(tokenizer, captions, pad, self.text_chunks)
-        return sent(tokens, self.device), counts
+        return sent(tokens, self.device), None, counts
 
     def _whole(self, states: torch.Tensor, counts: Sequence[int]) -> Conditioning:
         """A row for each caption; with a mask where their lengths differ, or where this one may be put beside others
@@ -195,9 +221,10 @@ class LatentDiffusion:
         """{"states": (B, n * 77, D)}, n the chunks of the longest caption, of the layer `clip_skip` counted from the
         last; also {"states_mask": (B, n * 77)} where not all of it is text, or a caption alone may have several
         chunks."""
-        tokens, counts = self._tokens(0, captions)
+        tokens, weights, counts = self._tokens(0, captions)
         with self.texts_at_work():
-            return self._whole(encode_clip(self.text_encoder, tokens, clip_skip), counts)
+            states = encode_clip(self.text_encoder, tokens, clip_skip)
+        return self._whole(states if weights is None else weighed(states, weights), counts)
 
     def unconditional(self, negatives: Sequence[str], encoded: Conditioning) -> Conditioning:
         """The encoded negative prompts as they are, empty ones too."""
@@ -278,6 +305,10 @@ class LatentDiffusion:
             what = "this base predicts v itself."
             found.append(Problem(what, "train.v_pred_like_loss", "Leave it out; it is for bases that predict noise."))
         return found
+
+
+def _recomputed(block: Any, *given: Any) -> Any:
+    return checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
 
 
 def _weights_hash(module: nn.Module) -> str:

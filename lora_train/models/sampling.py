@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
 
+from lora_train.config.choices import SAMPLERS
 from lora_train.errors import LoraTrainError
 from lora_train.models.base import PROMPT_CHUNKS, BaseModel, Conditioning, Frame, reading
 from lora_train.tensors import is_finite
@@ -28,6 +31,8 @@ class Request:
     steps: int = 20
     guidance: float = 7.0
     clip_skip: int = 1
+    sampler: str = ""
+    """One of `config.choices.SAMPLERS`; "": the family's own."""
 
 
 @torch.no_grad()
@@ -45,7 +50,8 @@ def sample(
     width, height = request.width // step * step, request.height // step * step
     shape = model.latent_shape(width, height)
     noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in request.seeds]
-    sampler = model.sampler(request.steps)
+    sampler = _sampler(model, request)
+    drawing = _drawing(sampler, request)
     x = torch.stack(noise).to(model.device) * sampler.init_noise_sigma
     guided = request.guidance != 1.0
     rows_per_picture = 2 if guided else 1
@@ -59,7 +65,7 @@ def sample(
             predicted = without + request.guidance * (with_prompt - without)
             if model.zero_terminal_snr:
                 predicted = _rescaled(predicted, with_prompt)
-        x = sampler.step(predicted, t, x).prev_sample
+        x = sampler.step(predicted, t, x, **drawing).prev_sample
         progress(done, len(sampler.timesteps))
     decoded = model.decode_latents(x)
     if not is_finite(decoded):
@@ -67,6 +73,29 @@ def sample(
             "the picture contains NaN or infinite values.", "", "Compute in fp32 or bf16, or lower the LoRA's strength."
         )
     return [_as_picture(pixels) for pixels in decoded]
+
+
+def _sampler(model: BaseModel, request: Request) -> Any:
+    """The family's own sampler, or the one that is asked for with the same noise schedule; those without one (flow
+    matching) have no other."""
+    own = model.sampler(request.steps)
+    name = SAMPLERS.get(request.sampler, ("", ""))[0]
+    if not name or "beta_schedule" not in own.config:
+        return own
+    import diffusers
+
+    kind = getattr(diffusers, name)
+    known = set(inspect.signature(kind.__init__).parameters)
+    sampler = kind.from_config({key: value for key, value in own.config.items() if key in known})
+    sampler.set_timesteps(request.steps, device=model.device)
+    return sampler
+
+
+def _drawing(sampler: Any, request: Request) -> dict[str, Any]:
+    """What a step that draws noise draws it from: the first picture's seed, and not the process's generator."""
+    if "generator" not in inspect.signature(sampler.step).parameters:
+        return {}
+    return {"generator": torch.Generator().manual_seed(request.seeds[0])}
 
 
 def _conditioning(model: BaseModel, request: Request, guided: bool) -> Conditioning:

@@ -13,7 +13,7 @@ from lora_train.device import sent
 from lora_train.errors import Problem
 from lora_train.models.base import Conditioning, Frame
 from lora_train.models.latent_diffusion import MASK, LatentDiffusion
-from lora_train.models.text import encode_penultimate
+from lora_train.models.text import encode_penultimate, weighed
 
 
 class StableDiffusionXL(LatentDiffusion):
@@ -33,11 +33,13 @@ class StableDiffusionXL(LatentDiffusion):
 
         The penultimate layer of both encoders, whatever `clip_skip` says: the UNet was trained with no other.
         """
-        tokens, counts = self._tokens(0, captions)
+        tokens, weights, counts = self._tokens(0, captions)
         with self.texts_at_work():
             first, _ = encode_penultimate(self.text_encoders[0], tokens)
             second, pooled = encode_penultimate(self.text_encoders[1], self._tokens(1, captions)[0])
         assert pooled is not None
+        if weights is not None:
+            first, second = weighed(first, weights), weighed(second, weights)
         starts = torch.tensor([0, *accumulate(counts)][:-1], device=pooled.device)
         return {**self._whole(torch.cat([first, second], dim=-1), counts), "pooled": pooled[starts]}
 

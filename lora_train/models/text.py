@@ -10,6 +10,7 @@ from torch import nn
 
 from lora_train.errors import LoraTrainError
 from lora_train.models.filling import fill
+from lora_train.pictures.weights import weighted_parts
 from lora_train.records.families import FAMILIES
 
 _CLIP = FAMILIES["sd1"].texts[0]
@@ -70,23 +71,58 @@ def tokenize(tokenizer: Any, captions: Sequence[str], pad: int | None = None) ->
 def tokenize_chunks(
     tokenizer: Any, captions: Sequence[str], pad: int | None = None, most: int = 1
 ) -> tuple[torch.Tensor, list[int]]:
-    """Token ids (N, T) of each caption's chunks, one caption after the other, and how many chunks each has.
+    """Chunks as in `weighted_chunks`, of captions without weights."""
+    begun = [caption[:READ_FROM] for caption in captions]  # the tokenizer would read all of it first, word by word
+    texts = tokenizer(begun, max_length=most * room_of(tokenizer) + 2, truncation=True).input_ids
+    ends = (texts[0][0], texts[0][-1])
+    tokens, _, counts = _chunked(tokenizer, [[(one, 1.0) for one in text[1:-1]] for text in texts], ends, pad, most)
+    return tokens, counts
+
+
+def weighted_chunks(
+    tokenizer: Any, captions: Sequence[str], pad: int | None = None, most: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """As `tokenize_chunks`, of captions with weights such as `(word:1.2)`, which are read piece by piece; and the
+    weight of each token (N, T), 1 for start, end and padding."""
+    texts = []
+    for caption in captions:
+        pieces = weighted_parts(caption[:READ_FROM])
+        read = [(tokenizer(piece, add_special_tokens=False, verbose=False).input_ids, one) for piece, one in pieces]
+        texts.append([(token, weight) for tokens, weight in read for token in tokens])
+    return _chunked(tokenizer, texts, (tokenizer.bos_token_id, tokenizer.eos_token_id), pad, most)
+
+
+def weighed(states: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """States (N, T, D) times the tokens' weights (N, T), with the mean of each chunk as it was: as the WebUI does it
+    (`modules/sd_emphasis.py`)."""
+    changed = states * weights.unsqueeze(-1).to(states)
+    # only where there are weights: elsewhere the division would change the last bits
+    ratio = states.mean((1, 2), keepdim=True) / changed.mean((1, 2), keepdim=True)
+    return torch.where((weights != 1).any(1)[:, None, None], changed * ratio, states)
+
+
+def _chunked(
+    tokenizer: Any, texts: Sequence[Sequence[tuple[int, float]]], ends: tuple[int, int], pad: int | None, most: int
+) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Token ids (N, T) of each text's chunks, one text after the other, their weights (N, T), and how many chunks each
+    text has; `ends` are the tokens at the start and end of a chunk.
 
     A chunk has up to 75 tokens between its own start and end, and is padded to the tokenizer's length (77) with `pad`
     (None: the tokenizer's own). A caption has as many as it needs, at least one and at most `most`; the rest is cut
-    off. As the WebUI reads prompts (`modules/sd_hijack_clip.py`), without its look for a comma near the end of a chunk.
+    off. As the WebUI reads prompts (`modules/sd_hijack_clip.py`), but it looks for a comma near the end of a chunk.
     """
     length, room = int(tokenizer.model_max_length), room_of(tokenizer)
-    fill_with = tokenizer.pad_token_id if pad is None else pad
-    begun = [caption[:READ_FROM] for caption in captions]  # the tokenizer would read all of it first, word by word
-    rows: list[list[int]] = []
+    start, end = (ends[0], 1.0), (ends[1], 1.0)
+    filler = (tokenizer.pad_token_id if pad is None else pad, 1.0)
+    rows: list[list[tuple[int, float]]] = []
     counts = []
-    for tokens in tokenizer(begun, max_length=most * room + 2, truncation=True).input_ids:
-        start, inner, end = tokens[0], tokens[1:-1], tokens[-1]
+    for text in texts:
+        inner = text[: most * room]
         chunks = [inner[at : at + room] for at in range(0, len(inner), room)] or [[]]
-        rows += [[start, *chunk, end, *[fill_with] * (length - 2 - len(chunk))] for chunk in chunks]
+        rows += [[start, *chunk, end, *[filler] * (length - 2 - len(chunk))] for chunk in chunks]
         counts.append(len(chunks))
-    return torch.tensor(rows), counts
+    tokens = torch.tensor([[token for token, _ in row] for row in rows])
+    return tokens, torch.tensor([[weight for _, weight in row] for row in rows]), counts
 
 
 def join_chunks(states: torch.Tensor, counts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:

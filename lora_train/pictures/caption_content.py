@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from lora_train.config import DataOptions
 from lora_train.pictures.caption_reading import named
 from lora_train.pictures.tags import CHOICE, NETWORK, WILDCARD, WORDS
 
@@ -31,12 +32,14 @@ ADDRESS = re.compile(
 )
 
 
-def content_notes(captions: Iterable[tuple[Path, str]], tag: str) -> list[str]:
+def content_notes(captions: Iterable[tuple[Path, str]], tag: str, data: DataOptions = DataOptions()) -> list[str]:
     """Notes on the pictures' captions, with the tag in front: which have nothing else, and which hold prompt syntax."""
     listed = [(path, caption[:LOOKED_AT]) for path, caption in captions]
     bare = tag.strip().strip(",").strip()
     notes = _few_words([path for path, caption in listed if _form(caption) in ("", _form(bare))], len(listed), bare)
-    kinds = {kind: [path for path, caption in listed if pattern.search(caption)] for kind, pattern in SYNTAX.items()}
+    kinds = {
+        kind: [path for path, caption in listed if pattern.search(caption)] for kind, pattern in _literal(data).items()
+    }
     found = {kind: len(paths) for kind, paths in kinds.items() if paths}
     if found:
         count = len({path for paths in kinds.values() for path in paths})
@@ -45,13 +48,27 @@ def content_notes(captions: Iterable[tuple[Path, str]], tag: str) -> list[str]:
             f"Prompt syntax in {count} of {len(listed)} captions is trained on literally ({which}). To remove it: "
             "lora-train captions FOLDER plain, or Remove prompt syntax on the Dataset page."
         )
-    data = [path for path, caption in listed if DATA.search(caption)]
-    if data:
-        notes.append(f"The caption of {named(data)} contains JSON, which is trained on literally: keep only the text.")
+    literal = [path for path, caption in listed if DATA.search(caption)]
+    if literal:
+        notes.append(
+            f"The caption of {named(literal)} contains JSON, which is trained on literally: keep only the text."
+        )
     addresses = [path for path, caption in listed if ADDRESS.search(caption)]
     if addresses:
         notes.append(f"The caption of {named(addresses)} contains the address of a file or a page.")
     return notes
+
+
+def _literal(data: DataOptions) -> dict[str, re.Pattern[str]]:
+    """The syntax that a training with these options takes literally."""
+    known = {
+        "weights such as (x:1.3)": data.weighted_captions,
+        "brackets such as ((x)) or [x]": data.weighted_captions,
+        r"backslashes such as \(x\)": data.weighted_captions,
+        "wildcards such as {a|b} or __a__": data.enable_wildcard,
+        "|||": data.keep_tokens_separator == "|||",
+    }
+    return {kind: pattern for kind, pattern in SYNTAX.items() if not known.get(kind)}
 
 
 def _few_words(paths: list[Path], count: int, tag: str) -> list[str]:

@@ -21,6 +21,10 @@ class CaptionReader:
 
     may_read: MayRead = anywhere
     """Whether a caption that is a link to this place may be read."""
+    all_lines: bool = False
+    """Whether every line of a caption is used, or the first one alone."""
+    others: Sequence[str] = ()
+    """The other lines of the caption that was read last."""
     not_text: dict[str, list[Path]] = field(default_factory=dict)
     """By reason."""
     guessed: list[Path] = field(default_factory=list)
@@ -32,6 +36,7 @@ class CaptionReader:
 
     def read(self, picture: Path, extensions: Sequence[str] = CAPTION_EXTENSIONS) -> str | None:
         """The caption beside a picture; None without one, or where the file is not text. Raises LoraTrainError."""
+        self.others = ()
         there = caption_files(picture, extensions)
         files = [file for file in there if not leads_out(file, self.may_read)]
         self.linked += [file for file in there if file not in files]
@@ -52,6 +57,7 @@ class CaptionReader:
             self.several.append(file)
         if any(map(is_remark, lines_of(text))):
             self.remarks.append(file)
+        self.others = lines[1:]
         return next(iter(lines), "")
 
     def _text(self, file: Path) -> str | None:
@@ -105,7 +111,8 @@ class CaptionReader:
         if self.several:
             notes.append(
                 f"{_many(self.several, 'caption')} {_has(self.several)} several lines ({named(self.several)}). They "
-                "are alternatives; the first is used, as in sd-scripts."
+                f"are alternatives; {'one is drawn each time' if self.all_lines else 'the first is used'}, as in "
+                "sd-scripts."
             )
         if self.remarks:
             notes.append(

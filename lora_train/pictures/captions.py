@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import unicodedata
 from pathlib import Path
@@ -123,22 +122,6 @@ def up_to_tag(tag: str, caption: str) -> str | None:
             return None
         end = max(end, found.end())
     return text[:end]
-
-
-def vary(caption: str, rng: random.Random, shuffle: bool, keep_tokens: int, dropout: float, tag: str = "") -> str:
-    """The caption for one use of a picture: the parts behind the kept ones shuffled, or the whole caption dropped.
-
-    Kept are the parts that hold the tag, which go first, and the first `keep_tokens`. `dropout` is the probability of
-    the empty caption (classifier-free guidance needs some).
-    """
-    if dropout and rng.random() < dropout:
-        return ""
-    if not shuffle:
-        return caption
-    parts, kept = kept_first(caption, keep_tokens, tag)
-    rest = parts[kept:]
-    rng.shuffle(rest)
-    return ", ".join(parts[:kept] + rest)
 
 
 def kept_first(caption: str, keep_tokens: int, tag: str = "") -> tuple[list[str], int]:

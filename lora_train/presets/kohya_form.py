@@ -93,7 +93,7 @@ def _add(found: Exported, option: Option, value: Any) -> None:
     elif option.path == "train.gradient_accumulation_steps" and value < 0:
         found.left[option.path] = "sd-scripts takes only a number of batches."
     else:
-        theirs = {ours: word for word, ours in reversed(about.kohya_values.items())}
+        theirs = {ours: word for word, ours in reversed([*about.kohya_values.items()])}
         value = theirs.get(value, value) if isinstance(value, str) else value
         value = f"{value},{value}" if option.path == "data.resolution" else value
         found.values[about.kohya[0]] = value

@@ -11,6 +11,7 @@ from lora_train.records.family import (
     CLIP_SKIP,
     DIFFUSION,
     TWO_ENCODERS,
+    WEIGHTED,
     Blocks,
     Family,
     Latents,
@@ -79,7 +80,7 @@ _SD = {
     "denoiser": _UNET,
     "texts": (_clip("lora_te", "text_encoder", "text encoder", "clip_l"),),
     "blocks": Blocks(_sd_block, mid=1, side=_SD_SIDE),
-    "features": frozenset((DIFFUSION, CLIP_SKIP, CHUNKS)),
+    "features": frozenset((DIFFUSION, CLIP_SKIP, CHUNKS, WEIGHTED)),
     "npz": "_sd.npz",
 }
 
@@ -124,7 +125,7 @@ FAMILIES: Records[Family] = Records(
                 Predicts(V, "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", "v"),
             ),
             blocks=Blocks(_xl_block, mid=3, side=9, ends=1),
-            features=frozenset((DIFFUSION, CLIP_SKIP, CHUNKS, TWO_ENCODERS)),
+            features=frozenset((DIFFUSION, CLIP_SKIP, CHUNKS, WEIGHTED, TWO_ENCODERS)),
             implementation="https://github.com/Stability-AI/generative-models",
             said=r"sd_?xl|stable_diffusion_xl|pony|illustrious|noobai",
             card="SDXL",

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DIFFUSION, CLIP_SKIP, TWO_ENCODERS, CHUNKS = "diffusion", "clip skip", "two encoders", "chunks"
+DIFFUSION, CLIP_SKIP, TWO_ENCODERS = "diffusion", "clip skip", "two encoders"
+CHUNKS, WEIGHTED = "chunks", "weighted"
 
 FEATURES: Mapping[str, tuple[str, str]] = {
     DIFFUSION: ("it is for Stable Diffusion's noise schedule, which this base model does not have.", "Leave it out."),
     CLIP_SKIP: ("the output of this base model's text encoders is always taken from the same layer.", "Leave it out."),
     CHUNKS: ("how much of a caption this base model reads is fixed.", "Leave it out."),
+    WEIGHTED: ("words of a caption have no weights for this base model's text encoders.", "Leave it out."),
     TWO_ENCODERS: ("this base model has one text encoder.", "Give train.text_encoder_lr instead."),
 }
 """Features of families that options depend on: why such an option is refused without it, and what to do instead."""

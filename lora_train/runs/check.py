@@ -11,14 +11,16 @@ from lora_train.config import RunConfig, problems
 from lora_train.config.methods import Choice
 from lora_train.config.training_methods import TABLES
 from lora_train.config.usual import DEFAULT_REPEATS
-from lora_train.data.regularisation import add_regularisation
+from lora_train.data.parts import assign_parts
 from lora_train.data.scan import Manifest
 from lora_train.data.sources import read_pictures
 from lora_train.datasets.captioning import captioning_problems, server_problems
 from lora_train.device import pick_device, require_precision
 from lora_train.errors import LoraTrainError, Problem
 from lora_train.hosts.allowing import allowed, noting
+from lora_train.runs.previews import check_previews
 from lora_train.runs.stages import Stages
+from lora_train.runs.trackers import tracker_problems
 
 if TYPE_CHECKING:
     from lora_train.hosts.base import Host
@@ -69,7 +71,9 @@ def check_run(
             if stages.train or stages.latents:
                 require_tokenizer(path, TokenizerSources(host.tokenizers, host.downloads, said.append))
     if stages.train:
-        found += _packages(config)
+        found += _packages(config) + tracker_problems(config)
+        wrong, notes = check_previews(config, host)
+        found, said = found + wrong, said + notes
         with noting(found, "network"):
             found += _network_files(config, host)
     if stages.train and config.save.output_name and config.save.output_dir:
@@ -111,8 +115,8 @@ def _pictures(config: RunConfig, host: Host) -> Manifest:
         if getattr(data, field):
             allowed(getattr(data, field), host, f"data.{field}")
     manifest = read_pictures(data, DEFAULT_REPEATS, host.may_read)
-    if not data.dataset_config:
-        add_regularisation(manifest, data, host.may_read)
+    if not problems(config):  # else they are reported
+        assign_parts(manifest, data, config.train.seed, host.may_read)
     if config.train.masked_loss and not config.prepare.operations:
         attach_masks(manifest, Path(data.mask_folder).expanduser() if data.mask_folder else None, host.may_read)
     return manifest
@@ -156,7 +160,22 @@ def output_outside(config: RunConfig, host: Host) -> list[Problem]:
 
 
 def npz_outside(config: RunConfig, host: Host) -> list[Problem]:
-    """Latents are written beside the pictures that are trained on: prepared ones, or the person's own."""
+    """Latents are written beside the pictures that are trained on: prepared ones, or the person's own. Logs are written
+    where the run says."""
+    return _latents_outside(config, host) + _logs_outside(config, host)
+
+
+def _logs_outside(config: RunConfig, host: Host) -> list[Problem]:
+    found: list[Problem] = []
+    folder = config.save.logging_dir
+    with noting(found, "save.logging_dir"):
+        if folder and not host.may_write(Path(folder).expanduser()):
+            what = f"{folder} is outside the folders that may be written to here."
+            found.append(Problem(what, "save.logging_dir", "Leave it empty: the run's folder has the logs."))
+    return found
+
+
+def _latents_outside(config: RunConfig, host: Host) -> list[Problem]:
     data = config.data
     if not data.write_npz or (config.prepare.operations and not data.dataset_config):
         return []

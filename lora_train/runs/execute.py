@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_train.config import Facts, RunConfig, idle_notes, resolve
-from lora_train.config.sections.text import CHUNK
-from lora_train.data.regularisation import add_regularisation
+from lora_train.config.sections.in_training import CHUNK
+from lora_train.data.parts import assign_parts
 from lora_train.data.scan import Manifest
 from lora_train.data.tag_statistics import tag_note
 from lora_train.data.trigger import trigger_of
@@ -19,13 +20,14 @@ from lora_train.device import fast_bf16, free_memory, pick_device
 from lora_train.errors import LoraTrainError, Stopped
 from lora_train.hosts.base import never
 from lora_train.lock import RunLock
-from lora_train.memory import give_back, is_out_of_memory, memory_given_back
+from lora_train.memory import forget, give_back, is_out_of_memory, memory_given_back
 from lora_train.records.families import FAMILIES
 from lora_train.records.family import CHUNKS
 from lora_train.runs.check import check_run, output_path, unpacked
 from lora_train.runs.folder import Event, RunFolder
+from lora_train.runs.logs import logging_steps
 from lora_train.runs.preparing import find_masks, note_buckets, prepare_pictures, prepared_before
-from lora_train.runs.resuming import check_resume, forget_states, own_result
+from lora_train.runs.resuming import check_resume, clear_halves, forget_states, own_result
 from lora_train.runs.stages import Result, Stages
 from lora_train.runs.threads import same_threads
 from lora_train.runs.writer import RunWriter, in_words
@@ -87,9 +89,11 @@ def execute(
 ) -> Result:
     """Execute a checked run in its folder; every way it can end is recorded there."""
     with RunLock(folder.path):
+        clear_halves(folder)
         starts = int(folder.read().get("starts", 0)) + 1
         folder.update(config=config.to_dict(), starts=starts, state="preparing", problems=None)
-        result = _execute(_Execution(folder, config, manifest, host, stopped, stages))
+        with logging_steps(folder, config):
+            result = _execute(_Execution(folder, config, manifest, host, stopped, stages))
     try:
         host.refresh_loras(result.path)
     except Exception as error:  # the LoRA itself is saved
@@ -177,7 +181,7 @@ class _Execution:
         else:
             self.manifest = prepared_before(self.config, self.host)
         self.manifest.reg_folders = reg_folders
-        add_regularisation(self.manifest, self.config.data, self.host.may_read)
+        assign_parts(self.manifest, self.config.data, self.config.train.seed, self.host.may_read)
 
     def with_the_gpu(self) -> Result:
         """Everything that needs the device, which the host lends."""
@@ -186,7 +190,14 @@ class _Execution:
             self.folder.event("note", text=text)
 
         with self.host.lend_gpu(self.stopped, note), memory_given_back(), same_threads(self.folder):
-            return self.run()
+            try:
+                return self.run()
+            except Exception as error:
+                if not isinstance(error, (LoraTrainError, Stopped)):
+                    # as text: a handler that keeps its records would keep the traceback, and with it the model
+                    log.error("an unexpected error in the run %s\n%s", self.folder.id, traceback.format_exc())
+                forget(error)
+                raise error.with_traceback(None)  # noqa: B904 - a bare raise has the traceback again in Python 3.10
 
     def run(self) -> Result:
         from lora_train.models.opening import assumed_by, open_model
@@ -243,9 +254,9 @@ class _Execution:
         data = config.data
         if data.max_token_length and CHUNKS in FAMILIES[model.family].features:
             model.text_chunks = data.max_token_length // CHUNK  # type: ignore[attr-defined]
-        return fit_captions(
-            self.manifest, data.tag, data.shuffle_caption, data.keep_tokens, model.text_room, model.count_tokens
-        )
+        if data.weighted_captions:
+            model.text_weights = True  # type: ignore[attr-defined]
+        return fit_captions(self.manifest, data, model.text_room, model.count_tokens)
 
     def _prepared_only(self) -> Result:
         self.folder.set_state("finished", finished=time.time(), result=None)
@@ -258,6 +269,7 @@ class _Execution:
             return self._longer(RunConfig.from_dict(resolved))
         from lora_train.data.long_captions import longest_caption
         from lora_train.data.training_set import count_epoch
+        from lora_train.train.predicting import Predictor
 
         chunks = CHUNKS in FAMILIES[model.family].features
         device = pick_device(self.config.train.device, auto=self.host.device())
@@ -269,8 +281,9 @@ class _Execution:
             device=device,
             fast_bf16=fast_bf16(device),
             unet_parameters=_unet_parameters(model),
-            free_memory=free_memory(device),
-            longest_caption=longest_caption(self.manifest, model.count_tokens) if chunks else None,
+            free_memory=(free := free_memory(device)),
+            predict=Predictor(model, free),
+            longest_caption=longest_caption(self.manifest, self.config.data, model.count_tokens) if chunks else None,
             epoch=lambda data: count_epoch(self.manifest.pictures, data, model.size_step),
         )
         config, choices = resolve(self.config, facts)
@@ -354,7 +367,7 @@ class _Execution:
         trainer = Trainer(config, model, dataset, callbacks, trigger=trigger_of(self.manifest, config.data.tag))
         for text in trainer.notes:
             self.folder.event("note", text=text)
-        writer = RunWriter(self.folder, self.manifest, trainer, self.started, self.host.may_read)
+        writer = RunWriter(self.folder, self.manifest, trainer, self.started, self.host.may_read, self.host.lora_dir())
         self._continue(trainer)
         self.folder.set_state("training", steps=config.train.max_train_steps)
         steps = trainer.run()

@@ -114,7 +114,7 @@ def note_buckets(folder: RunFolder, config: RunConfig, host: Host, dataset: Data
 
 
 def _scan(config: RunConfig, pictures: Path, masks: Path | None) -> Manifest:
-    manifest = scan(pictures, config.data.tag, config.data.repeats or DEFAULT_REPEATS)
+    manifest = scan(pictures, config.data.tag, config.data.repeats or DEFAULT_REPEATS, data=config.data)
     manifest.masks = masks
     return manifest
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lora_train.config import RunConfig
 from lora_train.data.scan import Manifest
 from lora_train.errors import LoraTrainError
-from lora_train.runs.check import check_run
+from lora_train.runs.check import check_run, output_path
 from lora_train.runs.folder import RunFolder, list_runs
 from lora_train.runs.stages import Stages
 
@@ -32,18 +32,28 @@ def check_resume(folder: RunFolder, host: Host, steps: int | None = None) -> tup
         _require_more(folder, steps)
     if steps is not None:
         _require_steps_left(folder, steps)
-        config = replace(config, train=replace(config.train, max_train_steps=steps))
+        config = replace(config, train=replace(config.train, max_train_steps=steps, max_train_epochs=0))
     own = content.get("stages")
     stages = Stages(**{name: bool(own.get(name, True)) for name in ("process", "latents", "train")} if own else {})
     return config, check_run(config, host, stages, own_result(folder)), stages
 
 
 def own_result(folder: RunFolder) -> Path | None:
-    """The LoRA that this run itself wrote when it ended before, unless another file has its name now."""
+    """The LoRA that this run itself wrote when it ended before, unless another file has its name now. One that was
+    killed behind the saving may not have noted it."""
     from lora_train.lorafile.metadata import session_of
 
-    result = folder.read().get("result")
-    return Path(result) if result and session_of(Path(result)) == folder.id else None
+    content = folder.read()
+    places = [Path(content["result"])] if content.get("result") else []
+    if isinstance(content.get("config"), dict):
+        places.append(output_path(RunConfig.from_dict(content["config"])))
+    return next((path for path in places if session_of(path) == folder.id), None)
+
+
+def clear_halves(folder: RunFolder) -> None:
+    """Remove the files that a killed process had not written to their ends; what is whole has its own name."""
+    for path in folder.path.rglob(".*.part"):
+        path.unlink(missing_ok=True)
 
 
 def forget_states(runs: Path) -> None:

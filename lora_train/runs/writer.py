@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,11 @@ from lora_train.data.trigger import trigger_of
 from lora_train.errors import LoraTrainError
 from lora_train.links import MayRead, anywhere
 from lora_train.memory import is_out_of_memory, memory_given_back
+from lora_train.prompt.lines import Line, read_line
+from lora_train.prompt.syntax import LoraTag, parse_prompt
+from lora_train.prompt.words import words_of
 from lora_train.runs.folder import RunFolder
+from lora_train.runs.previews import find_lora, others, preview_lines
 
 if TYPE_CHECKING:
     from lora_train.lorafile.metadata import TrainingFacts
@@ -38,8 +43,11 @@ class RunWriter:
     started: float
     may_read: MayRead = anywhere
     """Whether a card that is a link to this place may be read, and completed."""
+    lora_dir: Path = Path()
+    """Where the LoRAs in prompts of previews are."""
     _base_hashes: dict[str, str] | None = None
     _said: set[str] = field(default_factory=set)
+    _read: list[Line] | None = None
 
     def save_checkpoint(self, step: int) -> None:
         """Save the LoRA after `step` in the run's folder; a failure is noted."""
@@ -92,7 +100,7 @@ class RunWriter:
             note(f"The captions begin with {tag!r}: it is the activation text on the LoRA's card.")
         try:
             samples = sorted((self.folder.path / "samples").glob("*.png"))
-            notes = notes_of(sum(not item.picture.reg for item in trainer.dataset.items), trainer.steps_done)
+            notes = notes_of(len(self.manifest.trained), trainer.steps_done)
             write_sidecar(path, tag, trainer.model.version, notes, note, self.may_read)
             picture = samples[-1].read_bytes() if samples else self._thumbnail()
             write_preview(path, picture, note, self.may_read)
@@ -117,7 +125,7 @@ class RunWriter:
         trainer = self.trainer
         if self._base_hashes is None:  # computing them reads gigabytes
             self._base_hashes = base_hashes(trainer.model.source)
-        pictures = [item.picture for item in trainer.dataset.items]
+        pictures = [item.picture for item in trainer.dataset.items if not item.picture.again]
         reg = [picture for picture in pictures if picture.reg]
         return TrainingFacts(
             config=trainer.config,
@@ -129,6 +137,7 @@ class RunWriter:
             buckets=trainer.dataset.bucket_counts(),
             folders=_folders([picture for picture in pictures if not picture.reg]),
             reg_folders=_folders(reg),
+            held_out=len(trainer.dataset.held_out),
             reg_looks_per_epoch=sum(picture.repeats for picture in reg),
             tag_frequency=tag_frequency(self.manifest),
             trigger=trigger_of(self.manifest, trainer.config.data.tag),
@@ -145,20 +154,6 @@ class RunWriter:
             extra=dict(trainer.built.metadata),
         )
 
-    def _words(self, prompt: str) -> str:
-        """The part of its prompt that a preview draws; unsupported syntax is noted the first time."""
-        from lora_train.prompt.syntax import parse_prompt
-        from lora_train.prompt.words import words_of
-
-        parsed = parse_prompt(prompt)
-        words = words_of(parsed.text)
-        notes = [*parsed.notes, *words.notes]
-        if parsed.tags:
-            notes.append("LoRAs in it are ignored; it shows the one being trained.")
-        if notes:
-            self._note_once(f"The preview {prompt!r}: {' '.join(notes)}")
-        return words.text
-
     def _note_once(self, text: str) -> None:
         """A note that several saves or previews would repeat."""
         if text not in self._said:
@@ -166,36 +161,88 @@ class RunWriter:
             self.folder.event("note", text=text)
 
     def preview(self, step: int) -> None:
-        """Make a picture of each prompt with the current LoRA. A failure does not end the training: it is noted."""
-        for number, prompt in enumerate(self.trainer.config.preview.prompts):
+        """Make a picture of each line of prompts with the current LoRA. A failure does not end the training: it is
+        noted."""
+        if step == 0 and not self.trainer.config.preview.sample_at_first:
+            return
+        for number, line in enumerate(self._lines()):
             name = f"step{step:08d}-{number}.png"
             try:
                 with memory_given_back():
-                    self._preview(prompt, self.folder.path / "samples" / name)
+                    self._preview(line, self.folder.path / "samples" / name)
             except Exception as error:
                 log.warning("the preview %s failed", name, exc_info=True)
                 self.folder.event("note", text=f"The preview of step {step} was not made: {in_words(error)}")
                 continue
-            self.folder.event("preview", step=step, prompt=prompt, file=name)
+            self.folder.event("preview", step=step, prompt=line.written, file=name)
 
-    def _preview(self, prompt: str, path: Path) -> None:
+    def _lines(self) -> list[Line]:
+        """The lines of prompts, read once: the pictures of all steps are of the same ones."""
+        if self._read is None:
+            try:
+                self._read = preview_lines(self.trainer.config)
+            except LoraTrainError as error:
+                self._note_once(f"The file of preview prompts is not used: {error}")
+                self._read = [read_line(one) for one in self.trainer.config.preview.prompts]
+        return self._read
+
+    def _preview(self, line: Line, path: Path) -> None:
         from lora_train.models.sampling import Request, sample
         from lora_train.runs.pictures import save_picture
 
         trainer = self.trainer
-        options, data = trainer.config.preview, trainer.config.data
-        assert data.resolution
+        options = trainer.config.preview
+        parsed = parse_prompt(line.prompt)
+        words, against = words_of(parsed.text), words_of(line.negative)
+        for note in (*parsed.notes, *words.notes, *(f"in the negative prompt: {one}" for one in against.notes)):
+            self._note_once(f"The preview {line.written!r}: {note}")
+        width, height = self._shape()
+        guidance = options.guidance if line.guidance is None else line.guidance
         request = Request(
-            self._words(prompt),
-            [options.seed],
-            *data.size,
-            steps=options.steps,
-            guidance=trainer.model.guidance if options.guidance is None else options.guidance,
+            words.text,
+            [options.seed if line.seed is None else line.seed],
+            line.width or width,
+            line.height or height,
+            against.text,
+            steps=line.steps or options.steps,
+            guidance=trainer.model.guidance if guidance is None else guidance,
             clip_skip=trainer.config.model.clip_skip,
+            sampler=line.sampler or options.sampler,
         )
-        with trainer.autocast:
+        with self._with_others(line, parsed.tags), trainer.autocast:
             picture = sample(trainer.model, request)[0]
         save_picture(picture, path)
+
+    def _shape(self) -> tuple[int, int]:
+        """The most frequent shape of the pictures, in pixels."""
+        counts = self.trainer.dataset.bucket_counts()
+        return max(counts, key=lambda shape: counts[shape])
+
+    @contextmanager
+    def _with_others(self, line: Line, tags: tuple[LoraTag, ...]) -> Iterator[None]:
+        """Within the block, the other LoRAs of a line are in the base model's weights; then these are as before, bit
+        for bit. One that does not fit is noted."""
+        config = self.trainer.config
+        if not tags:
+            yield
+            return
+        from lora_train.lorafile.applying import Applier, modules_by_file_name
+
+        if len(others(tags, config)) < len(tags):
+            self._note_once(f"The preview {line.written!r}: the LoRA being trained is in it anyway, at strength 1.")
+        applier = Applier(modules_by_file_name(self.trainer.model))
+        found = []
+        for tag in others(tags, config):
+            try:
+                found.append((tag, find_lora(tag, config, self.lora_dir)))
+            except LoraTrainError as error:
+                self._note_once(f"The preview {line.written!r}: <lora:{tag.name}> is left out. {error}")
+        try:
+            for note in applier.apply_usable(found)[1]:
+                self._note_once(f"The preview {line.written!r}: {note}")
+            yield
+        finally:
+            applier.remove()
 
 
 def _folders(pictures: Sequence[Picture]) -> dict[str, tuple[int, int]]:

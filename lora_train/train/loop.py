@@ -18,6 +18,7 @@ from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.memory import forget, give_back, is_out_of_memory
 from lora_train.models.base import BaseModel, Conditioning
+from lora_train.models.storing import FULL, store_base
 from lora_train.networks.inject import NetworkSet
 from lora_train.records.families import FAMILIES
 from lora_train.train.fast_math import fast_math
@@ -102,7 +103,7 @@ class Trainer:
         self.random = Randomness(options.seed)
         self.device = torch.device(options.device)
         self.order = Order(self.dataset, self.config.data.batch_size, options.gradient_accumulation_steps, options.seed)
-        self.rows = Rows(self.config, self.model, self.dataset, self.random, self.device, self.trigger)
+        self.rows = Rows(self.config, self.model, self.dataset, self.order, self.random, self.device, self.trigger)
         self.dtype = DTYPES[options.mixed_precision]
         assert network.network_dim and network.network_alpha
         # before the base is cast: merging, decomposing and measuring use the precision of its file
@@ -110,8 +111,9 @@ class Trainer:
         denoiser = FAMILIES[self.model.family].denoiser.prefix
         self.rates = learning_rates(self.config, self.model.text_prefixes, denoiser)
         self.built = build_network(self.config, self.model, tuple(self.rates), self.random.torch("weights"))
-        self.notes = (*merged, *self.built.notes)
         self.network: NetworkSet = self.built.network
+        stored = store_base(self.model, options.base_precision, self.dtype, self.device)
+        self.notes = (*merged, *self.built.notes, *stored)
         self.model.to(self.device, self.dtype)
         off = options.speedups_off
         if self.device.type == "cuda" and "channels-last" not in off:
@@ -119,7 +121,7 @@ class Trainer:
         self.network.to(self.device)
         self.network.joined = "sums" not in off
         if options.gradient_checkpointing:
-            self.model.checkpoint_activations()
+            self.model.checkpoint_activations(options.checkpointing_share or 1.0)
         # the base itself is in half precision, and its norms compute in fp32 inside; with fp16 they return it as well
         half = self.dtype == torch.float16 or (self.dtype == torch.bfloat16 and "half" in off)
         # torch 2.1 refuses fp32 on the CPU even where autocast is not enabled
@@ -209,10 +211,13 @@ class Trainer:
         self.flat.forget_gradients()
         self.scaler = restarted(self.scaler, self.device)
         give_back()
-        now = eased(self.config, pictures)
-        if now.config.train.gradient_checkpointing and not self.config.train.gradient_checkpointing:
-            self.model.checkpoint_activations()
+        before, now = self.config.train, eased(self.config, pictures)
         self.config = self.rows.config = now.config
+        train = self.config.train
+        if train.gradient_checkpointing:
+            self.model.checkpoint_activations(train.checkpointing_share or 1.0)
+        if train.base_precision != before.base_precision:
+            store_base(self.model, train.base_precision or FULL, self.dtype, self.device)
         text = f"There was not enough memory for step {self.steps_done + 1}. It is repeated {now.what}."
         self.callbacks.eased(text)
 
@@ -381,10 +386,9 @@ class Trainer:
         step = self.steps_done
         if step == last:
             return
-        saving = _due(step, save.save_every_n_steps) or _due(
-            step, save.save_every_n_epochs * self.order.steps_per_epoch
-        )
-        showing = _due(step, preview.sample_every_n_steps)
+        each = self.order.steps_per_epoch
+        saving = _due(step, save.save_every_n_steps) or _due(step, save.save_every_n_epochs * each)
+        showing = _due(step, preview.sample_every_n_steps) or _due(step, preview.sample_every_n_epochs * each)
         if saving or showing:
             self._unread.read_all()  # nothing is saved after a loss that is not a number
             with self.weights.used():

@@ -128,6 +128,13 @@ def build_network(config: RunConfig, model: BaseModel, prefixes: tuple[str, ...]
     return Built(network, rates, metadata, carried, notes)
 
 
+def trained_parts(
+    options: NetworkOptions, model: BaseModel, prefixes: tuple[str, ...]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """The modules of `network_weights` that are trained, by their names in files. Raises LoraTrainError."""
+    return _split(continued_file(options), model, prefixes)[0]
+
+
 def _below(key: str, prefixes: tuple[str, ...]) -> bool:
     return key.startswith(tuple(f"{prefix}_" for prefix in prefixes))
 

@@ -12,6 +12,7 @@ import torch
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.memory import is_out_of_memory
+from lora_train.models.storing import FULL
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Eased:
 def eased(config: RunConfig, pictures: int) -> Eased:
     """The next way to compute a step of `pictures` pictures a batch with less memory.
 
-    First fewer pictures at once, which gives the same result up to rounding; then activations that are computed again.
+    First fewer pictures at once, which gives the same result up to rounding; then activations that are computed again;
+    then a base that is stored in fp8.
     Raises LoraTrainError where nothing is left to try.
     """
     train = config.train
@@ -36,9 +38,12 @@ def eased(config: RunConfig, pictures: int) -> Eased:
             f"with {fewer} of the {pictures} pictures of a batch at once instead of {at_once}; the result is the same"
         )
         return Eased(replace(config, train=replace(train, micro_batch_size=fewer)), what)
-    if not train.gradient_checkpointing:
-        what = "with gradient checkpointing: slower, the result is the same"
-        return Eased(replace(config, train=replace(train, gradient_checkpointing=True)), what)
+    if not train.gradient_checkpointing or (train.checkpointing_share or 1.0) < 1.0:
+        what = "with gradient checkpointing of all blocks: slower, the result is the same"
+        return Eased(replace(config, train=replace(train, gradient_checkpointing=True, checkpointing_share=None)), what)
+    if (train.base_precision or FULL) == FULL and hasattr(torch, "float8_e4m3fn"):
+        what = "with the base model stored in fp8, which is a little less exact"
+        return Eased(replace(config, train=replace(train, base_precision="fp8")), what)
     raise out_of_memory()
 
 

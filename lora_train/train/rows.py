@@ -10,11 +10,14 @@ import torch
 from lora_train.config import RunConfig
 from lora_train.config.training_methods import SAMPLINGS
 from lora_train.data.items import Item
+from lora_train.data.masks import in_loss
 from lora_train.data.training_set import Dataset
 from lora_train.device import sent
 from lora_train.models.base import BaseModel, Conditioning
-from lora_train.pictures.captions import vary, without_tag
+from lora_train.pictures.captions import without_tag
+from lora_train.pictures.varying import Moment, settled, vary
 from lora_train.train.noises import draw_noise, input_noise
+from lora_train.train.order import Order
 from lora_train.train.randomness import Randomness
 from lora_train.train.step import BaseTerm, Draw, Row
 from lora_train.train.weightings import weight_at
@@ -28,6 +31,7 @@ class Rows:
     config: RunConfig
     model: BaseModel
     dataset: Dataset
+    order: Order
     random: Randomness
     device: torch.device
     trigger: str = ""
@@ -52,18 +56,17 @@ class Rows:
 
     def captions(self, items: list[Item], position: int) -> list[str]:
         """The captions of a batch as they are shown in training."""
-        rng = self.random.python("captions", position)
-        return [
-            vary(item.picture.caption, rng, data.shuffle_caption, data.keep_tokens, data.caption_dropout_rate, data.tag)
-            for item in items
-            for data in (item.picture.options(self.config.data),)
-        ]
+        rng, step = self.random.python("captions", position), position // self.config.train.gradient_accumulation_steps
+        moment = Moment(self.order.epoch_of(step) + 1, step, self.config.train.max_train_steps or 1)
+        pictures = [item.picture for item in items]
+        return [vary(one.lines, rng, one.options(self.config.data), moment) for one in pictures]
 
     def untagged(self, items: list[Item], position: int) -> list[str]:
         """The captions without the tag of the first pictures: those whose base prediction is preserved."""
         share = self.config.train.preserve or 0.0
         count = int(share * len(items) + self.random.python("preserve", position).random())
-        return [without_tag(self.trigger, item.picture.caption) for item in items[:count]]
+        captions = [settled(item.picture.caption, self.config.data) for item in items[:count]]
+        return [without_tag(self.trigger, caption) for caption in captions]
 
     def _draw(self, x: torch.Tensor, position: int) -> Draw:
         """Noise, timesteps and weights of a batch with the latents `x`."""
@@ -86,8 +89,10 @@ class Rows:
         """The masks (B, 1, h, w) that weight the loss; None without masked loss."""
         if not self.config.train.masked_loss:
             return None
+        options = self.config.train
         masks = [self.dataset.mask(item, flipped=look == 1) for item, look in zip(items, looks)]
-        return sent(torch.stack(masks), self.device)
+        factors = [in_loss(mask, options.unmasked_weight, options.normalize_masked_area_loss) for mask in masks]
+        return sent(torch.stack(factors), self.device)
 
     def _weights(self, items: Sequence[Item]) -> float | torch.Tensor:
         """The factor on each picture's loss (B,); 1 where that is all of them."""

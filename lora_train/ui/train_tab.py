@@ -197,7 +197,9 @@ class TrainTab:
             given[STATE_MINUTES] = self._state_minutes()
         prompts = given["preview.prompts"] or ((given["data.tag"],) if given["data.tag"] else ())
         given["preview.prompts"] = prompts = () if prompts == (NO_PREVIEW,) else prompts
-        given["preview.sample_every_n_steps"] = given["preview.sample_every_n_steps"] if prompts else 0
+        given["preview.sample_every_n_steps"] = (
+            given["preview.sample_every_n_steps"] if prompts or given["preview.sample_prompts"] else 0
+        )
         merged = merged_files(given["network.base_weights"])
         given |= {f"network.{name}": value for name, value in merged.items()}
         algorithm = given.pop("network.kind")

@@ -108,11 +108,11 @@ def test_switches_with_underscores_switch() -> None:
 
 
 def test_what_makes_no_difference_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "--xformers", "--logging_dir", "logs", "--input", "nowhere"]) == 2
+    assert main(["train", "--xformers", "--log_prefix", "logs", "--input", "nowhere"]) == 2
     told = capsys.readouterr().err
     assert (
         "note: --xformers is replaced by torch's own attention" in told
-        and "note: --logging_dir is not available" in told
+        and "note: --log_prefix is not available" in told
     )
 
 
@@ -211,7 +211,9 @@ GUIS = """--caption_extension=.txt --prior_loss_weight=1 --loss_type=l2 --huber_
 
 def test_values_that_say_what_is_done_anyway_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert wrong(GUIS) == []
-    assert config(GUIS) == config("--optimizer_args weight_decay=0.01 eps=1e-8"), "what differs is as it is given"
+    assert config(GUIS) == config(
+        "--optimizer_args weight_decay=0.01 eps=1e-8 --wandb_run_name last --preview-sampler euler_a"
+    )
     assert main(["train", "--num_processes=1", "--save_n_epoch_ratio", "0.0", "--input", "nowhere"]) == 2
     told = capsys.readouterr().err
     assert "note: already the behaviour here: --num_processes 1, --save_n_epoch_ratio 0.0." in told
@@ -268,7 +270,7 @@ def test_other_values_of_theirs_are_refused() -> None:
     line += " --vae=x.pt"
     found = {problem.where: problem for problem in wrong(line)}
     assert list(found) == [
-        *("--loss-type", "--async_upload", "--caption_extension"),
+        *("--loss-type", "--caption_extension", "--async_upload"),
         "--vae",
     ]
     assert "'huberr'" in found["--loss-type"].what and "huber?" in found["--loss-type"].fix

@@ -167,12 +167,12 @@ def test_what_is_not_understood_hides_nothing_else(capsys: pytest.CaptureFixture
 
 def test_what_came_of_another_programs_file_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "preset.json"
-    preset = '{"LoRA_type": "LyCORIS/LoHa", "network_dim": 4, "weighted_captions": true, "sdxl": true}'
+    preset = '{"LoRA_type": "LyCORIS/LoHa", "network_dim": 4, "color_aug": true, "sdxl": true}'
     path.write_text(preset, encoding="utf-8")
     assert main(["train", "--config", str(path), "--dim", "8", "--input", str(tmp_path / "no"), "--name", "a"]) == 2
     said = capsys.readouterr().err
     assert f"note: {path}: taken: network_dim as network.network_dim = 4" in said
-    assert "differs: sdxl" in said and "not honoured: weighted_captions" in said
+    assert "differs: sdxl" in said and "not honoured: color_aug" in said
     found = made("--config", str(path), "--dim", "8").network
     assert (found.kind, found.network_dim) == ("loha", 8)
 

@@ -148,6 +148,18 @@ def test_as_much_of_captions_is_read_as_the_longest_needs(
     assert ("data.max_token_length" in {choice.field for choice in choices}) is said
 
 
+@pytest.mark.parametrize("steps", [None, 7])
+def test_epochs_count_as_accelerate_does(steps: int | None) -> None:
+    """11 batches in groups of 4 make 3 steps; epochs win over steps, and it is said."""
+    train = {"max_train_epochs": 5, "max_train_steps": steps, "gradient_accumulation_steps": 4}
+    config = RunConfig.from_dict({"train": train})
+    resolved, choices = resolve(config, Facts(5, 512, "cpu", False, lambda data: (50, 11)))
+    assert resolved.train.max_train_steps == 15
+    (why,) = [choice.why for choice in choices if choice.field == "train.max_train_steps"]
+    assert why == "5 epochs of 3 steps"
+    assert resolve(resolved, Facts(5, 512, "cpu", False, lambda data: (50, 11)))[0] == resolved
+
+
 def test_captions_are_read_in_whole_chunks() -> None:
     found = problems(RunConfig.from_dict({"data": {"max_token_length": 100}}))
     assert [one.where for one in found if "75, 150 or 225" in one.fix] == ["data.max_token_length"]
@@ -194,16 +206,3 @@ def test_another_base_has_the_usual_numbers() -> None:
 def test_convolutions_are_chosen_only_where_nothing_says_which_layers_are_trained(network: dict[str, object]) -> None:
     config = RunConfig.from_dict({"network": network})
     assert resolve(config, Facts(5, 128, "cpu", False, unet_parameters=8_000_000))[0].network.conv_dim is None
-
-
-@pytest.mark.parametrize(("gigabytes", "chosen"), [(None, False), (24, False), (12, True)])
-def test_activations_are_computed_again_where_a_gpu_has_too_little(gigabytes: float | None, chosen: bool) -> None:
-    """SDXL at 1024 px was measured at 15.7 GB without."""
-    free = None if gigabytes is None else int(gigabytes * 1e9)
-    facts = Facts(20, 1024, "cuda", True, unet_parameters=2_567_000_000, free_memory=free)
-    resolved, choices = resolve(RunConfig(), facts)
-    assert resolved.train.gradient_checkpointing is chosen
-    why = [choice.why for choice in choices if choice.field == "train.gradient_checkpointing"]
-    assert why == (["12.0 GB are free on the GPU, and about 16 GB are needed without it"] if chosen else [])
-    never = RunConfig.from_dict({"train": {"gradient_checkpointing": False}})
-    assert resolve(never, facts)[0].train.gradient_checkpointing is False

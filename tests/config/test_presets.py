@@ -123,7 +123,8 @@ def test_a_preset_of_the_gui() -> None:
     assert (network.kind, network.conv_dim, network.scale_weight_norms) == ("lora", None, None)
     assert data.min_bucket_reso == 320
     assert {*imported.differs} == {"sdxl"} and config.train.optimizer == "adamw8bit"
-    left = {"conv_dim", "max_train_epochs", "train_on_input", "weighted_captions", "strange", "debug_dataset"}
+    left = {"conv_dim", "max_train_epochs", "train_on_input", "strange", "debug_dataset"}
+    assert data.weighted_captions and not train.max_train_epochs
     assert {*imported.left} == left
     where = {problem.where for problem in problems(config)}
     assert where == {problem.where for problem in problems(RunConfig())}, "nothing that was taken is refused afterwards"

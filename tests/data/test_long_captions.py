@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from lora_train.config import DataOptions
 from lora_train.data.long_captions import fit_captions
 from lora_train.data.scan import Manifest, Picture
-from lora_train.pictures.captions import kept_first, up_to_tag, vary
+from lora_train.pictures.captions import kept_first, up_to_tag
+from lora_train.pictures.varying import vary
 
 ROOM = 10
 
@@ -21,7 +23,7 @@ def fitted(tag: str, *captions: str, shuffle: bool = False, keep: int = 0) -> tu
     """The captions, and the notes."""
     pictures = [Picture(Path(f"{n}.png"), 64, 64, caption, "x", 1) for n, caption in enumerate(captions)]
     manifest = Manifest(Path(), pictures)
-    notes = fit_captions(manifest, tag, shuffle, keep, ROOM, words)
+    notes = fit_captions(manifest, DataOptions(tag=tag, shuffle_caption=shuffle, keep_tokens=keep), ROOM, words)
     return [picture.caption for picture in manifest.pictures], notes
 
 
@@ -77,7 +79,8 @@ def test_what_is_cut_is_counted_and_named() -> None:
 )
 def test_the_tag_is_read_in_whatever_order_the_parts_come(tag: str, caption: str, keep: int) -> None:
     (made,), _ = fitted(tag, caption, shuffle=True, keep=keep)
-    orders = {vary(made, random.Random(seed), True, keep, 0.0, tag) for seed in range(40)}
+    data = DataOptions(tag=tag, shuffle_caption=True, keep_tokens=keep)
+    orders = {vary([made], random.Random(seed), data) for seed in range(40)}
     assert len(orders) > 1
     for order in orders:
         read = up_to_tag(tag, order)

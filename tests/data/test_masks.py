@@ -14,7 +14,7 @@ from PIL import Image
 from lora_train.config import DataOptions, RunConfig
 from lora_train.data.buckets import cut, place
 from lora_train.data.cache import LatentCache
-from lora_train.data.masks import attach_masks, load_mask, to_latents
+from lora_train.data.masks import attach_masks, in_loss, load_mask, to_latents
 from lora_train.data.remarks import remarks
 from lora_train.data.scan import scan
 from lora_train.data.training_set import Dataset, build_dataset
@@ -42,6 +42,16 @@ def averaged(pixels: np.ndarray) -> np.ndarray:
         for x in range(width):
             out[y, x] = pixels[8 * y : 8 * y + 8, 8 * x : 8 * x + 8].mean()
     return out
+
+
+def test_outside_a_mask_something_may_count_and_areas_count_the_same() -> None:
+    """Of four places one is white and one grey; means by hand."""
+    mask = torch.tensor([[[1.0, 0.5], [0.0, 0.0]]])
+    assert in_loss(mask, 0.0, False).flatten().tolist() == [1.0, 0.5, 0.0, 0.0]
+    assert in_loss(mask, 0.6, False).flatten().tolist() == pytest.approx([1.0, 0.6, 0.6, 0.6])
+    assert in_loss(mask, 0.0, True).flatten().tolist() == pytest.approx([1 / 0.375, 0.5 / 0.375, 0.0, 0.0])
+    assert in_loss(mask, 0.2, True).flatten().tolist() == pytest.approx([value / 0.475 for value in (1, 0.5, 0.2, 0.2)])
+    assert in_loss(torch.zeros(1, 2, 2), 0.0, True).sum() == 0
 
 
 @pytest.mark.parametrize("flip", [False, True])

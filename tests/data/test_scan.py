@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lora_train.config import DataOptions
 from lora_train.data.scan import concept_of, scan
 from lora_train.errors import LoraTrainError
-from lora_train.pictures.captions import vary, with_tag
+from lora_train.pictures.captions import with_tag
+from lora_train.pictures.varying import vary
 from tests.conftest import draw_pictures
 
 
@@ -78,13 +80,15 @@ def test_tag_goes_first_once(tag: str, caption: str, expected: str) -> None:
 
 
 def test_shuffle_keeps_the_front_and_loses_nothing() -> None:
-    orders = {vary("a, b, c, d", random.Random(i), True, 1, 0.0) for i in range(50)}
+    orders = {
+        vary(["a, b, c, d"], random.Random(i), DataOptions(shuffle_caption=True, keep_tokens=1)) for i in range(50)
+    }
     assert len(orders) == 6
     assert all(order.startswith("a, ") and sorted(order.split(", ")) == ["a", "b", "c", "d"] for order in orders)
 
 
 def test_caption_dropout_has_its_rate() -> None:
-    dropped = sum(vary("a", random.Random(i), False, 0, 0.3) == "" for i in range(2000))
+    dropped = sum(vary(["a"], random.Random(i), DataOptions(caption_dropout_rate=0.3)) == "" for i in range(2000))
     assert 500 < dropped < 700
 
 
@@ -133,3 +137,22 @@ def test_the_card_beside_a_lora_is_no_training_picture(tmp_path: Path) -> None:
     assert len(scan(tmp_path).pictures) == 6
     (tmp_path / "sara.safetensors").touch()
     assert len(scan(tmp_path).pictures) == 4
+
+
+def test_all_lines_and_a_suffix(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 1)
+    (folder / "picture-0.txt").write_text("a hat\nphoto of sks\n# a comment\n")
+    for wild, said in ((False, "the first is used"), (True, "one is drawn each time")):
+        manifest = scan(folder, "sks", data=DataOptions(enable_wildcard=wild, caption_suffix=" best "))
+        assert manifest.pictures[0].lines == ("sks, a hat best", "photo of sks best")
+        assert any(said in note for note in manifest.notes)
+
+
+def test_syntax_that_is_understood_is_not_said_to_be_literal(tmp_path: Path) -> None:
+    folder = draw_pictures(tmp_path / "in", 1)
+    (folder / "picture-0.txt").write_text("{a|b} (hat:1.2) ||| c")
+    kinds = ("wildcards", "weights", "|||")
+    plain = "".join(scan(folder).notes)
+    assert all(kind in plain for kind in kinds)
+    data = DataOptions(enable_wildcard=True, weighted_captions=True, keep_tokens_separator="|||")
+    assert not any(kind in "".join(scan(folder, data=data).notes) for kind in kinds)

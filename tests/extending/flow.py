@@ -222,7 +222,7 @@ class TinyFlow:
         number = FLOW.blocks.number(name)
         return "BASE" if number is None else f"B{number:02d}"
 
-    def checkpoint_activations(self) -> None:
+    def checkpoint_activations(self, share: float = 1.0) -> None:
         """See BaseModel."""
         self.core.keeps_activations = False
 

@@ -124,3 +124,26 @@ def test_chunks_at_their_edges() -> None:
         inside = [[one for one in row[1:] if one != tokenizer.eos_token_id] for row in tokens.tolist()]
         assert sum(map(len, inside)) == min(count, most * 75)
         assert all(row[0] == tokenizer.bos_token_id and row[76] == tokenizer.eos_token_id for row in tokens.tolist())
+
+
+@torch.no_grad()
+def test_weights_of_words_are_those_of_the_webui(made: tuple[Any, tuple[int | None, ...]]) -> None:
+    """States times the tokens' weights, each chunk with its mean as it was (`EmphasisOriginal`)."""
+    model, pads = made
+    heavy, words = f"(red:1.5) {LONG}", f"red {LONG}"
+    plain = model.encode_text([words, SHORT])
+    literal = model.encode_text([heavy])["states"]
+    model.text_weights = True
+    found = model.encode_text([heavy, SHORT])
+    parts = []
+    for number, pad in enumerate(pads):
+        states, _ = by_hand(model, number, pad, words)
+        first = states[:, :77].clone()
+        changed = first.clone()
+        changed[:, 1] *= 1.5
+        parts.append(torch.cat([changed * (first.mean() / changed.mean()), states[:, 77:]], 1))
+    assert torch.allclose(found["states"][0], torch.cat(parts, -1)[0], atol=1e-4)
+    assert torch.equal(found["states"][1], plain["states"][1])
+    assert not torch.allclose(found["states"][:1, :77], literal[:, :77], atol=1e-3)
+    if "pooled" in found:
+        assert torch.allclose(found["pooled"], plain["pooled"], atol=1e-5)

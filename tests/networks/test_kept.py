@@ -34,9 +34,9 @@ def _kept(network: nn.Module, base: nn.Module, x: torch.Tensor, autocast: bool) 
             kept[storage.data_ptr()] = storage.nbytes(), tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            out = network.output_delta(base, x)  # type: ignore[operator]
+    keeping = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with keeping, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        out = network.output_delta(base, x)  # type: ignore[operator]
     total = sum(size for size, _ in kept.values())
     out.float().sum().backward()
     assert all(one.grad is not None for one in network.parameters())

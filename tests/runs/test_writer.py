@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
@@ -35,9 +35,20 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[sampling.Request]:
     return requests
 
 
+class Shapes:
+    """A training set of pictures with these buckets."""
+
+    counts: ClassVar[dict[tuple[int, int], int]] = {(704, 704): 3}
+
+    def bucket_counts(self) -> dict[tuple[int, int], int]:
+        return self.counts
+
+
 def writer(tmp_path: Path, pictures: Path, preview: PreviewOptions = PREVIEW) -> RunWriter:
     config = RunConfig(model=ModelOptions(clip_skip=2), data=DataOptions(resolution=704), preview=preview)
-    trainer: Any = SimpleNamespace(config=config, model=SimpleNamespace(guidance=6.5), autocast=nullcontext())
+    trainer: Any = SimpleNamespace(
+        config=config, model=SimpleNamespace(guidance=6.5), autocast=nullcontext(), dataset=Shapes()
+    )
     return RunWriter(RunFolder.create(tmp_path / "runs", config), scan(pictures), trainer, 0.0)
 
 
@@ -46,7 +57,15 @@ def test_a_preview_is_asked_for_as_the_options_say(
 ) -> None:
     made = writer(tmp_path, pictures)
     made.preview(30)
-    common = {"seeds": [99], "width": 704, "height": 704, "steps": 7, "guidance": 3.5, "clip_skip": 2}
+    common = {
+        "seeds": [99],
+        "width": 704,
+        "height": 704,
+        "steps": 7,
+        "guidance": 3.5,
+        "clip_skip": 2,
+        "sampler": "dpmsolver++",
+    }
     assert asked == [sampling.Request(prompt, **common) for prompt in PREVIEW.prompts]  # type: ignore[arg-type]
     events = [event for event in made.folder.events() if event["kind"] == "preview"]
     assert [(event["step"], event["prompt"], event["file"]) for event in events] == [

@@ -97,17 +97,17 @@ def test_two_and_two_pictures_have_the_gradient_of_four(make: Make, monkeypatch:
 
 def test_regularisation_and_concepts_have_weights_of_their_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each picture's loss by itself, then all in one batch: the mean of 0.5, 1, 1 and 3 times theirs."""
-    monkeypatch.setattr(loop, "draw_noise", lambda x, config, generator: torch.full(x.shape, 0.5))
+    monkeypatch.setattr(rows, "draw_noise", lambda x, config, generator: torch.full(x.shape, 0.5))
     monkeypatch.setattr(StableDiffusionXL, "draw_timesteps", lambda self, count, generator: torch.full((count,), 300))
     trainer = make(data={"train_batch_size": 4}, prior_loss_weight=0.5)
     trainer.network.attach()
     items = trainer.dataset.items
-    alone = [float(trainer._micro_batch([item], 0)) for item in items]
+    alone = [float(trainer._batch([item], 0)) for item in items]
     weighed = [
         replace(item, picture=replace(item.picture, reg=number == 0, weight=3.0 if number == 3 else 1.0))
         for number, item in enumerate(items)
     ]
-    together = float(trainer._micro_batch(weighed, 0))
+    together = float(trainer._batch(weighed, 0))
     trainer.network.detach()
     expected = sum(weight * loss for weight, loss in zip((0.5, 1, 1, 3), alone)) / 4
     assert together == pytest.approx(expected, rel=1e-4) and together != pytest.approx(sum(alone) / 4, rel=1e-2)
@@ -117,7 +117,18 @@ def test_pictures_with_options_of_their_own_vary_by_them(make: Make) -> None:
     trainer = make(data={"caption_dropout_rate": 0.0})
     first, second, *_ = trainer.dataset.items
     second = replace(second, picture=replace(second.picture, own=(("caption_dropout_rate", 1.0),)))
-    assert trainer._captions([first, second], 0) == ["one 0", ""]
+    assert trainer.rows.captions([first, second], 0) == ["one 0", ""]
+
+
+def test_captions_know_the_step_and_the_epoch(make: Make) -> None:
+    """They grow over 4 steps of 2 batches each; an epoch is a step long here, and every second one has none."""
+    item = make().dataset.items[0]
+    item = replace(item, picture=replace(item.picture, caption="a, b, c, d, e"))
+    grows = make(data={"token_warmup_step": 4.0}, gradient_accumulation_steps=2).rows
+    counts = [len(grows.captions([item], position)[0].split(", ")) for position in range(9)]
+    assert counts == [1, 1, 2, 2, 3, 3, 4, 4, 5]
+    drops = make(data={"caption_dropout_every_n_epochs": 2}, gradient_accumulation_steps=2).rows
+    assert [bool(drops.captions([item], position)[0]) for position in range(8)] == [True, True, False, False] * 2
 
 
 def test_text_encoders_stop_after_their_last_step(make: Make) -> None:

@@ -98,8 +98,19 @@ def test_with_one_picture_left_activations_are_computed_again(
     assert trainer.config.train.gradient_checkpointing and "gradient checkpointing" in said[0]
 
 
+@pytest.mark.skipif(not hasattr(torch, "float8_e4m3fn"), reason="this torch has no fp8")
+def test_at_last_the_base_is_stored_in_fp8(shown: list[Shown], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks stay on its layers, and the run goes on as one that had asked for it would, from that step on."""
+    trainer, said, _ = _trainer(shown, batch=1, gradient_checkpointing=True)
+    _fail_at(monkeypatch, trainer, (1, 1))
+    found = _weights(trainer)
+    assert trainer.config.train.base_precision == "fp8" and "stored in fp8" in said[0]
+    asked = _weights(_trainer(shown, batch=1, gradient_checkpointing=True, base_precision="fp8")[0])
+    assert _close(found, asked)
+
+
 def test_when_nothing_is_left_the_run_ends_with_what_to_do(shown: list[Shown], monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer, _, reports = _trainer(shown, batch=1, gradient_checkpointing=True)
+    trainer, _, reports = _trainer(shown, batch=1, gradient_checkpointing=True, base_precision="fp8")
     _fail_at(monkeypatch, trainer, (2, 1))
     with pytest.raises(LoraTrainError, match="not enough memory, even for one picture"):
         trainer.run()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_train.config.option import BASICS, COMMON, DATA, FIRST, SOURCES, STEPS, option
+from lora_train.config.option import BASICS, COMMAS, COMMON, DATA, FIRST, SOURCES, STEPS, option
 from lora_train.config.registered import Section
-from lora_train.config.sections.text import CaptionOptions
+from lora_train.config.sections.in_training import CaptionOptions
 from lora_train.config.usual import DEFAULT_REPEATS, USUAL
 from lora_train.records.family import CLIP_SKIP, DIFFUSION
 
@@ -69,6 +69,35 @@ class DataOptions(CaptionOptions, Section, section="data"):
         metavar="FOLDER",
         kohya=("reg_data_dir",),
     )
+    concept_weights: tuple[str, ...] = option(
+        (),
+        "Weights of concepts",
+        "factors on the loss of the pictures of single concepts: sara=1,hat=0.5",
+        SOURCES,
+        metavar="CONCEPT=WEIGHT",
+        written=COMMAS,
+    )
+    validation_split: float = option(
+        0.0,
+        "Validation split",
+        "pictures that are held out for validation and not trained on: a share below 1, or their number; 0: none",
+        SOURCES,
+        range=(0, 1_000_000),
+        metavar="SHARE",
+        kohya=("validation_split",),
+        metadata="ss_validation_split",
+    )
+    validation_seed: int | None = option(
+        None,
+        "Validation seed",
+        "seed of the choice which pictures are held out",
+        SOURCES,
+        range=(0, 2**63 - 1),
+        unset="the run's seed",
+        metavar="N",
+        kohya=("validation_seed",),
+        metadata="ss_validation_seed",
+    )
     in_json: str = option(
         "",
         "Metadata file",
@@ -114,6 +143,13 @@ class DataOptions(CaptionOptions, Section, section="data"):
         range=(64, 4096),
         unset="the resolution",
         metavar="PIXELS",
+    )
+    more_resolutions: tuple[int, ...] = option(
+        (),
+        "Further resolutions",
+        "resolutions at which every picture is trained as well: 768,1024",
+        DATA,
+        metavar="PIXELS,...",
     )
     repeats: int | None = option(
         None,

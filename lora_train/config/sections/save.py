@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_train.config.choices import SAVE_PRECISIONS
+from lora_train.config.choices import SAMPLERS, SAVE_PRECISIONS, TRACKERS
 from lora_train.config.option import BASICS, COMMON, FIRST, REPEATED, SAVING, option
 from lora_train.config.registered import Section
 
@@ -86,6 +86,41 @@ class SaveOptions(Section, section="save"):
         metavar="TEXT",
         kohya=("training_comment",),
     )
+    log_with: str = option(
+        "auto",
+        "Trackers",
+        "where losses and rates are logged besides the run's log.csv; auto: TensorBoard if it is installed",
+        SAVING,
+        choices=TRACKERS,
+        kohya=("log_with",),
+    )
+    logging_dir: str = option(
+        "",
+        "Folder for logs",
+        "folder for the trackers' files, one below it for each run",
+        SAVING,
+        unset="the run's own",
+        metavar="FOLDER",
+        kohya=("logging_dir",),
+    )
+    log_tracker_name: str = option(
+        "",
+        "Project in trackers",
+        "name of the project in the trackers",
+        SAVING,
+        unset="lora-train",
+        metavar="NAME",
+        kohya=("log_tracker_name",),
+    )
+    wandb_run_name: str = option(
+        "",
+        "Run in trackers",
+        "name of this run in the trackers",
+        SAVING,
+        unset="the run's id",
+        metavar="NAME",
+        kohya=("wandb_run_name",),
+    )
 
 
 @dataclass(frozen=True)
@@ -95,7 +130,7 @@ class PreviewOptions(Section, section="preview"):
     prompts: tuple[str, ...] = option(
         (),
         "Preview prompt",
-        "generate a picture from this prompt at start and end",
+        "generate a picture from this prompt at start and end; sd-scripts' flags for size, seed ... may follow it",
         SAVING,
         COMMON,
         flags=("--preview",),
@@ -112,6 +147,43 @@ class PreviewOptions(Section, section="preview"):
         flags=("--preview-every",),
         metavar="N",
         kohya=("sample_every_n_steps",),
+    )
+    sample_every_n_epochs: int = option(
+        0,
+        "Preview every N epochs",
+        "also make the previews every N epochs; 0: off",
+        SAVING,
+        range=_COUNT,
+        flags=("--preview-every-epochs",),
+        metavar="N",
+        kohya=("sample_every_n_epochs",),
+    )
+    sample_at_first: bool = option(
+        True,
+        "Preview at the start",
+        "make the previews before the first step as well",
+        SAVING,
+        flags=("--preview-at-first",),
+        kohya=("sample_at_first",),
+    )
+    sample_prompts: str = option(
+        "",
+        "File of preview prompts",
+        "more prompts for previews: a .txt file with one a line, or a .toml or .json file as sd-scripts reads it",
+        SAVING,
+        unset="none",
+        flags=("--preview-file",),
+        metavar="FILE",
+        kohya=("sample_prompts",),
+    )
+    sampler: str = option(
+        "dpmsolver++",
+        "Preview sampler",
+        "sampler of a preview",
+        SAVING,
+        choices=SAMPLERS,
+        flags=("--preview-sampler",),
+        kohya=("sample_sampler",),
     )
     steps: int = option(
         20,

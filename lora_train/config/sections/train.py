@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_train.config.choices import PRECISIONS, SPEEDUPS
+from lora_train.config.choices import BASE_PRECISIONS, PRECISIONS, SPEEDUPS
 from lora_train.config.option import COMMAS, COMMON, DATA, LOSS, NETWORK, SOURCES, STEPS, WORDS, option
 from lora_train.config.registered import Section
 from lora_train.config.training_methods import HUBER_SCHEDULES, LOSSES, OPTIMIZERS, SAMPLINGS, SCHEDULES
@@ -33,6 +33,15 @@ class TrainOptions(Section, section="train"):
         metavar="N",
         kohya=("max_train_steps",),
         metadata="ss_max_train_steps",
+    )
+    max_train_epochs: int = option(
+        0,
+        "Epochs",
+        "train for this many epochs, whatever the steps say; 0: as many as the steps make",
+        STEPS,
+        range=(0, 1_000_000),
+        metavar="N",
+        kohya=("max_train_epochs",),
     )
     gradient_accumulation_steps: int = option(
         1,
@@ -224,6 +233,25 @@ class TrainOptions(Section, section="train"):
         unset="on if the GPU has too little free memory for a step without it",
         kohya=("gradient_checkpointing",),
         metadata="ss_gradient_checkpointing",
+    )
+    checkpointing_share: float | None = option(
+        None,
+        "Share of blocks recomputed",
+        "share of the UNet's blocks whose activations are recomputed with gradient checkpointing, from the first on: "
+        "fewer blocks are faster, and need more memory",
+        STEPS,
+        range=(0.01, 1),
+        unset="all, or as many as the GPU's free memory needs",
+        metavar="SHARE",
+    )
+    base_precision: str = option(
+        "auto",
+        "Precision of the frozen base",
+        "how the weights of the UNet, which are not trained, are stored: full as they compute, fp8 and int8 in half of "
+        "the memory of bf16, nf4 in a quarter; fewer bits are less exact and slower. auto: full, or fp8 if the GPU has "
+        "too little free memory",
+        STEPS,
+        choices=BASE_PRECISIONS,
     )
     speedups_off: tuple[str, ...] = option(
         (),
@@ -472,6 +500,20 @@ class TrainOptions(Section, section="train"):
         "weight the loss by masks: the folder of masks, those of the operation segment, else the pictures' alpha",
         SOURCES,
         kohya=("masked_loss",),
+    )
+    unmasked_weight: float = option(
+        0.0,
+        "Weight outside the mask",
+        "weight of what is black in a mask; 0.1 keeps pictures coherent",
+        SOURCES,
+        range=(0, 1),
+        metavar="WEIGHT",
+    )
+    normalize_masked_area_loss: bool = option(
+        False,
+        "Normalise by the mask's area",
+        "divide the masked loss by the mean of the mask, so that a small subject counts as much as a large one",
+        SOURCES,
     )
     mixed_precision: str = option(
         "auto",

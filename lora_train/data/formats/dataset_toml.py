@@ -62,6 +62,13 @@ _DATASET_KINDS: dict[str, type] = {
 _SUBSET_KINDS: dict[str, type] = {
     "shuffle_caption": bool,
     "keep_tokens": int,
+    "keep_tokens_separator": str,
+    "secondary_separator": str,
+    "enable_wildcard": bool,
+    "caption_tag_dropout_rate": float,
+    "caption_dropout_every_n_epochs": int,
+    "token_warmup_step": float,
+    "token_warmup_min": int,
     "caption_dropout_rate": float,
     "flip_aug": bool,
 }
