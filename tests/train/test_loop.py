@@ -19,7 +19,7 @@ from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.models.sdxl import StableDiffusionXL
 from lora_train.networks.inject import NetworkSet
-from lora_train.train import loop, rows
+from lora_train.train import rows
 from lora_train.train.loop import Callbacks, Pace, StepReport, Trainer
 from lora_train.train.network import merge_base_weights
 from tests.train.smallest import open_tiny
@@ -295,7 +295,7 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(
 
 def test_the_state_is_due_every_so_many_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(pace_module.time, "monotonic", lambda: now[0])
     pace = Pace(4)
     due = []
     for seconds in (0, 60, 119, 120, 121, 239, 240):
