@@ -295,7 +295,7 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(
 
 def test_the_state_is_due_every_so_many_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(pace_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("lora_train.train.pace.time.monotonic", lambda: now[0])
     pace = Pace(4)
     due = []
     for seconds in (0, 60, 119, 120, 121, 239, 240):
