@@ -165,11 +165,9 @@ def _data(given: Nested, datasets: list[Mapping[str, Any]]) -> None:
     one.take("random_crop", "random_crop")
     one.take("alpha_mask", "masked_loss")
     sides = one.get("resolution")
-    different = sorted({as_text(side) for side in sides}) if isinstance(sides, list) else [as_text(sides or "")]
-    if len(different) == 1:
-        one.take("resolution", "resolution", different[0])
-    else:
-        one.leave("resolution", "several resolutions in one run are not available yet; the base model's is used.")
+    one.sizes(
+        "resolution", [as_text(side) for side in sides] if isinstance(sides, list) and sides else [as_text(sides)]
+    )
     if one.get("mask_path"):
         one.take("mask_path", "data.mask_folder")
         one.found.values["train.masked_loss"] = True

@@ -60,6 +60,9 @@ def exported(config: RunConfig) -> Exported:
         elif value != option.default or option.path in OTHER_DEFAULTS:
             _add(found, option, value)
     _weight_decay(config, found)
+    if config.data.resolution and config.data.height:
+        found.values["resolution"] = "{},{}".format(*config.data.size)
+        del found.left["data.height"]
     if config.train.lr_scheduler == "constant" and config.train.lr_warmup_steps:
         found.values["lr_scheduler"] = "constant_with_warmup"  # its plain constant ignores the warm-up
     return found

@@ -65,6 +65,17 @@ class Nested:
         if self.given(name) and not is_off(as_text(value)):
             self.found.left[name] = f"= {as_text(value)}: {why}"
 
+    def sizes(self, name: str, sides: Sequence[str]) -> None:
+        """Take one resolution, or several at which every picture is trained."""
+        first, *others = dict.fromkeys(sides)
+        if others and not all(side.isdecimal() for side in (first, *others)):
+            self.leave(name, "these are no resolutions.")
+            return
+        self.take(name, "resolution", first)
+        if others:
+            self.found.values["data.more_resolutions"] = tuple(map(int, others))
+            self.found.taken[f"{name}: further ones"] = "data.more_resolutions"
+
     def choose(self, name: str, to: str, words: Mapping[str, str]) -> None:
         """Take a choice by the program's `words` for ours."""
         value = as_text(self.get(name))

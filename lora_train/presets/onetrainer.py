@@ -78,17 +78,18 @@ def _data(given: Nested) -> None:
         given.differs("concept_file_name", "names a file with the folders of pictures; give data.folder")
     given.get("concept_file_name")
     given.take("aspect_ratio_bucketing", "enable_bucket")
-    given.take("resolution", "resolution")
+    given.sizes("resolution", [side.strip() for side in as_text(given.get("resolution")).split(",")])
     given.take("batch_size", "train_batch_size")
     given.take("gradient_accumulation_steps", "gradient_accumulation_steps")
     given.take("text_encoder.dropout_probability", "caption_dropout_rate")
     given.take("masked_training", "masked_loss")
     if given.get("masked_training"):
         given.take("unmasked_weight", "train.unmasked_weight")
+        given.take("normalize_masked_area_loss", "train.normalize_masked_area_loss")
         given.leave("unmasked_probability", "masks always count here.")
     given.leave("masked_prior_preservation_weight", "it is not available yet.")
-    given.leave("normalize_masked_area_loss", "it is not available yet.")
-    given.get("unmasked_weight"), given.get("unmasked_probability")
+    for name in ("unmasked_weight", "unmasked_probability", "normalize_masked_area_loss"):
+        given.get(name)
 
 
 def _enabled(items: Any) -> list[dict[str, Any]]:

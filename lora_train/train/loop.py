@@ -18,7 +18,7 @@ from lora_train.data.training_set import Dataset
 from lora_train.errors import LoraTrainError
 from lora_train.memory import forget, give_back, is_out_of_memory
 from lora_train.models.base import BaseModel
-from lora_train.models.storing import FULL, store_base
+from lora_train.models.storing import store_base
 from lora_train.networks.inject import NetworkSet
 from lora_train.records.families import FAMILIES
 from lora_train.train.encoding import Texts
@@ -235,7 +235,7 @@ class Trainer:
         if train.gradient_checkpointing:
             self.model.checkpoint_activations(train.checkpointing_share or 1.0)
         if train.base_precision != before.base_precision:
-            store_base(self.model, train.base_precision or FULL, self.dtype, self.device)
+            store_base(self.model, train.base_precision, self.dtype, self.device)
         text = f"There was not enough memory for step {self.steps_done + 1}. It is repeated {now.what}."
         self.callbacks.eased(text)
 

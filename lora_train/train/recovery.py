@@ -41,7 +41,7 @@ def eased(config: RunConfig, pictures: int) -> Eased:
     if not train.gradient_checkpointing or (train.checkpointing_share or 1.0) < 1.0:
         what = "with gradient checkpointing of all blocks: slower, the result is the same"
         return Eased(replace(config, train=replace(train, gradient_checkpointing=True, checkpointing_share=None)), what)
-    if (train.base_precision or FULL) == FULL and hasattr(torch, "float8_e4m3fn"):
+    if train.base_precision in ("auto", FULL) and hasattr(torch, "float8_e4m3fn"):
         what = "with the base model stored in fp8, which is a little less exact"
         return Eased(replace(config, train=replace(train, base_precision="fp8")), what)
     raise out_of_memory()

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from lora_train.config import RunConfig
+from lora_train.config import DataOptions, RunConfig
 from lora_train.config.files import read_options
+from lora_train.config.presets import import_options
 from lora_train.config.table import Option, options
 from lora_train.config.values import item_type, may_be_none, plain_type
 from lora_train.presets.kohya_form import exported, write_kohya
@@ -136,3 +137,11 @@ def test_every_option_comes_back_or_is_named(option: Option, tmp_path: Path) -> 
         assert back.train.optimizer_args[:1] == ("a=1",)
     else:
         assert option.of(back) == option.of(config), report
+
+
+def test_width_and_height_are_one_option_there(tmp_path: Path) -> None:
+    run = RunConfig(data=DataOptions(resolution=512, height=768))
+    found = exported(run)
+    assert found.values["resolution"] == "512,768" and "data.height" not in found.left
+    assert import_options(found.values).config().data.size == (512, 768)
+    assert "data.height" in exported(RunConfig(data=DataOptions(height=768))).left

@@ -210,7 +210,7 @@ def test_what_a_preset_of_onetrainer_leaves_out_has_its_defaults() -> None:
         ({"layer_filter_preset": "blocks"}, "layer_filter_preset"),
         ({"peft_type": "NEW"}, "peft_type"),
         ({"save_every_unit": "HOUR", "save_every": 1}, "save_every"),
-        ({"resolution": "512,768"}, "resolution"),
+        ({"resolution": "512,big"}, "resolution"),
     ],
 )
 def test_what_onetrainer_has_and_is_not_here_is_reported(change: dict[str, Any], left: str) -> None:
@@ -218,6 +218,21 @@ def test_what_onetrainer_has_and_is_not_here_is_reported(change: dict[str, Any],
     before, after = import_options(plain), import_options(plain | change)
     assert left in after.left and left not in before.left
     assert "train.learning_rate" not in after.values or "optimizer" not in change
+
+
+@pytest.mark.parametrize(
+    ("given", "ours"), [("512,768", (512, None, (768,))), ("512x768", (512, 768, ())), ("640", (640, None, ()))]
+)
+def test_several_resolutions_are_no_width_and_height(given: str, ours: tuple[Any, ...]) -> None:
+    """OneTrainer writes several with commas, width and height with an x; ai-toolkit writes a list."""
+    plain = {"training_method": "LORA", "model_type": "STABLE_DIFFUSION_15"}
+    data = import_options(plain | {"resolution": given}).config().data
+    assert (data.resolution, data.height, data.more_resolutions) == ours
+    if "x" not in given:
+        dataset = {"folder_path": "a", "resolution": [int(side) for side in given.split(",")]}
+        process = {"type": "sd_trainer", "datasets": [dataset]}
+        data = import_options({"job": "extension", "config": {"name": "x", "process": [process]}}).config().data
+        assert (data.resolution, data.height, data.more_resolutions) == ours
 
 
 @pytest.mark.parametrize(("kind", "ours"), [("LOHA", "loha"), ("LOKR", "lokr"), ("OFT_2", "oft")])
@@ -279,7 +294,7 @@ def test_a_config_of_ai_toolkit(tmp_path: Path) -> None:
         ({"model": {"arch": "qwen_image"}}, "model.arch"),
         ({"network": {"type": "lorm"}}, "network.type"),
         ({"datasets": [{"folder_path": "a"}, {"folder_path": "b"}]}, "datasets"),
-        ({"datasets": [{"folder_path": "a", "resolution": [512, 768]}]}, "datasets: resolution"),
+        ({"datasets": [{"folder_path": "a", "resolution": [512, "big"]}]}, "datasets: resolution"),
         ({"train": {"optimizer": "automagic", "lr": 1.0}}, "train.optimizer"),
         ({"network": {"network_kwargs": {"only_if_contains": ["attn"]}}}, "network.network_kwargs.only_if_contains"),
         ({"slider": {"positive": "x"}}, "slider.positive"),

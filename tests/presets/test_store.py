@@ -97,11 +97,11 @@ def test_later_layers_win() -> None:
 def test_at_the_command_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "kohya.json"
     path.write_text(
-        json.dumps({"network_dim": 8, "learning_rate": 1e-3, "seed": 3, "train_data_dir": "in", "vae": "v"})
+        json.dumps({"network_dim": 8, "learning_rate": 1e-3, "seed": 3, "train_data_dir": "in", "color_aug": "v"})
     )
     assert main(["preset", "save", "mine", str(path)]) == 0
     said = capsys.readouterr()
-    assert "not honoured: vae" in said.err and "belongs to one training: data.folder" in said.err.replace(
+    assert "not honoured: color_aug" in said.err and "belongs to one training: data.folder" in said.err.replace(
         "--input", "data.folder"
     )
     assert main(["preset", "list"]) == 0 and "mine" in capsys.readouterr().out
@@ -146,8 +146,8 @@ def test_over_the_routes(data: Path) -> None:
     assert {"name": "mine", "help": "", "ours": False} in client.get(at).json()["presets"]
     assert client.get(f"{at}/mine").json()["config"]["train"] == {"seed": 7, "learning_rate": 1e-3}
     assert client.get(f"{at}/mine/kohya").json()["options"]["seed"] == 7
-    told = client.post(f"{at}/import", json={"content": {"network_dim": 8, "vae": "v"}}).json()
-    assert told["config"] == {"network": {"network_dim": 8}} and "not honoured: vae" in told["report"][1]
+    told = client.post(f"{at}/import", json={"content": {"network_dim": 8, "color_aug": "v"}}).json()
+    assert told["config"] == {"network": {"network_dim": 8}} and "not honoured: color_aug" in told["report"][1]
     assert client.put(f"{at}/prodigy", json={"config": {}}).status_code == 422
     assert client.put(f"{at}/mine", json={"config": {"train": {"sed": 1}}}).status_code == 422
     assert client.request("DELETE", f"{at}/mine", json={}).json() == {"deleted": "mine"}
