@@ -80,6 +80,31 @@ def test_read_again_it_is_the_same_run(tmp_path: Path, ending: str) -> None:
     assert found == replace(config, train=replace(config.train, optimizer_args=arguments))
 
 
+@pytest.mark.parametrize(
+    ("train", "schedule"),
+    [
+        ({}, "cosine"),
+        ({"lr_scheduler_min_lr_ratio": 0.1}, "cosine_with_min_lr"),
+        ({"lr_scheduler": "constant"}, "constant"),
+        ({"lr_scheduler": "constant", "lr_warmup_steps": 3.0}, "constant_with_warmup"),
+        ({"lr_scheduler": "cosine_with_restarts"}, "cosine_with_restarts"),
+    ],
+)
+def test_schedules_have_the_names_that_mean_the_same_there(
+    train: dict[str, Any], schedule: str, tmp_path: Path
+) -> None:
+    config = RunConfig.from_dict({"train": train})
+    assert exported(config).values["lr_scheduler"] == schedule
+    write_kohya(tmp_path / "a.json", config)
+    assert read_options(tmp_path / "a.json")[0].train.lr_scheduler == config.train.lr_scheduler
+
+
+def test_texts_are_written_as_toml_reads_them(tmp_path: Path) -> None:
+    config = RunConfig.from_dict({"train": {"optimizer_args": ["a='b'", 'c="d\\"']}})
+    write_kohya(tmp_path / "a.toml", config)
+    assert read_options(tmp_path / "a.toml")[0].train.optimizer_args[:2] == config.train.optimizer_args
+
+
 def test_what_it_does_not_have_is_named() -> None:
     given = {
         "network": {"network_rules": ["attn: off"], "init_lora_weights": "pissa"},
