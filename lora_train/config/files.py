@@ -167,7 +167,7 @@ def _as_toml(config: RunConfig) -> str:
 
 def toml_value(value: Any) -> str:
     """A value as TOML writes it."""
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return f"[{', '.join(toml_value(item) for item in value)}]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -16,7 +16,7 @@ from lora_train.config import kohya
 from lora_train.config.arguments import OTHER_NAMES, algorithms, kind_named
 from lora_train.config.imported import Imported, Share, as_text, is_off, kohya_names, number, take
 from lora_train.config.run import NetworkOptions, RunConfig
-from lora_train.config.table import Option, find
+from lora_train.config.table import COMMANDS, Option, find
 from lora_train.config.usual import DEFAULT_DIM
 from lora_train.errors import LoraTrainError
 
@@ -97,7 +97,7 @@ def is_foreign(data: Mapping[str, Any]) -> bool:
     """Whether these are options of another program: none of our sections, but sd-scripts' names."""
     if isinstance(data.get("datasets"), list) or _program(data):
         return True  # see `import_options`
-    if {*data} & {"version", *RunConfig.__dataclass_fields__}:
+    if {*data} & {"version", *RunConfig.__dataclass_fields__, *COMMANDS}:
         return False
     flat = _flat(data)
     return bool({*flat} & {*kohya_names(), *GUI_NAMES, *kohya.NOTED, *kohya.ABSENT, "LoRA_type", "network_module"})

@@ -32,6 +32,14 @@ _OPEN = "is left open: it is chosen automatically here, and has sd-scripts' defa
 _NO_FALSE = "sd-scripts cannot be told that it is off."
 
 
+_WORDS = {
+    "train.mixed_precision": {"fp32": "no"},
+    "save.save_precision": {"fp32": "float"},
+    "train.timestep_sampling": {"logit_normal": "sigmoid"},
+}
+"""Values that have another name there; the others' names are known there, whatever further ones there are."""
+
+
 @dataclass
 class Exported:
     """sd-scripts' options, and ours that it does not have."""
@@ -65,6 +73,8 @@ def exported(config: RunConfig) -> Exported:
         del found.left["data.height"]
     if config.train.lr_scheduler == "constant" and config.train.lr_warmup_steps:
         found.values["lr_scheduler"] = "constant_with_warmup"  # its plain constant ignores the warm-up
+    if config.train.lr_scheduler == "cosine" and config.train.lr_scheduler_min_lr_ratio:
+        found.values["lr_scheduler"] = "cosine_with_min_lr"  # the only one that knows a minimum there
     return found
 
 
@@ -96,8 +106,7 @@ def _add(found: Exported, option: Option, value: Any) -> None:
     elif option.path == "train.gradient_accumulation_steps" and value < 0:
         found.left[option.path] = "sd-scripts takes only a number of batches."
     else:
-        theirs = {ours: word for word, ours in reversed([*about.kohya_values.items()])}
-        value = theirs.get(value, value) if isinstance(value, str) else value
+        value = _WORDS.get(option.path, {}).get(value, value) if isinstance(value, str) else value
         value = f"{value},{value}" if option.path == "data.resolution" else value
         found.values[about.kohya[0]] = value
 

@@ -204,13 +204,13 @@ def test_every_option_of_generate_has_a_flag_and_a_setting(option: Option, tmp_p
 
 
 def test_what_a_file_for_generate_cannot_be(tmp_path: Path) -> None:
-    path = tmp_path / "a.toml"
-    path.write_text("[generate]\nstpes = 3\nsteps = 0\n[train]\nseed = 1\n", encoding="utf-8")
+    path = tmp_path / "a.json"
+    path.write_text('{"generate": {"stpes": 3, "steps": 0}, "train": {"seed": 1}}', encoding="utf-8")
     options = build_parser().parse_args(["generate", "x", "--config", str(path), "--set", "train.seed=1"])
     found = [str(one) for one in section_asked(GenerateOptions, options)[1]]
     assert f"{path}, [generate] stpes" in found[0] and "steps" in found[0]
     assert f"{path}, train" in found[1] and "train.seed=1" in found[2]
-    path.write_text("version = 1\n[generate]\nsteps = 0\ncount = 0\n", encoding="utf-8")
+    path.write_text('{"version": 1, "generate": {"steps": 0, "count": 0}}', encoding="utf-8")
     found = [
         one.where
         for one in section_asked(GenerateOptions, build_parser().parse_args(["generate", "x", "--config", str(path)]))[

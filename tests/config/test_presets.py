@@ -215,6 +215,9 @@ def test_whose_file_it_is() -> None:
     assert is_foreign(GUI) and is_foreign({"any": {"train_data_dir": "x"}}) and is_foreign({"xformers": True})
     assert not is_foreign(RunConfig().to_dict()) and not is_foreign({"train": {"learning_rate": 1e-4}})
     assert not is_foreign({}) and not is_foreign({"zzz": 1})
+    assert not is_foreign({"generate": {"seed": 1}}), (
+        "a file for `generate` is refused by `train`, not taken for another's"
+    )
     assert {*GUI_NAMES.values()} <= {
         *kohya.ABSENT,
         *kohya.NOTED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from lora_train.config.presets import import_options
 from lora_train.config.table import Option, options
 from lora_train.config.values import item_type, may_be_none, plain_type
 from lora_train.presets.kohya_form import exported, write_kohya
+
+HAS_TOML = any(importlib.util.find_spec(name) for name in ("tomllib", "tomli"))
+needs_toml = pytest.mark.skipif(not HAS_TOML, reason="this Python reads no TOML")
 
 RUN: dict[str, Any] = {
     "model": {"path": "base.safetensors", "clip_skip": 2},
@@ -70,7 +74,7 @@ def test_a_run_in_its_words() -> None:
     assert made.left == {}
 
 
-@pytest.mark.parametrize("ending", ["toml", "json"])
+@pytest.mark.parametrize("ending", [pytest.param("toml", marks=needs_toml), "json"])
 def test_read_again_it_is_the_same_run(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
     config = RunConfig.from_dict(RUN)
@@ -79,6 +83,32 @@ def test_read_again_it_is_the_same_run(tmp_path: Path, ending: str) -> None:
     assert not [line for line in lines if line.startswith("not honoured")]
     arguments = ("betas=0.9,0.99", "weight_decay=0.01")  # the same decay, as it is written there
     assert found == replace(config, train=replace(config.train, optimizer_args=arguments))
+
+
+@pytest.mark.parametrize(
+    ("train", "schedule"),
+    [
+        ({}, "cosine"),
+        ({"lr_scheduler_min_lr_ratio": 0.1}, "cosine_with_min_lr"),
+        ({"lr_scheduler": "constant"}, "constant"),
+        ({"lr_scheduler": "constant", "lr_warmup_steps": 3.0}, "constant_with_warmup"),
+        ({"lr_scheduler": "cosine_with_restarts"}, "cosine_with_restarts"),
+    ],
+)
+def test_schedules_have_the_names_that_mean_the_same_there(
+    train: dict[str, Any], schedule: str, tmp_path: Path
+) -> None:
+    config = RunConfig.from_dict({"train": train})
+    assert exported(config).values["lr_scheduler"] == schedule
+    write_kohya(tmp_path / "a.json", config)
+    assert read_options(tmp_path / "a.json")[0].train.lr_scheduler == config.train.lr_scheduler
+
+
+@needs_toml
+def test_texts_are_written_as_toml_reads_them(tmp_path: Path) -> None:
+    config = RunConfig.from_dict({"train": {"optimizer_args": ["a='b'", 'c="d\\"']}})
+    write_kohya(tmp_path / "a.toml", config)
+    assert read_options(tmp_path / "a.toml")[0].train.optimizer_args[:2] == config.train.optimizer_args
 
 
 def test_what_it_does_not_have_is_named() -> None:

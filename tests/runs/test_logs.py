@@ -137,6 +137,7 @@ def test_a_tracker_that_fails_is_noted_once_and_the_run_goes_on(
     ]
     assert done.steps == 3 and len(notes) == 1 and "\n" not in notes[0]
     assert fine.steps == [1, 2, 3] and fine.closed == 1
+    assert tracker.steps == {"at the start": [], "at a step": [1], "at the end": [1, 2, 3]}[when], "it is left out"
 
 
 def test_what_is_asked_for_and_not_installed_is_an_error_before_the_start(
