@@ -83,7 +83,7 @@
         parts.state = make("span", "state", head);
         parts.stop = button(head, "lora_train_stop", "Stop and save", stop);
         parts.resume = button(head, "lora_train_resume", "Resume", resume);
-        parts.copy = button(head, "lora_train_copy", "Copy for the prompt", () => copy(snippet()));
+        parts.copy = button(head, "lora_train_copy", "Copy for the prompt", () => copy([view.activation, snippet()].filter(Boolean).join(", ")));
         parts.send = button(head, "lora_train_send", "Send to txt2img", () => sendToPrompt(view.activation || "", snippet()));
         parts.bar = make("progress", "bar", element);
         parts.bar.max = 1;

@@ -46,7 +46,9 @@ def forget(error: BaseException | None) -> None:
     hooks and other inner functions were made with.
 
     The error loses its traceback: log it before."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # an error may come back as the context of its own cause
+        seen.add(id(error))
         traceback.clear_frames(error.__traceback__)
         error.__traceback__ = None
         error = error.__cause__ or error.__context__

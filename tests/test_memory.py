@@ -12,6 +12,7 @@ import pytest
 from lora_train.config import RunConfig
 from lora_train.errors import LoraTrainError
 from lora_train.hosts.standalone import StandaloneHost
+from lora_train.memory import forget
 from lora_train.models import opening
 from lora_train.networks.lora import LoraModule
 from lora_train.runs.execute import run_training
@@ -55,3 +56,15 @@ def test_after_a_failure(
         run_training(make_config(), host)
     assert [model() for model in opened] == [None]
     assert caught.value.__cause__ is not None
+
+
+def test_errors_that_are_each_others_reason_are_forgotten_once() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__context__ = second, first
+    for error in (first, second):
+        try:
+            raise error
+        except ValueError:
+            pass
+    forget(first)
+    assert first.__traceback__ is None and second.__traceback__ is None
