@@ -128,7 +128,7 @@ def test_each_familys_one_file_opens_with_it(make: Callable[..., Tiny], open_cli
     model: Any = open_model(file)
     expected = [49406, *clips_own(open_clip, "the cat"), 49407]
     for number, padding in enumerate(model.padding):
-        row = model._tokens(number, ["the cat"])[0].tolist()
+        (row,) = model._tokens(number, ["the cat"])[0].tolist()
         assert row == expected + [49407 if padding is None else OPEN_CLIP_PAD] * (77 - len(expected))
     assert model.padding == {"tiny_sd1": (None,), "tiny_sd2": (0,), "tiny_sdxl": (None, 0)}[make.__name__]
 

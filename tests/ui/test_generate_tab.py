@@ -101,9 +101,9 @@ def test_a_seed_below_zero_is_one_at_random_and_named(host: StandaloneHost, base
 
 
 def test_what_is_cut_off_a_prompt_is_said(host: StandaloneHost, base: Path) -> None:
-    pictures, message = pressed(tab_of(host), prompt="red " * 80, negative="blue " * 75)
+    pictures, message = pressed(tab_of(host), prompt="red " * 230, negative="blue " * 225)
     assert len(pictures) == 1
-    assert "The prompt is 80 tokens long; the model reads 75" in message and "negative" not in message
+    assert "The prompt is 230 tokens long; the model reads 225" in message and "negative" not in message
 
 
 def test_the_fields_are_the_tables(host: StandaloneHost, base: Path) -> None:
