@@ -18,7 +18,8 @@ TILE = 512
 @contextmanager
 def at_work(device: torch.device, modules: Sequence[nn.Module]) -> Iterator[None]:
     """Within the block the modules are on `device`; those that were elsewhere go back after it."""
-    away = [(module, place) for module in modules if not same_device(place := place_of(module), device)]
+    places = [(module, place_of(module)) for module in modules]
+    away = [(module, place) for module, place in places if place is not None and not same_device(place, device)]
     try:
         for module, _ in away:
             move(module, device)
@@ -28,9 +29,9 @@ def at_work(device: torch.device, modules: Sequence[nn.Module]) -> Iterator[None
             move(module, place)
 
 
-def place_of(module: nn.Module) -> torch.device:
-    """Where the weights of a module are."""
-    return next(module.parameters()).device
+def place_of(module: nn.Module) -> torch.device | None:
+    """Where the weights of a module are; None if it has none."""
+    return next((parameter.device for parameter in module.parameters()), None)
 
 
 def move(module: nn.Module, device: torch.device) -> None:
