@@ -36,7 +36,7 @@ _CALLS: tuple[tuple[Any, str], ...] = (
     (lora_train.atomic.os, "fsync"),
     (RunFolder, "event"),
     (RunFolder, "update"),
-    (Trainer, "_micro_batch"),
+    (Trainer, "_batch"),
     (Trainer, "_update"),
     (Trainer, "write_state"),
     (RunWriter, "write_card"),
