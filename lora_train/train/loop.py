@@ -230,7 +230,7 @@ class Trainer:
         self.scaler = restarted(self.scaler, self.device)
         give_back()
         before, now = self.config.train, eased(self.config, pictures)
-        self.config = self.rows.config = now.config
+        self.config = self.rows.config = self.validator.config = now.config
         train = self.config.train
         if train.gradient_checkpointing:
             self.model.checkpoint_activations(train.checkpointing_share or 1.0)
@@ -367,6 +367,8 @@ class Trainer:
         self._unread.read_all()  # nothing is measured after a loss that is not a number
         with self.weights.used(), self.network.dropping(None), self.autocast:
             found: Validation = self.validator.measure(step)
+            if not math.isfinite(found.loss):  # the loss of this step or of the next one ends the run
+                return None
             self.callbacks.validated(found, self.lowest.add(found))
         return found
 

@@ -57,7 +57,7 @@ class Validator:
     def _of(self, item: Item) -> torch.Tensor:
         """The loss of a picture at each place, on the CPU."""
         latents = self.model.scale_latents(self.dataset.latents[item.keys[0]][0])
-        at_once = min(len(PLACES), self.config.train.micro_batch_size or len(PLACES))
+        at_once = min(len(PLACES), self.config.train.micro_batch_size or self.config.data.batch_size)
         noise = torch.stack([_noise(item, place, latents) for place in PLACES])
         found = []
         for start in range(0, len(PLACES), at_once):

@@ -91,6 +91,21 @@ def test_the_lowest_is_known_after_a_resume(shown: list[Shown], tmp_path: Path) 
     assert again.picture_losses == trainer.picture_losses
 
 
+def test_a_measurement_that_is_no_number_is_not_reported_or_kept(
+    shown: list[Shown], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else weights that are not numbers would be saved as the best: the step's own loss is read after it."""
+    trainer, found, _ = _trainer(shown)
+    measure = trainer.validator.measure
+
+    def broken(step: int) -> Validation:
+        return replace(measure(step), loss=float("nan")) if step == 2 else measure(step)
+
+    monkeypatch.setattr(trainer.validator, "measure", broken)
+    trainer.run()
+    assert [one.step for one in found] == [0, 4, 6] and trainer.lowest.step in (4, 6)
+
+
 def test_which_is_the_lowest_and_when_it_turned() -> None:
     """The base alone is not a result, however low."""
     lowest = Lowest()
